@@ -1,0 +1,98 @@
+import type { Duplex } from 'node:stream';
+
+/** A value, or the promise of one: an operation may answer either way. */
+export type Answer<T> = T | PromiseLike<T>;
+
+/** Gives the descriptor under a backend, or -1 where there is none. @see QEMU `QEMUFileGetFD` */
+export type QemuFileGetFd = () => number;
+
+/** Where `setOffset` counts from, as in lseek(2). */
+export type Whence = 'set' | 'current' | 'end';
+
+/** Sizes that suit a backend best, in bytes unless said; whoever makes a file can overrule each. */
+export interface QemuFileSizes {
+  /** Staging area of copied bytes. Default 32768. */
+  stagingSize: number;
+  /** Greatest number of entries in one gather list. Default 64. */
+  gatherEntries: number;
+  /** Bytes that may wait for the backend before the transport gate shuts. Default 262144. */
+  highWaterMark: number;
+  /** Size of the buffer given to `getBuffer`. Default 65536. */
+  lookAheadSize: number;
+}
+
+/**
+ * A backend: the table of transport operations under a `QemuFile`. All may be absent but one of
+ * `getBuffer` and `writevBuffer`; each may answer at once or with a promise, and fails by throwing, by
+ * rejecting, or by answering a negative errno.
+ *
+ * @see QEMU `QEMUFileOps`
+ */
+export interface QemuFileOps {
+  /**
+   * Reads the next bytes; waits for at least one. Absent: the file cannot be read.
+   *
+   * @param buffer - Where to put bytes, from its start.
+   * @param position - Offset in the stream of the first byte asked for; stream transports ignore it.
+   * @returns How many bytes were put into `buffer` (0 is the end), or instead a `Uint8Array` that the
+   *   backend owns and hands over for good (an empty one is the end).
+   */
+  getBuffer?(buffer: Uint8Array, position: number): Answer<number | Uint8Array>;
+
+  /**
+   * Writes all the given bytes, in order. Called again only after it has answered. Absent: the file
+   * cannot be written.
+   *
+   * @param buffers - At least one buffer; the backend may use them until it answers, and not longer.
+   * @param position - Offset in the stream of the first byte.
+   * @returns How many bytes were taken. Anything but all of them is a failure.
+   */
+  writevBuffer?(buffers: readonly Uint8Array[], position: number): Answer<number>;
+
+  /**
+   * Ends the use of the transport and frees what it holds; wakes a pending `getBuffer`. Called once.
+   * Absent: nothing to free.
+   *
+   * @param error - Present when the stream is not whole: it failed, or was destroyed with bytes unsent.
+   *   A backend that publishes its result (a file, an upload) must then not publish it.
+   * @returns Nothing, or a number that `QemuFile.close()` passes on if nothing failed earlier.
+   */
+  close?(error?: Error): Answer<number | void>;
+
+  /** Says whether reads may block the whole thread until bytes are there. Absent: the call does nothing. */
+  setBlocking?(blocking: boolean): void;
+
+  /**
+   * Gives the other direction over the same transport, as a table of its own or as a ready file.
+   * The transport closes when both have been closed. Absent, or nothing: there is none.
+   */
+  getReturnPath?(): QemuFileOps | Duplex | null | undefined;
+
+  /**
+   * Ends directions at once and wakes whatever waits in them; `(false, true)` after the last byte is
+   * how a file half-closes. Absent: `shutdown()` reports `ENOSYS`.
+   */
+  shutDown?(read: boolean, write: boolean): Answer<number | void>;
+
+  /** Gives the descriptor, or -1. Absent: -1. */
+  getFd?: QemuFileGetFd;
+
+  /**
+   * Moves the transport's offset, on seekable backends only.
+   *
+   * @returns The new offset in bytes from the start.
+   */
+  setOffset?(offset: number, whence: Whence): Answer<number>;
+
+  /** Gives the transport's own offset in bytes, on seekable backends only. */
+  getOffset?(): Answer<number>;
+
+  /** Writes a buffer at an offset without moving the stream; answers the bytes written. Seekable backends only. */
+  putBufferAt?(buffer: Uint8Array, offset: number): Answer<number>;
+
+  /** Reads into a buffer from an offset without moving the stream; answers the bytes read. Seekable backends only. */
+  getBufferAt?(buffer: Uint8Array, offset: number): Answer<number>;
+
+  /** Sizes that suit this backend best. Absent: QEMU's own. */
+  readonly sizes?: Partial<QemuFileSizes>;
+}
