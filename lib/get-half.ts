@@ -1,0 +1,385 @@
+import { Digest, digestLoaded, loadDigest } from './digest.ts';
+import { abortError, codeOf, QemuFileError, toQemuFileError } from './errors.ts';
+import { LookAhead } from './look-ahead.ts';
+import type { Answer, QemuFileOps } from './ops.ts';
+
+/*
+ * The get half: asks the backend for bytes when somebody wants some, one `getBuffer` at a time, and
+ * serves first whoever waits for a number of bytes, in order, and then the stream's `read()`.
+ */
+
+/** What the get half asks of the file it belongs to. */
+export interface GetHost {
+  /** A failure to latch. */
+  getFailed(error: QemuFileError): void;
+  /** A chunk for `read()`, `'data'` and `pipe()`; null is the end. */
+  deliver(chunk: Uint8Array | null): void;
+  /** Bytes that were delivered and that nobody has read yet. */
+  held(): number;
+  /** Chunks that were delivered and that nobody has read yet, taken back. */
+  takeBack(): Uint8Array[];
+}
+
+/** Settings of the get half, all decided. */
+export interface GetSettings {
+  readable: boolean;
+  lookAheadSize: number;
+  maxLookAhead: number;
+  digest: boolean;
+}
+
+/** A number of bytes that somebody waits for. */
+export interface Wish<T> {
+  /** Bytes that must be there, at most `maxLookAhead`. */
+  size: number;
+  /** Public name of the method, for messages. */
+  operation: string;
+  /** Consumes what it wants once they are there, and gives what the wait resolves with. */
+  take(): T;
+  /** May use up what is there first and say how many bytes are wanted then; 0 lets `take` run. */
+  more?(): number;
+  /** Whether the end of the stream is as good as the bytes. */
+  orEnd?: boolean;
+}
+
+interface Waiter {
+  wish: Wish<unknown>;
+  size: number;
+  done(error: QemuFileError | null): void;
+}
+
+/** How long to leave a backend alone that says EAGAIN although it should have waited. */
+const RETRY_MS = 5;
+
+/** The greatest size of one peek or in-place get, as in QEMU. */
+export const PEEK_LIMIT = 32768;
+
+export class GetHalf extends LookAhead {
+  readonly #ops: QemuFileOps;
+  readonly #settings: GetSettings;
+  readonly #host: GetHost;
+
+  #fetched = 0;
+  #space: Uint8Array = new Uint8Array(0);
+  #asking = false;
+  #ended = false;
+  #streamWaits = false;
+  #blocking = false;
+  #retry: NodeJS.Timeout | null = null;
+  readonly #waiters: Waiter[] = [];
+  #error: QemuFileError | null = null;
+  #digest: Digest | null = null;
+
+  constructor(ops: QemuFileOps, settings: GetSettings, host: GetHost) {
+    super(settings.lookAheadSize);
+    this.#ops = ops;
+    this.#settings = settings;
+    this.#host = host;
+  }
+
+  /** Bytes fetched from the backend, look-ahead included. @see QEMU `QEMUFile.pos` of a reader */
+  get fetched(): number {
+    return this.#fetched;
+  }
+
+  /** Offset in the stream of the next byte to get. */
+  get position(): number {
+    return this.#fetched - this.available - this.#host.held();
+  }
+
+  /** Running XXH64 of what was fetched, as 16 hex digits; null without the option. */
+  get digest(): string | null {
+    if (!this.#settings.digest) return null;
+    return this.#digest?.hex() ?? 'ef46db3751d8e999';
+  }
+
+  /** Whether gets may block the thread on a backend that answers at once. */
+  set blocking(blocking: boolean) {
+    this.#blocking = blocking;
+  }
+
+  /**
+   * Waits for bytes, before anyone who asks later can have them.
+   *
+   * @param wish - How many, and what to do with them.
+   * @param signal - Ends the wait.
+   */
+  wait<T>(wish: Wish<T>, signal?: AbortSignal): Promise<T> {
+    const { operation } = wish;
+    const most = this.#settings.maxLookAhead;
+    if (!(Number.isSafeInteger(wish.size) && wish.size >= 0 && wish.size <= most)) {
+      const reason = `${operation}: ${wish.size} is not a number of bytes in 0…${most} (maxLookAhead)`;
+      return Promise.reject(new RangeError(reason));
+    }
+    return new Promise<T>((resolve, reject) => {
+      const waiter: Waiter = {
+        wish,
+        size: wish.size,
+        done: (error) => {
+          signal?.removeEventListener('abort', onAbort);
+          if (error !== null) return reject(error);
+          try {
+            resolve(wish.take());
+          } catch (failure) {
+            reject(failure);
+          }
+        },
+      };
+      const onAbort = (): void => {
+        this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
+        waiter.done(abortError(signal as AbortSignal, operation));
+        this.#serve();
+      };
+      const error = this.#error ?? this.#unreadable(operation);
+      if (error !== null) return reject(error);
+      if (signal?.aborted === true) return reject(abortError(signal, operation));
+      signal?.addEventListener('abort', onAbort, { once: true });
+      this.#waiters.push(waiter);
+      this.#serve();
+    });
+  }
+
+  /** Makes sure that `size` bytes are there, contiguous and not consumed, or throws. */
+  need(size: number, operation: string): void {
+    const most = this.#settings.maxLookAhead;
+    if (!(Number.isSafeInteger(size) && size >= 0 && size <= most)) {
+      throw new RangeError(`${operation}: ${size} is not a number of bytes in 0…${most}`);
+    }
+    this.demand(size, operation);
+  }
+
+  /** Up to `size` bytes from `offset` on, not consumed; fewer if they are not there. */
+  peek(size: number, offset: number): Uint8Array {
+    if (!(size >= 0 && offset >= 0 && offset < PEEK_LIMIT && size <= PEEK_LIMIT - offset)) {
+      throw new RangeError(`peekBuffer: ${size} bytes at ${offset} do not lie in 0…${PEEK_LIMIT}`);
+    }
+    this.#takeBack();
+    if (this.available < offset + size) this.#fillBlocking(offset + size);
+    return this.peekAvailable(size, offset);
+  }
+
+  /** Consumes `size` bytes if they are there, else nothing. */
+  skip(size: number): boolean {
+    if (!(Number.isSafeInteger(size) && size >= 0)) {
+      throw new RangeError(`skip: ${size} is not a number of bytes`);
+    }
+    this.#takeBack();
+    if (size > this.available) return false;
+    this.drop(size);
+    return true;
+  }
+
+  /** Copies exactly as many bytes as the target holds, all of them looked ahead. */
+  copyTo(target: Uint8Array): void {
+    if (this.available < target.length) this.demand(target.length, 'getBuffer');
+    this.#takeBack();
+    this.copyOut(target);
+  }
+
+  /** Copies what is there, up to the target's size. */
+  copySome(target: Uint8Array): number {
+    this.#takeBack();
+    return this.copyOut(target);
+  }
+
+  /** Drops what is there, up to `size`. */
+  dropSome(size: number): number {
+    this.#takeBack();
+    return this.drop(size);
+  }
+
+  /** The stream wants a chunk. */
+  streamWants(): void {
+    this.#streamWaits = true;
+    this.#serve();
+  }
+
+  /** Forgets what was looked ahead, and that the end was met: the backend was moved. */
+  seeked(): void {
+    this.#takeBack();
+    this.#fetched -= this.available;
+    this.clear();
+    this.#ended = false;
+  }
+
+  /** Ends all gets: whoever waits is told. */
+  stop(error: QemuFileError): void {
+    if (this.#error !== null) return;
+    this.#error = error;
+    if (this.#retry !== null) clearTimeout(this.#retry);
+    for (const waiter of this.#waiters.splice(0)) waiter.done(error);
+    this.clear();
+  }
+
+  protected override demand(size: number, operation: string): void {
+    this.#takeBack();
+    if (this.available < size) this.#fillBlocking(size);
+    if (this.available < size) throw this.#shortage(size, operation);
+    this.contiguous(Math.min(size, this.available));
+  }
+
+  /** Why `size` bytes are not there. */
+  #shortage(size: number, operation: string): QemuFileError {
+    const failed = this.#error ?? this.#unreadable(operation);
+    if (failed !== null) return failed;
+    const reason = `wanted ${size} bytes, ${this.available} are there`;
+    const context = { operation, position: this.position };
+    if (!this.#ended) return new QemuFileError('EAGAIN', reason, context);
+    const error = new QemuFileError('EIO', `the stream ended: ${reason}`, context);
+    this.#host.getFailed(error);
+    return error;
+  }
+
+  #unreadable(operation: string): QemuFileError | null {
+    if (this.#settings.readable) return null;
+    return new QemuFileError('EBADF', 'the file is not readable', { operation });
+  }
+
+  #takeBack(): void {
+    if (this.borrowed) this.giveBack(this.#host.takeBack());
+  }
+
+  /** Serves whoever waits, asking the backend as long as it answers at once. */
+  #serve(): void {
+    for (;;) {
+      if (this.#error !== null) return;
+      const waiter = this.#waiters[0];
+      if (waiter !== undefined) {
+        this.#takeBack();
+        if (this.available >= waiter.size) {
+          waiter.size = waiter.wish.more?.() ?? 0;
+          if (waiter.size > 0) continue;
+          this.#waiters.shift();
+          waiter.done(null);
+          continue;
+        }
+        if (this.#ended) {
+          if (waiter.wish.orEnd !== true) {
+            this.#shortage(waiter.size, waiter.wish.operation);
+            return;
+          }
+          this.#waiters.shift();
+          waiter.done(null);
+          continue;
+        }
+      } else if (!this.#streamWaits) {
+        return;
+      } else if (this.available > 0) {
+        this.#streamWaits = false;
+        this.#host.deliver(this.lend());
+        continue;
+      } else if (this.#ended) {
+        this.#streamWaits = false;
+        this.#host.deliver(null);
+        return;
+      }
+      if (!this.#ask()) return;
+    }
+  }
+
+  /** Asks the backend for bytes; true if it answered at once. */
+  #ask(): boolean {
+    if (this.#asking || this.#ended || this.#retry !== null || this.#error !== null) return false;
+    if (this.#settings.digest && this.#digest === null && !this.#startDigest()) return false;
+    const answer = this.#call();
+    if (typeof answer !== 'object' || answer === null || answer instanceof Uint8Array) {
+      return this.#take(answer);
+    }
+    this.#asking = true;
+    Promise.resolve(answer).then(this.#onAnswer, this.#onFailure);
+    return false;
+  }
+
+  #call(): Answer<number | Uint8Array> {
+    this.#space = this.space();
+    try {
+      return (this.#ops.getBuffer as NonNullable<QemuFileOps['getBuffer']>)(
+        this.#space,
+        this.#fetched,
+      );
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  readonly #onAnswer = (answer: number | Uint8Array): void => {
+    this.#asking = false;
+    if (this.#error !== null) return;
+    this.#take(answer);
+    this.#serve();
+  };
+
+  readonly #onFailure = (error: unknown): void => {
+    this.#asking = false;
+    if (this.#error !== null) return;
+    const cause = error ?? new Error('the backend failed without saying why');
+    const failure = toQemuFileError(cause, this.#context());
+    if (failure.code === 'EAGAIN') this.#tryLater();
+    else this.#host.getFailed(failure);
+  };
+
+  /** Takes in the backend's answer; false if there is nothing more to be had now. */
+  #take(answer: number | Uint8Array): boolean {
+    const bytes = this.#bytesOf(answer);
+    if (bytes === null) return false;
+    if (bytes.length === 0) {
+      this.#ended = true;
+      return true;
+    }
+    this.#digest?.update(bytes);
+    if (typeof answer === 'number') this.filled(answer);
+    else this.append(answer);
+    this.#fetched += bytes.length;
+    return true;
+  }
+
+  /** The bytes of an answer; null if it was none, or not a sensible one. */
+  #bytesOf(answer: number | Uint8Array): Uint8Array | null {
+    if (answer instanceof Uint8Array) return answer;
+    const most = this.#space.length;
+    if (Number.isInteger(answer) && answer >= 0 && answer <= most) {
+      return this.#space.subarray(0, answer);
+    }
+    const negative = Number.isInteger(answer) && answer < 0;
+    const code = negative ? codeOf(answer) : 'EIO';
+    if (code === 'EAGAIN') {
+      this.#tryLater();
+      return null;
+    }
+    const reason = negative
+      ? 'the backend reported an error'
+      : `the backend answered ${String(answer)} when given room for ${most} bytes`;
+    this.#host.getFailed(new QemuFileError(code, reason, this.#context()));
+    return null;
+  }
+
+  #context(): { operation: string; position: number } {
+    return { operation: 'getBuffer', position: this.#fetched };
+  }
+
+  #tryLater(): void {
+    this.#retry = setTimeout(() => {
+      this.#retry = null;
+      this.#serve();
+    }, RETRY_MS);
+  }
+
+  /** In blocking mode, fills until `size` bytes are there or the backend does not answer at once. */
+  #fillBlocking(size: number): void {
+    if (!this.#blocking || !this.#settings.readable) return;
+    while (this.available < size && this.#ask());
+  }
+
+  /** True if the digest is there; otherwise asking goes on once it is. */
+  #startDigest(): boolean {
+    if (digestLoaded()) {
+      this.#digest = new Digest();
+      return true;
+    }
+    loadDigest().then(
+      () => this.#serve(),
+      (error: unknown) => this.#host.getFailed(toQemuFileError(error, { operation: 'loadDigest' })),
+    );
+    return false;
+  }
+}

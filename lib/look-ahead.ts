@@ -1,0 +1,275 @@
+/*
+ * The look-ahead: bytes that came from the backend and have not been consumed.
+ *
+ *   window (start…end of one buffer) ─ then ─ next[0], next[1], …
+ *
+ * Typed gets read from the window without a copy. When a value spans two buffers, `contiguous` copies
+ * just that value into a bridge. Views of our own block that others may keep are marked with `lend`;
+ * a block nobody keeps is used again, with the unread bytes moved to its front, as QEMU does.
+ */
+
+const EMPTY = new Uint8Array(0);
+const EMPTY_VIEW = new DataView(EMPTY.buffer);
+const TWO_32 = 0x1_0000_0000;
+
+/** Least free space in the block, as a fraction of its size, for which `getBuffer` is asked. */
+const LEAST_ROOM = 0.25;
+
+export abstract class LookAhead {
+  #window: Uint8Array = EMPTY;
+  #view: DataView = EMPTY_VIEW;
+  #start = 0;
+  #end = 0;
+  readonly #next: Uint8Array[] = [];
+  #nextBytes = 0;
+
+  readonly #blockSize: number;
+  #block: Uint8Array = EMPTY;
+  #blockUsed = 0;
+  #blockLent = false;
+  /** Whether others may hold bytes that come before the window: then nothing may enter the window. */
+  #borrowed = false;
+
+  constructor(blockSize: number) {
+    this.#blockSize = blockSize;
+  }
+
+  /** Makes `size` bytes contiguous in the window, or throws. Called when the window is too short. */
+  protected abstract demand(size: number, operation: string): void;
+
+  /** Bytes that can be had without asking the backend. */
+  get available(): number {
+    return this.#end - this.#start + this.#nextBytes;
+  }
+
+  byte(): number {
+    if (this.#start + 1 > this.#end) this.demand(1, 'getByte');
+    const at = this.#start;
+    this.#start = at + 1;
+    return this.#view.getUint8(at);
+  }
+
+  sbyte(): number {
+    if (this.#start + 1 > this.#end) this.demand(1, 'getSbyte');
+    const at = this.#start;
+    this.#start = at + 1;
+    return this.#view.getInt8(at);
+  }
+
+  be16(): number {
+    if (this.#start + 2 > this.#end) this.demand(2, 'getBe16');
+    const at = this.#start;
+    this.#start = at + 2;
+    return this.#view.getUint16(at);
+  }
+
+  sbe16(): number {
+    if (this.#start + 2 > this.#end) this.demand(2, 'getSbe16');
+    const at = this.#start;
+    this.#start = at + 2;
+    return this.#view.getInt16(at);
+  }
+
+  be32(): number {
+    if (this.#start + 4 > this.#end) this.demand(4, 'getBe32');
+    const at = this.#start;
+    this.#start = at + 4;
+    return this.#view.getUint32(at);
+  }
+
+  sbe32(): number {
+    if (this.#start + 4 > this.#end) this.demand(4, 'getSbe32');
+    const at = this.#start;
+    this.#start = at + 4;
+    return this.#view.getInt32(at);
+  }
+
+  /** As a number; a value beyond 2^53-1 throws a RangeError and is not consumed. */
+  be64(): number {
+    if (this.#start + 8 > this.#end) this.demand(8, 'getBe64');
+    const at = this.#start;
+    const high = this.#view.getUint32(at);
+    if (high > 0x1f_ffff) throw this.#tooLarge('getBe64', this.#view.getBigUint64(at));
+    this.#start = at + 8;
+    return high * TWO_32 + this.#view.getUint32(at + 4);
+  }
+
+  /** As a number; a value beyond ±(2^53-1) throws a RangeError and is not consumed. */
+  sbe64(): number {
+    if (this.#start + 8 > this.#end) this.demand(8, 'getSbe64');
+    const at = this.#start;
+    const value = this.#view.getInt32(at) * TWO_32 + this.#view.getUint32(at + 4);
+    if (!Number.isSafeInteger(value)) throw this.#tooLarge('getSbe64', this.#view.getBigInt64(at));
+    this.#start = at + 8;
+    return value;
+  }
+
+  be64Big(): bigint {
+    if (this.#start + 8 > this.#end) this.demand(8, 'getBe64Big');
+    const at = this.#start;
+    this.#start = at + 8;
+    return this.#view.getBigUint64(at);
+  }
+
+  sbe64Big(): bigint {
+    if (this.#start + 8 > this.#end) this.demand(8, 'getSbe64Big');
+    const at = this.#start;
+    this.#start = at + 8;
+    return this.#view.getBigInt64(at);
+  }
+
+  /** The next `size` bytes as a view, consumed; valid until more is read from the backend. */
+  inPlace(size: number, operation: string): Uint8Array {
+    if (this.#start + size > this.#end) this.demand(size, operation);
+    const at = this.#start;
+    this.#start = at + size;
+    return this.#window.subarray(at, this.#start);
+  }
+
+  /** Up to `size` available bytes from `offset` on, as a view, not consumed. */
+  protected peekAvailable(size: number, offset: number): Uint8Array {
+    const reach = Math.min(this.available, offset + size);
+    if (reach <= offset) return EMPTY;
+    this.contiguous(reach);
+    return this.#window.subarray(this.#start + offset, this.#start + reach);
+  }
+
+  /** Copies available bytes out, consumed; answers how many. */
+  protected copyOut(target: Uint8Array): number {
+    let copied = 0;
+    while (copied < target.length && this.available > 0) {
+      this.contiguous(1);
+      const take = Math.min(target.length - copied, this.#end - this.#start);
+      target.set(this.#window.subarray(this.#start, this.#start + take), copied);
+      this.#start += take;
+      copied += take;
+    }
+    return copied;
+  }
+
+  /** Drops up to `size` available bytes; answers how many. */
+  protected drop(size: number): number {
+    let dropped = 0;
+    while (dropped < size && this.available > 0) {
+      this.contiguous(1);
+      const take = Math.min(size - dropped, this.#end - this.#start);
+      this.#start += take;
+      dropped += take;
+    }
+    return dropped;
+  }
+
+  /** Drops everything. */
+  protected clear(): void {
+    this.#loadWindow(EMPTY);
+    this.#next.length = 0;
+    this.#nextBytes = 0;
+  }
+
+  /** Makes `size` of the available bytes contiguous at the start of the window. */
+  protected contiguous(size: number): void {
+    let have = this.#end - this.#start;
+    if (have >= size) return;
+    if (have === 0) {
+      const first = this.#next.shift() as Uint8Array;
+      this.#nextBytes -= first.length;
+      this.#loadWindow(first);
+      have = first.length;
+      if (have >= size) return;
+    }
+    const bridge = new Uint8Array(size);
+    bridge.set(this.#window.subarray(this.#start, this.#end));
+    while (have < size) {
+      const chunk = this.#next[0] as Uint8Array;
+      const take = Math.min(size - have, chunk.length);
+      bridge.set(take === chunk.length ? chunk : chunk.subarray(0, take), have);
+      have += take;
+      this.#nextBytes -= take;
+      if (take === chunk.length) this.#next.shift();
+      else this.#next[0] = chunk.subarray(take);
+    }
+    this.#loadWindow(bridge);
+  }
+
+  /** Where the backend may put bytes. */
+  protected space(): Uint8Array {
+    const unread = this.#end - this.#start;
+    const own = this.#window === this.#block;
+    if (!this.#blockLent && this.#nextBytes === 0 && (unread === 0 || own)) {
+      this.#block.copyWithin(0, this.#start, this.#end);
+      this.#blockUsed = unread;
+      if (own) {
+        this.#start = 0;
+        this.#end = unread;
+      }
+    }
+    if (this.#block.length - this.#blockUsed < this.#blockSize * LEAST_ROOM) {
+      this.#block = Buffer.allocUnsafeSlow(this.#blockSize);
+      this.#blockUsed = 0;
+      this.#blockLent = false;
+    }
+    return this.#block.subarray(this.#blockUsed);
+  }
+
+  /** Takes in bytes that the backend put into `space()`. */
+  protected filled(bytes: number): void {
+    const from = this.#blockUsed;
+    this.#blockUsed += bytes;
+    const unread = this.#end - this.#start;
+    if (this.#borrowed || this.#nextBytes > 0) {
+      this.append(this.#block.subarray(from, this.#blockUsed));
+    } else if (unread > 0 && this.#window === this.#block && this.#end === from) {
+      this.#end += bytes;
+    } else if (unread === 0) {
+      this.#loadWindow(this.#block);
+      this.#start = from;
+      this.#end = this.#blockUsed;
+    } else {
+      this.append(this.#block.subarray(from, this.#blockUsed));
+    }
+  }
+
+  /** Takes in a buffer that the backend handed over. */
+  protected append(chunk: Uint8Array): void {
+    this.#next.push(chunk);
+    this.#nextBytes += chunk.length;
+  }
+
+  /** Puts buffers back in front of everything; nobody else holds any from now on. */
+  protected giveBack(chunks: Uint8Array[]): void {
+    this.#borrowed = false;
+    if (chunks.length === 0) return;
+    const unread = this.#window.subarray(this.#start, this.#end);
+    if (unread.length > 0) chunks.push(unread);
+    this.#loadWindow(EMPTY);
+    this.#next.unshift(...chunks);
+    for (const chunk of chunks) this.#nextBytes += chunk.length;
+  }
+
+  /** Takes the first available buffer, for good: its bytes may be kept by whoever gets them. */
+  protected lend(): Uint8Array {
+    if (this.#start === this.#end) this.contiguous(1);
+    const chunk = this.#window.subarray(this.#start, this.#end);
+    if (chunk.buffer === this.#block.buffer) this.#blockLent = true;
+    this.#loadWindow(EMPTY);
+    this.#borrowed = true;
+    return chunk;
+  }
+
+  /** True if bytes were lent since `giveBack` was last called. */
+  protected get borrowed(): boolean {
+    return this.#borrowed;
+  }
+
+  #loadWindow(bytes: Uint8Array): void {
+    this.#window = bytes;
+    this.#view =
+      bytes === EMPTY ? EMPTY_VIEW : new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+    this.#start = 0;
+    this.#end = bytes.length;
+  }
+
+  #tooLarge(operation: string, value: bigint): RangeError {
+    return new RangeError(`${operation}: ${value} is beyond 2^53-1; use ${operation}Big`);
+  }
+}

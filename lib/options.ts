@@ -1,0 +1,82 @@
+import { IO_BUF_SIZE, MAX_IOV_SIZE } from './constants.ts';
+import type { GetSettings } from './get-half.ts';
+import type { QemuFileOps, QemuFileSizes } from './ops.ts';
+import type { PutSettings } from './put-half.ts';
+
+/** How a `QemuFile` is to work; sizes left out are the backend's, or else QEMU's. */
+export interface QemuFileOptions extends Partial<QemuFileSizes> {
+  /** False switches the get half off although the backend has one. */
+  readable?: boolean;
+  /** False switches the put half off although the backend has one. */
+  writable?: boolean;
+  /** Whether what is left unflushed leaves at the end of the tick. Default true; QEMU has no such thing. */
+  autoFlush?: boolean;
+  /** `'xxh64'` keeps a running digest of each half. */
+  digest?: 'xxh64';
+  /** Bytes per second at which bytes may leave, kept by the file itself. Default 0: no limit of its own. */
+  maxBandwidth?: number;
+  /** Bytes that may wait for the backend before `ENOBUFS` is latched. Default 134217728. */
+  maxPendingBytes?: number;
+  /** Bytes that one `fill` or `read…` may ask for. Default 16777216. */
+  maxLookAhead?: number;
+  /** Destroys the file when it aborts; `ECANCELED` is latched. */
+  signal?: AbortSignal;
+}
+
+/** Bytes waiting for the backend at which the transport gate shuts, unless the backend knows better. */
+const HIGH_WATER_MARK = 256 * 1024;
+/** Size of the buffer given to `getBuffer`, unless the backend knows better. */
+const LOOK_AHEAD_SIZE = 64 * 1024;
+const MAX_PENDING_BYTES = 128 * 1024 * 1024;
+const MAX_LOOK_AHEAD = 16 * 1024 * 1024;
+
+/** All settings of a file, decided. */
+export interface Settings {
+  maxBandwidth: number;
+  put: PutSettings;
+  get: GetSettings;
+}
+
+function positive(name: string, value: number): number {
+  if (!Number.isSafeInteger(value) || value < 1) {
+    throw new RangeError(`${name}: ${value} is not a positive number of bytes`);
+  }
+  return value;
+}
+
+/**
+ * Decides all settings from the options, the backend's preferences and QEMU's defaults.
+ *
+ * @throws RangeError for a size that is not a positive integer; TypeError for a backend that is no table.
+ */
+export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Settings {
+  if (typeof ops !== 'object' || ops === null) {
+    throw new TypeError('new QemuFile(ops): ops must be a table of operations (QemuFileOps)');
+  }
+  const sizes = { ...ops.sizes, ...options };
+  const maxBandwidth = options.maxBandwidth ?? 0;
+  if (!(maxBandwidth >= 0 && maxBandwidth < Number.POSITIVE_INFINITY)) {
+    throw new RangeError(`maxBandwidth: ${maxBandwidth} is not a number of bytes per second`);
+  }
+  const digest = options.digest === 'xxh64';
+  // A table without either direction makes a file that only stages, for putQemuFile.
+  const stagesOnly = ops.getBuffer === undefined && ops.writevBuffer === undefined;
+  return {
+    maxBandwidth,
+    put: {
+      writable: (ops.writevBuffer !== undefined && options.writable !== false) || stagesOnly,
+      stagingSize: Math.max(16, positive('stagingSize', sizes.stagingSize ?? IO_BUF_SIZE)),
+      gatherEntries: positive('gatherEntries', sizes.gatherEntries ?? MAX_IOV_SIZE),
+      highWaterMark: positive('highWaterMark', sizes.highWaterMark ?? HIGH_WATER_MARK),
+      maxPendingBytes: positive('maxPendingBytes', options.maxPendingBytes ?? MAX_PENDING_BYTES),
+      autoFlush: options.autoFlush !== false,
+      digest,
+    },
+    get: {
+      readable: ops.getBuffer !== undefined && options.readable !== false,
+      lookAheadSize: positive('lookAheadSize', sizes.lookAheadSize ?? LOOK_AHEAD_SIZE),
+      maxLookAhead: positive('maxLookAhead', options.maxLookAhead ?? MAX_LOOK_AHEAD),
+      digest,
+    },
+  };
+}

@@ -1,0 +1,408 @@
+import { Digest, digestLoaded, loadDigest } from './digest.ts';
+import { codeOf, QemuFileError, toQemuFileError } from './errors.ts';
+import { type Batch, GatherList } from './gather-list.ts';
+import type { Answer, QemuFileOps } from './ops.ts';
+import { RateLimiter } from './rate-limiter.ts';
+
+/*
+ * The put half: cuts the gather list into batches and has the backend take one at a time.
+ *
+ *   puts ─► gather list ─cut─► queue ─► in flight ─► taken (or failed)
+ *
+ * While a batch is in flight, a flush does not cut another: what has been put by the time the backend
+ * is free leaves together.
+ */
+
+/** What the put half tells the file it belongs to. */
+export interface PutHost {
+  /** A failure to latch. */
+  putFailed(error: QemuFileError): void;
+  /** The backend took bytes: gates may have opened. */
+  putProgressed(): void;
+}
+
+/** Settings of the put half, all decided. */
+export interface PutSettings {
+  writable: boolean;
+  stagingSize: number;
+  gatherEntries: number;
+  highWaterMark: number;
+  maxPendingBytes: number;
+  autoFlush: boolean;
+  digest: boolean;
+}
+
+/** Someone who waits until a number of bytes has been taken. */
+interface Waiter {
+  target: number;
+  done(error: QemuFileError | null): void;
+}
+
+function lengthOf(entries: readonly Uint8Array[]): number {
+  let length = 0;
+  for (const entry of entries) length += entry.length;
+  return length;
+}
+
+/** Splits the first `bytes` off a batch; releases and the staging block stay with the rest. */
+function splitOff(batch: Batch, bytes: number): Batch {
+  const head: Batch = { entries: [], bytes, releases: [], block: null };
+  let left = bytes;
+  let whole = 0;
+  for (const entry of batch.entries) {
+    if (entry.length > left) break;
+    head.entries.push(entry);
+    left -= entry.length;
+    whole += 1;
+  }
+  batch.entries.splice(0, whole);
+  const cut = batch.entries[0];
+  if (left > 0 && cut !== undefined) {
+    head.entries.push(cut.subarray(0, left));
+    batch.entries[0] = cut.subarray(left);
+  }
+  batch.bytes -= bytes;
+  return head;
+}
+
+export class PutHalf extends GatherList {
+  readonly limiter: RateLimiter = new RateLimiter();
+  readonly #ops: QemuFileOps;
+  readonly #settings: PutSettings;
+  readonly #host: PutHost;
+
+  /** Offset in the stream of the first byte that the backend has not taken. */
+  #position = 0;
+  /** Bytes taken in all; unlike the position nothing but taking changes it. */
+  #taken = 0;
+  /** Bytes in the queue and in flight. */
+  #queued = 0;
+  readonly #queue: Batch[] = [];
+  #inFlight: Batch | null = null;
+  #flushWanted = false;
+  #tickScheduled = false;
+  #held = 0;
+  #timer: NodeJS.Timeout | null = null;
+  #limitedSince = -1;
+  #limitedMs = 0;
+  readonly #waiters: Waiter[] = [];
+  #error: QemuFileError | null = null;
+  #digest: Digest | null = null;
+  /** Why puts are a mistake of the caller, if they are. */
+  #closedBecause: string | null = null;
+
+  constructor(ops: QemuFileOps, settings: PutSettings, host: PutHost) {
+    super(settings.stagingSize, settings.gatherEntries);
+    this.#ops = ops;
+    this.#settings = settings;
+    this.#host = host;
+    if (!settings.writable) this.#closedBecause = 'the file is not writable';
+  }
+
+  /** Stream offset of the first byte not taken yet. @see QEMU `QEMUFile.pos` */
+  get position(): number {
+    return this.#position;
+  }
+
+  /** Bytes put and not yet taken by the backend. */
+  get pending(): number {
+    return this.#queued + this.gathered;
+  }
+
+  /** Stream offset after the last byte that was put. */
+  get putPosition(): number {
+    return this.#position + this.pending;
+  }
+
+  /** Running XXH64 of what was taken, as 16 hex digits; null without the option. */
+  get digest(): string | null {
+    if (!this.#settings.digest) return null;
+    return this.#digest?.hex() ?? 'ef46db3751d8e999';
+  }
+
+  /** Milliseconds during which bytes waited for the rate limit alone. */
+  get limitedMs(): number {
+    const now = this.#limitedSince < 0 ? 0 : performance.now() - this.#limitedSince;
+    return this.#limitedMs + now;
+  }
+
+  /** True while more waits for the backend than the high-water mark. */
+  get full(): boolean {
+    return this.pending >= this.#settings.highWaterMark;
+  }
+
+  /** Moves the position without moving bytes. @see QEMU `qemu_update_position` */
+  skipPosition(bytes: number): void {
+    this.#position += bytes;
+    this.limiter.discount(bytes);
+  }
+
+  /** Has everything put so far leave as soon as the backend is free. */
+  flush(): void {
+    if (!this.#ops.writevBuffer) return;
+    if (this.gathered > 0) this.#flushWanted = true;
+    this.#send();
+  }
+
+  /** Bytes put in all: what `taken` will be when everything put so far has left. */
+  get accepted(): number {
+    return this.#taken + this.pending;
+  }
+
+  /** Calls back once the backend took `target` bytes in all, at once if it did. */
+  whenTaken(target: number, done: (error: QemuFileError | null) => void): void {
+    if (this.#error !== null || this.#taken >= target) done(this.#error);
+    else this.#waiters.push({ target, done });
+  }
+
+  /** Makes later puts a mistake, and has everything put so far leave. */
+  end(): void {
+    this.#closedBecause = 'the file was ended or closed';
+    this.#held = 0;
+    this.flush();
+    this.room = 0;
+  }
+
+  /** Holds back flushes at the end of a tick until as many `release`s. @see Node `writable.cork` */
+  hold(): void {
+    this.#held += 1;
+  }
+
+  release(all = false): void {
+    if (this.#held === 0) return;
+    this.#held = all ? 0 : this.#held - 1;
+    if (this.#held === 0) this.flush();
+  }
+
+  /** Ends all puts: what waits is dropped, whoever waits is told. */
+  stop(error: QemuFileError): void {
+    if (this.#error !== null) return;
+    this.#error = error;
+    this.room = 0;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#noteLimited(false);
+    const dropped = [...this.#queue.splice(0), this.cut()];
+    this.#queued = this.#inFlight === null ? 0 : this.#inFlight.bytes;
+    for (const batch of dropped) this.#releaseBatch(batch);
+    for (const waiter of this.#waiters.splice(0)) waiter.done(error);
+  }
+
+  /** Makes `bytes` fit the staging area in one piece; false if they cannot. */
+  reserve(bytes: number): boolean {
+    if (bytes > this.stagingLeft && this.gathered > 0) this.cutFull();
+    return bytes <= this.stagingLeft;
+  }
+
+  /** Takes all that waits here, unsent, for another file. @see QEMU `qemu_put_qemu_file` */
+  takeGathered(): Batch {
+    return this.cut();
+  }
+
+  /** Ends the use of a batch that `takeGathered` gave. */
+  doneWith(batch: Batch): void {
+    this.#releaseBatch(batch);
+  }
+
+  /** Sends again what the limiter held back; for a limit that changed. */
+  resume(): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#send();
+  }
+
+  protected override makeRoom(bytes: number): boolean {
+    if (this.#closedBecause !== null) {
+      throw new QemuFileError('EBADF', this.#closedBecause, { operation: 'put' });
+    }
+    if (this.#error !== null) return false;
+    if (bytes > this.stagingLeft) {
+      if (!this.#ops.writevBuffer) {
+        this.#host.putFailed(
+          this.#failure('ENOBUFS', 'the staging area of a file without backend is full'),
+        );
+        return false;
+      }
+      this.cutFull();
+      if (this.#error !== null) return false;
+    }
+    if (this.#settings.autoFlush && !this.#tickScheduled && this.#ops.writevBuffer) {
+      this.#tickScheduled = true;
+      process.nextTick(this.#endOfTick);
+    }
+    this.open();
+    return true;
+  }
+
+  protected override cutFull(): void {
+    if (!this.#ops.writevBuffer) return;
+    const batch = this.cut();
+    this.#queue.push(batch);
+    this.#queued += batch.bytes;
+    this.#flushWanted = false;
+    this.#send();
+    if (this.#queued > this.#settings.maxPendingBytes && this.#error === null) {
+      const most = this.#settings.maxPendingBytes;
+      this.#host.putFailed(
+        this.#failure('ENOBUFS', `more than maxPendingBytes (${most}) wait for the backend`),
+      );
+    }
+  }
+
+  readonly #endOfTick = (): void => {
+    this.#tickScheduled = false;
+    if (this.#held === 0) this.flush();
+  };
+
+  /** Hands batches to the backend until it has to be waited for. */
+  #send(): void {
+    while (this.#inFlight === null && this.#timer === null && this.#error === null) {
+      if (this.#settings.digest && this.#digest === null && !this.#startDigest()) return;
+      const batch = this.#nextBatch();
+      if (batch === null) return;
+      this.#inFlight = batch;
+      if (lengthOf(batch.entries) !== batch.bytes) {
+        const reason = 'a buffer put by reference was detached or resized before it was sent';
+        this.#settle(Number.NaN, new QemuFileError('EFAULT', reason, this.#context()));
+        return;
+      }
+      this.limiter.spend(batch.bytes);
+      let answer: Answer<number>;
+      try {
+        answer = (this.#ops.writevBuffer as NonNullable<QemuFileOps['writevBuffer']>)(
+          batch.entries,
+          this.#position,
+        );
+      } catch (error) {
+        this.#settle(Number.NaN, error);
+        return;
+      }
+      if (typeof answer !== 'object' || answer === null) {
+        this.#settle(answer, undefined);
+      } else {
+        Promise.resolve(answer).then(this.#onTaken, this.#onFailed);
+        return;
+      }
+    }
+  }
+
+  readonly #onTaken = (count: number): void => {
+    this.#settle(count, undefined);
+    this.#send();
+  };
+
+  readonly #onFailed = (error: unknown): void => {
+    this.#settle(Number.NaN, error ?? new Error('the backend failed without saying why'));
+  };
+
+  /** The next thing to send, no larger than the limiter allows; null if there is nothing to do now. */
+  #nextBatch(): Batch | null {
+    if (this.#queue.length === 0) {
+      if (!this.#flushWanted || this.gathered === 0) return null;
+      const batch = this.cut();
+      this.#flushWanted = false;
+      this.#queued += batch.bytes;
+      this.#queue.push(batch);
+    }
+    const batch = this.#queue[0] as Batch;
+    this.limiter.busy();
+    const allowed = this.limiter.allowance(batch.bytes);
+    if (allowed < batch.bytes) {
+      if (allowed === 0) {
+        this.#noteLimited(true);
+        this.#timer = setTimeout(this.#onTimer, this.limiter.waitMs(batch.bytes));
+        return null;
+      }
+      return splitOff(batch, allowed);
+    }
+    this.#noteLimited(false);
+    this.#queue.shift();
+    return batch;
+  }
+
+  readonly #onTimer = (): void => {
+    this.#timer = null;
+    this.#send();
+  };
+
+  /** Accounts for the backend's answer to the batch in flight. */
+  #settle(count: number, error: unknown): void {
+    const batch = this.#inFlight;
+    if (batch === null) return;
+    this.#inFlight = null;
+    this.#queued -= batch.bytes;
+    if (error === undefined && count === batch.bytes && this.#error === null) {
+      this.#position += batch.bytes;
+      this.#taken += batch.bytes;
+      if (this.#digest !== null) for (const entry of batch.entries) this.#digest.update(entry);
+      this.limiter.taken(batch.bytes, this.pending === 0);
+      this.#releaseBatch(batch);
+      while (this.#waiters[0] !== undefined && this.#waiters[0].target <= this.#taken) {
+        this.#waiters.shift()?.done(null);
+      }
+      this.#host.putProgressed();
+      return;
+    }
+    const failure = this.#answerFailure(count, error, batch.bytes);
+    this.#releaseBatch(batch);
+    this.#host.putFailed(failure);
+  }
+
+  #answerFailure(count: number, error: unknown, wanted: number): QemuFileError {
+    const context = this.#context();
+    if (error !== undefined) return toQemuFileError(error, context);
+    if (Number.isInteger(count) && count < 0) {
+      return new QemuFileError(codeOf(count), 'the backend reported an error', context);
+    }
+    return new QemuFileError(
+      'EIO',
+      `the backend answered ${String(count)} where ${wanted} bytes were to be written`,
+      context,
+    );
+  }
+
+  #context(): { operation: string; position: number } {
+    return { operation: 'writevBuffer', position: this.#position };
+  }
+
+  #failure(code: string, reason: string): QemuFileError {
+    return new QemuFileError(code, reason, { operation: 'put', position: this.putPosition });
+  }
+
+  #releaseBatch(batch: Batch): void {
+    this.recycle(batch);
+    for (const release of batch.releases) {
+      try {
+        release();
+      } catch (error) {
+        const context = { operation: 'onRelease', position: this.#position };
+        this.#host.putFailed(toQemuFileError(error, context));
+      }
+    }
+    batch.releases = [];
+  }
+
+  #noteLimited(limited: boolean): void {
+    if (limited === this.#limitedSince >= 0) return;
+    if (limited) {
+      this.#limitedSince = performance.now();
+    } else {
+      this.#limitedMs += performance.now() - this.#limitedSince;
+      this.#limitedSince = -1;
+    }
+  }
+
+  /** True if the digest is there; otherwise sending goes on once it is. */
+  #startDigest(): boolean {
+    if (digestLoaded()) {
+      this.#digest = new Digest();
+      return true;
+    }
+    loadDigest().then(
+      () => this.#send(),
+      (error: unknown) =>
+        this.#host.putFailed(toQemuFileError(error, { operation: 'loadDigest', position: 0 })),
+    );
+    return false;
+  }
+}

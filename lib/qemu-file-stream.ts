@@ -1,0 +1,397 @@
+import { abortError, codeOf, QemuFileError, toQemuFileError } from './errors.ts';
+import { GetHalf } from './get-half.ts';
+import type { QemuFileOps } from './ops.ts';
+import { type QemuFileOptions, resolveSettings } from './options.ts';
+import { PutHalf } from './put-half.ts';
+import { reclaim, StreamBase } from './stream-base.ts';
+
+/*
+ * The stream side of a QemuFile: what `write()`, `pipe()`, `read()`, `end()` and `destroy()` do with
+ * the two halves, the error latch, the gates, and closing.
+ *
+ * Written chunks enter the gather list at once, whatever is in flight, so that they keep their order
+ * with typed puts. Backpressure is therefore not the Writable's own count but our two gates: `write()`
+ * returns their state, and `'drain'` is emitted when both have opened.
+ */
+
+/** Chunks up to this size are copied into staging: cheaper than an entry of their own. */
+const COPY_LIMIT = 1024;
+
+type WriteCallback = (error: Error | null | undefined) => void;
+
+function ignore(): void {}
+
+/** Marks a promise as handled: an error is latched, so a promise nobody awaits must not end the process. */
+export function handled<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(ignore);
+  return promise;
+}
+
+/** Lifecycle, error latch and gates of a `QemuFile`; use `QemuFile`. */
+export class QemuFileStream extends StreamBase {
+  /** The backend. */
+  protected readonly ops: QemuFileOps;
+  protected readonly putHalf: PutHalf;
+  protected readonly getHalf: GetHalf;
+
+  /** Whether there is a put half at all, if only to stage. */
+  protected readonly puts: boolean;
+
+  readonly #canRead: boolean;
+  readonly #canWrite: boolean;
+  readonly #highWaterMark: number;
+  readonly #stopSignal: () => void;
+  #error: QemuFileError | null = null;
+  #transportShut = false;
+  #drainWanted = false;
+  #drainScheduled = false;
+  #drainWaiters: ((error: QemuFileError | null) => void)[] = [];
+  #endPending = false;
+  #corked = 0;
+  #complete = false;
+  #closing: Promise<number> | null = null;
+  #backendClosing: Promise<number> | null = null;
+  #markClosed: () => void = ignore;
+  readonly #closed: Promise<void>;
+
+  constructor(ops: QemuFileOps, options: QemuFileOptions = {}) {
+    const settings = resolveSettings(ops, options);
+    const halves = { readable: settings.get.readable, writable: settings.put.writable };
+    super({
+      ...halves,
+      readableHighWaterMark: settings.get.lookAheadSize,
+      // The gates decide, not the Writable's own count, which stays at 0.
+      writableHighWaterMark: Number.MAX_SAFE_INTEGER,
+    });
+    this.ops = ops;
+    this.puts = settings.put.writable;
+    this.#canRead = settings.get.readable;
+    this.#canWrite = settings.put.writable && ops.writevBuffer !== undefined;
+    this.#highWaterMark = settings.put.highWaterMark;
+    this.putHalf = new PutHalf(ops, settings.put, {
+      putFailed: (error) => this.latch(error),
+      putProgressed: () => this.#progressed(),
+    });
+    this.getHalf = new GetHalf(ops, settings.get, {
+      getFailed: (error) => this.latch(error),
+      deliver: (chunk) => this.#deliver(chunk),
+      held: () => this.readableLength,
+      takeBack: () => reclaim(this),
+    });
+    if (settings.maxBandwidth > 0) this.putHalf.limiter.setBandwidth(settings.maxBandwidth, 0);
+    this.#closed = new Promise((resolve) => {
+      this.#markClosed = resolve;
+    });
+    // Errors are latched and reported to whoever awaits; one that nobody listens to is no crash.
+    this.on('error', ignore);
+    this.#stopSignal = this.#follow(options.signal);
+  }
+
+  /** The latched error, the first that happened; null while there is none. @see QEMU `qemu_file_get_error_obj` */
+  get error(): QemuFileError | null {
+    return this.#error;
+  }
+
+  /**
+   * Tells whether the put half has a backend. @see QEMU `qemu_file_is_writable`
+   *
+   * @returns True if `ops.writevBuffer` is there and was not switched off by `writable: false`.
+   */
+  isWritable(): boolean {
+    return this.#canWrite;
+  }
+
+  /**
+   * Has all bytes put so far leave, and waits until the backend took them. @see QEMU `qemu_fflush`
+   *
+   * @returns A promise that resolves when they were taken; at once on a file that cannot be written.
+   * @throws {QemuFileError} (rejects) the latched error: any code of the backend, `EIO` for a short write.
+   */
+  flush(): Promise<void> {
+    this.putHalf.flush();
+    if (!this.#canWrite && this.#error === null) return Promise.resolve();
+    return this.#whenTaken();
+  }
+
+  /**
+   * Waits until both gates are open: the budget of the rate limit, and the transport.
+   *
+   * @param options - `signal` ends the wait.
+   * @throws {QemuFileError} (rejects) the latched error; `ECANCELED` when aborted.
+   */
+  drain(options: { signal?: AbortSignal } = {}): Promise<void> {
+    const { signal } = options;
+    const promise = new Promise<void>((resolve, reject) => {
+      if (this.#error !== null) return reject(this.#error);
+      if (signal?.aborted === true) return reject(abortError(signal, 'drain'));
+      if (!this.gatesShut()) return resolve();
+      const onAbort = (): void => {
+        this.#drainWaiters = this.#drainWaiters.filter((waiter) => waiter !== done);
+        done(abortError(signal as AbortSignal, 'drain'));
+      };
+      const done = (error: QemuFileError | null): void => {
+        signal?.removeEventListener('abort', onAbort);
+        if (error === null) resolve();
+        else reject(error);
+      };
+      signal?.addEventListener('abort', onAbort, { once: true });
+      this.#drainWaiters.push(done);
+    });
+    return handled(promise);
+  }
+
+  /**
+   * Flushes, always closes the backend, and reports the earliest error. @see QEMU `qemu_fclose`
+   *
+   * @returns What the backend's `close` answered, or 0. Further calls give the same promise.
+   * @throws {QemuFileError} (rejects) the latched error, or the error of closing.
+   */
+  close(): Promise<number> {
+    this.#closing ??= handled(this.#close());
+    return this.#closing;
+  }
+
+  /** Flushes, then closes; for `await using`. */
+  override async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  override write(chunk: unknown, callback?: WriteCallback): boolean;
+  override write(chunk: unknown, encoding: BufferEncoding, callback?: WriteCallback): boolean;
+  override write(
+    chunk: unknown,
+    encoding?: BufferEncoding | WriteCallback,
+    callback?: WriteCallback,
+  ): boolean {
+    const done = typeof encoding === 'function' ? encoding : callback;
+    const named = (typeof encoding === 'string' ? encoding : undefined) as BufferEncoding;
+    if (done === undefined) {
+      super.write(chunk, named);
+    } else {
+      // The callback means "taken by the backend": until then the chunk is in use.
+      let target = 0;
+      super.write(chunk, named, (error) => {
+        if (error) done(this.#error ?? error);
+        else this.putHalf.whenTaken(target, (failure) => process.nextTick(done, failure));
+      });
+      target = this.putHalf.accepted;
+    }
+    return !this.gatesShut() && !this.destroyed;
+  }
+
+  /** Holds back flushing until `uncork()`, so that what is put until then leaves together. */
+  override cork(): void {
+    this.#corked += 1;
+    this.putHalf.hold();
+  }
+
+  /** Ends one `cork()`; the last one flushes. */
+  override uncork(): void {
+    if (this.#corked === 0) return;
+    this.#corked -= 1;
+    this.putHalf.release();
+  }
+
+  /** Iterates over the chunks; the end leaves the put half alone, leaving the loop early destroys the file. */
+  override async *[Symbol.asyncIterator](): AsyncGenerator<Buffer, undefined> {
+    let ended = false;
+    try {
+      for await (const chunk of this.iterator({ destroyOnReturn: false })) yield chunk as Buffer;
+      ended = true;
+    } finally {
+      if (!ended) this.destroy();
+    }
+  }
+
+  /** Reads from the look-ahead that typed gets take from, too. */
+  override read(size?: number): Buffer | null {
+    const chunk = super.read(size) as Buffer | null;
+    if (this.#endPending && this.readableLength === 0) {
+      this.#endPending = false;
+      this.push(null);
+    }
+    return chunk;
+  }
+
+  /** @internal */
+  override _write(chunk: Buffer, _encoding: BufferEncoding, callback: WriteCallback): void {
+    if (chunk.length <= COPY_LIMIT) this.putHalf.copy(chunk);
+    else this.putHalf.reference(chunk);
+    callback(null);
+  }
+
+  /** @internal */
+  override _read(): void {
+    this.getHalf.streamWants();
+  }
+
+  /** @internal */
+  override _final(callback: WriteCallback): void {
+    this.putHalf.end();
+    this.flush()
+      .then(() => {
+        this.#complete = true;
+        if (!this.#canRead) return this.#closeBackend();
+        if (this.#closing === null) return this.ops.shutDown?.(false, true);
+        return undefined;
+      })
+      .then(() => callback(null), callback);
+  }
+
+  /** @internal */
+  override _destroy(error: Error | null, callback: WriteCallback): void {
+    const put = this.putHalf;
+    const unfinished = this.#canWrite && put.accepted > 0 && !this.#complete;
+    if (error !== null) this.#error ??= toQemuFileError(error, { operation: 'destroy' });
+    const why = this.#error ?? new QemuFileError('ECANCELED', 'the file was closed');
+    this.#stopHalves(why);
+    this.#stopSignal();
+    this.#closeBackend(this.#error !== null || unfinished ? why : undefined)
+      .then(
+        () => callback(error),
+        (failure: unknown) => {
+          this.#error ??= toQemuFileError(failure, { operation: 'close' });
+          callback(error ?? this.#error);
+        },
+      )
+      .finally(this.#markClosed);
+  }
+
+  /** Latches the first error: puts do nothing from now on, whoever waits is told, the stream is destroyed. */
+  protected latch(error: QemuFileError): void {
+    if (this.latchAlone(error)) this.destroy(error);
+  }
+
+  /** Latches the first error without closing the backend yet; false if there was one. */
+  protected latchAlone(error: QemuFileError): boolean {
+    if (this.#error !== null || this.destroyed) return false;
+    this.#error = error;
+    this.#stopHalves(error);
+    return true;
+  }
+
+  /** Either gate is shut; asking makes `'drain'` be emitted when both have opened. */
+  protected gatesShut(): boolean {
+    const put = this.putHalf;
+    if (put.full) {
+      // Nothing opens this gate but sending.
+      put.flush();
+      this.#transportShut = put.full;
+    } else if (this.#transportShut) {
+      // Half the mark, so that the transport has work while the producer wakes up.
+      this.#transportShut = put.pending > this.#highWaterMark / 2;
+    }
+    const shut = this.#transportShut || put.limiter.exceeded(put.putPosition, put.pending);
+    if (shut) this.#drainWanted = true;
+    return shut;
+  }
+
+  /** To be called when a gate may have opened. */
+  protected gatesMayHaveOpened(): void {
+    this.#progressed();
+  }
+
+  async #close(): Promise<number> {
+    if (this.#canWrite && !this.writableEnded && !this.destroyed) {
+      await new Promise<void>((resolve) => {
+        this.once('finish', resolve);
+        this.once('close', resolve);
+        this.end();
+      });
+    }
+    this.destroy();
+    await this.#closed;
+    if (this.#error !== null) throw this.#error;
+    return (await this.#backendClosing) ?? 0;
+  }
+
+  /** Closes the backend once, whoever asks first. */
+  #closeBackend(error?: QemuFileError): Promise<number> {
+    this.#backendClosing ??= handled(
+      (async () => {
+        const answer = await this.ops.close?.(error);
+        if (typeof answer !== 'number') return 0;
+        if (answer < 0) {
+          const reason = 'the backend reported an error';
+          throw new QemuFileError(codeOf(answer), reason, { operation: 'close' });
+        }
+        return answer;
+      })(),
+    );
+    return this.#backendClosing;
+  }
+
+  #stopHalves(error: QemuFileError): void {
+    this.putHalf.stop(error);
+    this.getHalf.stop(error);
+    for (const done of this.#drainWaiters.splice(0)) done(error);
+  }
+
+  #whenTaken(): Promise<void> {
+    return handled(
+      new Promise((resolve, reject) => {
+        this.putHalf.whenTaken(this.putHalf.accepted, (error) => {
+          if (error === null) resolve();
+          else reject(error);
+        });
+      }),
+    );
+  }
+
+  #deliver(chunk: Uint8Array | null): void {
+    // The end is said only when nothing is left to take back.
+    if (chunk === null && this.readableLength > 0) this.#endPending = true;
+    else this.push(chunk);
+  }
+
+  #progressed(): void {
+    if (!this.#drainWanted || this.#drainScheduled || this.gatesShut()) return;
+    this.#drainScheduled = true;
+    process.nextTick(this.#emitDrain);
+  }
+
+  readonly #emitDrain = (): void => {
+    this.#drainScheduled = false;
+    if (this.destroyed || this.gatesShut()) return;
+    this.#drainWanted = false;
+    for (const done of this.#drainWaiters.splice(0)) done(null);
+    if (!this.writableEnded) this.emit('drain');
+  };
+
+  /** Destroys the file when the signal aborts; gives what ends the following. */
+  #follow(signal: AbortSignal | undefined): () => void {
+    if (signal === undefined) return ignore;
+    const onAbort = (): void => {
+      this.latch(abortError(signal, 'QemuFile'));
+    };
+    if (signal.aborted) process.nextTick(onAbort);
+    else signal.addEventListener('abort', onAbort, { once: true });
+    return () => signal.removeEventListener('abort', onAbort);
+  }
+
+  static {
+    // The Writable's own figures are those of an always empty buffer; these are the real ones.
+    Object.defineProperties(QemuFileStream.prototype, {
+      writableLength: {
+        get(this: QemuFileStream): number {
+          return this.putHalf.pending;
+        },
+      },
+      writableHighWaterMark: {
+        get(this: QemuFileStream): number {
+          return this.#highWaterMark;
+        },
+      },
+      writableNeedDrain: {
+        get(this: QemuFileStream): boolean {
+          return this.#canWrite && !this.destroyed && !this.writableEnded && this.gatesShut();
+        },
+      },
+      writableCorked: {
+        get(this: QemuFileStream): number {
+          return this.#corked;
+        },
+      },
+    });
+  }
+}

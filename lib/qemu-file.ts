@@ -1,0 +1,456 @@
+import {
+  RAM_CONTROL_HOOK,
+  RAM_SAVE_CONTROL_DELAYED,
+  RAM_SAVE_CONTROL_NOT_SUPP,
+} from './constants.ts';
+import { codeOf, errnoOf, QemuFileError, toQemuFileError } from './errors.ts';
+import type { BytesSent, QemuFileHooks, QemuFileRamHook } from './hooks.ts';
+import type { Answer, QemuFileOps, Whence } from './ops.ts';
+import type { QemuFileOptions } from './options.ts';
+import { QemuFileGet } from './qemu-file-get.ts';
+
+/**
+ * QEMU's migration channel as a stream: a buffered, big-endian, rate-limited, error-latching byte
+ * channel over a table of transport operations. A `Duplex` of readable-stream with a put half and a get
+ * half, each as far as the backend has it.
+ *
+ * @example
+ * ```js
+ * import { QemuFile } from 'qemu-file';
+ * import { memoryOps } from 'qemu-file/adapters';
+ *
+ * const file = new QemuFile(memoryOps());
+ * file.putBe32(0x5145564d);
+ * await file.flush();
+ * console.log((await file.readBe32()).toString(16)); // 5145564d
+ * ```
+ *
+ * @see QEMU `QEMUFile`, `qemu_fopen_ops`
+ */
+export class QemuFile extends QemuFileGet {
+  #hooks: QemuFileHooks | null = null;
+  readonly #options: QemuFileOptions;
+
+  /**
+   * Makes a file; nothing is called on the backend yet.
+   *
+   * @param ops - The backend. An empty table makes a file that only stages, for `putQemuFile`.
+   * @param options - See `QemuFileOptions`; all have defaults.
+   * @throws TypeError if `ops` is no object; RangeError for a size that is not a positive integer.
+   */
+  constructor(ops: QemuFileOps, options: QemuFileOptions = {}) {
+    super(ops, options);
+    this.#options = options;
+  }
+
+  /**
+   * Tells whether a mode is neither `'rb'` nor `'wb'`. @see QEMU `qemu_file_mode_is_not_valid`
+   *
+   * @returns True for anything else, as in QEMU.
+   */
+  static modeIsNotValid(mode: unknown): boolean {
+    return mode !== 'rb' && mode !== 'wb';
+  }
+
+  /**
+   * Gives the error of the first of two files that has one. @see QEMU `qemu_file_get_error_obj_any`
+   *
+   * @param first - A file, or nothing.
+   * @param second - A file, or nothing.
+   */
+  static firstError(
+    first: QemuFile | null | undefined,
+    second: QemuFile | null | undefined,
+  ): QemuFileError | null {
+    return first?.error ?? second?.error ?? null;
+  }
+
+  /** The latched error as a negative errno, 0 while there is none. @see QEMU `qemu_file_get_error` */
+  getError(): number {
+    return this.error?.errno ?? 0;
+  }
+
+  /**
+   * Latches an error, unless one is latched already. @see QEMU `qemu_file_set_error`, `qemu_file_set_error_obj`
+   *
+   * @param error - A negative errno, 0 (changes nothing), or an error object.
+   * @param cause - An error to keep as the `cause` of an errno.
+   * @throws RangeError for a positive number.
+   */
+  setError(error: number | Error, cause?: Error): void {
+    const context = { operation: 'setError', position: this.tellFast() };
+    if (typeof error !== 'number') {
+      this.latch(toQemuFileError(error, context));
+    } else if (!Number.isInteger(error) || error > 0) {
+      throw new RangeError(`setError: ${error} is not a negative errno`);
+    } else if (error < 0) {
+      const reason = cause?.message ?? 'set by the user of the file';
+      this.latch(
+        new QemuFileError(
+          codeOf(error),
+          reason,
+          cause === undefined ? context : { ...context, cause },
+        ),
+      );
+    }
+  }
+
+  /**
+   * Flushes, then gives the position. @see QEMU `qemu_ftell`
+   *
+   * @returns As `tellFast`, with nothing left unflushed.
+   * @throws {QemuFileError} (rejects) the latched error.
+   */
+  async tell(): Promise<number> {
+    await this.flush();
+    return this.tellFast();
+  }
+
+  /**
+   * Gives the position without any effect. @see QEMU `qemu_ftell_fast`
+   *
+   * @returns On a file that can be written, the offset after the last byte put; else the number of bytes
+   *   fetched from the backend, look-ahead included.
+   */
+  tellFast(): number {
+    return this.puts ? this.putHalf.putPosition : this.getHalf.fetched;
+  }
+
+  /** Offset in the stream of the next byte to get: what was consumed so far. */
+  get getPosition(): number {
+    return this.getHalf.position;
+  }
+
+  /** Offset in the stream after the last byte put. */
+  get putPosition(): number {
+    return this.putHalf.putPosition;
+  }
+
+  /**
+   * Moves the put position for bytes that travelled outside of the file. @see QEMU `qemu_update_position`
+   *
+   * @param bytes - How many, not negative.
+   */
+  updatePosition(bytes: number): void {
+    if (!(Number.isSafeInteger(bytes) && bytes >= 0)) {
+      throw new RangeError(`updatePosition: ${bytes} is not a number of bytes`);
+    }
+    this.putHalf.skipPosition(bytes);
+  }
+
+  /** Bytes sent and still queued, as later QEMU counts them. @see QEMU `qemu_file_transferred` */
+  transferred(): number {
+    return this.putHalf.putPosition;
+  }
+
+  /**
+   * Tells whether a producer should stop for now: an error is latched, the budget of the window is used
+   * up, or the transport holds more than the high-water mark. `'drain'` and `drain()` say when to go on.
+   *
+   * @see QEMU `qemu_file_rate_limit`
+   */
+  rateLimitExceeded(): boolean {
+    return this.error !== null || this.gatesShut();
+  }
+
+  /**
+   * Sets the budget of a window that the caller runs with `resetRateLimit()`; where `maxBandwidth` is
+   * set, it changes that to ten times as much. @see QEMU `qemu_file_set_rate_limit`
+   *
+   * @param bytesPerWindow - 0 or less is no limit.
+   */
+  setRateLimit(bytesPerWindow: number): void {
+    if (!Number.isFinite(bytesPerWindow)) {
+      throw new RangeError(`setRateLimit: ${bytesPerWindow} is not a number of bytes`);
+    }
+    this.putHalf.limiter.limit = bytesPerWindow;
+    this.#limitChanged();
+  }
+
+  /** Bytes per window of 100 ms; 0 or less is no limit. @see QEMU `qemu_file_get_rate_limit` */
+  getRateLimit(): number {
+    return this.putHalf.limiter.limit;
+  }
+
+  /** Starts a new window: nothing is counted yet. @see QEMU `qemu_file_reset_rate_limit` */
+  resetRateLimit(): void {
+    this.putHalf.limiter.reset(this.putHalf.putPosition);
+    this.#limitChanged();
+  }
+
+  /** Bytes per second at which the file lets bytes leave; 0 is no limit. May be set at any time. */
+  get maxBandwidth(): number {
+    return this.putHalf.limiter.bandwidth;
+  }
+
+  set maxBandwidth(bytesPerSecond: number) {
+    if (!(bytesPerSecond >= 0 && bytesPerSecond < Number.POSITIVE_INFINITY)) {
+      throw new RangeError(`maxBandwidth: ${bytesPerSecond} is not a number of bytes per second`);
+    }
+    this.putHalf.limiter.setBandwidth(bytesPerSecond, this.putHalf.putPosition);
+    this.#limitChanged();
+  }
+
+  /** Bytes per second that the transport took while something waited for it; 0 before the first byte. */
+  get bandwidth(): number {
+    return this.putHalf.limiter.measured;
+  }
+
+  /** Milliseconds during which bytes waited for `maxBandwidth` alone. */
+  get limitedMs(): number {
+    return this.putHalf.limitedMs;
+  }
+
+  /** XXH64 of all bytes the backend took, as 16 hexadecimal digits; null without the option `digest`. */
+  get putDigest(): string | null {
+    return this.putHalf.digest;
+  }
+
+  /** XXH64 of all bytes fetched from the backend, as 16 hexadecimal digits; null without the option `digest`. */
+  get getDigest(): string | null {
+    return this.getHalf.digest;
+  }
+
+  /** The descriptor under the backend, -1 if there is none. @see QEMU `qemu_get_fd` */
+  getFd(): number {
+    return this.ops.getFd?.() ?? -1;
+  }
+
+  /**
+   * Says whether gets may block the whole thread until bytes are there; without effect on a backend that
+   * cannot. @see QEMU `qemu_file_set_blocking`
+   */
+  setBlocking(blocking: boolean): void {
+    if (this.ops.setBlocking === undefined) return;
+    this.ops.setBlocking(blocking);
+    this.getHalf.blocking = blocking;
+  }
+
+  /**
+   * Gives a file in the other direction over the same transport, with its own buffers, error and
+   * counters; each is closed separately, and the transport closes with the last.
+   * @see QEMU `qemu_file_get_return_path`
+   *
+   * @param options - Of the new file. Default: those of this one, without its limit and signal.
+   * @returns Null if the backend has no other direction.
+   */
+  getReturnPath(options?: QemuFileOptions): QemuFile | null {
+    const path = this.ops.getReturnPath?.();
+    if (path === null || path === undefined) return null;
+    if (path instanceof QemuFile) return path;
+    const { maxBandwidth, signal, readable, writable, ...own } = this.#options;
+    return new QemuFile(path as QemuFileOps, options ?? own);
+  }
+
+  /**
+   * Ends both directions at once: latches `EIO`, then has the backend wake whatever waits; nothing is
+   * flushed. @see QEMU `qemu_file_shutdown`
+   *
+   * @returns 0, a negative errno of the backend, or `-ENOSYS` if it cannot be shut down (then it is closed).
+   */
+  async shutdown(): Promise<number> {
+    const position = this.tellFast();
+    let answer: Answer<number | void> = errnoOf('ENOSYS');
+    const reason = 'the file was shut down';
+    const error = new QemuFileError('EIO', reason, { operation: 'shutdown', position });
+    try {
+      // Latched first: what a woken read returns must not be taken for good data.
+      this.latchAlone(error);
+      if (this.ops.shutDown !== undefined) answer = (await this.ops.shutDown(true, true)) ?? 0;
+    } catch (failure) {
+      answer = toQemuFileError(failure).errno;
+    }
+    this.destroy(error);
+    return answer;
+  }
+
+  /**
+   * Moves the transport's offset: flushes what was put, forgets what was looked ahead, then seeks.
+   * @see QEMU `qemu_set_offset`
+   *
+   * @param offset - In bytes; negative only from `'current'` and `'end'`.
+   * @param whence - Default `'set'`, from the start.
+   * @returns The new offset from the start.
+   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; a failure is latched as `EIO`.
+   */
+  async setOffset(offset: number, whence: Whence = 'set'): Promise<number> {
+    await this.flush();
+    const seek = this.#seekable('setOffset');
+    const reached = await this.#latching('setOffset', () => seek(offset, whence));
+    this.getHalf.seeked();
+    return reached;
+  }
+
+  /**
+   * Gives the transport's own offset, after flushing; on a reader that is after the look-ahead.
+   * @see QEMU `qemu_get_offset`
+   *
+   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek.
+   */
+  async getOffset(): Promise<number> {
+    await this.flush();
+    const offset = this.#seekable('getOffset');
+    return this.#latching('getOffset', () => offset());
+  }
+
+  /**
+   * Writes bytes at an offset, after flushing, without moving the stream. @see QEMU `qemu_put_buffer_at`
+   *
+   * @param bytes - Must stay as they are until the promise settles.
+   * @param offset - In bytes from the start of the transport.
+   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; a short or failed write is latched.
+   */
+  async putBufferAt(bytes: Uint8Array, offset: number): Promise<void> {
+    await this.flush();
+    const write = this.#seekable('putBufferAt');
+    const count = await this.#latching('putBufferAt', () => write(bytes, offset));
+    if (count !== bytes.length) {
+      const reason = `the backend wrote ${count} of ${bytes.length} bytes at offset ${offset}`;
+      const error = new QemuFileError('EIO', reason, {
+        operation: 'putBufferAt',
+        position: offset,
+      });
+      this.latch(error);
+      throw error;
+    }
+  }
+
+  /**
+   * Reads bytes from an offset, past the look-ahead, without moving the stream. @see QEMU `qemu_get_buffer_at`
+   *
+   * @param target - A buffer to fill wholly.
+   * @param offset - In bytes from the start of the transport.
+   * @returns The number of bytes read, that of the target.
+   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; `EIO` at the end, latched.
+   */
+  async getBufferAt(target: Uint8Array, offset: number): Promise<number> {
+    const read = this.#seekable('getBufferAt');
+    let copied = 0;
+    while (copied < target.length) {
+      const rest = target.subarray(copied);
+      const from = offset + copied;
+      const count = await this.#latching('getBufferAt', () => read(rest, from));
+      if (count === 0) {
+        const reason = `the stream ended: wanted ${target.length} bytes, ${copied} are there`;
+        const error = new QemuFileError('EIO', reason, {
+          operation: 'getBufferAt',
+          position: offset,
+        });
+        this.latch(error);
+        throw error;
+      }
+      copied += count;
+    }
+    return copied;
+  }
+
+  /** Sets the RAM hooks, or takes them away. @see QEMU `qemu_file_set_hooks` */
+  setHooks(hooks: QemuFileHooks | null): void {
+    this.#hooks = hooks;
+  }
+
+  /** Runs the hook before a part of RAM is sent, if there is one. @see QEMU `ram_control_before_iterate` */
+  ramControlBeforeIterate(flags: number): void {
+    this.#runHook('beforeRamIterate', this.#hooks?.beforeRamIterate, flags);
+  }
+
+  /** Runs the hook after a part of RAM was sent, if there is one. @see QEMU `ram_control_after_iterate` */
+  ramControlAfterIterate(flags: number): void {
+    this.#runHook('afterRamIterate', this.#hooks?.afterRamIterate, flags);
+  }
+
+  /**
+   * Runs the load hook. @see QEMU `ram_control_load_hook`
+   *
+   * @param flags - `RAM_CONTROL_BLOCK_REG` for each listed block, `RAM_CONTROL_HOOK` for the flag in a
+   *   stream: without a hook the latter latches `EINVAL`, for the stream needs one.
+   * @param data - The block's name, for `RAM_CONTROL_BLOCK_REG`.
+   */
+  ramControlLoadHook(flags: number, data?: unknown): void {
+    const hook = this.#hooks?.hookRamLoad;
+    if (hook === undefined && flags === RAM_CONTROL_HOOK) {
+      const reason = 'the stream has RAM that a hook transports (RDMA), and no hook is set';
+      const context = { operation: 'hookRamLoad', position: this.getPosition };
+      this.latch(new QemuFileError('EINVAL', reason, context));
+      return;
+    }
+    this.#runHook('hookRamLoad', hook, flags, data);
+  }
+
+  /**
+   * Has the save-page hook send a page. @see QEMU `ram_control_save_page`
+   *
+   * @param blockOffset - Offset of the block in the source's address space.
+   * @param offset - Offset of the page in the block.
+   * @param size - Bytes of the page; they count against the rate limit unless the hook does not support it.
+   * @param sent - Receives how many bytes the hook sent.
+   * @returns The hook's answer, `RAM_SAVE_CONTROL_NOT_SUPP` without a hook.
+   */
+  ramControlSavePage(
+    blockOffset: number | bigint,
+    offset: number | bigint,
+    size: number,
+    sent: BytesSent = { bytes: 0 },
+  ): number {
+    const hook = this.#hooks?.savePage;
+    if (hook === undefined) return RAM_SAVE_CONTROL_NOT_SUPP;
+    const answer = this.#answerOf('savePage', () => hook(this, blockOffset, offset, size, sent));
+    if (answer === RAM_SAVE_CONTROL_NOT_SUPP) return answer;
+    this.putHalf.limiter.discount(-size);
+    if (answer === RAM_SAVE_CONTROL_DELAYED) return answer;
+    if (sent.bytes > 0) this.putHalf.skipPosition(sent.bytes);
+    else if (answer < 0) this.#latchErrno('savePage', answer);
+    return answer;
+  }
+
+  #runHook(name: string, hook: QemuFileRamHook | undefined, flags: number, data?: unknown): void {
+    if (hook === undefined) return;
+    const answer = this.#answerOf(name, () => hook(this, flags, data));
+    if (answer < 0) this.#latchErrno(name, answer);
+  }
+
+  /** A hook's answer; one that throws has its error latched and counts as failed. */
+  #answerOf(operation: string, call: () => number): number {
+    try {
+      return call() ?? 0;
+    } catch (failure) {
+      const error = toQemuFileError(failure, { operation, position: this.tellFast() });
+      this.latch(error);
+      return error.errno;
+    }
+  }
+
+  #latchErrno(operation: string, errno: number): void {
+    const context = { operation, position: this.tellFast() };
+    this.latch(new QemuFileError(codeOf(errno), 'the hook reported an error', context));
+  }
+
+  #limitChanged(): void {
+    this.putHalf.resume();
+    this.gatesMayHaveOpened();
+  }
+
+  /** An operation of seekable backends, bound to its table. */
+  #seekable<K extends 'setOffset' | 'getOffset' | 'putBufferAt' | 'getBufferAt'>(
+    name: K,
+  ): NonNullable<QemuFileOps[K]> {
+    const operation = this.ops[name] as NonNullable<QemuFileOps[K]> | undefined;
+    if (operation === undefined) {
+      throw new QemuFileError('ESPIPE', 'the backend cannot seek', { operation: name });
+    }
+    return operation.bind(this.ops) as NonNullable<QemuFileOps[K]>;
+  }
+
+  /** Awaits a backend's answer; a failure is latched. */
+  async #latching(operation: string, call: () => Answer<number>): Promise<number> {
+    try {
+      const answer = await call();
+      if (answer >= 0) return answer;
+      throw new QemuFileError(codeOf(answer), 'the backend reported an error', { operation });
+    } catch (failure) {
+      const error = toQemuFileError(failure, { operation });
+      this.latch(error);
+      throw error;
+    }
+  }
+}
