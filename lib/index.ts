@@ -1,6 +1,7 @@
 export * from './constants.ts';
 export { QemuFileError, type QemuFileErrorContext } from './errors.ts';
 export type { BytesSent, QemuFileHooks, QemuFileRamHook } from './hooks.ts';
+export { asNodeDuplex, toWeb } from './interop.ts';
 export type { Answer, QemuFileGetFd, QemuFileOps, QemuFileSizes, Whence } from './ops.ts';
 export type { QemuFileOptions } from './options.ts';
 export { QemuFile } from './qemu-file.ts';

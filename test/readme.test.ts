@@ -1,0 +1,105 @@
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import * as library from '../lib/index.ts';
+import { QemuFile } from '../lib/index.ts';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const readme = readFileSync(join(root, 'README.md'), 'utf8');
+
+/** Rows of the header table: QEMU's names, and ours. */
+function headerTable(): { qemu: string[]; ours: string }[] {
+  const section = readme.split('\n## ').find((part) => part.startsWith("QEMU's header"));
+  assert.ok(section, 'README has the section with the header table');
+  const rows = [];
+  for (const line of section.split('\n')) {
+    const [, qemu, ours] = line.split('|').map((cell) => cell.trim());
+    if (!qemu?.startsWith('`') || !ours) continue;
+    rows.push({
+      qemu: [...qemu.matchAll(/`([^`]+)`/g)].map((m) => m[1] as string),
+      ours: ours.slice(1, -1),
+    });
+  }
+  return rows;
+}
+
+/** What the header declares, written out here and not taken from the table. */
+const DECLARED = `
+  qemu_fopen_ops qemu_fclose qemu_file_mode_is_not_valid qemu_file_is_writable qemu_get_fd
+  qemu_file_set_blocking qemu_file_shutdown qemu_file_get_return_path
+  QEMUFileOps.get_buffer QEMUFileOps.close QEMUFileOps.set_blocking QEMUFileOps.writev_buffer
+  QEMUFileOps.get_return_path QEMUFileOps.shut_down QEMUFileGetFD
+  qemu_put_byte qemu_put_sbyte qemu_put_be16 qemu_put_be32 qemu_put_be64 qemu_put_sbe16 qemu_put_sbe32
+  qemu_put_sbe64 qemu_put_buffer qemu_put_buffer_async qemu_put_counted_string
+  qemu_put_compression_data qemu_put_qemu_file qemu_fflush
+  qemu_get_byte qemu_get_ubyte qemu_get_sbyte qemu_get_be16 qemu_get_be32 qemu_get_be64 qemu_get_sbe16
+  qemu_get_sbe32 qemu_get_sbe64 qemu_get_buffer qemu_get_buffer_in_place qemu_get_counted_string
+  qemu_peek_byte qemu_peek_buffer qemu_file_skip
+  qemu_ftell qemu_ftell_fast qemu_update_position
+  qemu_file_rate_limit qemu_file_set_rate_limit qemu_file_get_rate_limit qemu_file_reset_rate_limit
+  qemu_file_get_error qemu_file_set_error
+  qemu_file_set_hooks QEMUFileHooks.before_ram_iterate QEMUFileHooks.after_ram_iterate
+  QEMUFileHooks.hook_ram_load QEMUFileHooks.save_page
+  ram_control_before_iterate ram_control_after_iterate ram_control_load_hook ram_control_save_page
+  RAM_CONTROL_SETUP RAM_CONTROL_ROUND RAM_CONTROL_HOOK RAM_CONTROL_FINISH RAM_CONTROL_BLOCK_REG
+  RAM_SAVE_FLAG_HOOK RAM_SAVE_CONTROL_NOT_SUPP RAM_SAVE_CONTROL_DELAYED
+  qemu_file_get_error_obj qemu_file_set_error_obj qemu_file_get_error_obj_any qemu_file_transferred
+  qemu_set_offset qemu_get_offset qemu_put_buffer_at qemu_get_buffer_at
+`
+  .trim()
+  .split(/\s+/);
+
+/** The text of all tests but this one. */
+function testSources(): string {
+  const names = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' });
+  return names
+    .filter((name) => name.endsWith('.ts') && !name.endsWith('readme.test.ts'))
+    .map((name) => readFileSync(join(root, 'test', name), 'utf8'))
+    .join('\n');
+}
+
+describe('the header table of README', () => {
+  const rows = headerTable();
+
+  test('has every declaration of the header', () => {
+    const named = new Set(rows.flatMap((row) => row.qemu));
+    assert.deepEqual(
+      DECLARED.filter((name) => !named.has(name)),
+      [],
+    );
+  });
+
+  const sources = testSources();
+  const backend = readFileSync(join(root, 'lib/ops.ts'), 'utf8');
+  const hooks = readFileSync(join(root, 'lib/hooks.ts'), 'utf8');
+
+  for (const { qemu, ours } of rows) {
+    test(`${qemu.join(', ')} has its counterpart ${ours}, which a test exercises`, () => {
+      const name = ours.replace('()', '').replace(/^.*\./, '');
+      if (ours === 'new QemuFile(ops)') {
+        assert.equal(typeof QemuFile, 'function');
+        assert.match(sources, /new QemuFile\(/);
+      } else if (ours.startsWith('ops.')) {
+        assert.match(backend, new RegExp(`^  ${name}\\??[(:]`, 'm'));
+        assert.match(sources, new RegExp(`\\b${name}\\b`));
+      } else if (ours.startsWith('hooks.')) {
+        assert.match(hooks, new RegExp(`^  ${name}\\?:`, 'm'));
+        assert.match(sources, new RegExp(`\\b${name}\\b`));
+      } else if (ours.startsWith('QemuFile.')) {
+        assert.equal(typeof Reflect.get(QemuFile, name), 'function');
+        assert.ok(sources.includes(`QemuFile.${name}(`), `no test calls QemuFile.${name}()`);
+      } else if (ours.endsWith('()')) {
+        assert.equal(typeof Reflect.get(QemuFile.prototype, name), 'function');
+        assert.ok(sources.includes(`.${name}(`), `no test calls .${name}()`);
+      } else if (/^[A-Z]/.test(ours)) {
+        assert.equal(typeof Reflect.get(library, name), 'number');
+        assert.match(sources, new RegExp(`\\b${name}\\b`));
+      } else {
+        assert.ok(name in QemuFile.prototype);
+        assert.match(sources, new RegExp(`\\.${name}\\b`));
+      }
+    });
+  }
+});
