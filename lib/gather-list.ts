@@ -45,8 +45,10 @@ export abstract class GatherList {
   #referenced = 0;
   #entries: Uint8Array[] = [];
   #releases: (() => void)[] = [];
-  /** The last entry, if it may grow: by reference and without a release of its own. */
+  /** The last entry, if it is by reference and may grow. */
   #growing: Uint8Array | null = null;
+  /** Whether the growing entry has releases: only its like is added to it, as in QEMU. */
+  #growingReleases = false;
   readonly #spare: Buffer[] = [];
 
   constructor(stagingSize: number, maxEntries: number) {
@@ -57,12 +59,23 @@ export abstract class GatherList {
   /** Makes `bytes` more fit the staging block; false if puts have stopped. */
   protected abstract makeRoom(bytes: number): boolean;
 
+  /** Whether one more buffer may be queued by reference; false if puts have stopped. */
+  protected abstract admit(): boolean;
+
+  /** Called with what was to run once a buffer is done with that was not admitted. */
+  protected abstract refused(onRelease: () => void): void;
+
   /** Called when a batch must leave: the staging block or the list is full. */
   protected abstract cutFull(): void;
 
   /** Bytes put since the last cut. */
   get gathered(): number {
     return this.#index + this.#referenced;
+  }
+
+  /** Whether there is anything to cut, be it only a release. */
+  protected get cuttable(): boolean {
+    return this.gathered > 0 || this.#releases.length > 0;
   }
 
   /** Bytes the staging block can still take. */
@@ -143,21 +156,25 @@ export abstract class GatherList {
 
   /** Queues bytes by reference; `onRelease` runs once the batch that holds them was taken or failed. */
   reference(bytes: Uint8Array, onRelease?: () => void): void {
-    if (this.room === 0 && !this.makeRoom(0)) {
-      if (onRelease !== undefined) this.#releases.push(onRelease);
+    if (bytes.length > 0) {
+      this.#closeRun();
+      // The staged bytes before this buffer may have made the last entry that the list can have.
+      if (this.#entries.length >= this.maxEntries) this.cutFull();
+    }
+    if (!this.admit()) {
+      if (onRelease !== undefined) this.refused(onRelease);
       return;
     }
-    this.#closeRun();
+    if (onRelease !== undefined) this.#releases.push(onRelease);
+    if (bytes.length === 0) return;
     this.#referenced += bytes.length;
-    if (onRelease !== undefined) {
-      this.#releases.push(onRelease);
-      this.#growing = null;
-      this.#entries.push(bytes);
-    } else if (!this.#grow(bytes)) {
+    const releases = onRelease !== undefined;
+    if (releases !== this.#growingReleases || !this.#grow(bytes)) {
       this.#growing = bytes;
+      this.#growingReleases = releases;
       this.#entries.push(bytes);
+      if (this.#entries.length >= this.maxEntries) this.cutFull();
     }
-    if (this.#entries.length >= this.maxEntries) this.cutFull();
   }
 
   /** Takes everything gathered as one batch and starts an empty one; puts must make room again. */

@@ -1,5 +1,7 @@
+import { inspect } from 'node:util';
 import { Digest, digestLoaded, loadDigest } from './digest.ts';
 import { abortError, codeOf, QemuFileError, toQemuFileError } from './errors.ts';
+import { Fifo } from './fifo.ts';
 import { LookAhead } from './look-ahead.ts';
 import type { Answer, QemuFileOps } from './ops.ts';
 
@@ -14,6 +16,8 @@ export interface GetHost {
   getFailed(error: QemuFileError): void;
   /** A chunk for `read()`, `'data'` and `pipe()`; null is the end. */
   deliver(chunk: Uint8Array | null): void;
+  /** The end was met, and will be delivered when nobody can take back anything any more. */
+  endHeld(): void;
   /** Bytes that were delivered and that nobody has read yet. */
   held(): number;
   /** Chunks that were delivered and that nobody has read yet, taken back. */
@@ -45,7 +49,7 @@ export interface Wish<T> {
 interface Waiter {
   wish: Wish<unknown>;
   size: number;
-  done(error: QemuFileError | null): void;
+  done(error: Error | null): void;
 }
 
 /** How long to leave a backend alone that says EAGAIN although it should have waited. */
@@ -63,10 +67,19 @@ export class GetHalf extends LookAhead {
   #space: Uint8Array = new Uint8Array(0);
   #asking = false;
   #ended = false;
+  /** Unread bytes that were dropped when the gets stopped. */
+  #dropped = 0;
+  /** The stream has asked for a chunk and has not got one. */
   #streamWaits = false;
+  #streamServed = false;
+  #endHeld = false;
   #blocking = false;
   #retry: NodeJS.Timeout | null = null;
-  readonly #waiters: Waiter[] = [];
+  readonly #waiters: Fifo<Waiter> = new Fifo();
+  /** How many are moving the backend: it must not be asked meanwhile. */
+  #moving = 0;
+  /** Whoever waits until the backend has answered. */
+  readonly #quiet: (() => void)[] = [];
   #error: QemuFileError | null = null;
   #digest: Digest | null = null;
 
@@ -84,13 +97,18 @@ export class GetHalf extends LookAhead {
 
   /** Offset in the stream of the next byte to get. */
   get position(): number {
-    return this.#fetched - this.available - this.#host.held();
+    return this.#fetched - this.#dropped - this.available - this.#host.held();
   }
 
   /** Running XXH64 of what was fetched, as 16 hex digits; null without the option. */
   get digest(): string | null {
     if (!this.#settings.digest) return null;
     return this.#digest?.hex() ?? 'ef46db3751d8e999';
+  }
+
+  /** Bytes that a wait of any size may ask for at a time. */
+  get chunkLimit(): number {
+    return Math.min(PEEK_LIMIT, this.#settings.maxLookAhead);
   }
 
   /** Whether gets may block the thread on a backend that answers at once. */
@@ -126,7 +144,7 @@ export class GetHalf extends LookAhead {
         },
       };
       const onAbort = (): void => {
-        this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
+        this.#waiters.remove(waiter);
         waiter.done(abortError(signal as AbortSignal, operation));
         this.#serve();
       };
@@ -150,7 +168,9 @@ export class GetHalf extends LookAhead {
 
   /** Up to `size` bytes from `offset` on, not consumed; fewer if they are not there. */
   peek(size: number, offset: number): Uint8Array {
-    if (!(size >= 0 && offset >= 0 && offset < PEEK_LIMIT && size <= PEEK_LIMIT - offset)) {
+    const whole = Number.isInteger(size) && Number.isInteger(offset);
+    const within = size >= 0 && offset >= 0 && offset < PEEK_LIMIT && size <= PEEK_LIMIT - offset;
+    if (!(whole && within)) {
       throw new RangeError(`peekBuffer: ${size} bytes at ${offset} do not lie in 0…${PEEK_LIMIT}`);
     }
     this.#takeBack();
@@ -194,12 +214,47 @@ export class GetHalf extends LookAhead {
     this.#serve();
   }
 
-  /** Forgets what was looked ahead, and that the end was met: the backend was moved. */
-  seeked(): void {
-    this.#takeBack();
-    this.#fetched -= this.available;
-    this.clear();
-    this.#ended = false;
+  /** Serves the stream with what it asked for and what is there by now: typed gets left it. */
+  serveStream(): void {
+    if (this.#streamWaits && this.available > 0) this.#serve();
+  }
+
+  /** Whether the stream has asked for a chunk, and nothing is left to give but the end. */
+  get onlyEndLeft(): boolean {
+    return this.#streamWaits && this.#ended && this.available === 0 && this.#waiters.length === 0;
+  }
+
+  /** Tells the stream its end. */
+  sayEnd(): void {
+    this.#streamWaits = false;
+    this.#host.deliver(null);
+  }
+
+  /** The stream is about to be given bytes back that come before all that is here. */
+  unshifting(): void {
+    this.borrow();
+  }
+
+  /** Waits until the backend has answered, and leaves it alone until `moved`. */
+  async moving(): Promise<void> {
+    this.#moving += 1;
+    if (this.#asking) await new Promise<void>((resolve) => this.#quiet.push(resolve));
+  }
+
+  /**
+   * Asks the backend again from now on.
+   *
+   * @param forget - Whether to drop what was looked ahead, and that the end was met.
+   */
+  moved(forget: boolean): void {
+    this.#moving -= 1;
+    if (forget) {
+      this.#takeBack();
+      this.#fetched -= this.available;
+      this.clear();
+      this.#ended = false;
+    }
+    this.#serve();
   }
 
   /** Ends all gets: whoever waits is told. */
@@ -207,7 +262,9 @@ export class GetHalf extends LookAhead {
     if (this.#error !== null) return;
     this.#error = error;
     if (this.#retry !== null) clearTimeout(this.#retry);
-    for (const waiter of this.#waiters.splice(0)) waiter.done(error);
+    this.#tellQuiet();
+    for (const waiter of this.#waiters.takeAll()) waiter.done(error);
+    this.#dropped = this.available;
     this.clear();
   }
 
@@ -236,21 +293,38 @@ export class GetHalf extends LookAhead {
   }
 
   #takeBack(): void {
-    if (this.borrowed) this.giveBack(this.#host.takeBack());
+    if (!this.borrowed) return;
+    const chunks = this.#host.takeBack();
+    // What the gets of this tick leave is the stream's again: it may be waiting for nothing else.
+    if (chunks.length > 0 && this.#streamWaits && !this.#streamServed) {
+      this.#streamServed = true;
+      process.nextTick(this.#serveLeft);
+    }
+    this.giveBack(chunks);
   }
+
+  readonly #serveLeft = (): void => {
+    this.#streamServed = false;
+    this.#serve();
+  };
 
   /** Serves whoever waits, asking the backend as long as it answers at once. */
   #serve(): void {
     for (;;) {
       if (this.#error !== null) return;
-      const waiter = this.#waiters[0];
+      const waiter = this.#waiters.first;
       if (waiter !== undefined) {
         this.#takeBack();
         if (this.available >= waiter.size) {
-          waiter.size = waiter.wish.more?.() ?? 0;
-          if (waiter.size > 0) continue;
+          let failure: Error | null = null;
+          try {
+            waiter.size = waiter.wish.more?.() ?? 0;
+          } catch (error) {
+            failure = error as Error;
+          }
+          if (failure === null && waiter.size > 0) continue;
           this.#waiters.shift();
-          waiter.done(null);
+          waiter.done(failure);
           continue;
         }
         if (this.#ended) {
@@ -269,8 +343,10 @@ export class GetHalf extends LookAhead {
         this.#host.deliver(this.lend());
         continue;
       } else if (this.#ended) {
-        this.#streamWaits = false;
-        this.#host.deliver(null);
+        // Said only when nothing is left to take back.
+        if (this.#host.held() === 0) this.sayEnd();
+        else if (!this.#endHeld) this.#host.endHeld();
+        this.#endHeld = true;
         return;
       }
       if (!this.#ask()) return;
@@ -280,8 +356,19 @@ export class GetHalf extends LookAhead {
   /** Asks the backend for bytes; true if it answered at once. */
   #ask(): boolean {
     if (this.#asking || this.#ended || this.#retry !== null || this.#error !== null) return false;
+    if (this.#moving > 0) return false;
     if (this.#settings.digest && this.#digest === null && !this.#startDigest()) return false;
-    const answer = this.#call();
+    this.#space = this.space();
+    let answer: Answer<number | Uint8Array>;
+    try {
+      answer = (this.#ops.getBuffer as NonNullable<QemuFileOps['getBuffer']>)(
+        this.#space,
+        this.#fetched,
+      );
+    } catch (error) {
+      this.#onFailure(error);
+      return false;
+    }
     if (typeof answer !== 'object' || answer === null || answer instanceof Uint8Array) {
       return this.#take(answer);
     }
@@ -290,22 +377,11 @@ export class GetHalf extends LookAhead {
     return false;
   }
 
-  #call(): Answer<number | Uint8Array> {
-    this.#space = this.space();
-    try {
-      return (this.#ops.getBuffer as NonNullable<QemuFileOps['getBuffer']>)(
-        this.#space,
-        this.#fetched,
-      );
-    } catch (error) {
-      return Promise.reject(error);
-    }
-  }
-
   readonly #onAnswer = (answer: number | Uint8Array): void => {
     this.#asking = false;
     if (this.#error !== null) return;
     this.#take(answer);
+    this.#tellQuiet();
     this.#serve();
   };
 
@@ -316,7 +392,12 @@ export class GetHalf extends LookAhead {
     const failure = toQemuFileError(cause, this.#context());
     if (failure.code === 'EAGAIN') this.#tryLater();
     else this.#host.getFailed(failure);
+    this.#tellQuiet();
   };
+
+  #tellQuiet(): void {
+    for (const tell of this.#quiet.splice(0)) tell();
+  }
 
   /** Takes in the backend's answer; false if there is nothing more to be had now. */
   #take(answer: number | Uint8Array): boolean {
@@ -348,7 +429,7 @@ export class GetHalf extends LookAhead {
     }
     const reason = negative
       ? 'the backend reported an error'
-      : `the backend answered ${String(answer)} when given room for ${most} bytes`;
+      : `the backend answered ${inspect(answer)} when given room for ${most} bytes`;
     this.#host.getFailed(new QemuFileError(code, reason, this.#context()));
     return null;
   }

@@ -1,3 +1,5 @@
+import { Fifo } from './fifo.ts';
+
 /*
  * The look-ahead: bytes that came from the backend and have not been consumed.
  *
@@ -20,7 +22,7 @@ export abstract class LookAhead {
   #view: DataView = EMPTY_VIEW;
   #start = 0;
   #end = 0;
-  readonly #next: Uint8Array[] = [];
+  readonly #next: Fifo<Uint8Array> = new Fifo();
   #nextBytes = 0;
 
   readonly #blockSize: number;
@@ -162,7 +164,7 @@ export abstract class LookAhead {
   /** Drops everything. */
   protected clear(): void {
     this.#loadWindow(EMPTY);
-    this.#next.length = 0;
+    this.#next.clear();
     this.#nextBytes = 0;
   }
 
@@ -180,13 +182,13 @@ export abstract class LookAhead {
     const bridge = new Uint8Array(size);
     bridge.set(this.#window.subarray(this.#start, this.#end));
     while (have < size) {
-      const chunk = this.#next[0] as Uint8Array;
+      const chunk = this.#next.first as Uint8Array;
       const take = Math.min(size - have, chunk.length);
       bridge.set(take === chunk.length ? chunk : chunk.subarray(0, take), have);
       have += take;
       this.#nextBytes -= take;
       if (take === chunk.length) this.#next.shift();
-      else this.#next[0] = chunk.subarray(take);
+      else this.#next.first = chunk.subarray(take);
     }
     this.#loadWindow(bridge);
   }
@@ -238,12 +240,14 @@ export abstract class LookAhead {
   /** Puts buffers back in front of everything; nobody else holds any from now on. */
   protected giveBack(chunks: Uint8Array[]): void {
     this.#borrowed = false;
-    if (chunks.length === 0) return;
-    const unread = this.#window.subarray(this.#start, this.#end);
-    if (unread.length > 0) chunks.push(unread);
-    this.#loadWindow(EMPTY);
-    this.#next.unshift(...chunks);
-    for (const chunk of chunks) this.#nextBytes += chunk.length;
+    if (chunks.length > 0) this.#putInFront(chunks);
+  }
+
+  /** Has nothing enter the window until `giveBack`: somebody is about to hold bytes that come first. */
+  protected borrow(): void {
+    if (this.#borrowed) return;
+    this.#putInFront([]);
+    this.#borrowed = true;
   }
 
   /** Takes the first available buffer, for good: its bytes may be kept by whoever gets them. */
@@ -259,6 +263,15 @@ export abstract class LookAhead {
   /** True if bytes were lent since `giveBack` was last called. */
   protected get borrowed(): boolean {
     return this.#borrowed;
+  }
+
+  /** Puts buffers before the window, which is emptied. */
+  #putInFront(chunks: Uint8Array[]): void {
+    const unread = this.#window.subarray(this.#start, this.#end);
+    if (unread.length > 0) chunks.push(unread);
+    this.#loadWindow(EMPTY);
+    this.#next.unshift(chunks);
+    for (const chunk of chunks) this.#nextBytes += chunk.length;
   }
 
   #loadWindow(bytes: Uint8Array): void {

@@ -53,7 +53,9 @@ export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Set
   if (typeof ops !== 'object' || ops === null) {
     throw new TypeError('new QemuFile(ops): ops must be a table of operations (QemuFileOps)');
   }
-  const sizes = { ...ops.sizes, ...options };
+  const preferred = ops.sizes ?? {};
+  const size = (name: keyof QemuFileSizes, qemus: number): number =>
+    positive(name, options[name] ?? preferred[name] ?? qemus);
   const maxBandwidth = options.maxBandwidth ?? 0;
   if (!(maxBandwidth >= 0 && maxBandwidth < Number.POSITIVE_INFINITY)) {
     throw new RangeError(`maxBandwidth: ${maxBandwidth} is not a number of bytes per second`);
@@ -65,16 +67,16 @@ export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Set
     maxBandwidth,
     put: {
       writable: (ops.writevBuffer !== undefined && options.writable !== false) || stagesOnly,
-      stagingSize: Math.max(16, positive('stagingSize', sizes.stagingSize ?? IO_BUF_SIZE)),
-      gatherEntries: positive('gatherEntries', sizes.gatherEntries ?? MAX_IOV_SIZE),
-      highWaterMark: positive('highWaterMark', sizes.highWaterMark ?? HIGH_WATER_MARK),
+      stagingSize: Math.max(16, size('stagingSize', IO_BUF_SIZE)),
+      gatherEntries: size('gatherEntries', MAX_IOV_SIZE),
+      highWaterMark: size('highWaterMark', HIGH_WATER_MARK),
       maxPendingBytes: positive('maxPendingBytes', options.maxPendingBytes ?? MAX_PENDING_BYTES),
       autoFlush: options.autoFlush !== false,
       digest,
     },
     get: {
       readable: ops.getBuffer !== undefined && options.readable !== false,
-      lookAheadSize: positive('lookAheadSize', sizes.lookAheadSize ?? LOOK_AHEAD_SIZE),
+      lookAheadSize: size('lookAheadSize', LOOK_AHEAD_SIZE),
       maxLookAhead: positive('maxLookAhead', options.maxLookAhead ?? MAX_LOOK_AHEAD),
       digest,
     },

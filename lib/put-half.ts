@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import { Digest, digestLoaded, loadDigest } from './digest.ts';
 import { codeOf, QemuFileError, toQemuFileError } from './errors.ts';
 import { type Batch, GatherList } from './gather-list.ts';
@@ -37,6 +38,8 @@ interface Waiter {
   target: number;
   done(error: QemuFileError | null): void;
 }
+
+const DETACHED = 'a buffer put by reference was detached or resized before it was sent';
 
 function lengthOf(entries: readonly Uint8Array[]): number {
   let length = 0;
@@ -79,6 +82,8 @@ export class PutHalf extends GatherList {
   #queued = 0;
   readonly #queue: Batch[] = [];
   #inFlight: Batch | null = null;
+  /** Whether `#send` is running: what a release puts waits for its loop, without recursion. */
+  #sending = false;
   #flushWanted = false;
   #tickScheduled = false;
   #held = 0;
@@ -126,7 +131,12 @@ export class PutHalf extends GatherList {
     return this.#limitedMs + now;
   }
 
-  /** True while more waits for the backend than the high-water mark. */
+  /** `hold`s without a `release`. */
+  get held(): number {
+    return this.#held;
+  }
+
+  /** True while no less waits for the backend than the high-water mark. */
   get full(): boolean {
     return this.pending >= this.#settings.highWaterMark;
   }
@@ -140,7 +150,7 @@ export class PutHalf extends GatherList {
   /** Has everything put so far leave as soon as the backend is free. */
   flush(): void {
     if (!this.#ops.writevBuffer) return;
-    if (this.gathered > 0) this.#flushWanted = true;
+    if (this.cuttable) this.#flushWanted = true;
     this.#send();
   }
 
@@ -151,8 +161,13 @@ export class PutHalf extends GatherList {
 
   /** Calls back once the backend took `target` bytes in all, at once if it did. */
   whenTaken(target: number, done: (error: QemuFileError | null) => void): void {
-    if (this.#error !== null || this.#taken >= target) done(this.#error);
-    else this.#waiters.push({ target, done });
+    if (this.#error !== null || this.#taken >= target) {
+      done(this.#error);
+      return;
+    }
+    let at = this.#waiters.length;
+    while (at > 0 && (this.#waiters[at - 1] as Waiter).target > target) at -= 1;
+    this.#waiters.splice(at, 0, { target, done });
   }
 
   /** Makes later puts a mistake, and has everything put so far leave. */
@@ -168,9 +183,9 @@ export class PutHalf extends GatherList {
     this.#held += 1;
   }
 
-  release(all = false): void {
+  release(): void {
     if (this.#held === 0) return;
-    this.#held = all ? 0 : this.#held - 1;
+    this.#held -= 1;
     if (this.#held === 0) this.flush();
   }
 
@@ -188,20 +203,24 @@ export class PutHalf extends GatherList {
     for (const waiter of this.#waiters.splice(0)) waiter.done(error);
   }
 
-  /** Makes `bytes` fit the staging area in one piece; false if they cannot. */
+  /** Makes `bytes` fit the staging area in one piece; false if they cannot, or puts have stopped. */
   reserve(bytes: number): boolean {
+    this.#checkOpen();
     if (bytes > this.stagingLeft && this.gathered > 0) this.cutFull();
-    return bytes <= this.stagingLeft;
+    return this.#error === null && bytes <= this.stagingLeft;
   }
 
-  /** Takes all that waits here, unsent, for another file. @see QEMU `qemu_put_qemu_file` */
-  takeGathered(): Batch {
-    return this.cut();
-  }
-
-  /** Ends the use of a batch that `takeGathered` gave. */
-  doneWith(batch: Batch): void {
-    this.#releaseBatch(batch);
+  /** Copies here what another half has gathered, and empties it. @see QEMU `qemu_put_qemu_file` */
+  adopt(source: PutHalf): number {
+    this.#checkOpen();
+    const batch = source.cut();
+    if (lengthOf(batch.entries) === batch.bytes) {
+      for (const entry of batch.entries) this.copy(entry);
+    } else {
+      this.#host.putFailed(this.#failure('EFAULT', DETACHED));
+    }
+    source.#moved(batch);
+    return batch.bytes;
   }
 
   /** Sends again what the limiter held back; for a limit that changed. */
@@ -211,11 +230,17 @@ export class PutHalf extends GatherList {
     this.#send();
   }
 
+  protected override admit(): boolean {
+    return this.room === 0 ? this.makeRoom(0) : !this.#overrun();
+  }
+
+  protected override refused(onRelease: () => void): void {
+    this.#release(onRelease);
+  }
+
   protected override makeRoom(bytes: number): boolean {
-    if (this.#closedBecause !== null) {
-      throw new QemuFileError('EBADF', this.#closedBecause, { operation: 'put' });
-    }
-    if (this.#error !== null) return false;
+    this.#checkOpen();
+    if (this.#error !== null || this.#overrun()) return false;
     if (bytes > this.stagingLeft) {
       if (!this.#ops.writevBuffer) {
         this.#host.putFailed(
@@ -241,12 +266,23 @@ export class PutHalf extends GatherList {
     this.#queued += batch.bytes;
     this.#flushWanted = false;
     this.#send();
-    if (this.#queued > this.#settings.maxPendingBytes && this.#error === null) {
-      const most = this.#settings.maxPendingBytes;
-      this.#host.putFailed(
-        this.#failure('ENOBUFS', `more than maxPendingBytes (${most}) wait for the backend`),
-      );
+  }
+
+  /** Throws if a put is a mistake of the caller. */
+  #checkOpen(): void {
+    if (this.#closedBecause !== null) {
+      throw new QemuFileError('EBADF', this.#closedBecause, { operation: 'put' });
     }
+  }
+
+  /** Whether too much waits for the backend to put any more; then that is latched. */
+  #overrun(): boolean {
+    const most = this.#settings.maxPendingBytes;
+    if (this.pending <= most) return false;
+    this.#host.putFailed(
+      this.#failure('ENOBUFS', `more than maxPendingBytes (${most}) wait for the backend`),
+    );
+    return true;
   }
 
   readonly #endOfTick = (): void => {
@@ -256,34 +292,44 @@ export class PutHalf extends GatherList {
 
   /** Hands batches to the backend until it has to be waited for. */
   #send(): void {
-    while (this.#inFlight === null && this.#timer === null && this.#error === null) {
-      if (this.#settings.digest && this.#digest === null && !this.#startDigest()) return;
-      const batch = this.#nextBatch();
-      if (batch === null) return;
-      this.#inFlight = batch;
-      if (lengthOf(batch.entries) !== batch.bytes) {
-        const reason = 'a buffer put by reference was detached or resized before it was sent';
-        this.#settle(Number.NaN, new QemuFileError('EFAULT', reason, this.#context()));
-        return;
+    if (this.#sending) return;
+    this.#sending = true;
+    try {
+      while (this.#inFlight === null && this.#timer === null && this.#error === null) {
+        if (this.#settings.digest && this.#digest === null && !this.#startDigest()) return;
+        const batch = this.#nextBatch();
+        if (batch === null) return;
+        this.#hand(batch);
       }
-      this.limiter.spend(batch.bytes);
-      let answer: Answer<number>;
-      try {
-        answer = (this.#ops.writevBuffer as NonNullable<QemuFileOps['writevBuffer']>)(
-          batch.entries,
-          this.#position,
-        );
-      } catch (error) {
-        this.#settle(Number.NaN, error);
-        return;
-      }
-      if (typeof answer !== 'object' || answer === null) {
-        this.#settle(answer, undefined);
-      } else {
-        Promise.resolve(answer).then(this.#onTaken, this.#onFailed);
-        return;
-      }
+    } finally {
+      this.#sending = false;
     }
+  }
+
+  /** Hands one batch to the backend. */
+  #hand(batch: Batch): void {
+    this.#inFlight = batch;
+    if (lengthOf(batch.entries) !== batch.bytes) {
+      this.#settle(Number.NaN, new QemuFileError('EFAULT', DETACHED, this.#context()));
+      return;
+    }
+    if (batch.bytes === 0) {
+      this.#settle(0, undefined);
+      return;
+    }
+    this.limiter.spend(batch.bytes);
+    let answer: Answer<number>;
+    try {
+      answer = (this.#ops.writevBuffer as NonNullable<QemuFileOps['writevBuffer']>)(
+        batch.entries,
+        this.#position,
+      );
+    } catch (error) {
+      this.#onFailed(error);
+      return;
+    }
+    if (typeof answer !== 'object' || answer === null) this.#settle(answer, undefined);
+    else Promise.resolve(answer).then(this.#onTaken, this.#onFailed);
   }
 
   readonly #onTaken = (count: number): void => {
@@ -298,24 +344,23 @@ export class PutHalf extends GatherList {
   /** The next thing to send, no larger than the limiter allows; null if there is nothing to do now. */
   #nextBatch(): Batch | null {
     if (this.#queue.length === 0) {
-      if (!this.#flushWanted || this.gathered === 0) return null;
+      if (!this.#flushWanted || !this.cuttable) return null;
       const batch = this.cut();
       this.#flushWanted = false;
       this.#queued += batch.bytes;
       this.#queue.push(batch);
     }
     const batch = this.#queue[0] as Batch;
-    this.limiter.busy();
     const allowed = this.limiter.allowance(batch.bytes);
-    if (allowed < batch.bytes) {
-      if (allowed === 0) {
-        this.#noteLimited(true);
-        this.#timer = setTimeout(this.#onTimer, this.limiter.waitMs(batch.bytes));
-        return null;
-      }
-      return splitOff(batch, allowed);
+    const limited = allowed < batch.bytes;
+    if (limited && allowed === 0) {
+      this.#noteLimited(true);
+      this.#timer = setTimeout(this.#onTimer, this.limiter.waitMs(batch.bytes));
+      return null;
     }
     this.#noteLimited(false);
+    // A batch with a detached buffer is not split: what follows must not leave in its place.
+    if (limited && lengthOf(batch.entries) === batch.bytes) return splitOff(batch, allowed);
     this.#queue.shift();
     return batch;
   }
@@ -335,11 +380,9 @@ export class PutHalf extends GatherList {
       this.#position += batch.bytes;
       this.#taken += batch.bytes;
       if (this.#digest !== null) for (const entry of batch.entries) this.#digest.update(entry);
-      this.limiter.taken(batch.bytes, this.pending === 0);
+      if (batch.bytes > 0) this.limiter.taken(batch.bytes);
       this.#releaseBatch(batch);
-      while (this.#waiters[0] !== undefined && this.#waiters[0].target <= this.#taken) {
-        this.#waiters.shift()?.done(null);
-      }
+      this.#tellWaiters();
       this.#host.putProgressed();
       return;
     }
@@ -356,7 +399,7 @@ export class PutHalf extends GatherList {
     }
     return new QemuFileError(
       'EIO',
-      `the backend answered ${String(count)} where ${wanted} bytes were to be written`,
+      `the backend answered ${inspect(count)} where ${wanted} bytes were to be written`,
       context,
     );
   }
@@ -369,17 +412,31 @@ export class PutHalf extends GatherList {
     return new QemuFileError(code, reason, { operation: 'put', position: this.putPosition });
   }
 
+  /** Ends with what went to another file: whoever waits for it waits no longer. */
+  #moved(batch: Batch): void {
+    this.#taken += batch.bytes;
+    this.#releaseBatch(batch);
+    this.#tellWaiters();
+  }
+
+  #tellWaiters(): void {
+    while (this.#waiters[0] !== undefined && this.#waiters[0].target <= this.#taken) {
+      this.#waiters.shift()?.done(null);
+    }
+  }
+
   #releaseBatch(batch: Batch): void {
     this.recycle(batch);
-    for (const release of batch.releases) {
-      try {
-        release();
-      } catch (error) {
-        const context = { operation: 'onRelease', position: this.#position };
-        this.#host.putFailed(toQemuFileError(error, context));
-      }
+    for (const release of batch.releases.splice(0)) this.#release(release);
+  }
+
+  #release(release: () => void): void {
+    try {
+      release();
+    } catch (error) {
+      const context = { operation: 'onRelease', position: this.#position };
+      this.#host.putFailed(toQemuFileError(error, context));
     }
-    batch.releases = [];
   }
 
   #noteLimited(limited: boolean): void {

@@ -1,10 +1,12 @@
-import { PEEK_LIMIT } from './get-half.ts';
-import { QemuFilePut } from './qemu-file-put.ts';
+import { checkAttached, QemuFilePut } from './qemu-file-put.ts';
 import { handled } from './qemu-file-stream.ts';
 
 /** Options of every wait for bytes. */
 export interface WaitOptions {
-  /** Ends the wait with `ECANCELED`; nothing is consumed and nothing latched. */
+  /**
+   * Ends the wait with `ECANCELED`. Nothing is latched, and nothing consumed but what a `readSkip` or a
+   * `readBuffer` into a target of more than 32768 bytes has taken already.
+   */
   signal?: AbortSignal | undefined;
 }
 
@@ -86,6 +88,7 @@ export class QemuFileGet extends QemuFilePut {
   getBuffer(size: number): Buffer;
   getBuffer(target: Uint8Array | number): number | Buffer {
     if (typeof target !== 'number') {
+      checkAttached(target, 'getBuffer');
       this.getHalf.copyTo(target);
       return target.length;
     }
@@ -237,13 +240,18 @@ export class QemuFileGet extends QemuFilePut {
     if (typeof target === 'number') {
       return this.#read(target, 'readBuffer', () => this.getBuffer(target), options);
     }
+    try {
+      checkAttached(target, 'readBuffer');
+    } catch (error) {
+      return handled(Promise.reject(error));
+    }
     const half = this.getHalf;
     let copied = 0;
     const more = (): number => {
       copied += half.copySome(target.subarray(copied));
-      return Math.min(target.length - copied, PEEK_LIMIT);
+      return Math.min(target.length - copied, half.chunkLimit);
     };
-    const size = Math.min(target.length, PEEK_LIMIT);
+    const size = Math.min(target.length, half.chunkLimit);
     const wish = { size, operation: 'readBuffer', more, take: () => copied };
     return handled(half.wait(wish, options?.signal));
   }
@@ -272,9 +280,10 @@ export class QemuFileGet extends QemuFilePut {
     let left = size;
     const more = (): number => {
       left -= half.dropSome(left);
-      return Math.min(left, PEEK_LIMIT);
+      return Math.min(left, half.chunkLimit);
     };
-    const wish = { size: Math.min(left, PEEK_LIMIT), operation: 'readSkip', more, take: () => {} };
+    const first = Math.min(left, half.chunkLimit);
+    const wish = { size: first, operation: 'readSkip', more, take: () => {} };
     return handled(half.wait(wish, options?.signal));
   }
 

@@ -8,7 +8,7 @@ function compressBound(length: number): number {
 }
 
 /** Guards against a buffer whose memory went elsewhere: it looks empty, and its bytes would be lost. */
-function checkAttached(bytes: Uint8Array, method: string): void {
+export function checkAttached(bytes: Uint8Array, method: string): void {
   if (!(bytes instanceof Uint8Array)) {
     throw new TypeError(`${method}: give a Uint8Array or Buffer`);
   }
@@ -145,9 +145,6 @@ export class QemuFilePut extends QemuFileStream {
    */
   putQemuFile(source: QemuFilePut): number {
     if (source === this) throw new QemuFileError('EINVAL', 'a file cannot be put into itself');
-    const batch = source.putHalf.takeGathered();
-    for (const entry of batch.entries) this.putHalf.copy(entry);
-    source.putHalf.doneWith(batch);
-    return batch.bytes;
+    return this.putHalf.adopt(source.putHalf);
   }
 }

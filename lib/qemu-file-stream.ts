@@ -1,6 +1,6 @@
 import { abortError, codeOf, QemuFileError, toQemuFileError } from './errors.ts';
 import { GetHalf } from './get-half.ts';
-import type { QemuFileOps } from './ops.ts';
+import type { Answer, QemuFileOps } from './ops.ts';
 import { type QemuFileOptions, resolveSettings } from './options.ts';
 import { PutHalf } from './put-half.ts';
 import { reclaim, StreamBase } from './stream-base.ts';
@@ -27,6 +27,21 @@ export function handled<T>(promise: Promise<T>): Promise<T> {
   return promise;
 }
 
+/** What a backend answers, 0 for nothing; all that is a failure is thrown as `QemuFileError`. */
+export async function answerOf(
+  operation: string,
+  call: () => Answer<number | void> | undefined,
+): Promise<number> {
+  try {
+    const answer = await call();
+    if (typeof answer !== 'number') return 0;
+    if (answer >= 0) return answer;
+    throw new QemuFileError(codeOf(answer), 'the backend reported an error', { operation });
+  } catch (error) {
+    throw toQemuFileError(error, { operation });
+  }
+}
+
 /** Lifecycle, error latch and gates of a `QemuFile`; use `QemuFile`. */
 export class QemuFileStream extends StreamBase {
   /** The backend. */
@@ -42,12 +57,12 @@ export class QemuFileStream extends StreamBase {
   readonly #highWaterMark: number;
   readonly #stopSignal: () => void;
   #error: QemuFileError | null = null;
+  /** Why nothing can be put or got any more: the latched error, or that the file was closed. */
+  #stopped: QemuFileError | null = null;
   #transportShut = false;
   #drainWanted = false;
   #drainScheduled = false;
   #drainWaiters: ((error: QemuFileError | null) => void)[] = [];
-  #endPending = false;
-  #corked = 0;
   #complete = false;
   #closing: Promise<number> | null = null;
   #backendClosing: Promise<number> | null = null;
@@ -74,7 +89,8 @@ export class QemuFileStream extends StreamBase {
     });
     this.getHalf = new GetHalf(ops, settings.get, {
       getFailed: (error) => this.latch(error),
-      deliver: (chunk) => this.#deliver(chunk),
+      deliver: (chunk) => void this.push(chunk),
+      endHeld: () => process.nextTick(this.#emitReadable),
       held: () => this.readableLength,
       takeBack: () => reclaim(this),
     });
@@ -122,7 +138,7 @@ export class QemuFileStream extends StreamBase {
   drain(options: { signal?: AbortSignal } = {}): Promise<void> {
     const { signal } = options;
     const promise = new Promise<void>((resolve, reject) => {
-      if (this.#error !== null) return reject(this.#error);
+      if (this.#stopped !== null) return reject(this.#stopped);
       if (signal?.aborted === true) return reject(abortError(signal, 'drain'));
       if (!this.gatesShut()) return resolve();
       const onAbort = (): void => {
@@ -181,14 +197,11 @@ export class QemuFileStream extends StreamBase {
 
   /** Holds back flushing until `uncork()`, so that what is put until then leaves together. */
   override cork(): void {
-    this.#corked += 1;
     this.putHalf.hold();
   }
 
   /** Ends one `cork()`; the last one flushes. */
   override uncork(): void {
-    if (this.#corked === 0) return;
-    this.#corked -= 1;
     this.putHalf.release();
   }
 
@@ -205,12 +218,19 @@ export class QemuFileStream extends StreamBase {
 
   /** Reads from the look-ahead that typed gets take from, too. */
   override read(size?: number): Buffer | null {
+    this.getHalf.serveStream();
     const chunk = super.read(size) as Buffer | null;
-    if (this.#endPending && this.readableLength === 0) {
-      this.#endPending = false;
-      this.push(null);
-    }
-    return chunk;
+    if (!this.getHalf.onlyEndLeft) return chunk;
+    // The end is said when nothing is left for typed gets to take back, or less than is asked for.
+    const less = chunk === null && size !== 0 && this.readableLength > 0;
+    if (less || this.readableLength === 0) this.getHalf.sayEnd();
+    return less ? (super.read(size) as Buffer | null) : chunk;
+  }
+
+  /** Puts back bytes that `read()` gave: whoever reads or gets next has them first. */
+  override unshift(chunk: unknown, encoding?: BufferEncoding): void {
+    this.getHalf.unshifting();
+    super.unshift(chunk, encoding);
   }
 
   /** @internal */
@@ -228,14 +248,7 @@ export class QemuFileStream extends StreamBase {
   /** @internal */
   override _final(callback: WriteCallback): void {
     this.putHalf.end();
-    this.flush()
-      .then(() => {
-        this.#complete = true;
-        if (!this.#canRead) return this.#closeBackend();
-        if (this.#closing === null) return this.ops.shutDown?.(false, true);
-        return undefined;
-      })
-      .then(() => callback(null), callback);
+    this.#finish().then(() => callback(null), callback);
   }
 
   /** @internal */
@@ -270,18 +283,20 @@ export class QemuFileStream extends StreamBase {
     return true;
   }
 
+  /** Throws what a latched or closed file fails with. */
+  protected checkAlive(): void {
+    if (this.#stopped !== null) throw this.#stopped;
+  }
+
   /** Either gate is shut; asking makes `'drain'` be emitted when both have opened. */
   protected gatesShut(): boolean {
     const put = this.putHalf;
-    if (put.full) {
-      // Nothing opens this gate but sending.
+    let shut = this.#shutNow();
+    // Nothing opens the transport's gate but sending, nor that of a budget which the file runs itself.
+    if (shut && (this.#transportShut || put.limiter.bandwidth > 0)) {
       put.flush();
-      this.#transportShut = put.full;
-    } else if (this.#transportShut) {
-      // Half the mark, so that the transport has work while the producer wakes up.
-      this.#transportShut = put.pending > this.#highWaterMark / 2;
+      shut = this.#shutNow();
     }
-    const shut = this.#transportShut || put.limiter.exceeded(put.putPosition, put.pending);
     if (shut) this.#drainWanted = true;
     return shut;
   }
@@ -291,12 +306,23 @@ export class QemuFileStream extends StreamBase {
     this.#progressed();
   }
 
+  /** Has all bytes leave, then says the end to the other side. */
+  async #finish(): Promise<void> {
+    await this.flush();
+    this.#complete = true;
+    if (!this.#canRead) {
+      await this.#closeBackend();
+    } else if (this.#closing === null && this.ops.shutDown !== undefined) {
+      await answerOf('shutDown', () => this.ops.shutDown?.(false, true));
+    }
+  }
+
   async #close(): Promise<number> {
-    if (this.#canWrite && !this.writableEnded && !this.destroyed) {
+    if (this.#canWrite && !this.writableFinished && !this.destroyed) {
       await new Promise<void>((resolve) => {
         this.once('finish', resolve);
         this.once('close', resolve);
-        this.end();
+        if (!this.writableEnded) this.end();
       });
     }
     this.destroy();
@@ -307,21 +333,12 @@ export class QemuFileStream extends StreamBase {
 
   /** Closes the backend once, whoever asks first. */
   #closeBackend(error?: QemuFileError): Promise<number> {
-    this.#backendClosing ??= handled(
-      (async () => {
-        const answer = await this.ops.close?.(error);
-        if (typeof answer !== 'number') return 0;
-        if (answer < 0) {
-          const reason = 'the backend reported an error';
-          throw new QemuFileError(codeOf(answer), reason, { operation: 'close' });
-        }
-        return answer;
-      })(),
-    );
+    this.#backendClosing ??= handled(answerOf('close', () => this.ops.close?.(error)));
     return this.#backendClosing;
   }
 
   #stopHalves(error: QemuFileError): void {
+    this.#stopped ??= error;
     this.putHalf.stop(error);
     this.getHalf.stop(error);
     for (const done of this.#drainWaiters.splice(0)) done(error);
@@ -338,11 +355,18 @@ export class QemuFileStream extends StreamBase {
     );
   }
 
-  #deliver(chunk: Uint8Array | null): void {
-    // The end is said only when nothing is left to take back.
-    if (chunk === null && this.readableLength > 0) this.#endPending = true;
-    else this.push(chunk);
+  #shutNow(): boolean {
+    const put = this.putHalf;
+    // Half the mark opens it, so that the transport has work while the producer wakes up.
+    this.#transportShut =
+      put.full || (this.#transportShut && put.pending > this.#highWaterMark / 2);
+    return this.#transportShut || put.limiter.exceeded(put.putPosition, put.pending);
   }
+
+  /** Wakes whoever waits for more than is there: it will not come, and `read(size)` gives the rest. */
+  readonly #emitReadable = (): void => {
+    if (!this.destroyed && this.readableLength > 0) this.emit('readable');
+  };
 
   #progressed(): void {
     if (!this.#drainWanted || this.#drainScheduled || this.gatesShut()) return;
@@ -389,7 +413,7 @@ export class QemuFileStream extends StreamBase {
       },
       writableCorked: {
         get(this: QemuFileStream): number {
-          return this.#corked;
+          return this.putHalf.held;
         },
       },
     });

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import {
   RAM_CONTROL_HOOK,
   RAM_SAVE_CONTROL_DELAYED,
@@ -8,6 +9,14 @@ import type { BytesSent, QemuFileHooks, QemuFileRamHook } from './hooks.ts';
 import type { Answer, QemuFileOps, Whence } from './ops.ts';
 import type { QemuFileOptions } from './options.ts';
 import { QemuFileGet } from './qemu-file-get.ts';
+import { checkAttached } from './qemu-file-put.ts';
+import { answerOf, handled } from './qemu-file-stream.ts';
+
+function checkOffset(offset: number, operation: string): void {
+  if (!(Number.isSafeInteger(offset) && offset >= 0)) {
+    throw new RangeError(`${operation}: ${offset} is not an offset in bytes`);
+  }
+}
 
 /**
  * QEMU's migration channel as a stream: a buffered, big-endian, rate-limited, error-latching byte
@@ -29,6 +38,8 @@ import { QemuFileGet } from './qemu-file-get.ts';
  */
 export class QemuFile extends QemuFileGet {
   #hooks: QemuFileHooks | null = null;
+  /** Bytes of `putBufferAt`. */
+  #putAt = 0;
   readonly #options: QemuFileOptions;
 
   /**
@@ -101,9 +112,8 @@ export class QemuFile extends QemuFileGet {
    * @returns As `tellFast`, with nothing left unflushed.
    * @throws {QemuFileError} (rejects) the latched error.
    */
-  async tell(): Promise<number> {
-    await this.flush();
-    return this.tellFast();
+  tell(): Promise<number> {
+    return handled(this.flush().then(() => this.tellFast()));
   }
 
   /**
@@ -138,19 +148,23 @@ export class QemuFile extends QemuFileGet {
     this.putHalf.skipPosition(bytes);
   }
 
-  /** Bytes sent and still queued, as later QEMU counts them. @see QEMU `qemu_file_transferred` */
+  /**
+   * Bytes sent and still queued, those of `putBufferAt` included, as later QEMU counts them.
+   * @see QEMU `qemu_file_transferred`
+   */
   transferred(): number {
-    return this.putHalf.putPosition;
+    return this.putHalf.putPosition + this.#putAt;
   }
 
   /**
-   * Tells whether a producer should stop for now: an error is latched, the budget of the window is used
-   * up, or the transport holds more than the high-water mark. `'drain'` and `drain()` say when to go on.
+   * Tells whether a producer should stop for now: an error is latched or the file closed, the budget of
+   * the window is used up, or the transport holds the high-water mark or more. `'drain'` and `drain()` say
+   * when to go on.
    *
    * @see QEMU `qemu_file_rate_limit`
    */
   rateLimitExceeded(): boolean {
-    return this.error !== null || this.gatesShut();
+    return this.destroyed || this.error !== null || this.gatesShut();
   }
 
   /**
@@ -249,16 +263,19 @@ export class QemuFile extends QemuFileGet {
    * @returns 0, a negative errno of the backend, or `-ENOSYS` if it cannot be shut down (then it is closed).
    */
   async shutdown(): Promise<number> {
-    const position = this.tellFast();
-    let answer: Answer<number | void> = errnoOf('ENOSYS');
     const reason = 'the file was shut down';
-    const error = new QemuFileError('EIO', reason, { operation: 'shutdown', position });
-    try {
-      // Latched first: what a woken read returns must not be taken for good data.
-      this.latchAlone(error);
-      if (this.ops.shutDown !== undefined) answer = (await this.ops.shutDown(true, true)) ?? 0;
-    } catch (failure) {
-      answer = toQemuFileError(failure).errno;
+    const context = { operation: 'shutdown', position: this.tellFast() };
+    const error = new QemuFileError('EIO', reason, context);
+    // Latched first: what a woken read returns must not be taken for good data.
+    this.latchAlone(error);
+    let answer = errnoOf('ENOSYS');
+    if (this.ops.shutDown !== undefined) {
+      // A backend that is closed already has nothing left to shut down.
+      const shut = (): Answer<number | void> =>
+        this.destroyed ? 0 : this.ops.shutDown?.(true, true);
+      answer = await answerOf('shutDown', shut).catch(
+        (failure: unknown) => toQemuFileError(failure).errno,
+      );
     }
     this.destroy(error);
     return answer;
@@ -268,29 +285,23 @@ export class QemuFile extends QemuFileGet {
    * Moves the transport's offset: flushes what was put, forgets what was looked ahead, then seeks.
    * @see QEMU `qemu_set_offset`
    *
-   * @param offset - In bytes; negative only from `'current'` and `'end'`.
+   * @param offset - In bytes; negative only from `'current'` and `'end'`, else RangeError.
    * @param whence - Default `'set'`, from the start.
    * @returns The new offset from the start.
-   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; a failure is latched as `EIO`.
+   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; its failure, latched.
    */
-  async setOffset(offset: number, whence: Whence = 'set'): Promise<number> {
-    await this.flush();
-    const seek = this.#seekable('setOffset');
-    const reached = await this.#latching('setOffset', () => seek(offset, whence));
-    this.getHalf.seeked();
-    return reached;
+  setOffset(offset: number, whence: Whence = 'set'): Promise<number> {
+    return handled(this.#setOffset(offset, whence));
   }
 
   /**
    * Gives the transport's own offset, after flushing; on a reader that is after the look-ahead.
    * @see QEMU `qemu_get_offset`
    *
-   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek.
+   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; its failure, latched.
    */
-  async getOffset(): Promise<number> {
-    await this.flush();
-    const offset = this.#seekable('getOffset');
-    return this.#latching('getOffset', () => offset());
+  getOffset(): Promise<number> {
+    return handled(this.#getOffset());
   }
 
   /**
@@ -298,21 +309,11 @@ export class QemuFile extends QemuFileGet {
    *
    * @param bytes - Must stay as they are until the promise settles.
    * @param offset - In bytes from the start of the transport.
-   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; a short or failed write is latched.
+   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; its failure, and `EIO` for a
+   *   short write, latched. TypeError if the buffer is detached, RangeError for a negative offset.
    */
-  async putBufferAt(bytes: Uint8Array, offset: number): Promise<void> {
-    await this.flush();
-    const write = this.#seekable('putBufferAt');
-    const count = await this.#latching('putBufferAt', () => write(bytes, offset));
-    if (count !== bytes.length) {
-      const reason = `the backend wrote ${count} of ${bytes.length} bytes at offset ${offset}`;
-      const error = new QemuFileError('EIO', reason, {
-        operation: 'putBufferAt',
-        position: offset,
-      });
-      this.latch(error);
-      throw error;
-    }
+  putBufferAt(bytes: Uint8Array, offset: number): Promise<void> {
+    return handled(this.#putBufferAt(bytes, offset));
   }
 
   /**
@@ -321,27 +322,11 @@ export class QemuFile extends QemuFileGet {
    * @param target - A buffer to fill wholly.
    * @param offset - In bytes from the start of the transport.
    * @returns The number of bytes read, that of the target.
-   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; `EIO` at the end, latched.
+   * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; its failure, and `EIO` at the
+   *   end, latched. TypeError if the buffer is detached, RangeError for a negative offset.
    */
-  async getBufferAt(target: Uint8Array, offset: number): Promise<number> {
-    const read = this.#seekable('getBufferAt');
-    let copied = 0;
-    while (copied < target.length) {
-      const rest = target.subarray(copied);
-      const from = offset + copied;
-      const count = await this.#latching('getBufferAt', () => read(rest, from));
-      if (count === 0) {
-        const reason = `the stream ended: wanted ${target.length} bytes, ${copied} are there`;
-        const error = new QemuFileError('EIO', reason, {
-          operation: 'getBufferAt',
-          position: offset,
-        });
-        this.latch(error);
-        throw error;
-      }
-      copied += count;
-    }
-    return copied;
+  getBufferAt(target: Uint8Array, offset: number): Promise<number> {
+    return handled(this.#getBufferAt(target, offset));
   }
 
   /** Sets the RAM hooks, or takes them away. @see QEMU `qemu_file_set_hooks` */
@@ -430,10 +415,71 @@ export class QemuFile extends QemuFileGet {
     this.gatesMayHaveOpened();
   }
 
+  async #setOffset(offset: number, whence: Whence): Promise<number> {
+    if (whence === 'set' || !Number.isSafeInteger(offset)) checkOffset(offset, 'setOffset');
+    await this.flush();
+    const seek = this.#seekable('setOffset');
+    let reached = -1;
+    // An answer that is under way must not be taken for bytes from the new offset.
+    await this.getHalf.moving();
+    try {
+      reached = await this.#latching('setOffset', offset, () => seek(offset, whence));
+    } finally {
+      this.getHalf.moved(reached >= 0);
+    }
+    return reached;
+  }
+
+  async #getOffset(): Promise<number> {
+    await this.flush();
+    const offset = this.#seekable('getOffset');
+    return this.#latching('getOffset', undefined, () => offset());
+  }
+
+  async #putBufferAt(bytes: Uint8Array, offset: number): Promise<void> {
+    checkAttached(bytes, 'putBufferAt');
+    checkOffset(offset, 'putBufferAt');
+    await this.flush();
+    const write = this.#seekable('putBufferAt');
+    const wanted = bytes.length;
+    await this.#latching('putBufferAt', offset, async () => {
+      const count = await write(bytes, offset);
+      if (count >= 0 && count !== wanted) {
+        throw new Error(`the backend wrote ${inspect(count)} of ${wanted} bytes`);
+      }
+      return count;
+    });
+    this.#putAt += wanted;
+  }
+
+  async #getBufferAt(target: Uint8Array, offset: number): Promise<number> {
+    checkAttached(target, 'getBufferAt');
+    checkOffset(offset, 'getBufferAt');
+    const read = this.#seekable('getBufferAt');
+    const wanted = target.length;
+    let copied = 0;
+    while (copied < wanted) {
+      const rest = target.subarray(copied);
+      const from = offset + copied;
+      copied += await this.#latching('getBufferAt', from, async () => {
+        const count = await read(rest, from);
+        if (count === 0) {
+          throw new Error(`the stream ended: wanted ${wanted} bytes, ${copied} are there`);
+        }
+        if (count > rest.length) {
+          throw new Error(`the backend answered ${inspect(count)} when given room for ${rest.length}`);
+        }
+        return count;
+      });
+    }
+    return copied;
+  }
+
   /** An operation of seekable backends, bound to its table. */
   #seekable<K extends 'setOffset' | 'getOffset' | 'putBufferAt' | 'getBufferAt'>(
     name: K,
   ): NonNullable<QemuFileOps[K]> {
+    this.checkAlive();
     const operation = this.ops[name] as NonNullable<QemuFileOps[K]> | undefined;
     if (operation === undefined) {
       throw new QemuFileError('ESPIPE', 'the backend cannot seek', { operation: name });
@@ -441,14 +487,22 @@ export class QemuFile extends QemuFileGet {
     return operation.bind(this.ops) as NonNullable<QemuFileOps[K]>;
   }
 
-  /** Awaits a backend's answer; a failure is latched. */
-  async #latching(operation: string, call: () => Answer<number>): Promise<number> {
+  /** Awaits a backend's answer, a number that is no failure; a failure is latched. */
+  async #latching(
+    operation: string,
+    position: number | undefined,
+    call: () => Answer<number>,
+  ): Promise<number> {
     try {
       const answer = await call();
-      if (answer >= 0) return answer;
-      throw new QemuFileError(codeOf(answer), 'the backend reported an error', { operation });
+      if (Number.isSafeInteger(answer) && answer >= 0) return answer;
+      if (Number.isInteger(answer)) {
+        const reason = 'the backend reported an error';
+        throw new QemuFileError(codeOf(answer), reason, { operation, position });
+      }
+      throw new Error(`the backend answered ${inspect(answer)}`);
     } catch (failure) {
-      const error = toQemuFileError(failure, { operation });
+      const error = toQemuFileError(failure, { operation, position });
       this.latch(error);
       throw error;
     }

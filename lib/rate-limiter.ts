@@ -25,7 +25,7 @@ export class RateLimiter {
   #tokens = 0;
   #refilledAt = 0;
 
-  #busySince = -1;
+  #busySince = 0;
   #sampleBytes = 0;
   #sampleMs = 0;
   #measured = 0;
@@ -43,7 +43,7 @@ export class RateLimiter {
   /** Sets bytes per window; changes the self-run rate if there is one. */
   set limit(bytes: number) {
     if (this.#bandwidth > 0) {
-      this.setBandwidth(Math.max(0, (bytes * 1000) / RATE_LIMIT_WINDOW_MS), 0);
+      this.setBandwidth(Math.max(0, (bytes * 1000) / RATE_LIMIT_WINDOW_MS), this.#windowStart);
     } else {
       this.#limit = bytes;
     }
@@ -108,26 +108,16 @@ export class RateLimiter {
     return Math.max(1, Math.ceil(((least - this.#tokens) * 1000) / this.#bandwidth));
   }
 
-  /** Notes that bytes have been waiting for the transport from now on. */
-  busy(): void {
-    if (this.#busySince < 0) this.#busySince = this.#now();
-  }
-
-  /** Takes bytes out of the budget as they are handed to the backend. */
+  /** Takes bytes out of the budget as they are handed to the backend: the transport is busy from now on. */
   spend(bytes: number): void {
     if (this.#bandwidth > 0) this.#tokens -= bytes;
+    this.#busySince = this.#now();
   }
 
-  /**
-   * Notes that the backend took bytes.
-   *
-   * @param idle - Whether nothing else waits now: idle time does not count against the transport.
-   */
-  taken(bytes: number, idle: boolean): void {
-    const now = this.#now();
+  /** Notes that the backend took bytes. Time in which it had none does not count against the transport. */
+  taken(bytes: number): void {
     this.#sampleBytes += bytes;
-    if (this.#busySince >= 0) this.#sampleMs += now - this.#busySince;
-    this.#busySince = idle ? -1 : now;
+    this.#sampleMs += this.#now() - this.#busySince;
     if (this.#sampleMs >= SAMPLE_MS) {
       const sample = (this.#sampleBytes * 1000) / this.#sampleMs;
       this.#measured += (sample - this.#measured) * (this.#measured === 0 ? 1 : SAMPLE_WEIGHT);

@@ -11,6 +11,7 @@ export const StreamBase: typeof Duplex = ReadableStreamDuplex as unknown as type
 /** What readable-stream keeps per readable half, as far as `reclaim` needs it. */
 interface ReadableState {
   length: number;
+  decoder: object | null;
   buffer: { shift(): Uint8Array };
   needReadable: boolean;
   emittedReadable: boolean;
@@ -21,11 +22,12 @@ interface ReadableState {
  * public way to do it without emitting `'data'`; test/streams.test.ts fails should readable-stream change.
  *
  * @param stream - A stream of readable-stream 4.
- * @returns The chunks, in order.
+ * @returns The chunks, in order; none after `setEncoding`, for then it holds text.
  */
 export function reclaim(stream: Duplex): Uint8Array[] {
   const state = (stream as unknown as { _readableState: ReadableState })._readableState;
   const chunks: Uint8Array[] = [];
+  if (state.decoder !== null) return chunks;
   while (state.length > 0) {
     const chunk = state.buffer.shift();
     state.length -= chunk.length;

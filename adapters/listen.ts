@@ -1,0 +1,231 @@
+import net from 'node:net';
+import tls from 'node:tls';
+import { abortError, QemuFileError } from '../lib/errors.ts';
+import { describeTarget, type SocketTarget } from './connect.ts';
+import { destroyStream } from './duplex-transport.ts';
+import { networkError } from './network-error.ts';
+import { startListening } from './start-listening.ts';
+import { underTls } from './under-tls.ts';
+
+/** How `listenSocket` behaves. */
+export interface ListenOptions {
+  /** Gives up with `ECANCELED`, if it fires before the socket listens. */
+  signal?: AbortSignal | undefined;
+  /**
+   * Connections that may wait for `accept()`: as many in the process, as many more in the kernel.
+   * Those beyond are closed. Default 16.
+   */
+  backlog?: number | undefined;
+  /**
+   * Encrypts the connections, with these options of `tls.createServer` (`minVersion` is `'TLSv1.2'`
+   * unless given). A connection can be accepted once its handshake is done.
+   */
+  tls?: tls.TlsOptions | undefined;
+  /** Called with each connection that failed before it could be accepted; waiting goes on. */
+  onConnectionError?: ((error: QemuFileError) => void) | undefined;
+}
+
+/** A socket that listens. */
+export interface Listener extends AsyncDisposable {
+  /** Where it listens, with the port that the system chose. */
+  readonly address: SocketTarget;
+  /**
+   * Gives the next connection, paused; pass it to `socketOps`. Several may wait at once.
+   *
+   * @throws {QemuFileError} `ECANCELED` by the signal, `EBADF` when the listener is or gets closed.
+   */
+  accept(options?: { signal?: AbortSignal | undefined }): Promise<net.Socket | tls.TLSSocket>;
+  /** Stops listening, removes a unix socket's path, and destroys connections nobody accepted. */
+  close(): Promise<void>;
+}
+
+const BACKLOG = 16;
+
+/**
+ * Listens on a TCP or unix socket, half-open allowed and without Nagle's delay.
+ *
+ * An empty host means this machine only (127.0.0.1), where QEMU's means every interface: say `0.0.0.0`
+ * or `::` for that. A unix socket is made with mode 0600; one that is left over and that nobody listens
+ * on is replaced, anything else at its path is left alone.
+ *
+ * @param target - Where to listen.
+ * @param options - `signal`, `backlog`, `tls`, `onConnectionError`.
+ * @throws {QemuFileError} `EADDRINUSE` (a port in use; a path that is in use or no socket), `EACCES`,
+ *   `EADDRNOTAVAIL`, `ENOENT` (no such directory), `ECANCELED` by the signal, or whatever errno the
+ *   system gave. `EINVAL` for a bad target, backlog or TLS option.
+ *
+ * @example
+ * ```js
+ * await using listener = await listenSocket({ host: '', port: 0 });
+ * console.log(listener.address.port);
+ * const file = new QemuFile(socketOps(await listener.accept()));
+ * ```
+ */
+export async function listenSocket(
+  target: SocketTarget,
+  options: ListenOptions = {},
+): Promise<Listener> {
+  const { signal, backlog = BACKLOG } = options;
+  if (signal?.aborted) throw abortError(signal, 'listen');
+  if (!Number.isInteger(backlog) || backlog < 1) {
+    throw new QemuFileError('EINVAL', `backlog must be an integer of 1 or more: ${backlog}`, {
+      operation: 'listen',
+    });
+  }
+  const server = createServer(options.tls);
+  const queue = new ConnectionQueue(server, describeTarget(target), options, backlog);
+  const address = await startListening(server, target, backlog);
+  if (signal?.aborted) {
+    await queue.close();
+    throw abortError(signal, 'listen');
+  }
+  return queue.listener(address);
+}
+
+function createServer(options: tls.TlsOptions | undefined): net.Server {
+  const common = { allowHalfOpen: true, noDelay: true };
+  if (options === undefined) return net.createServer({ ...common, pauseOnConnect: true });
+  try {
+    return tls.createServer({ minVersion: 'TLSv1.2', ...options, ...common });
+  } catch (error) {
+    throw new QemuFileError('EINVAL', `the TLS options are wrong: ${String(error)}`, {
+      operation: 'listen',
+      cause: error,
+    });
+  }
+}
+
+interface Waiter {
+  give(socket: net.Socket): void;
+  fail(error: QemuFileError): void;
+}
+
+/** Matches the connections that come with the calls of `accept` that wait for them. */
+class ConnectionQueue {
+  readonly #server: net.Server;
+  readonly #where: string;
+  readonly #onConnectionError: (error: QemuFileError) => void;
+  readonly #bound: number;
+  readonly #waiters = new Set<Waiter>();
+  readonly #ready = new Map<net.Socket, (error: unknown) => void>();
+  /** TCP connections whose TLS handshake is not done. */
+  readonly #raw = new Set<net.Socket>();
+  #closed: QemuFileError | undefined;
+  #ending: Promise<void> | undefined;
+
+  constructor(server: net.Server, where: string, options: ListenOptions, bound: number) {
+    this.#server = server;
+    this.#where = where;
+    this.#onConnectionError = options.onConnectionError ?? (() => {});
+    this.#bound = bound;
+    if (options.tls === undefined) {
+      server.on('connection', (socket: net.Socket) => this.#add(socket));
+      return;
+    }
+    server.on('connection', (socket: net.Socket) => this.#addRaw(socket));
+    server.on('secureConnection', (socket: tls.TLSSocket) => {
+      this.#raw.delete(underTls(socket) as net.Socket);
+      this.#add(socket.pause());
+    });
+    server.on('tlsClientError', (error: Error) => this.#report(error));
+  }
+
+  listener(address: SocketTarget): Listener {
+    this.#server.on('error', (error) => {
+      void this.#end(networkError(error, 'accept', describeTarget(address)));
+    });
+    const close = () => this.close();
+    return {
+      address,
+      accept: (options) => this.#accept(options?.signal),
+      close,
+      [Symbol.asyncDispose]: close,
+    };
+  }
+
+  close(): Promise<void> {
+    return this.#end(new QemuFileError('EBADF', 'the listener is closed', { operation: 'accept' }));
+  }
+
+  async #accept(signal: AbortSignal | undefined): Promise<net.Socket> {
+    if (signal?.aborted) throw abortError(signal, 'accept');
+    if (this.#closed !== undefined) throw this.#closed;
+    for (const [socket, onGone] of this.#ready) {
+      this.#ready.delete(socket);
+      socket.off('error', onGone).off('close', onGone);
+      return socket;
+    }
+    return new Promise((resolve, reject) => {
+      const onAbort = () => waiter.fail(abortError(signal as AbortSignal, 'accept'));
+      const settle = () => {
+        this.#waiters.delete(waiter);
+        signal?.removeEventListener('abort', onAbort);
+      };
+      const waiter: Waiter = {
+        give: (socket) => {
+          settle();
+          resolve(socket);
+        },
+        fail: (error) => {
+          settle();
+          reject(error);
+        },
+      };
+      this.#waiters.add(waiter);
+      signal?.addEventListener('abort', onAbort);
+    });
+  }
+
+  #add(socket: net.Socket): void {
+    for (const waiter of this.#waiters) {
+      waiter.give(socket);
+      return;
+    }
+    if (this.#closed !== undefined || this.#ready.size >= this.#bound) {
+      void destroyStream(socket);
+      this.#report(
+        new QemuFileError('ECONNABORTED', `${this.#bound} connections wait for accept() already`, {
+          operation: 'accept',
+        }),
+      );
+      return;
+    }
+    const onGone = (error: unknown) => {
+      this.#ready.delete(socket);
+      if (error instanceof Error) this.#report(error);
+    };
+    socket.on('error', onGone).on('close', onGone);
+    this.#ready.set(socket, onGone);
+  }
+
+  #addRaw(socket: net.Socket): void {
+    // As many handshakes may go on as connections may wait that have done theirs.
+    if (this.#closed !== undefined || this.#raw.size >= this.#bound) {
+      void destroyStream(socket);
+      return;
+    }
+    this.#raw.add(socket);
+    socket.on('close', () => this.#raw.delete(socket));
+  }
+
+  #report(error: Error): void {
+    if (this.#closed !== undefined) return;
+    const isOurs = error instanceof QemuFileError;
+    this.#onConnectionError(isOurs ? error : networkError(error, 'accept', this.#where));
+  }
+
+  #end(error: QemuFileError): Promise<void> {
+    this.#closed ??= error;
+    this.#ending ??= this.#destroyAll(error);
+    return this.#ending;
+  }
+
+  async #destroyAll(error: QemuFileError): Promise<void> {
+    // Not waited for: 'close' comes when the connections that were accepted have closed too.
+    this.#server.close();
+    for (const waiter of this.#waiters) waiter.fail(error);
+    const unwanted = [...this.#ready.keys(), ...this.#raw];
+    this.#ready.clear();
+    await Promise.all(unwanted.map(destroyStream));
+  }
+}

@@ -1,0 +1,174 @@
+import type { ConnectionOptions, TlsOptions } from 'node:tls';
+import { abortError, QemuFileError, toQemuFileError } from '../lib/errors.ts';
+import type { QemuFileOps } from '../lib/ops.ts';
+import type { QemuFileOptions } from '../lib/options.ts';
+import { QemuFile } from '../lib/qemu-file.ts';
+import { connectSocket, type SocketTarget } from './connect.ts';
+import { execOps } from './exec.ts';
+import { listenSocket } from './listen.ts';
+import { openPath } from './open-path.ts';
+import { pipeOps } from './pipe.ts';
+import { socketOps } from './socket.ts';
+import { parseUri, type Uri } from './uri.ts';
+
+/** What `openFrom` and `openTo` have in common. */
+export interface OpenOptions {
+  /** Ends the opening with `ECANCELED`, and frees what was opened; an open file no longer heeds it. */
+  signal?: AbortSignal | undefined;
+  /** Milliseconds to wait for the other end: of a socket, or of a FIFO. Default: no limit of our own. */
+  timeoutMs?: number | undefined;
+  /** Options of the file that is made; its `signal` is heeded as long as the file lives. */
+  file?: QemuFileOptions | undefined;
+}
+
+/** How `openFrom` opens. */
+export interface OpenFromOptions extends OpenOptions {
+  /** Encrypts, with these options of `tls.createServer`. For `tcp:` and `unix:` only. */
+  tls?: TlsOptions | undefined;
+  /** Called once it listens, with the port that the system chose if it was 0. */
+  onListening?: ((address: SocketTarget) => void) | undefined;
+}
+
+/** How `openTo` opens. */
+export interface OpenToOptions extends OpenOptions {
+  /** Encrypts, with these options of `tls.connect`. For `tcp:` and `unix:` only. */
+  tls?: ConnectionOptions | undefined;
+}
+
+const STDIN = 0;
+const STDOUT = 1;
+
+/**
+ * Opens the end that a migration comes from, as QEMU's `-incoming` does: `tcp:` and `unix:` listen for one
+ * connection, `exec:` reads the command's output, the others read. With `tcp:` an empty host is this
+ * machine only, where QEMU's is every interface: say `tcp:0.0.0.0:port` or `tcp:[::]:port` for that.
+ *
+ * @param uri - Text as for `parseUri`, or what that gave.
+ * @param options - `signal`, `timeoutMs`, `tls`, `onListening`, `file`.
+ * @returns A file; one over a socket can be written, too: that is its return path.
+ * @throws {QemuFileError} As `parseUri`, `listenSocket`, `openPath`, `pipeOps` and `execOps`; `ETIMEDOUT`,
+ *   `ECANCELED` by the signal, `EINVAL` for `tls` with what is no socket.
+ *
+ * @example
+ * ```js
+ * const file = await openFrom('unix:/run/migrate.sock');
+ * console.log((await file.readBe32()).toString(16)); // 5145564d, once a QEMU has migrated there
+ * ```
+ */
+export function openFrom(uri: string | Uri, options: OpenFromOptions = {}): Promise<QemuFile> {
+  return open(uri, options, (endpoint, signal) => {
+    switch (endpoint.scheme) {
+      case 'tcp':
+        return acceptOne({ host: endpoint.host, port: endpoint.port }, options, signal);
+      case 'unix':
+        return acceptOne({ path: endpoint.path }, options, signal);
+      case 'exec':
+        return execOps(endpoint.command, 'read');
+      case 'fd':
+        return pipeOps(endpoint.fd, { direction: 'read' });
+      case 'stdio':
+        return pipeOps(STDIN);
+      case 'file':
+        return openPath(endpoint.path, { direction: 'read', offset: endpoint.offset, signal });
+    }
+  });
+}
+
+/**
+ * Opens the end that a migration goes to, as QEMU's `migrate` does: `tcp:` (an empty host is this machine)
+ * and `unix:` connect, `exec:` writes the command's input, the others write. A file appears under its name
+ * only when the `QemuFile` was closed in order; see `openFd`.
+ *
+ * @param uri - Text as for `parseUri`, or what that gave.
+ * @param options - `signal`, `timeoutMs`, `tls`, `file`.
+ * @returns A file; one over a socket can be read, too: that is its return path.
+ * @throws {QemuFileError} As `parseUri`, `connectSocket`, `openPath`, `pipeOps` and `execOps`; `ETIMEDOUT`,
+ *   `ECANCELED` by the signal, `EINVAL` for `tls` with what is no socket.
+ *
+ * @example
+ * ```js
+ * const file = await openTo('exec:gzip -c > guest.mig.gz', { file: { maxBandwidth: 32 * 2 ** 20 } });
+ * ```
+ */
+export function openTo(uri: string | Uri, options: OpenToOptions = {}): Promise<QemuFile> {
+  return open(uri, options, (endpoint, signal) => {
+    switch (endpoint.scheme) {
+      case 'tcp':
+        if (endpoint.port === 0) throw openError('EINVAL', 'port 0 cannot be connected to');
+        return connect({ host: endpoint.host, port: endpoint.port }, options, signal);
+      case 'unix':
+        return connect({ path: endpoint.path }, options, signal);
+      case 'exec':
+        return execOps(endpoint.command, 'write');
+      case 'fd':
+        return pipeOps(endpoint.fd, { direction: 'write' });
+      case 'stdio':
+        return pipeOps(STDOUT);
+      case 'file':
+        return openPath(endpoint.path, { direction: 'write', offset: endpoint.offset, signal });
+    }
+  });
+}
+
+type Opener = (uri: Uri, signal: AbortSignal | undefined) => QemuFileOps | Promise<QemuFileOps>;
+
+async function open(
+  uri: string | Uri,
+  options: OpenFromOptions | OpenToOptions,
+  opener: Opener,
+): Promise<QemuFile> {
+  const endpoint = typeof uri === 'string' ? parseUri(uri) : uri;
+  const { signal, timeoutMs } = options;
+  if (options.tls !== undefined && endpoint.scheme !== 'tcp' && endpoint.scheme !== 'unix') {
+    throw openError('EINVAL', `${endpoint.scheme}: cannot be encrypted with TLS, sockets can`);
+  }
+  if (signal?.aborted) throw abortError(signal, 'open');
+  const timeout = timeoutMs === undefined ? undefined : AbortSignal.timeout(timeoutMs);
+  const signals = [signal, timeout].filter((one) => one !== undefined);
+  let ops: QemuFileOps;
+  try {
+    ops = await opener(endpoint, signals.length > 1 ? AbortSignal.any(signals) : signals[0]);
+  } catch (error) {
+    if (timeout?.aborted && !signal?.aborted) {
+      const reason = `the other end did not come in ${timeoutMs} ms`;
+      throw openError('ETIMEDOUT', reason, error);
+    }
+    throw toQemuFileError(error, { operation: 'open' });
+  }
+  try {
+    if (signal?.aborted) throw abortError(signal, 'open');
+    return new QemuFile(ops, options.file);
+  } catch (error) {
+    await ops.close?.(error as Error);
+    throw error;
+  }
+}
+
+async function acceptOne(
+  target: SocketTarget,
+  options: OpenFromOptions,
+  signal: AbortSignal | undefined,
+): Promise<QemuFileOps> {
+  const listener = await listenSocket(target, { signal, tls: options.tls });
+  try {
+    options.onListening?.(listener.address);
+    return socketOps(await listener.accept({ signal }));
+  } finally {
+    await listener.close();
+  }
+}
+
+async function connect(
+  target: SocketTarget,
+  options: OpenToOptions,
+  signal: AbortSignal | undefined,
+): Promise<QemuFileOps> {
+  return socketOps(await connectSocket(target, { signal, tls: options.tls }));
+}
+
+function openError(code: string, reason: string, cause?: unknown): QemuFileError {
+  return new QemuFileError(code, reason, {
+    operation: 'open',
+    ...(cause === undefined ? {} : { cause }),
+  });
+}

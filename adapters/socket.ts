@@ -1,0 +1,235 @@
+import { readSync } from 'node:fs';
+import type { Duplex } from 'node:stream';
+import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
+import type { Answer, QemuFileSizes } from '../lib/ops.ts';
+import { StreamReader, StreamWriter } from './duplex-transport.ts';
+import { type ConnectionOps, shareTransport, type Transport } from './shared-transport.ts';
+import { underTls } from './under-tls.ts';
+
+/** How `socketOps` behaves. */
+export interface SocketOptions {
+  /**
+   * Milliseconds that `close()` waits, after the last byte and the FIN are with the kernel, for the
+   * other end to finish too. What still comes in meanwhile is dropped. Default 1000.
+   */
+  lingerMs?: number | undefined;
+  /** Overrules the sizes that suit the socket: QEMU's own, but 64 KiB of staging for TLS. */
+  sizes?: Partial<QemuFileSizes> | undefined;
+}
+
+const LINGER_MS = 1000;
+
+/** TLS copies a batch into one block before it encrypts it; one big staged piece spares it the copy. */
+const TLS_SIZES: Partial<QemuFileSizes> = { stagingSize: 65536 };
+
+/**
+ * Makes a backend over a connected (or connecting) socket, TLS socket, or any other two-way stream of
+ * bytes, Node's or readable-stream's. It takes the socket over: nobody else may read, write or end it,
+ * and its `allowHalfOpen` is set, because the two directions end apart.
+ *
+ * - One batch is one `writev`; reads hand over the socket's own chunks, uncopied. What is written to a
+ *   stream that is no socket is copied first, because such a stream may keep what it was given.
+ * - The other end's FIN is the end. A reset is `ECONNRESET`; writing to an end that is gone is `EPIPE` or
+ *   `ECONNRESET`. (Node cannot tell a TLS connection cut by a plain FIN from one ended in order.)
+ * - `shutDown(false, true)` half-closes, and answers when the FIN is with the kernel;
+ *   `shutDown(true, false)` drops what still comes in; `shutDown(true, true)` destroys the socket. Whatever
+ *   waits fails with `ECANCELED`; ending a direction in the middle of a batch breaks the connection.
+ * - `close()` sends the FIN, waits at most `lingerMs` for the other end's, and destroys the socket. It
+ *   rejects with `ECONNRESET` or `EPIPE` when the other end broke the connection before it took all bytes.
+ * - `close(error)` breaks the connection: a TCP peer sees a reset. Unix sockets have none, so there the
+ *   peer sees the end too early; other streams are destroyed with the error.
+ * - `getReturnPath()` gives a further table over the same socket, which closes when all its tables were
+ *   closed. A direction belongs to the first table that uses it, until that closes: another gets `EBUSY`.
+ * - `setBlocking` does nothing: Node's sockets cannot block. `getFd` gives the socket's descriptor
+ *   where Node has one, else -1; it remains Node's to close.
+ *
+ * @param socket - `net.Socket`, `tls.TLSSocket`, or any `Duplex` that is not in object mode.
+ * @param options - `lingerMs` and `sizes`.
+ */
+export function socketOps(socket: Duplex, options: SocketOptions = {}): ConnectionOps {
+  return shareTransport(new SocketTransport(socket, options));
+}
+
+class SocketTransport implements Transport {
+  readonly sizes: Partial<QemuFileSizes> | undefined;
+  readonly #socket: Duplex;
+  readonly #lingerMs: number;
+  /** True for a socket of the system's; false for a stream that somebody else made. */
+  readonly #isSocket: boolean;
+  readonly #reader: StreamReader;
+  readonly #writer: StreamWriter;
+  #fin: Promise<void> | undefined;
+  #isShutDown = false;
+  /** The reset that the socket took for an end. */
+  #reset: Error | undefined;
+  /** Noted here, as a stream's own `closed` is true before its last error has been reported. */
+  #hasClosed: boolean;
+
+  constructor(socket: Duplex, options: SocketOptions) {
+    this.#socket = socket;
+    this.#lingerMs = options.lingerMs ?? LINGER_MS;
+    this.sizes = options.sizes ?? ('encrypted' in socket ? TLS_SIZES : undefined);
+    this.#isSocket = hasHandle(socket);
+    socket.allowHalfOpen = true;
+    // Stays until the socket has closed, so that a late error cannot end the process.
+    socket.on('error', ignore);
+    this.#hasClosed = socket.closed;
+    const onEnd = () => {
+      this.#reset = resetAtEnd(this.getFd());
+    };
+    socket.once('end', onEnd);
+    socket.once('close', () => {
+      this.#hasClosed = true;
+      socket.off('error', ignore).off('end', onEnd);
+    });
+    this.#reader = new StreamReader(socket);
+    this.#writer = new StreamWriter(socket);
+  }
+
+  getBuffer(_buffer: Uint8Array, position: number): Answer<Uint8Array> {
+    const answer = this.#reader.read(position);
+    if (!(answer instanceof Uint8Array)) {
+      return answer.then((chunk) => this.#checkEnd(chunk, position));
+    }
+    return answer.length > 0 ? answer : this.#checkEnd(answer, position);
+  }
+
+  writevBuffer(buffers: readonly Uint8Array[], position: number): Answer<number> {
+    return this.#writer.writev(this.#isSocket ? buffers : [Buffer.concat(buffers)], position);
+  }
+
+  cancelRead(error: QemuFileError): void {
+    this.#reader.cancel(error);
+  }
+
+  async shutDown(read: boolean, write: boolean): Promise<void> {
+    const cutsBatch = write && this.#fin === undefined && this.#writer.pending;
+    if (cutsBatch) {
+      this.#isShutDown = true;
+      this.#break(new QemuFileError('ECANCELED', 'shut down in the middle of a batch'));
+      return;
+    }
+    if (read && write) {
+      this.#isShutDown = true;
+      this.#letGo();
+      this.#socket.destroy();
+      return;
+    }
+    if (read) this.#dropInput();
+    if (write) await this.#sendFin();
+  }
+
+  async close(error?: Error): Promise<void> {
+    let failure: QemuFileError | undefined;
+    if (error !== undefined) {
+      this.#break(error);
+    } else if (!this.#isShutDown) {
+      failure = await this.#endInOrder();
+    }
+    this.#letGo();
+    this.#socket.destroy();
+    await this.#linger(['close']);
+    if (failure !== undefined) throw failure;
+  }
+
+  getFd(): number {
+    for (const socket of [this.#socket, underTls(this.#socket)]) {
+      const fd = (socket as { _handle?: { fd?: unknown } | null } | undefined)?._handle?.fd;
+      if (typeof fd === 'number' && fd >= 0) return fd;
+    }
+    return -1;
+  }
+
+  #checkEnd(chunk: Uint8Array, position: number): Uint8Array {
+    if (chunk.length > 0 || this.#reset === undefined) return chunk;
+    throw toQemuFileError(this.#reset, { operation: 'getBuffer', position });
+  }
+
+  #sendFin(): Promise<void> {
+    this.#fin ??= this.#writer.end();
+    return this.#fin;
+  }
+
+  async #endInOrder(): Promise<QemuFileError | undefined> {
+    const socket = this.#socket;
+    try {
+      await this.#sendFin();
+      if (!socket.readableEnded) {
+        this.#dropInput();
+        await this.#linger(['end', 'close']);
+      }
+    } catch (error) {
+      return this.#lostBytes(error);
+    }
+    const error = socket.errored ?? this.#reset;
+    return error ? this.#lostBytes(error) : undefined;
+  }
+
+  /** Where nothing was ever written, nothing was lost, however the connection ended. */
+  #lostBytes(error: unknown): QemuFileError | undefined {
+    if (this.#writer.bytesWritten === 0) return undefined;
+    return toQemuFileError(error, { operation: 'close' });
+  }
+
+  /** Stops reading, yet lets the stream run to its end, so that the other end is not held up. */
+  #dropInput(): void {
+    this.#reader.close();
+    this.#socket.resume();
+  }
+
+  #letGo(): void {
+    this.#reader.close();
+    this.#writer.close();
+  }
+
+  /** Waits for one of the events, for as long as `close()` may wait. */
+  #linger(events: readonly string[]): Promise<void> {
+    const socket = this.#socket;
+    if (this.#hasClosed) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(settle, this.#lingerMs);
+      for (const event of events) socket.on(event, settle);
+      function settle(): void {
+        clearTimeout(timer);
+        for (const event of events) socket.off(event, settle);
+        resolve();
+      }
+    });
+  }
+
+  /** Destroys the socket in the way that the other end can best tell from an orderly end. */
+  #break(error: Error): void {
+    this.#letGo();
+    const tcp = (underTls(this.#socket) ?? this.#socket) as Partial<{ resetAndDestroy(): void }>;
+    try {
+      tcp.resetAndDestroy?.();
+    } catch {
+      // Not a TCP socket.
+    }
+    // TLS would report the error on the socket below too, where nobody listens.
+    this.#socket.destroy(this.#isSocket ? undefined : error);
+  }
+}
+
+/** True for what writes through the system, and so is done with a buffer once it calls back. */
+function hasHandle(socket: Duplex): boolean {
+  return '_handle' in socket && socket._handle !== null && socket._handle !== undefined;
+}
+
+/**
+ * Asks the system again at the end: libuv tells a reset that comes right behind bytes as an end
+ * (`uv__stream_io`, on POLLHUP after a partial read), and a stream that is cut would pass for a whole one.
+ *
+ * @param fd - A socket that cannot block, at its end; or -1.
+ */
+function resetAtEnd(fd: number): Error | undefined {
+  if (fd < 0) return undefined;
+  try {
+    readSync(fd, new Uint8Array(1));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ECONNRESET') return error as Error;
+  }
+  return undefined;
+}
+
+function ignore(): void {}

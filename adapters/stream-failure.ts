@@ -1,0 +1,40 @@
+import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
+
+/** Codes of Node's that say no more than that the stream is gone. */
+const GONE: ReadonlySet<string> = new Set([
+  'ERR_SOCKET_CLOSED',
+  'ERR_STREAM_ALREADY_FINISHED',
+  'ERR_STREAM_DESTROYED',
+  'ERR_STREAM_PREMATURE_CLOSE',
+  'ERR_STREAM_WRITE_AFTER_END',
+]);
+
+/** A latched failure: gives its error for the operation that met it, and where. */
+export type Failure = (operation: string, position: number | undefined) => QemuFileError;
+
+/** A failure with a code and a reason of our own. */
+export function failure(code: string, reason: string, cause?: unknown): Failure {
+  return (operation, position) =>
+    new QemuFileError(code, reason, {
+      operation,
+      position,
+      ...(cause === undefined ? {} : { cause }),
+    });
+}
+
+/** The failure of writing to a stream that is closed or ended. */
+export function gone(cause?: unknown): Failure {
+  return failure('EPIPE', 'the stream is closed for writing', cause);
+}
+
+/**
+ * The failure that a stream reported.
+ *
+ * @param cause - What it reported.
+ * @param lost - Gives the failure instead, when all it says is that the stream is gone.
+ */
+export function failureOf(cause: unknown, lost: (cause: unknown) => Failure): Failure {
+  const code = (cause as { code?: unknown } | null | undefined)?.code;
+  if (typeof code === 'string' && GONE.has(code)) return lost(cause);
+  return (operation, position) => toQemuFileError(cause, { operation, position });
+}

@@ -1,0 +1,95 @@
+import { fstatSync } from 'node:fs';
+import { describeTarget, openFrom, openTo, type Uri } from '../../adapters/index.ts';
+import { type QemuFileError, toQemuFileError } from '../errors.ts';
+import type { QemuFileOptions } from '../options.ts';
+import type { QemuFile } from '../qemu-file.ts';
+import type { RelayEnd } from '../relay.ts';
+import { say } from './text.ts';
+
+/** What a relay is to be opened with. */
+export interface Endpoints {
+  from: Uri;
+  to: Uri;
+  /** Path of the copy. */
+  tee?: string | undefined;
+  /** Options of the file that `to` becomes. */
+  toOptions: QemuFileOptions;
+  signal: AbortSignal;
+  quiet: boolean;
+}
+
+/** The files of a relay. */
+export interface OpenEndpoints {
+  from: QemuFile;
+  to: QemuFile;
+  tee: QemuFile | undefined;
+}
+
+/** The first end that could not be opened. */
+export interface OpenFailure {
+  end: RelayEnd;
+  error: QemuFileError;
+}
+
+/**
+ * Opens all ends, or none: those that were open already are destroyed if another fails.
+ *
+ * `to` is opened once `from` is open, because a QEMU that waits for a migration gives up when the
+ * connection ends without one. Files are opened at once: one that cannot be written should be known
+ * before a source has connected.
+ */
+export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints | OpenFailure> {
+  const { from, to, tee, toOptions } = endpoints;
+  const stop = new AbortController();
+  const signal = AbortSignal.any([endpoints.signal, stop.signal]);
+  const opened: QemuFile[] = [];
+  let failure: OpenFailure | undefined;
+
+  const open = async (end: RelayEnd, opening: () => Promise<QemuFile>): Promise<QemuFile> => {
+    try {
+      const file = await opening();
+      opened.push(file);
+      return file;
+    } catch (error) {
+      failure ??= { end, error: toQemuFileError(error) };
+      stop.abort();
+      throw error;
+    }
+  };
+  const onListening = (address: Parameters<typeof describeTarget>[0]): void => {
+    if (!endpoints.quiet) void say(`listening on ${describeTarget(address)}`);
+  };
+  const openingFrom = open('from', () => openFrom(from, { signal, onListening }));
+  const openTheTo = (): Promise<QemuFile> =>
+    open('to', () => openTo(to, { signal, file: toOptions }));
+  const openingTo = to.scheme === 'file' ? openTheTo() : openingFrom.then(openTheTo);
+  const openingTee =
+    tee === undefined
+      ? Promise.resolve(undefined)
+      : open('tee', () => openTo({ scheme: 'file', path: tee, offset: 0 }, { signal }));
+  const all = [openingFrom, openingTo, openingTee] as const;
+  await Promise.allSettled(all);
+  if (failure === undefined) {
+    const [fromFile, toFile, teeFile] = await Promise.all(all);
+    return { from: fromFile, to: toFile, tee: teeFile };
+  }
+  for (const file of opened) file.destroy(failure.error);
+  await Promise.allSettled(opened.map((file) => file.close()));
+  return failure;
+}
+
+/** How many bytes will come from an end, where that is known. */
+export function sizeOf(uri: Uri, file: QemuFile): number | undefined {
+  const fd = file.getFd();
+  if (fd < 0 || (uri.scheme !== 'file' && uri.scheme !== 'stdio')) return undefined;
+  const stats = fstatSync(fd);
+  if (!stats.isFile()) return undefined;
+  return Math.max(0, stats.size - (uri.scheme === 'file' ? uri.offset : 0));
+}
+
+/** Whether what goes to an endpoint goes to standard output, so that nothing else may. */
+export function isStdout(uri: Uri): boolean {
+  if (uri.scheme === 'stdio') return true;
+  if (uri.scheme === 'fd') return uri.fd === 1;
+  return uri.scheme === 'file' && /^\/(dev\/stdout|(dev|proc\/self)\/fd\/1)$/.test(uri.path);
+}

@@ -1,0 +1,62 @@
+import type { QemuFileError } from '../errors.ts';
+
+/** Exit codes of the command; after a signal it is `128 +` its number. */
+export const EXIT = {
+  /** Done. */
+  DONE: 0,
+  /** The command line is wrong. */
+  USAGE: 2,
+  /** The input is not what it should be; it may be empty. */
+  INPUT: 3,
+  /** Opening, reading, writing or closing failed. */
+  IO: 4,
+} as const;
+
+/** Signals that end a relay in order, and their exit codes. */
+export const SIGNAL_EXITS = {
+  SIGHUP: 129,
+  SIGINT: 130,
+  SIGTERM: 143,
+} as const;
+
+export type EndingSignal = keyof typeof SIGNAL_EXITS;
+
+/** Whether an input was empty; the system has other uses for that code. */
+export function isEmptyInput({ code, operation }: QemuFileError): boolean {
+  return code === 'ENODATA' && operation === 'relay';
+}
+
+/** Gives the exit code of a failure of the input or the output. */
+export function exitCodeOf(error: QemuFileError): number {
+  return isEmptyInput(error) ? EXIT.INPUT : EXIT.IO;
+}
+
+/** The signals that end the command, turned into an `AbortSignal`. */
+export class Interruption implements Disposable {
+  readonly #controller = new AbortController();
+  #by: EndingSignal | undefined;
+
+  constructor() {
+    for (const name of Object.keys(SIGNAL_EXITS)) process.on(name, this.#onSignal);
+  }
+
+  /** Aborts at the first of the signals; further ones change nothing, closing is under way. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** The first signal that came, if one has. */
+  get by(): EndingSignal | undefined {
+    return this.#by;
+  }
+
+  /** Gives the signals their usual meaning again. */
+  [Symbol.dispose](): void {
+    for (const name of Object.keys(SIGNAL_EXITS)) process.off(name, this.#onSignal);
+  }
+
+  readonly #onSignal = (name: EndingSignal): void => {
+    this.#by ??= name;
+    this.#controller.abort(new Error(`interrupted by ${name}`));
+  };
+}

@@ -1,0 +1,24 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs';
+
+/** Answered here, before anything is loaded: scripts ask for it often. */
+const VERSION_FLAGS: readonly unknown[] = ['--version', '-V'];
+
+function version(): string {
+  const manifest = readFileSync(new URL(import.meta.resolve('qemu-file/package.json')), 'utf8');
+  return (JSON.parse(manifest) as { version: string }).version;
+}
+
+if (VERSION_FLAGS.includes(process.argv[2])) {
+  process.stdout.on('error', () => {
+    process.exitCode = 4;
+  });
+  process.stdout.write(`${version()}\n`);
+} else {
+  void import('./program.ts')
+    .then(({ run }) => run(process.argv.slice(2), version()))
+    .then((code) => {
+      // Never process.exit(): it cuts off what standard output still holds.
+      process.exitCode = code;
+    });
+}

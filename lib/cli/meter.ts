@@ -1,0 +1,98 @@
+import type { SingleBar } from 'cli-progress';
+import type { QemuFile } from '../qemu-file.ts';
+import { showSize } from './sizes.ts';
+
+const FRAMES_PER_SECOND = 5;
+const BAR_WIDTH = 20;
+/** Weight of the newest sample in the rate that is shown. */
+const SAMPLE_WEIGHT = 0.2;
+/** Part of the time between two frames that counts as being limited. */
+const LIMITED_SHARE = 0.1;
+
+/** What the progress line shows. */
+export interface Progress {
+  bytes: number;
+  /** Bytes in all, where known. */
+  total?: number | undefined;
+  bytesPerSecond: number;
+  /** Whether the rate limit holds bytes back. */
+  limited: boolean;
+}
+
+/** Gives the progress line: bytes, rate, limited or not, and the time left where the size is known. */
+export function showProgress({ bytes, total, bytesPerSecond, limited }: Progress): string {
+  const parts = [showSize(bytes), `${showSize(Math.round(bytesPerSecond))}/s`];
+  if (limited) parts.push('limited');
+  if (total !== undefined && total > 0) {
+    const share = Math.min(1, bytes / total);
+    const done = Math.floor(share * BAR_WIDTH);
+    parts.unshift(`[${'='.repeat(done)}${'-'.repeat(BAR_WIDTH - done)}]`);
+    parts.push(`${Math.floor(share * 100)} %`);
+    if (bytesPerSecond > 0 && bytes < total) {
+      parts.push(`ETA ${showTime((total - bytes) / bytesPerSecond)}`);
+    }
+  }
+  return parts.join('  ');
+}
+
+function showTime(seconds: number): string {
+  const whole = Math.ceil(seconds);
+  const minutes = Math.floor(whole / 60) % 60;
+  const clock = `${minutes}:${String(whole % 60).padStart(2, '0')}`;
+  return whole < 3600 ? clock : `${Math.floor(whole / 3600)}:${clock.padStart(5, '0')}`;
+}
+
+/** The progress line of a relay, on standard error. */
+export class Meter {
+  readonly #file: QemuFile;
+  readonly #total: number | undefined;
+  readonly #bar: SingleBar;
+  #at = performance.now();
+  #bytes = 0;
+  #limitedMs = 0;
+  #rate = 0;
+
+  /**
+   * Loads what draws the line, and begins to.
+   *
+   * @param file - Where the bytes go to.
+   * @param total - How many there will be, if that is known.
+   */
+  static async start(file: QemuFile, total: number | undefined): Promise<Meter> {
+    const { default: progress } = await import('cli-progress');
+    return new Meter(file, total, progress.SingleBar);
+  }
+
+  private constructor(file: QemuFile, total: number | undefined, Bar: typeof SingleBar) {
+    this.#file = file;
+    this.#total = total;
+    this.#bar = new Bar({
+      format: () => this.#frame(),
+      fps: FRAMES_PER_SECOND,
+      stream: process.stderr,
+      clearOnComplete: true,
+    });
+    this.#bar.start(total ?? 0, 0);
+  }
+
+  /** Takes the line away. */
+  stop(): void {
+    this.#bar.stop();
+  }
+
+  #frame(): string {
+    const { limitedMs } = this.#file;
+    const bytes = this.#file.putPosition - this.#file.writableLength;
+    const now = performance.now();
+    const elapsed = now - this.#at;
+    const limited = limitedMs - this.#limitedMs > elapsed * LIMITED_SHARE;
+    if (elapsed > 0) {
+      const rate = ((bytes - this.#bytes) * 1000) / elapsed;
+      this.#rate += (rate - this.#rate) * (this.#rate === 0 ? 1 : SAMPLE_WEIGHT);
+    }
+    this.#at = now;
+    this.#bytes = bytes;
+    this.#limitedMs = limitedMs;
+    return showProgress({ bytes, total: this.#total, bytesPerSecond: this.#rate, limited });
+  }
+}

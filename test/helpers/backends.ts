@@ -1,0 +1,245 @@
+import type { QemuFileOps, QemuFileSizes, Whence } from '../../lib/ops.ts';
+
+/** How a test backend answers: at once, with a promise, or when the test says so. */
+export type Answering = 'sync' | 'async' | 'manual';
+
+/** One `writevBuffer` call, as it was made. */
+export interface WriteCall {
+  position: number;
+  /** The very buffers that the backend was given. */
+  buffers: readonly Uint8Array[];
+  /** What they held then. */
+  bytes: Buffer;
+}
+
+interface Pending {
+  length: number;
+  resolve(count: number): void;
+  reject(error: unknown): void;
+}
+
+/**
+ * Takes what is written and notes how. With `'manual'` each call waits for `take()` or `fail()`.
+ */
+export class Sink implements QemuFileOps {
+  readonly calls: WriteCall[] = [];
+  /** What `close` was given, one entry for each call. */
+  readonly closes: (Error | undefined)[] = [];
+  /** What `shutDown` was given. */
+  readonly shutDowns: [boolean, boolean][] = [];
+  /** What `close` answers. */
+  closeAnswer: number | undefined = undefined;
+  /** True if `writevBuffer` was ever called before it had answered. */
+  overlapped = false;
+  /** Set to have the next `writevBuffer` call do something else than to take all. */
+  misbehave: ((length: number) => number | PromiseLike<number>) | null = null;
+  readonly sizes: Partial<QemuFileSizes>;
+  readonly #answering: Answering;
+  #pending: Pending | null = null;
+
+  constructor(answering: Answering = 'sync', sizes: Partial<QemuFileSizes> = {}) {
+    this.#answering = answering;
+    this.sizes = sizes;
+  }
+
+  /** All bytes given so far. */
+  get written(): Buffer {
+    return Buffer.concat(this.calls.map((call) => call.bytes));
+  }
+
+  /** Lengths of the entries of each call. */
+  get shape(): number[][] {
+    return this.calls.map((call) => call.buffers.map((buffer) => buffer.length));
+  }
+
+  /** Whether a call waits for `take()` or `fail()`. */
+  get busy(): boolean {
+    return this.#pending !== null;
+  }
+
+  writevBuffer(buffers: readonly Uint8Array[], position: number): number | Promise<number> {
+    if (this.#pending !== null) this.overlapped = true;
+    const bytes = Buffer.concat(buffers);
+    this.calls.push({ position, buffers: [...buffers], bytes });
+    if (this.misbehave !== null) return this.misbehave(bytes.length) as number | Promise<number>;
+    if (this.#answering === 'sync') return bytes.length;
+    return new Promise((resolve, reject) => {
+      this.#pending = { length: bytes.length, resolve, reject };
+      if (this.#answering === 'async') setImmediate(() => this.take());
+    });
+  }
+
+  /** Answers the waiting call; all of its bytes unless said. */
+  take(count?: number): void {
+    const pending = this.#pending;
+    this.#pending = null;
+    pending?.resolve(count ?? pending.length);
+  }
+
+  /** Rejects the waiting call. */
+  fail(error: unknown): void {
+    const pending = this.#pending;
+    this.#pending = null;
+    pending?.reject(error);
+  }
+
+  close(error?: Error): number | undefined {
+    this.closes.push(error);
+    return this.closeAnswer;
+  }
+
+  shutDown(read: boolean, write: boolean): number {
+    this.shutDowns.push([read, write]);
+    return 0;
+  }
+}
+
+/** How a `Source` gives its chunks. */
+export interface SourceOptions {
+  answering?: 'sync' | 'async';
+  /** Hands its chunks over instead of copying them into the buffer it is given. */
+  hands?: boolean;
+}
+
+/** Gives chunks, one for each `getBuffer` call, and then the end. */
+export class Source implements QemuFileOps {
+  /** Position of each `getBuffer` call. */
+  readonly positions: number[] = [];
+  readonly closes: (Error | undefined)[] = [];
+  readonly #chunks: Uint8Array[];
+  readonly #answering: 'sync' | 'async';
+  readonly #hands: boolean;
+
+  constructor(chunks: readonly Uint8Array[], options: SourceOptions = {}) {
+    // A chunk that was handed over may be changed by its new owner: everyone gets a copy.
+    this.#chunks = chunks.map((chunk) => Buffer.from(chunk));
+    this.#answering = options.answering ?? 'sync';
+    this.#hands = options.hands ?? false;
+  }
+
+  getBuffer(
+    buffer: Uint8Array,
+    position: number,
+  ): number | Uint8Array | Promise<number | Uint8Array> {
+    this.positions.push(position);
+    if (this.#answering === 'sync') return this.#next(buffer);
+    return new Promise((resolve) => setImmediate(() => resolve(this.#next(buffer))));
+  }
+
+  close(error?: Error): void {
+    this.closes.push(error);
+  }
+
+  setBlocking(): void {}
+
+  #next(buffer: Uint8Array): number | Uint8Array {
+    const chunk = this.#chunks.shift();
+    if (chunk === undefined) return 0;
+    if (this.#hands) return chunk;
+    const some = chunk.subarray(0, buffer.length);
+    if (some.length < chunk.length) this.#chunks.unshift(chunk.subarray(some.length));
+    buffer.set(some);
+    return some.length;
+  }
+}
+
+/** A backend whose `getBuffer` answers what and when the test says. */
+export class Feed implements QemuFileOps {
+  /** How many times `getBuffer` was called. */
+  asked = 0;
+  readonly closes: (Error | undefined)[] = [];
+  #resolve: ((answer: number | Uint8Array) => void) | null = null;
+  #reject: ((error: unknown) => void) | null = null;
+
+  getBuffer(): Promise<number | Uint8Array> {
+    this.asked += 1;
+    return new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+  }
+
+  /** Whether `getBuffer` waits for an answer. */
+  get waiting(): boolean {
+    return this.#resolve !== null;
+  }
+
+  /** Answers the waiting call. */
+  give(answer: number | Uint8Array): void {
+    const resolve = this.#resolve;
+    if (resolve === null) throw new Error('nobody has asked for bytes');
+    this.#resolve = null;
+    resolve(answer);
+  }
+
+  /** Rejects the waiting call. */
+  fail(error: unknown): void {
+    this.#resolve = null;
+    this.#reject?.(error);
+  }
+
+  close(error?: Error): void {
+    this.closes.push(error);
+  }
+}
+
+/** A buffer of fixed size with one offset for both directions, which notes what was done with it. */
+export class SeekableMemory implements QemuFileOps {
+  readonly memory: Buffer;
+  readonly log: string[] = [];
+  offset = 0;
+  /** Set to have the next operation of that name do something else. */
+  readonly misbehave: Partial<Record<string, () => number | Promise<number>>> = {};
+
+  constructor(memory: Buffer) {
+    this.memory = memory;
+  }
+
+  getBuffer(buffer: Uint8Array): number {
+    const some = this.memory.subarray(this.offset, this.offset + buffer.length);
+    buffer.set(some);
+    this.log.push(`get ${some.length}@${this.offset}`);
+    this.offset += some.length;
+    return some.length;
+  }
+
+  writevBuffer(buffers: readonly Uint8Array[]): number {
+    const bytes = Buffer.concat(buffers);
+    this.log.push(`put ${bytes.length}@${this.offset}`);
+    this.memory.set(bytes, this.offset);
+    this.offset += bytes.length;
+    return bytes.length;
+  }
+
+  setOffset(offset: number, whence: Whence): number | Promise<number> {
+    this.log.push(`setOffset ${offset} ${whence}`);
+    if (this.misbehave.setOffset !== undefined) return this.misbehave.setOffset();
+    const from = { set: 0, current: this.offset, end: this.memory.length };
+    this.offset = from[whence] + offset;
+    return this.offset;
+  }
+
+  getOffset(): number | Promise<number> {
+    this.log.push('getOffset');
+    return this.misbehave.getOffset?.() ?? this.offset;
+  }
+
+  putBufferAt(buffer: Uint8Array, offset: number): number | Promise<number> {
+    this.log.push(`putAt ${buffer.length}@${offset}`);
+    if (this.misbehave.putBufferAt !== undefined) return this.misbehave.putBufferAt();
+    this.memory.set(buffer, offset);
+    return buffer.length;
+  }
+
+  getBufferAt(buffer: Uint8Array, offset: number): number | Promise<number> {
+    this.log.push(`getAt ${buffer.length}@${offset}`);
+    if (this.misbehave.getBufferAt !== undefined) return this.misbehave.getBufferAt();
+    const some = this.memory.subarray(offset, offset + buffer.length);
+    buffer.set(some);
+    return some.length;
+  }
+
+  close(): void {
+    this.log.push('close');
+  }
+}

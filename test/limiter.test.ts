@@ -1,0 +1,584 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { describe, test } from 'node:test';
+import { QemuFile } from '../lib/qemu-file.ts';
+import { RateLimiter } from '../lib/rate-limiter.ts';
+import { Sink } from './helpers/backends.ts';
+import { pattern, piecesOf, turn, wrongly } from './helpers/bytes.ts';
+
+describe('the budget of a window that the caller runs', () => {
+  function queued(limit: number, bytes: number): QemuFile {
+    const file = new QemuFile(new Sink());
+    file.setRateLimit(limit);
+    file.putBuffer(new Uint8Array(bytes));
+    return file;
+  }
+
+  test('is exceeded by more bytes than the limit, not by as many', () => {
+    const file = queued(100, 100);
+    assert.equal(file.rateLimitExceeded(), false);
+    file.putByte(1);
+    assert.equal(file.rateLimitExceeded(), true);
+  });
+
+  test('is no budget for a limit of 0 or less', () => {
+    for (const limit of [0, -1, -1e9]) {
+      const file = queued(limit, 100_000);
+      assert.equal(file.rateLimitExceeded(), false);
+      assert.equal(file.getRateLimit(), limit);
+    }
+    assert.equal(new QemuFile(new Sink()).getRateLimit(), 0);
+  });
+
+  test('counts bytes when they are queued, copied or by reference, written or put', () => {
+    for (const put of [
+      (file: QemuFile) => file.putBuffer(new Uint8Array(10)),
+      (file: QemuFile) => file.putBufferAsync(new Uint8Array(10)),
+      (file: QemuFile) => file.write(new Uint8Array(10)),
+      (file: QemuFile) => file.putCountedString('123456789'),
+      (file: QemuFile) => {
+        const source = new QemuFile({});
+        source.putBuffer(new Uint8Array(10));
+        file.putQemuFile(source);
+      },
+    ]) {
+      const file = new QemuFile(new Sink('manual'), { autoFlush: false });
+      file.setRateLimit(9);
+      put(file);
+      assert.equal(file.rateLimitExceeded(), true);
+      file.setRateLimit(10);
+      assert.equal(file.rateLimitExceeded(), false);
+    }
+  });
+
+  test('goes on counting through a flush, until it is reset', async () => {
+    const file = queued(100, 101);
+    await file.flush();
+    assert.equal(file.rateLimitExceeded(), true);
+    file.resetRateLimit();
+    assert.equal(file.rateLimitExceeded(), false);
+    file.putBuffer(new Uint8Array(101));
+    assert.equal(file.rateLimitExceeded(), true);
+  });
+
+  test('does not count updatePosition', () => {
+    const file = queued(100, 100);
+    file.updatePosition(1_000_000);
+    assert.equal(file.rateLimitExceeded(), false);
+    file.putByte(1);
+    assert.equal(file.rateLimitExceeded(), true);
+  });
+
+  test('counts from the last reset, also bytes that were queued before the limit was set', () => {
+    const file = new QemuFile(new Sink());
+    file.putBuffer(new Uint8Array(50));
+    file.setRateLimit(40);
+    assert.equal(file.rateLimitExceeded(), true);
+  });
+
+  test('never stops a put', async () => {
+    const sink = new Sink();
+    const file = new QemuFile(sink);
+    file.setRateLimit(1);
+    file.putBuffer(pattern(100_000));
+    await file.flush();
+    assert.equal(sink.written.length, 100_000);
+  });
+
+  test('is exceeded once an error is latched', () => {
+    const file = new QemuFile(new Sink());
+    file.setError(-5);
+    assert.equal(file.rateLimitExceeded(), true);
+  });
+
+  test('asking about it does not flush', () => {
+    const sink = new Sink();
+    const file = new QemuFile(sink, { autoFlush: false });
+    file.setRateLimit(5);
+    file.putBuffer(pattern(10));
+    assert.equal(file.rateLimitExceeded(), true);
+    assert.equal(sink.calls.length, 0);
+  });
+
+  test('refuses what is no number', () => {
+    const file = new QemuFile(new Sink());
+    for (const wrong of [Number.NaN, Infinity, -Infinity, '5', undefined]) {
+      assert.throws(() => file.setRateLimit(wrongly(wrong)), RangeError);
+    }
+  });
+
+  test('makes write() return false, and drain() and "drain" wait for the reset', async () => {
+    const file = new QemuFile(new Sink());
+    let drains = 0;
+    file.on('drain', () => (drains += 1));
+    file.setRateLimit(10);
+    assert.equal(file.write(pattern(10)), true);
+    assert.equal(file.write(pattern(1)), false);
+    assert.equal(file.writableNeedDrain, true);
+    let drained = false;
+    const draining = file.drain().then(() => (drained = true));
+    await file.flush();
+    await turn();
+    assert.equal(drained, false);
+    assert.equal(drains, 0);
+    file.resetRateLimit();
+    await draining;
+    await turn();
+    assert.equal(drains, 1);
+    assert.equal(file.writableNeedDrain, false);
+  });
+
+  test('that grows lets go whom the smaller one held', async () => {
+    const file = new QemuFile(new Sink());
+    file.setRateLimit(10);
+    file.putBuffer(pattern(20));
+    const draining = file.drain();
+    file.setRateLimit(20);
+    await draining;
+  });
+});
+
+describe('the gate of the transport', () => {
+  test('shuts at the high-water mark and opens at half of it, and "drain" comes once', async () => {
+    const sink = new Sink('manual', { highWaterMark: 1000, gatherEntries: 1 });
+    const file = new QemuFile(sink);
+    let drains = 0;
+    file.on('drain', () => (drains += 1));
+    assert.equal(file.write(Buffer.alloc(999)), true);
+    assert.equal(file.rateLimitExceeded(), false);
+    assert.equal(file.write(Buffer.alloc(1)), false);
+    for (let poll = 0; poll < 5; poll += 1) assert.equal(file.rateLimitExceeded(), true);
+    assert.equal(file.writableLength, 1000);
+    assert.equal(file.writableHighWaterMark, 1000);
+    await turn();
+    assert.equal(drains, 0);
+    sink.take();
+    await turn();
+    assert.equal(drains, 1);
+    assert.equal(file.rateLimitExceeded(), false);
+
+    // Batches of 400 bytes by reference each: at 800 left it is shut still, at 400 open.
+    for (let at = 0; at < 3; at += 1) file.putBufferAsync(Buffer.alloc(400));
+    assert.equal(file.rateLimitExceeded(), true);
+    sink.take();
+    await turn();
+    assert.equal(file.writableLength, 800);
+    assert.equal(file.rateLimitExceeded(), true);
+    assert.equal(drains, 1);
+    sink.take();
+    await turn();
+    assert.equal(drains, 2);
+    sink.take();
+    await turn();
+    assert.equal(drains, 2);
+  });
+
+  test('is the same for drain(), which resolves at once where it is open', async () => {
+    const sink = new Sink('manual', { highWaterMark: 100 });
+    const file = new QemuFile(sink);
+    await file.drain();
+    file.putBufferAsync(Buffer.alloc(100));
+    const log: string[] = [];
+    const waits = [file.drain(), file.drain()].map((wait) => wait.then(() => log.push('open')));
+    await turn();
+    assert.equal(log.length, 0);
+    sink.take();
+    await Promise.all(waits);
+    assert.equal(log.length, 2);
+  });
+
+  test('opens although autoFlush is off: who asks has the bytes sent', async () => {
+    const sink = new Sink('async', { highWaterMark: 100 });
+    const file = new QemuFile(sink, { autoFlush: false });
+    for (let round = 0; round < 5; round += 1) {
+      file.putBufferAsync(Buffer.alloc(100));
+      assert.equal(file.rateLimitExceeded(), true);
+      // A producer looks at the end of its record only.
+      file.putBufferAsync(Buffer.alloc(60));
+      while (sink.busy) await turn();
+      await file.drain();
+    }
+    await file.close();
+    assert.equal(sink.written.length, 800);
+  });
+
+  test('keeps what waits within the high-water mark and one chunk, for a producer that asks', async () => {
+    const sink = new Sink('async', { highWaterMark: 10_000 });
+    const file = new QemuFile(sink);
+    const chunk = pattern(3000);
+    let most = 0;
+    for (let at = 0; at < 200; at += 1) {
+      if (!file.write(chunk)) await once(file, 'drain');
+      file.putByte(at);
+      most = Math.max(most, file.writableLength);
+      if (file.rateLimitExceeded()) await file.drain();
+    }
+    await file.close();
+    assert.equal(sink.written.length, 200 * 3001);
+    assert.ok(most <= 13_001, `${most} bytes waited`);
+  });
+
+  test('holds back a pipe', async () => {
+    const sink = new Sink('async', { highWaterMark: 10_000 });
+    const file = new QemuFile(sink);
+    let most = 0;
+    const bytes = pattern(300_000);
+    const chunks = piecesOf(bytes, 4096);
+    const source = Readable.from(
+      (function* () {
+        for (const chunk of chunks) {
+          most = Math.max(most, file.writableLength);
+          yield chunk;
+        }
+      })(),
+      { objectMode: false, highWaterMark: 1 },
+    );
+    await pipeline(source, file);
+    assert.equal(Buffer.compare(sink.written, bytes), 0);
+    assert.ok(most <= 10_000 + 4096, `${most} bytes waited`);
+  });
+
+  test('has drain({signal}) end with ECANCELED, and others wait on', async () => {
+    const sink = new Sink('manual', { highWaterMark: 10 });
+    const file = new QemuFile(sink);
+    file.putBufferAsync(pattern(10));
+    const controller = new AbortController();
+    const { signal } = controller;
+    const reason = new Error('enough');
+    const aborted = file.drain({ signal });
+    const other = file.drain();
+    controller.abort(reason);
+    await assert.rejects(aborted, { code: 'ECANCELED', cause: reason, operation: 'drain' });
+    await assert.rejects(file.drain({ signal }), { code: 'ECANCELED' });
+    await turn();
+    sink.take();
+    await other;
+    assert.equal(file.getError(), 0);
+  });
+
+  test('and the budget: both must be open', async () => {
+    const sink = new Sink('manual', { highWaterMark: 100 });
+    const file = new QemuFile(sink);
+    let drains = 0;
+    file.on('drain', () => (drains += 1));
+    file.setRateLimit(50);
+    assert.equal(file.write(Buffer.alloc(100)), false);
+    await turn();
+    sink.take();
+    await turn();
+    assert.equal(drains, 0);
+    file.resetRateLimit();
+    await turn();
+    assert.equal(drains, 1);
+  });
+});
+
+describe('maxPendingBytes', () => {
+  test('latches ENOBUFS for a producer that does not ask, and the memory is let go', async () => {
+    for (const put of [
+      (file: QemuFile) => file.putBuffer(Buffer.alloc(10_000)),
+      (file: QemuFile) => file.putBufferAsync(Buffer.alloc(10_000)),
+      (file: QemuFile) => void file.write(Buffer.alloc(10_000)),
+      (file: QemuFile) => file.putBe32(1),
+    ]) {
+      const file = new QemuFile(new Sink('manual'), { maxPendingBytes: 100_000 });
+      let most = 0;
+      for (let at = 0; at < 100_000 && file.getError() === 0; at += 1) {
+        most = Math.max(most, file.writableLength);
+        put(file);
+      }
+      assert.equal(file.error?.code, 'ENOBUFS');
+      assert.ok(most <= 100_000 + 32_768, `${most} bytes waited`);
+      await assert.rejects(file.flush(), { code: 'ENOBUFS', message: /maxPendingBytes/ });
+      await assert.rejects(file.close(), { code: 'ENOBUFS' });
+    }
+  });
+
+  test('lets one buffer pass that is larger by itself', async () => {
+    const sink = new Sink('async');
+    const file = new QemuFile(sink, { maxPendingBytes: 1000 });
+    file.putByte(1);
+    assert.equal(file.write(pattern(50_000)), false);
+    await file.drain();
+    file.putByte(2);
+    await file.close();
+    assert.equal(sink.written.length, 50_002);
+  });
+
+  test('is nothing to a backend that answers at once', async () => {
+    const sink = new Sink();
+    const file = new QemuFile(sink, { maxPendingBytes: 1000 });
+    file.putBuffer(pattern(500_000));
+    await file.close();
+    assert.equal(sink.written.length, 500_000);
+  });
+});
+
+describe('a limiter of its own rate', () => {
+  function limiter(bytesPerSecond: number): { clock: { ms: number }; rate: RateLimiter } {
+    const clock = { ms: 1000 };
+    const rate = new RateLimiter(() => clock.ms);
+    rate.setBandwidth(bytesPerSecond, 0);
+    return { clock, rate };
+  }
+
+  test('lets out 20 ms worth at once, and no more than that after any pause', () => {
+    const { clock, rate } = limiter(100_000);
+    for (const pause of [0, 20, 1000, 3_600_000]) {
+      clock.ms += pause;
+      assert.equal(rate.allowance(1_000_000), 2000);
+      rate.spend(2000);
+      assert.equal(rate.allowance(1_000_000), 0);
+    }
+  });
+
+  test('lets out what is wanted if that is less, however little', () => {
+    const { rate } = limiter(100_000);
+    assert.equal(rate.allowance(1), 1);
+    rate.spend(1999);
+    assert.equal(rate.allowance(1), 1);
+    rate.spend(1);
+    assert.equal(rate.allowance(1), 0);
+  });
+
+  test('says for how long to wait, and after that lets something out', () => {
+    for (const bytesPerSecond of [0.5, 1, 3, 999, 12_345, 1e6, 1e9, 1e15]) {
+      for (const wanted of [1, 10, 32_768, 1e9]) {
+        const { clock, rate } = limiter(bytesPerSecond);
+        for (let round = 0; round < 20; round += 1) {
+          let allowed = rate.allowance(wanted);
+          while (allowed > 0) {
+            assert.ok(Number.isInteger(allowed) && allowed <= wanted);
+            rate.spend(allowed);
+            allowed = clock.ms > 1e6 ? 0 : rate.allowance(wanted);
+            clock.ms += allowed > 0 ? 0.001 : 0;
+          }
+          const ms = rate.waitMs(wanted);
+          assert.ok(Number.isInteger(ms) && ms >= 1 && ms < 2 ** 31, `${ms} ms`);
+          clock.ms += ms;
+          assert.ok(rate.allowance(wanted) > 0, `${bytesPerSecond} B/s, ${wanted} wanted`);
+          if (round > 3) break;
+        }
+      }
+    }
+  });
+
+  test('never asks for a wait that a timer cannot keep', () => {
+    const { rate } = limiter(1e-9);
+    rate.spend(1);
+    assert.ok(rate.waitMs(1) < 2 ** 31);
+  });
+
+  test('comes to its rate in the long run, and goes over it in no second by more than 20 ms worth', () => {
+    const { clock, rate } = limiter(1_000_000);
+    const left: (readonly [number, number])[] = [];
+    const end = clock.ms + 10_000;
+    let total = 0;
+    while (clock.ms < end) {
+      const allowed = rate.allowance(32_768);
+      if (allowed === 0) {
+        clock.ms += rate.waitMs(32_768);
+        continue;
+      }
+      rate.spend(allowed);
+      total += allowed;
+      left.push([clock.ms, allowed]);
+    }
+    assert.ok(total <= 10_020_000, `${total} bytes in 10 s`);
+    assert.ok(total >= 9_900_000, `${total} bytes in 10 s`);
+    for (const [from] of left) {
+      let second = 0;
+      for (const [at, bytes] of left) if (at >= from && at < from + 1000) second += bytes;
+      assert.ok(second <= 1_020_000, `${second} bytes in the second from ${from}`);
+    }
+  });
+
+  test('changes from now on: slower does not pay for what was earned, faster does not wait', () => {
+    const { clock, rate } = limiter(1_000_000);
+    rate.setBandwidth(1000, 0);
+    assert.equal(rate.allowance(1000), 20);
+    rate.spend(20);
+    assert.equal(rate.allowance(1000), 0);
+    rate.setBandwidth(1_000_000, 0);
+    clock.ms += 4;
+    assert.equal(rate.allowance(1_000_000), 4000);
+    rate.setBandwidth(0, 0);
+    assert.equal(rate.allowance(1_000_000), 1_000_000);
+  });
+
+  test('has a window limit of a tenth, which sets ten times as much', () => {
+    const { rate } = limiter(1_000_000);
+    assert.equal(rate.limit, 100_000);
+    rate.limit = 5000;
+    assert.equal(rate.bandwidth, 50_000);
+    assert.equal(rate.limit, 5000);
+    assert.equal(rate.exceeded(1e9, 5000), false);
+    assert.equal(rate.exceeded(1e9, 5001), true);
+    rate.limit = 0;
+    assert.equal(rate.bandwidth, 0);
+    assert.equal(rate.exceeded(1e9, 1e9), false);
+  });
+
+  test('lifted by a window limit of 0 does not begin a window that nobody reset', () => {
+    const { rate } = limiter(1000);
+    rate.reset(5000);
+    rate.limit = 0;
+    rate.limit = 100;
+    assert.equal(rate.exceeded(5100, 0), false);
+    assert.equal(rate.exceeded(5101, 0), true);
+  });
+
+  test('measures what the transport takes while it has something, without pauses and waits for the limit', () => {
+    const { clock, rate } = limiter(100);
+    assert.equal(rate.measured, 0);
+    for (let batch = 0; batch < 50; batch += 1) {
+      rate.spend(1000);
+      clock.ms += 10;
+      rate.taken(1000);
+      clock.ms += 990;
+    }
+    assert.equal(Math.round(rate.measured), 100_000);
+    for (let batch = 0; batch < 500; batch += 1) {
+      rate.spend(1000);
+      clock.ms += 100;
+      rate.taken(1000);
+    }
+    assert.equal(Math.round(rate.measured), 10_000);
+  });
+});
+
+describe('maxBandwidth', () => {
+  test('has all bytes leave in order, some of them later', async () => {
+    for (const answering of ['sync', 'async'] as const) {
+      const sink = new Sink(answering);
+      const file = new QemuFile(sink, { maxBandwidth: 1_000_000 });
+      const bytes = pattern(120_000);
+      let released = 0;
+      for (const [at, piece] of piecesOf(bytes, 1500).entries()) {
+        if (at % 3 === 0) file.putBuffer(piece);
+        else if (at % 3 === 1) file.putBufferAsync(piece, () => released++);
+        else file.write(piece);
+      }
+      assert.equal(file.rateLimitExceeded(), true);
+      await file.close();
+      assert.equal(Buffer.compare(sink.written, bytes), 0);
+      assert.equal(released, 27);
+      assert.ok(file.limitedMs > 0);
+      assert.ok(file.bandwidth > 0);
+      assert.equal(sink.overlapped, false);
+    }
+  });
+
+  test('keeps a pipe waiting, and the gate opens again', async () => {
+    const sink = new Sink();
+    const file = new QemuFile(sink, { maxBandwidth: 1_000_000 });
+    const bytes = pattern(150_000);
+    await pipeline(Readable.from(piecesOf(bytes, 4096), { objectMode: false }), file);
+    assert.equal(Buffer.compare(sink.written, bytes), 0);
+  });
+
+  test('opens its gate although autoFlush is off', async () => {
+    const sink = new Sink('async');
+    const file = new QemuFile(sink, { maxBandwidth: 200_000, autoFlush: false });
+    assert.equal(file.write(Buffer.alloc(22_000)), false);
+    await file.drain();
+    assert.ok(file.writableLength <= 20_000);
+    await file.close();
+    assert.equal(sink.written.length, 22_000);
+  });
+
+  test('can be lifted while running: what waits leaves at once', async () => {
+    for (const lift of [
+      (file: QemuFile) => (file.maxBandwidth = 0),
+      (file: QemuFile) => file.setRateLimit(0),
+    ]) {
+      const sink = new Sink();
+      const file = new QemuFile(sink, { maxBandwidth: 10 });
+      file.putBuffer(pattern(1000));
+      const flushed = file.flush();
+      const draining = file.drain();
+      await turn();
+      assert.ok(sink.written.length < 1000);
+      lift(file);
+      assert.equal(sink.written.length, 1000);
+      await flushed;
+      await draining;
+      assert.equal(file.maxBandwidth, 0);
+      assert.equal(file.getRateLimit(), 0);
+    }
+  });
+
+  test('can be raised while running, also from far too little', async () => {
+    const sink = new Sink();
+    const file = new QemuFile(sink, { maxBandwidth: 0.001 });
+    file.putBuffer(pattern(1000));
+    const flushed = file.flush();
+    await turn();
+    file.maxBandwidth = 1e6;
+    await flushed;
+    assert.deepEqual(sink.written, pattern(1000));
+  });
+
+  test('can be set on a file that had none', async () => {
+    const sink = new Sink();
+    const file = new QemuFile(sink);
+    file.putBuffer(pattern(1000));
+    await file.flush();
+    file.maxBandwidth = 100_000;
+    assert.equal(file.getRateLimit(), 10_000);
+    file.putBuffer(pattern(9000));
+    await file.flush();
+    assert.ok(file.limitedMs > 0);
+    assert.equal(sink.written.length, 10_000);
+  });
+
+  test('is changed to ten times as much by setRateLimit', () => {
+    const file = new QemuFile(new Sink(), { maxBandwidth: 1000 });
+    assert.equal(file.getRateLimit(), 100);
+    file.setRateLimit(500);
+    assert.equal(file.maxBandwidth, 5000);
+    assert.equal(file.getRateLimit(), 500);
+  });
+
+  test('shuts the gate while more than a window of bytes waits, whatever was queued before', async () => {
+    const file = new QemuFile(new Sink('manual'), { maxBandwidth: 100_000 });
+    file.putBuffer(pattern(10_000));
+    assert.equal(file.rateLimitExceeded(), false);
+    file.putByte(1);
+    assert.equal(file.rateLimitExceeded(), true);
+    file.destroy();
+  });
+
+  test('refuses what is no rate', () => {
+    const file = new QemuFile(new Sink());
+    for (const wrong of [-1, Number.NaN, Infinity]) {
+      assert.throws(() => (file.maxBandwidth = wrong), RangeError);
+    }
+  });
+
+  test('leaves no timer behind when the file is destroyed', async () => {
+    const timers = (): number =>
+      process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+    const before = timers();
+    const file = new QemuFile(new Sink(), { maxBandwidth: 1 });
+    file.putBuffer(pattern(1000));
+    void file.flush();
+    assert.equal(timers(), before + 1);
+    file.destroy();
+    assert.equal(timers(), before);
+    await assert.rejects(file.flush(), { code: 'ECANCELED' });
+  });
+
+  test('is no reason for limitedMs to grow while the transport is what one waits for', async () => {
+    const sink = new Sink('manual');
+    const file = new QemuFile(sink, { maxBandwidth: 1000 });
+    file.putBufferAsync(pattern(20));
+    void file.flush();
+    await turn();
+    assert.equal(sink.busy, true);
+    assert.equal(file.limitedMs, 0);
+    file.destroy();
+  });
+});

@@ -1,0 +1,63 @@
+// The package as a user gets it: packed, installed into an empty project, README's example run as it stands.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { makeTempDir, type TempDir } from './helpers/cleanup.ts';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const readme = readFileSync(join(root, 'README.md'), 'utf8');
+const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+  version: string;
+};
+
+/** The n-th JavaScript example of README. */
+function example(index: number): string {
+  const code = [...readme.matchAll(/^```js\n([\s\S]*?)^```/gm)][index]?.[1];
+  assert.ok(code !== undefined, `README has ${index + 1} JavaScript examples`);
+  return code;
+}
+
+describe('the packed package', () => {
+  let project: TempDir;
+  const run = (command: string, ...args: string[]): string =>
+    execFileSync(command, args, { cwd: project.path, encoding: 'utf8', stdio: 'pipe' });
+
+  before(() => {
+    project = makeTempDir();
+    const packed = execFileSync('npm', ['pack', '--silent', '--pack-destination', project.path], {
+      cwd: root,
+      encoding: 'utf8',
+    });
+    writeFileSync(project.join('package.json'), '{ "name": "empty", "private": true }');
+    const flags = ['--no-audit', '--no-fund', '--prefer-offline', '--silent'];
+    run('npm', 'install', ...flags, project.join(packed.trim().split('\n').at(-1) as string));
+  });
+  after(() => project.remove());
+
+  test("runs README's first example as it stands", () => {
+    writeFileSync(project.join('example.mjs'), example(0));
+    assert.equal(run('node', 'example.mjs'), '5145564d 3\nram\n4096 more bytes\n');
+  });
+
+  test('can be required where Node can require modules', () => {
+    const [major, minor] = process.versions.node.split('.').map(Number) as [number, number];
+    assert.ok(major > 20 || minor >= 19, 'the oldest Node we support can');
+    const code = "console.log(typeof require('qemu-file').QemuFile)";
+    assert.equal(run('node', '--no-warnings', '-e', code), 'function\n');
+  });
+
+  test('has the command qemu-file', () => {
+    assert.equal(run(project.join('node_modules/.bin/qemu-file'), '--version'), `${version}\n`);
+  });
+
+  test('brings no package with an install script', () => {
+    const lock = JSON.parse(
+      readFileSync(project.join('node_modules/.package-lock.json'), 'utf8'),
+    ) as { packages: Record<string, { hasInstallScript?: boolean }> };
+    const scripted = Object.entries(lock.packages).filter(([, entry]) => entry.hasInstallScript);
+    assert.deepEqual(scripted, []);
+  });
+});

@@ -1,0 +1,869 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { inflateSync } from 'node:zlib';
+import { QemuFile } from '../lib/qemu-file.ts';
+import { type Answering, Sink } from './helpers/backends.ts';
+import { hex, pattern, turn, wrongly } from './helpers/bytes.ts';
+
+type PutInteger =
+  | 'putByte'
+  | 'putSbyte'
+  | 'putBe16'
+  | 'putSbe16'
+  | 'putBe32'
+  | 'putSbe32'
+  | 'putBe64'
+  | 'putSbe64';
+
+const ENCODINGS: readonly (readonly [PutInteger, number | bigint, string])[] = [
+  ['putByte', 0, '00'],
+  ['putByte', 255, 'ff'],
+  ['putByte', -0, '00'],
+  ['putSbyte', -128, '80'],
+  ['putSbyte', -1, 'ff'],
+  ['putSbyte', 127, '7f'],
+  ['putBe16', 0, '0000'],
+  ['putBe16', 0x1234, '1234'],
+  ['putBe16', 65535, 'ffff'],
+  ['putSbe16', -32768, '8000'],
+  ['putSbe16', -2, 'fffe'],
+  ['putSbe16', 32767, '7fff'],
+  ['putBe32', 0, '00000000'],
+  ['putBe32', 0x5145564d, '5145564d'],
+  ['putBe32', 4294967295, 'ffffffff'],
+  ['putSbe32', -2147483648, '80000000'],
+  ['putSbe32', -3, 'fffffffd'],
+  ['putSbe32', 2147483647, '7fffffff'],
+  ['putBe64', 0, '0000000000000000'],
+  ['putBe64', -0, '0000000000000000'],
+  ['putBe64', 4294967295, '00000000ffffffff'],
+  ['putBe64', 4294967296, '0000000100000000'],
+  ['putBe64', 0x0012345678abcdef, '0012345678abcdef'],
+  ['putBe64', 9007199254740991, '001fffffffffffff'],
+  ['putBe64', 0n, '0000000000000000'],
+  ['putBe64', 0x0123456789abcdefn, '0123456789abcdef'],
+  ['putBe64', 9007199254740992n, '0020000000000000'],
+  ['putBe64', 18446744073709551615n, 'ffffffffffffffff'],
+  ['putSbe64', 0, '0000000000000000'],
+  ['putSbe64', -1, 'ffffffffffffffff'],
+  ['putSbe64', -4294967296, 'ffffffff00000000'],
+  ['putSbe64', -4294967297, 'fffffffeffffffff'],
+  ['putSbe64', 9007199254740991, '001fffffffffffff'],
+  ['putSbe64', -9007199254740991, 'ffe0000000000001'],
+  ['putSbe64', -1n, 'ffffffffffffffff'],
+  ['putSbe64', 9223372036854775807n, '7fffffffffffffff'],
+  ['putSbe64', -9223372036854775808n, '8000000000000000'],
+];
+
+/** For each method the first integers on either side that do not fit, and those only a bigint may say. */
+const TOO_FAR: readonly (readonly [PutInteger, readonly (number | bigint)[]])[] = [
+  ['putByte', [-1, 256, 2 ** 32, -(2 ** 32)]],
+  ['putSbyte', [-129, 128, 255, 2 ** 32]],
+  ['putBe16', [-1, 65536, 2 ** 32]],
+  ['putSbe16', [-32769, 32768, 65535]],
+  ['putBe32', [-1, 4294967296, 2 ** 53]],
+  ['putSbe32', [-2147483649, 2147483648, 4294967295]],
+  ['putBe64', [-1, 2 ** 53, 2 ** 64, -1n, 18446744073709551616n]],
+  ['putSbe64', [2 ** 53, -(2 ** 53), 9223372036854775808n, -9223372036854775809n]],
+];
+
+const NO_INTEGERS: readonly unknown[] = [
+  1.5,
+  -0.5,
+  Number.NaN,
+  Number.POSITIVE_INFINITY,
+  Number.NEGATIVE_INFINITY,
+  '5',
+  '',
+  undefined,
+  null,
+  true,
+  [7],
+];
+
+function putInteger(file: QemuFile, method: PutInteger, value: unknown): void {
+  (file[method] as (value: unknown) => void).call(file, value);
+}
+
+const BOTH: readonly Answering[] = ['sync', 'async'];
+
+/** A file on a new sink. */
+function sunk(answering: Answering = 'sync', options: object = {}): { sink: Sink; file: QemuFile } {
+  const sink = new Sink(answering);
+  return { sink, file: new QemuFile(sink, options) };
+}
+
+describe('integers', () => {
+  for (const answering of BOTH) {
+    test(`are put most significant byte first, signed ones as two's complement (${answering})`, async () => {
+      for (const [method, value, digits] of ENCODINGS) {
+        const { sink, file } = sunk(answering);
+        putInteger(file, method, value);
+        await file.flush();
+        assert.equal(sink.written.toString('hex'), digits, `${method}(${value})`);
+      }
+    });
+  }
+
+  test('that do not fit throw RangeError, and nothing is staged', async () => {
+    const { sink, file } = sunk();
+    for (const [method, values] of TOO_FAR) {
+      for (const value of [...values, ...NO_INTEGERS]) {
+        const what = `${method}(${String(value)})`;
+        assert.throws(() => putInteger(file, method, value), RangeError, what);
+        assert.throws(() => putInteger(file, method, value), new RegExp(method), what);
+        assert.equal(file.tellFast(), 0, what);
+      }
+    }
+    await file.flush();
+    assert.equal(sink.calls.length, 0);
+    assert.equal(file.getError(), 0);
+    file.putBe16(0xbeef);
+    await file.flush();
+    assert.deepEqual(sink.written, hex('beef'));
+  });
+
+  test('given as bigint where a number fits throw, and nothing is staged', () => {
+    const { file } = sunk();
+    for (const method of ['putByte', 'putSbyte', 'putBe16', 'putSbe16', 'putBe32', 'putSbe32']) {
+      assert.throws(() => putInteger(file, method as PutInteger, 1n), method);
+    }
+    assert.equal(file.tellFast(), 0);
+  });
+});
+
+describe('a counted string', () => {
+  test('is a length byte and UTF-8 without terminator', async () => {
+    const { sink, file } = sunk();
+    file.putCountedString('ram');
+    file.putCountedString('');
+    file.putCountedString('é€');
+    await file.flush();
+    assert.deepEqual(sink.written, hex('03 72616d 00 05 c3a9 e282ac'));
+  });
+
+  test('may have 255 bytes, not 256, and the length is that of the bytes', async () => {
+    const { sink, file } = sunk();
+    file.putCountedString('x'.repeat(255));
+    assert.throws(() => file.putCountedString('x'.repeat(256)), RangeError);
+    assert.throws(() => file.putCountedString('é'.repeat(128)), RangeError);
+    await file.flush();
+    assert.deepEqual(sink.written, Buffer.concat([hex('ff'), Buffer.alloc(255, 'x')]));
+  });
+});
+
+describe('putBuffer', () => {
+  test('copies: the memory may be reused at once', async () => {
+    const { sink, file } = sunk('async');
+    const memory = hex('010203');
+    file.putBuffer(memory);
+    memory.fill(0xff);
+    await file.flush();
+    assert.deepEqual(sink.written, hex('010203'));
+  });
+
+  test('of nothing puts nothing', async () => {
+    const { sink, file } = sunk();
+    file.putBuffer(new Uint8Array(0));
+    await file.flush();
+    assert.equal(sink.calls.length, 0);
+  });
+
+  for (const answering of BOTH) {
+    test(`larger than the staging area arrives whole, at most 32768 bytes at once (${answering})`, async () => {
+      const { sink, file } = sunk(answering);
+      const bytes = pattern(100_001);
+      file.putByte(0xaa);
+      file.putBuffer(bytes);
+      await file.flush();
+      assert.deepEqual(sink.written, Buffer.concat([hex('aa'), bytes]));
+      assert.deepEqual(sink.shape, [[32768], [32768], [32768], [1698]]);
+    });
+  }
+
+  test('refuses what is no Uint8Array', () => {
+    const { file } = sunk();
+    for (const wrong of ['text', [1, 2], new ArrayBuffer(4), undefined, null, 7]) {
+      assert.throws(() => file.putBuffer(wrongly(wrong)), TypeError);
+      assert.throws(() => file.putBufferAsync(wrongly(wrong)), TypeError);
+      assert.throws(() => file.putCompressionData(wrongly(wrong)), TypeError);
+    }
+    assert.equal(file.tellFast(), 0);
+  });
+});
+
+describe('a detached buffer', () => {
+  function detached(): Uint8Array {
+    const bytes = new Uint8Array(16);
+    structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
+    return bytes;
+  }
+
+  test('is refused by every put, and nothing is staged', async () => {
+    const { sink, file } = sunk();
+    let released = 0;
+    assert.throws(() => file.putBuffer(detached()), TypeError);
+    assert.throws(() => file.putBufferAsync(detached(), () => released++), TypeError);
+    assert.throws(() => file.putCompressionData(detached()), TypeError);
+    await file.flush();
+    assert.equal(sink.calls.length, 0);
+    assert.equal(file.getError(), 0);
+    assert.equal(released, 0);
+  });
+
+  for (const answering of BOTH) {
+    test(`that was attached when it was put latches EFAULT, and nothing wrong is sent (${answering})`, async () => {
+      const { sink, file } = sunk(answering);
+      const bytes = new Uint8Array(16);
+      let released = 0;
+      file.putByte(1);
+      file.putBufferAsync(bytes, () => released++);
+      file.putByte(2);
+      structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
+      await assert.rejects(file.flush(), { code: 'EFAULT' });
+      assert.equal(file.error?.code, 'EFAULT');
+      assert.equal(sink.calls.length, 0);
+      assert.equal(released, 1);
+    });
+  }
+
+  test('in a limited batch is noticed before bytes that come after it are sent', async () => {
+    const { sink, file } = sunk('sync', { maxBandwidth: 500_000 });
+    const gone = new Uint8Array(10_000).fill(1);
+    file.putBufferAsync(gone);
+    file.putBufferAsync(new Uint8Array(10_000).fill(2));
+    structuredClone(gone.buffer, { transfer: [gone.buffer] });
+    await assert.rejects(file.flush(), { code: 'EFAULT' });
+    assert.equal(sink.calls.length, 0);
+  });
+});
+
+describe('putBufferAsync', () => {
+  for (const answering of BOTH) {
+    test(`hands the backend the same memory, with what it holds when it leaves (${answering})`, async () => {
+      const { sink, file } = sunk(answering);
+      const page = Buffer.alloc(4096, 1);
+      file.putBe32(0x01020304);
+      file.putBufferAsync(page);
+      file.putBe32(0x05060708);
+      page.fill(9);
+      await file.flush();
+      const [call] = sink.calls;
+      assert.deepEqual(sink.shape, [[4, 4096, 4]]);
+      assert.equal(call?.buffers[1]?.buffer, page.buffer);
+      assert.equal(call?.buffers[1]?.byteOffset, page.byteOffset);
+      assert.deepEqual(
+        sink.written,
+        Buffer.concat([hex('01020304'), Buffer.alloc(4096, 9), hex('05060708')]),
+      );
+    });
+
+    test(`releases once, after the backend took the batch (${answering})`, async () => {
+      const { sink, file } = sunk(answering);
+      const log: string[] = [];
+      sink.misbehave = (length) => {
+        log.push('write');
+        return answering === 'sync' ? length : Promise.resolve(length);
+      };
+      file.putBufferAsync(pattern(10), () => log.push('release 1'));
+      file.putByte(1);
+      file.putBufferAsync(pattern(10), () => log.push('release 2'));
+      assert.deepEqual(log, []);
+      await file.flush();
+      await file.close();
+      assert.deepEqual(log, ['write', 'release 1', 'release 2']);
+    });
+
+    test(`releases once when the backend fails (${answering})`, async () => {
+      const { sink, file } = sunk(answering);
+      let released = 0;
+      sink.misbehave = () => (answering === 'sync' ? -5 : Promise.reject(new Error('gone')));
+      file.putBufferAsync(pattern(10), () => released++);
+      await assert.rejects(file.flush(), { code: 'EIO' });
+      await assert.rejects(file.close(), { code: 'EIO' });
+      assert.equal(released, 1);
+    });
+  }
+
+  test('releases not before an asynchronous backend has answered', async () => {
+    const { sink, file } = sunk('manual');
+    let released = 0;
+    file.putBufferAsync(pattern(10), () => released++);
+    const flushed = file.flush();
+    await turn();
+    assert.equal(released, 0);
+    sink.take();
+    await flushed;
+    assert.equal(released, 1);
+  });
+
+  test('releases what still waited when the file is destroyed, and what was in flight once it is not', async () => {
+    const { sink, file } = sunk('manual');
+    const log: string[] = [];
+    file.putBufferAsync(pattern(10), () => log.push('in flight'));
+    file.putBufferAsync(Buffer.alloc(40_000), () => log.push('in flight, too'));
+    void file.flush();
+    file.putBufferAsync(pattern(10), () => log.push('waiting'));
+    file.destroy();
+    assert.deepEqual(log, ['waiting']);
+    sink.take();
+    await turn();
+    assert.deepEqual(log, ['waiting', 'in flight', 'in flight, too']);
+  });
+
+  test('releases what it is given after an error, although it does nothing with it', async () => {
+    const { file } = sunk();
+    file.setError(-5);
+    let released = 0;
+    file.putBufferAsync(pattern(10), () => released++);
+    await turn();
+    assert.equal(released, 1);
+  });
+
+  test('of no bytes adds no entry, and releases with the next flush', async () => {
+    const { sink, file } = sunk();
+    let released = 0;
+    file.putBufferAsync(new Uint8Array(0), () => released++);
+    assert.equal(released, 0);
+    await file.flush();
+    assert.equal(released, 1);
+    assert.equal(sink.calls.length, 0);
+    file.putByte(1);
+    file.putBufferAsync(new Uint8Array(0), () => released++);
+    file.putByte(2);
+    await file.flush();
+    assert.equal(released, 2);
+    assert.deepEqual(sink.shape, [[2]]);
+  });
+
+  test('with an onRelease that throws latches that and goes on releasing', async () => {
+    const { sink, file } = sunk();
+    let released = 0;
+    const oops = new Error('no pages left');
+    file.putBufferAsync(pattern(10), () => {
+      throw oops;
+    });
+    file.putBufferAsync(pattern(10), () => released++);
+    await assert.rejects(file.flush(), { code: 'EIO', cause: oops, operation: 'onRelease' });
+    assert.equal(sink.written.length, 20);
+    assert.equal(released, 1);
+  });
+
+  test('lets onRelease put the next page, on and on, without recursion', async () => {
+    const { sink, file } = sunk();
+    const pages = 200_000;
+    let put = 0;
+    const next = (): void => {
+      if (put >= pages) return;
+      put += 1;
+      file.putByte(put & 0xff);
+      file.putBufferAsync(page, next);
+    };
+    const page = Buffer.alloc(16);
+    for (let at = 0; at < 32; at += 1) next();
+    while (file.writableLength > 0) await file.flush();
+    assert.equal(file.error, null);
+    assert.equal(file.tellFast(), pages * 17);
+    assert.ok(sink.calls.every((call) => call.buffers.length <= 64));
+  });
+});
+
+describe('the gather list', () => {
+  test('has one entry for adjacent staged bytes', async () => {
+    const { sink, file } = sunk();
+    file.putByte(1);
+    file.putBe16(0x0203);
+    file.putBe32(0x04050607);
+    file.putBe64(0x08);
+    file.putBuffer(hex('0a0b'));
+    file.putCountedString('c');
+    await file.flush();
+    assert.deepEqual(sink.shape, [[19]]);
+    assert.deepEqual(sink.written, hex('01 0203 04050607 0000000000000008 0a0b 0163'));
+  });
+
+  test('has one entry for buffers by reference that lie side by side, with or without onRelease', async () => {
+    const { sink, file } = sunk();
+    const memory = pattern(4096 * 4);
+    let released = 0;
+    for (let at = 0; at < 3; at += 1) {
+      file.putBufferAsync(memory.subarray(at * 4096, (at + 1) * 4096));
+    }
+    file.putByte(7);
+    for (let at = 0; at < 3; at += 1) {
+      file.putBufferAsync(memory.subarray(at * 4096, (at + 1) * 4096), () => released++);
+    }
+    await file.flush();
+    assert.deepEqual(sink.shape, [[12288, 1, 12288]]);
+    assert.equal(released, 3);
+  });
+
+  test('has two entries for buffers with a gap, in the wrong order, or in other memory', async () => {
+    const { sink, file } = sunk();
+    const memory = pattern(100);
+    file.putBufferAsync(memory.subarray(0, 10));
+    file.putBufferAsync(memory.subarray(11, 20));
+    file.putBufferAsync(memory.subarray(0, 11));
+    file.putBufferAsync(new Uint8Array(10));
+    await file.flush();
+    assert.deepEqual(sink.shape, [[10, 9, 11, 10]]);
+  });
+
+  test('leaves when it has 64 entries: header and page in turn, a batch each 32 pages', async () => {
+    const { sink, file } = sunk('sync', { autoFlush: false });
+    for (let page = 0; page < 70; page += 1) {
+      file.putBe64(page);
+      file.putBufferAsync(Buffer.alloc(256, page));
+      assert.equal(sink.calls.length, Math.floor((page + 1) / 32), `after page ${page}`);
+    }
+    await file.flush();
+    assert.deepEqual(
+      sink.shape.map((entries) => entries.length),
+      [64, 64, 12],
+    );
+  });
+
+  test('never has more entries than it may, whatever the mix', async () => {
+    for (const gatherEntries of [1, 2, 3, 64]) {
+      const { sink, file } = sunk('sync', { gatherEntries, autoFlush: false });
+      const parts: Buffer[] = [];
+      for (let at = 0; at < 200; at += 1) {
+        const part = pattern(1 + (at % 5), at);
+        parts.push(part);
+        // Runs of references, with a staged byte where the list has just one entry left.
+        if (at % gatherEntries === gatherEntries - 1 || at % 7 === 3) file.putBuffer(part);
+        else file.putBufferAsync(part);
+      }
+      await file.flush();
+      assert.deepEqual(sink.written, Buffer.concat(parts));
+      const most = Math.max(...sink.shape.map((entries) => entries.length));
+      assert.ok(most <= gatherEntries, `${most} entries where ${gatherEntries} may be`);
+    }
+  });
+
+  test('leaves at once when the staging area is full, without waiting for the next put', () => {
+    const { sink, file } = sunk('sync', { autoFlush: false });
+    for (let at = 0; at < 8191; at += 1) file.putBe32(at);
+    assert.equal(sink.calls.length, 0);
+    file.putBe32(8191);
+    assert.deepEqual(sink.shape, [[32768]]);
+    assert.equal(sink.written.readUInt32BE(32764), 8191);
+    file.putBe32(1);
+    assert.equal(sink.calls.length, 1);
+  });
+
+  test('never splits an integer over two batches', async () => {
+    const { sink, file } = sunk();
+    file.putBuffer(pattern(32767));
+    file.putBe32(0x01020304);
+    await file.flush();
+    assert.deepEqual(sink.shape, [[32767], [4]]);
+    assert.deepEqual(sink.written, Buffer.concat([pattern(32767), hex('01020304')]));
+  });
+
+  test('has the sizes of the options, else of the backend, else of QEMU', async () => {
+    const small = { stagingSize: 16, gatherEntries: 4 };
+    for (const [sizes, options, shape] of [
+      [{}, small, [[16], [4]]],
+      [small, {}, [[16], [4]]],
+      [small, { stagingSize: 64 }, [[20]]],
+      [small, { stagingSize: undefined }, [[16], [4]]],
+    ] as const) {
+      const sink = new Sink('sync', sizes);
+      const file = new QemuFile(sink, wrongly(options));
+      for (let at = 0; at < 5; at += 1) file.putBe32(at);
+      await file.flush();
+      assert.deepEqual(sink.shape, shape);
+    }
+  });
+
+  test('tells the backend the position of each batch', async () => {
+    const { sink, file } = sunk('async');
+    file.putBe32(1);
+    await file.flush();
+    file.putBuffer(pattern(40_000));
+    await file.flush();
+    file.putBufferAsync(pattern(10));
+    await file.flush();
+    assert.deepEqual(
+      sink.calls.map((call) => call.position),
+      [0, 4, 32772, 40_004],
+    );
+  });
+});
+
+describe('autoFlush', () => {
+  test('has what was put leave at the end of the tick, together', async () => {
+    const { sink, file } = sunk();
+    file.putByte(1);
+    file.putByte(2);
+    assert.equal(sink.calls.length, 0);
+    await turn();
+    file.putByte(3);
+    await turn();
+    assert.deepEqual(sink.shape, [[2], [1]]);
+  });
+
+  test('sees what was put after a flush in the same tick', async () => {
+    const { sink, file } = sunk();
+    file.putByte(1);
+    void file.flush();
+    file.putByte(2);
+    await turn();
+    assert.deepEqual(sink.written, hex('0102'));
+  });
+
+  test('goes on while a batch is in flight: what was put meanwhile leaves together', async () => {
+    const { sink, file } = sunk('manual');
+    file.putByte(1);
+    await turn();
+    file.putByte(2);
+    await turn();
+    file.putByte(3);
+    await turn();
+    assert.deepEqual(sink.shape, [[1]]);
+    sink.take();
+    await turn();
+    assert.deepEqual(sink.shape, [[1], [2]]);
+    assert.equal(sink.overlapped, false);
+  });
+
+  test('false leaves bytes where they are until a flush', async () => {
+    const { sink, file } = sunk('sync', { autoFlush: false });
+    file.putByte(1);
+    file.write(hex('02'));
+    await turn();
+    assert.equal(sink.calls.length, 0);
+    await file.flush();
+    assert.deepEqual(sink.written, hex('0102'));
+  });
+
+  for (const [name, leave] of [
+    ['flush', (file: QemuFile) => file.flush()],
+    ['tell', (file: QemuFile) => file.tell()],
+    ['close', (file: QemuFile) => file.close()],
+    ['end', (file: QemuFile) => new Promise<void>((resolve) => file.end(resolve))],
+    ['asyncDispose', (file: QemuFile) => file[Symbol.asyncDispose]()],
+  ] as const) {
+    test(`false: ${name} has them leave`, async () => {
+      const { sink, file } = sunk('async', { autoFlush: false });
+      file.putByte(1);
+      file.putBufferAsync(hex('0203'));
+      await leave(file);
+      assert.deepEqual(sink.written, hex('010203'));
+    });
+  }
+});
+
+describe('write() and typed puts', () => {
+  for (const answering of BOTH) {
+    test(`keep their order in any mix, whatever the sizes (${answering})`, async () => {
+      const { sink, file } = sunk(answering);
+      const expected: Buffer[] = [];
+      for (let at = 0; at < 300; at += 1) {
+        const bytes = pattern([1, 100, 1024, 1025, 5000][at % 5] ?? 1, at);
+        expected.push(bytes, Buffer.of(at & 0xff));
+        if (at % 3 === 0) file.putBuffer(bytes);
+        else if (at % 3 === 1) file.write(bytes);
+        else file.putBufferAsync(bytes);
+        file.putByte(at & 0xff);
+        if (at % 50 === 0) await turn();
+      }
+      await file.flush();
+      assert.deepEqual(sink.written, Buffer.concat(expected));
+      assert.equal(sink.overlapped, false);
+    });
+  }
+
+  test('keep their order while a batch is in flight', async () => {
+    const { sink, file } = sunk('manual');
+    file.putByte(1);
+    const first = file.flush();
+    file.write(hex('02'));
+    file.putByte(3);
+    file.write(pattern(2000));
+    file.putByte(4);
+    sink.take();
+    await first;
+    await turn();
+    sink.take();
+    await file.flush();
+    assert.deepEqual(sink.written, Buffer.concat([hex('010203'), pattern(2000), hex('04')]));
+  });
+
+  test('call back only after the backend took the bytes, in order', async () => {
+    const { sink, file } = sunk('manual');
+    const log: string[] = [];
+    file.write(pattern(2000), () => log.push('first'));
+    file.write('text', 'utf8', () => log.push('second'));
+    void file.flush().then(() => log.push('flushed'));
+    await turn();
+    assert.equal(log.length, 0);
+    file.write(hex('00'), () => log.push('third'));
+    await turn();
+    sink.take();
+    await turn();
+    assert.equal(log.toSorted().join(), 'first,flushed,second');
+    assert.ok(log.indexOf('first') < log.indexOf('second'));
+    sink.take();
+    await turn();
+    assert.equal(log[3], 'third');
+  });
+
+  test('call back for a chunk although a flush of later bytes waits still', async () => {
+    const { sink, file } = sunk('manual', { gatherEntries: 1 });
+    const log: string[] = [];
+    file.write(pattern(2000), () => log.push('first'));
+    file.putBufferAsync(pattern(2000));
+    void file.flush().then(() => log.push('flushed'));
+    await turn();
+    sink.take();
+    await turn();
+    assert.deepEqual(log, ['first']);
+    sink.take();
+    await turn();
+    assert.deepEqual(log, ['first', 'flushed']);
+  });
+
+  test('give the callback the error when the backend fails', async () => {
+    const { sink, file } = sunk('manual');
+    const seen: unknown[] = [];
+    file.write(pattern(2000), (error) => seen.push(error));
+    await turn();
+    sink.fail(Object.assign(new Error('broken pipe'), { code: 'EPIPE' }));
+    await turn();
+    file.write(pattern(10), (error) => seen.push(error));
+    await turn();
+    assert.deepEqual(seen, [file.error, file.error]);
+    assert.equal(file.error?.code, 'EPIPE');
+  });
+
+  test('take strings in the encoding given', async () => {
+    const { sink, file } = sunk();
+    file.write('ff00', 'hex');
+    file.write('é');
+    file.write('é', 'latin1');
+    file.end('!');
+    await new Promise((resolve) => file.once('finish', resolve));
+    assert.deepEqual(sink.written, hex('ff00 c3a9 e9 21'));
+  });
+
+  test('a large chunk is not copied, a small one may be reused after the callback', async () => {
+    const { sink, file } = sunk();
+    const large = pattern(70_000);
+    file.write(large);
+    await file.flush();
+    assert.equal(sink.calls[0]?.buffers[0]?.buffer, large.buffer);
+  });
+
+  test('after the end throw EBADF for puts, and stage nothing', async () => {
+    const { sink, file } = sunk('async');
+    file.putByte(1);
+    file.end();
+    assert.throws(() => file.putByte(2), { code: 'EBADF' });
+    assert.throws(() => file.putBufferAsync(hex('02')), { code: 'EBADF' });
+    await file.close();
+    assert.deepEqual(sink.written, hex('01'));
+  });
+});
+
+describe('cork', () => {
+  test('holds back the flush at the end of the tick until the last uncork', async () => {
+    const { sink, file } = sunk();
+    file.cork();
+    file.cork();
+    assert.equal(file.writableCorked, 2);
+    file.putByte(1);
+    file.write(hex('02'));
+    await turn();
+    file.uncork();
+    await turn();
+    assert.equal(sink.calls.length, 0);
+    file.putByte(3);
+    file.uncork();
+    assert.deepEqual(sink.written, hex('010203'));
+    assert.equal(file.writableCorked, 0);
+    file.uncork();
+    assert.equal(file.writableCorked, 0);
+    file.putByte(4);
+    await turn();
+    assert.deepEqual(sink.shape, [[3], [1]]);
+  });
+
+  test('does not hold back a flush that is asked for, nor a full staging area', async () => {
+    const { sink, file } = sunk();
+    file.cork();
+    file.putByte(1);
+    await file.flush();
+    assert.deepEqual(sink.shape, [[1]]);
+    file.putBuffer(pattern(32768));
+    assert.deepEqual(sink.shape, [[1], [32768]]);
+  });
+
+  test('ends with end()', async () => {
+    const { sink, file } = sunk();
+    file.cork();
+    file.putByte(1);
+    await new Promise<void>((resolve) => file.end(resolve));
+    assert.deepEqual(sink.written, hex('01'));
+    assert.equal(file.writableCorked, 0);
+  });
+});
+
+describe('putCompressionData', () => {
+  test('puts a be32 length and zlib data, and returns the number of bytes put', async () => {
+    const { sink, file } = sunk();
+    const page = pattern(4096);
+    file.putByte(0xaa);
+    const put = file.putCompressionData(page);
+    file.putByte(0xbb);
+    await file.flush();
+    const { written } = sink;
+    assert.equal(written.length, put + 2);
+    assert.equal(written[0], 0xaa);
+    assert.equal(written.readUInt32BE(1), put - 4);
+    assert.deepEqual(inflateSync(written.subarray(5, 1 + put)), page);
+    assert.equal(written[1 + put], 0xbb);
+  });
+
+  test('counts only the 4 length bytes against the rate limit', () => {
+    const { file } = sunk('sync', { autoFlush: false });
+    file.setRateLimit(4);
+    file.putCompressionData(pattern(4096));
+    assert.equal(file.rateLimitExceeded(), false);
+    file.putByte(1);
+    assert.equal(file.rateLimitExceeded(), true);
+  });
+
+  test('flushes a file with a backend when room is short, and gives -1 when it never fits', async () => {
+    const { sink, file } = sunk('sync', { autoFlush: false });
+    file.putBuffer(pattern(32000));
+    assert.ok(file.putCompressionData(pattern(4096)) > 0);
+    assert.deepEqual(sink.shape, [[32000]]);
+    assert.equal(file.putCompressionData(pattern(32768)), -1);
+    // 32764 is the room after the length: the bound of 32743 bytes is 13 + 7 + 1 more.
+    assert.ok(file.putCompressionData(Buffer.alloc(32743)) > 0);
+    assert.equal(file.putCompressionData(Buffer.alloc(32745)), -1);
+    await file.flush();
+    assert.equal(file.getError(), 0);
+  });
+
+  test('does not flush a file without a backend: -1 when it does not fit', () => {
+    const file = new QemuFile({});
+    file.putBuffer(pattern(30000));
+    assert.equal(file.putCompressionData(pattern(4096)), -1);
+    assert.equal(file.tellFast(), 30000);
+    assert.ok(file.putCompressionData(pattern(100)) > 0);
+  });
+
+  test('gives -1 after an error, also one that its own flush met', () => {
+    const { sink, file } = sunk('sync', { autoFlush: false });
+    file.putBuffer(pattern(32000));
+    sink.misbehave = () => -5;
+    assert.equal(file.putCompressionData(pattern(4096)), -1);
+    assert.equal(file.getError(), -5);
+    assert.equal(file.putCompressionData(pattern(10)), -1);
+  });
+});
+
+describe('putQemuFile', () => {
+  test('moves what a file without backend has staged, by-reference bytes too, and empties it', async () => {
+    const { sink, file } = sunk();
+    const source = new QemuFile({});
+    let released = 0;
+    source.putBe16(0x0102);
+    source.putBufferAsync(hex('030405'), () => released++);
+    source.putByte(6);
+    source.write(hex('07'));
+    file.putByte(0);
+    assert.equal(file.putQemuFile(source), 7);
+    assert.equal(released, 1);
+    assert.equal(source.tellFast(), 0);
+    assert.equal(file.putQemuFile(source), 0);
+    file.putByte(8);
+    await file.flush();
+    assert.deepEqual(sink.shape, [[9]]);
+    assert.deepEqual(sink.written, hex('000102030405060708'));
+    source.putByte(9);
+    assert.equal(file.putQemuFile(source), 1);
+    await file.flush();
+    assert.deepEqual(sink.written, hex('00010203040506070809'));
+  });
+
+  test('into a file with an error empties the source and gives the full length', () => {
+    const { file } = sunk();
+    const source = new QemuFile({});
+    source.putBe32(1);
+    file.setError(-5);
+    assert.equal(file.putQemuFile(source), 4);
+    assert.equal(source.tellFast(), 0);
+  });
+
+  test('into a file that was ended throws EBADF and leaves the source as it is', () => {
+    const { file } = sunk();
+    const source = new QemuFile({});
+    source.putBe32(1);
+    file.end();
+    assert.throws(() => file.putQemuFile(source), { code: 'EBADF' });
+    assert.equal(source.tellFast(), 4);
+  });
+
+  test('of a file into itself throws EINVAL', () => {
+    const file = new QemuFile({});
+    file.putByte(1);
+    assert.throws(() => file.putQemuFile(file), { code: 'EINVAL' });
+    assert.equal(file.tellFast(), 1);
+  });
+
+  test('of a buffer that was detached meanwhile latches EFAULT', async () => {
+    const { sink, file } = sunk();
+    const source = new QemuFile({});
+    const bytes = new Uint8Array(16);
+    source.putByte(1);
+    source.putBufferAsync(bytes);
+    structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
+    file.putQemuFile(source);
+    await assert.rejects(file.flush(), { code: 'EFAULT' });
+    assert.equal(sink.calls.length, 0);
+  });
+
+  test('calls back the writes of the source', async () => {
+    const { file } = sunk();
+    const source = new QemuFile({});
+    const called = new Promise((resolve) => source.write(hex('0102'), resolve));
+    file.putQemuFile(source);
+    await called;
+    source.putByte(3);
+    assert.equal(source.tellFast(), 1);
+  });
+
+  test('a file without backend takes a staging area full and no more: ENOBUFS', () => {
+    const file = new QemuFile({});
+    file.putBuffer(pattern(32768));
+    assert.equal(file.getError(), 0);
+    assert.equal(file.isWritable(), false);
+    file.putByte(1);
+    assert.equal(file.error?.code, 'ENOBUFS');
+  });
+});
+
+describe('a file that cannot be written', () => {
+  const getBuffer = (): number => 0;
+  for (const [what, file] of [
+    ['has no writevBuffer', () => new QemuFile({ getBuffer })],
+    ['was made with writable: false', () => new QemuFile(new Sink(), { writable: false })],
+  ] as const) {
+    test(`because it ${what} throws EBADF for puts; a flush does nothing`, async () => {
+      const reader = file();
+      assert.equal(reader.isWritable(), false);
+      assert.throws(() => reader.putByte(1), { code: 'EBADF' });
+      assert.throws(() => reader.putBuffer(hex('01')), { code: 'EBADF' });
+      assert.throws(() => reader.putBufferAsync(hex('01')), { code: 'EBADF' });
+      assert.throws(() => reader.putCompressionData(hex('01')), { code: 'EBADF' });
+      assert.throws(() => reader.putCountedString('a'), { code: 'EBADF' });
+      await reader.flush();
+      assert.equal(reader.getError(), 0);
+      assert.equal(await reader.close(), 0);
+    });
+  }
+});
