@@ -7,7 +7,7 @@ import { once } from 'node:events';
 import { constants, existsSync, openSync, readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { Socket } from 'node:net';
-import { buffer } from 'node:stream/consumers';
+import { buffer, text } from 'node:stream/consumers';
 import { describe, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
 import {
@@ -225,10 +225,14 @@ describe('harness against real QEMU', { skip: requireQemu() }, () => {
         console.log(JSON.stringify([qemu.pid, qemu.commandLine]));
         ${code || 'setInterval(() => {}, 1000);'}`;
       const args = ['--import', 'tsx', '--input-type=module', '--eval', script];
-      const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'ignore'] });
-      const ended = once(child, 'exit');
-      const [line] = (await once(child.stdout, 'data')) as [Buffer];
-      const [pid, commandLine] = JSON.parse(line.toString()) as [number, string[]];
+      const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+      const ended = once(child, 'close');
+      const stderr = text(child.stderr);
+      const line = await Promise.race([
+        once(child.stdout, 'data').then(String),
+        ended.then(async () => assert.fail(await stderr)),
+      ]);
+      const [pid, commandLine] = JSON.parse(line) as [number, string[]];
       if (signal !== undefined) child.kill(signal);
       await ended;
       await until(() => !isAlive(pid), { what: 'the end of the QEMU left alone' });

@@ -288,7 +288,7 @@ export class Qemu implements AsyncDisposable {
     return this.qmp.execute<MigrationInfo>('query-migrate');
   }
 
-  /** Waits until the migration has ended, in whatever way. */
+  /** Waits until the migration has ended, in whatever way, and the processor is in its final state. */
   async waitMigrationEnd({
     deadlineMs = MIGRATION_DEADLINE_MS,
     signal,
@@ -296,7 +296,9 @@ export class Qemu implements AsyncDisposable {
     return until(
       async () => {
         const info = await this.migrationInfo();
-        return ['completed', 'failed', 'cancelled'].includes(info.status ?? '') && info;
+        const ended = ['completed', 'failed', 'cancelled'].includes(info.status ?? '');
+        // The run state follows a moment later.
+        return ended && (await this.status()) !== 'finish-migrate' && info;
       },
       { what: 'the end of the migration', deadlineMs, signal },
     );

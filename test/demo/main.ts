@@ -1,0 +1,106 @@
+// `npm start`: the main job, on the bundled recording, and live where QEMU is installed.
+import { once } from 'node:events';
+import { statSync } from 'node:fs';
+import type { AddressInfo } from 'node:net';
+import net from 'node:net';
+import { openFrom, openTo, socketOps } from '../../adapters/index.ts';
+import { Meter } from '../../lib/cli/meter.ts';
+import { showExactSize, showSize } from '../../lib/cli/sizes.ts';
+import { QemuFile } from '../../lib/index.ts';
+import { type RelayResult, relay } from '../../lib/relay.ts';
+import { readSidecar, recordingPath } from '../fixtures/recording.ts';
+import { makeTempDir } from '../helpers/cleanup.ts';
+import { firmware } from '../qemu/guest.ts';
+import { qemuVersion, startQemu } from '../qemu/harness.ts';
+
+const LIMIT = 4 * 2 ** 20;
+
+function check(result: RelayResult): RelayResult {
+  if (result.failure !== null) throw result.failure.error;
+  return result;
+}
+
+/** The recording, through a TCP connection, at a limited rate, into a file. */
+async function moveRecording(): Promise<void> {
+  const sidecar = await readSidecar();
+  console.log(`A recorded migration (${sidecar.qemu.split(' (')[0]}) through TCP into a file,`);
+  console.log(`at no more than ${showSize(LIMIT)}/s:`);
+  await using dir = makeTempDir();
+  const file = dir.join('vm.mig');
+
+  // The receiving end listens; the sending end reads what gunzip gives.
+  const server = net.createServer({ allowHalfOpen: true }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const sending = Promise.all([
+    openFrom(`exec:gzip -dc '${recordingPath}'`),
+    openTo(`tcp:127.0.0.1:${port}`),
+  ]).then(([from, to]) => relay(from, to));
+  const [socket] = (await once(server, 'connection')) as [net.Socket];
+  server.close();
+  const to = await openTo(`file:${file}`, { file: { maxBandwidth: LIMIT, digest: 'xxh64' } });
+  const meter = process.stderr.isTTY ? await Meter.start(to, sidecar.bytes) : undefined;
+  const received = check(await relay(new QemuFile(socketOps(socket)), to));
+  meter?.stop();
+  check(await sending);
+
+  const { bytes, xxh64 } = received.forward;
+  const rate = showSize(Math.round(bytes / received.seconds));
+  console.log(`  ${showExactSize(bytes)} in ${received.seconds.toFixed(2)} s: ${rate}/s`);
+  console.log(`  held back by the limit for ${received.limitedSeconds.toFixed(2)} s`);
+  if (xxh64 !== sidecar.xxh64) {
+    throw new Error(`XXH64 is ${xxh64}, the recording's is ${sidecar.xxh64}`);
+  }
+  console.log(`  XXH64 ${xxh64}: the same as when it was recorded`);
+}
+
+/** A running guest, saved through our stream and restored in another QEMU. */
+async function moveGuest(): Promise<void> {
+  const options = { firmware: firmware({ patternBytes: 4 << 20, dirtyBytes: 1 << 20 }) };
+  await using dir = makeTempDir();
+  await using source = await startQemu(options);
+  await source.waitGuestReady();
+  console.log(
+    `  a guest of 16 MiB runs and dirties memory; its counter is at ${await source.counter()}`,
+  );
+
+  const path = dir.join('save.sock');
+  let migrating: Promise<unknown> = Promise.resolve();
+  const from = await openFrom(`unix:${path}`, {
+    onListening: () => {
+      migrating = source.migrate(`unix:${path}`);
+    },
+  });
+  const to = await openTo(`file:${dir.join('guest.mig')}`, { file: { digest: 'xxh64' } });
+  const saved = check(await relay(from, to));
+  await migrating;
+  const counter = await source.counter();
+  const { size, mode } = statSync(dir.join('guest.mig'));
+  console.log(
+    `  saved while it ran: ${showExactSize(size)}, mode ${(mode & 0o777).toString(8)}, XXH64 ${saved.forward.xxh64}`,
+  );
+  console.log(`  the first QEMU is in state "${await source.status()}", its counter at ${counter}`);
+
+  await using second = await startQemu({ ...options, incoming: 'defer' });
+  await second.migrateIncoming(`unix:${dir.join('restore.sock')}`);
+  check(
+    await relay(
+      await openFrom(`file:${dir.join('guest.mig')}`),
+      await openTo(`unix:${dir.join('restore.sock')}`),
+    ),
+  );
+  await second.waitRunning();
+  const rise = await second.waitCounterRises();
+  console.log(
+    `  the second QEMU is in state "${await second.status()}", its counter rises: ${rise.from} → ${rise.to}`,
+  );
+}
+
+await moveRecording();
+const version = qemuVersion();
+if (version === undefined) {
+  console.log('\nWith qemu-system-x86_64 installed, this also saves and restores a live guest.');
+} else {
+  console.log(`\nThe same with a live guest (${version.split(' (')[0]}):`);
+  await moveGuest();
+}
