@@ -154,8 +154,11 @@ export class ChildEnd {
     this.#end();
   };
 
-  readonly #onStderr = (chunk: Buffer): void => {
-    const whole = Buffer.concat([this.#stderr, chunk]);
+  readonly #onStderr = (chunk: Buffer | string): void => {
+    const whole = Buffer.concat([
+      this.#stderr,
+      typeof chunk === 'string' ? Buffer.from(chunk) : chunk,
+    ]);
     this.#stderr = whole.subarray(Math.max(0, whole.length - STDERR_TAIL));
   };
 

@@ -139,8 +139,9 @@ export class ChildTransport implements Transport {
       // What a command does not read at its end it does not want: its status says whether that is right.
       await this.#endStdin().catch(ignore);
       this.#writeStop ??= closedError();
-    } else if (this.#reader?.ended === false) {
-      await this.#end();
+    } else {
+      if (this.#reader?.ended === false) await this.#end();
+      this.#readStop ??= closedError();
     }
     await this.#child.ended;
     return this.#aborted ?? this.#writeError ?? this.#child.failure?.('close', undefined);

@@ -7,7 +7,7 @@ import { closeFd, openFile, syncFd } from './fs-calls.ts';
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = fs.constants;
 
 /** How the name of a file that is not whole yet ends. */
-export const PARTIAL_SUFFIX = '.qemu-file-partial';
+const PARTIAL_SUFFIX = '.qemu-file-partial';
 
 /** Bytes of the final name kept in the temporary one: file names end at 255 bytes. */
 const KEPT_NAME_BYTES = 200;

@@ -8,18 +8,6 @@ import { type PipeOps, readTable, writeTable } from './one-way.ts';
 import type { ConnectionOps } from './shared-transport.ts';
 import { socketOps } from './socket.ts';
 
-export {
-  type ChildOps,
-  type ChildReadOps,
-  type ChildWriteOps,
-  type ExecOptions,
-  execOps,
-  type ProcessOptions,
-  processOps,
-} from './exec.ts';
-export { type OpenFifoOptions, openFifo } from './fifo.ts';
-export type { PipeOps, PipeReadOps, PipeWriteOps } from './one-way.ts';
-
 /** How an inherited descriptor is used. */
 export interface PipeOptions {
   /**

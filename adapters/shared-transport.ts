@@ -21,6 +21,14 @@ export interface ConnectionOps extends QemuFileOps {
   close(error?: Error): Promise<void>;
   setBlocking(blocking: boolean): void;
   getReturnPath(): ConnectionOps | null;
+  /**
+   * Gives a further table over the same connection, for another file on it: after this one, or beside it
+   * in the other direction. The connection closes when all its tables were closed.
+   *
+   * @throws {QemuFileError} `EBADF` after `close()`.
+   */
+  share(): ConnectionOps;
+  unread(chunks: readonly Uint8Array[]): void;
   shutDown(read: boolean, write: boolean): Answer<void>;
   getFd(): number;
 }
@@ -44,6 +52,8 @@ class Shared {
   reader: object | undefined;
   writer: object | undefined;
   wasWritten = false;
+  /** What an earlier table read and did not use. */
+  readonly unread: Uint8Array[] = [];
   /** Why a table failed that left the connection open for the others. */
   failure: Error | undefined;
   #ending: Promise<void> | undefined;
@@ -117,6 +127,8 @@ function tableOver(shared: Shared): ConnectionOps {
       shared.reader ??= self;
       if (shared.reader !== self) throw busyError('getBuffer', 'read');
       if (isReading) throw twiceError('getBuffer');
+      const unread = shared.unread.shift();
+      if (unread !== undefined) return unread;
       const answer = transport.getBuffer(buffer, position);
       const isThere = typeof answer === 'number' || answer instanceof Uint8Array;
       return isThere ? answer : finishRead(answer);
@@ -137,9 +149,18 @@ function tableOver(shared: Shared): ConnectionOps {
       return closing;
     },
 
+    unread(chunks) {
+      shared.unread.unshift(...chunks);
+    },
+
     setBlocking() {},
 
     getReturnPath: () => (closing === undefined ? tableOver(shared) : null),
+
+    share() {
+      if (closing !== undefined) throw closedError('share');
+      return tableOver(shared);
+    },
 
     shutDown(read, write) {
       if (closing !== undefined) throw closedError('shutDown');

@@ -1,7 +1,9 @@
 import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
 
-/** Codes of Node's that say no more than that the stream is gone. */
+/** Codes of Node's and of libuv's that say no more than that the stream is gone. */
 const GONE: ReadonlySet<string> = new Set([
+  // libuv: the handle was closed under a write, as Node closes a child's standard input at its exit.
+  'ECANCELED',
   'ERR_SOCKET_CLOSED',
   'ERR_STREAM_ALREADY_FINISHED',
   'ERR_STREAM_DESTROYED',
@@ -35,6 +37,7 @@ export function gone(cause?: unknown): Failure {
  */
 export function failureOf(cause: unknown, lost: (cause: unknown) => Failure): Failure {
   const code = (cause as { code?: unknown } | null | undefined)?.code;
-  if (typeof code === 'string' && GONE.has(code)) return lost(cause);
+  const isOurs = cause instanceof QemuFileError;
+  if (!isOurs && typeof code === 'string' && GONE.has(code)) return lost(cause);
   return (operation, position) => toQemuFileError(cause, { operation, position });
 }

@@ -257,6 +257,14 @@ export class GetHalf extends LookAhead {
     this.#serve();
   }
 
+  /** Takes all that was fetched and nobody consumed. */
+  takeRest(): Uint8Array[] {
+    this.#takeBack();
+    const chunks: Uint8Array[] = [];
+    while (this.available > 0) chunks.push(this.lend());
+    return chunks;
+  }
+
   /** Ends all gets: whoever waits is told. */
   stop(error: QemuFileError): void {
     if (this.#error !== null) return;

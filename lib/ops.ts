@@ -74,6 +74,12 @@ export interface QemuFileOps {
    */
   shutDown?(read: boolean, write: boolean): Answer<number | void>;
 
+  /**
+   * Takes back, in order, what was read and nobody consumed, as the file is closed in order: the next
+   * file on the same transport gets it first. Absent: those bytes are lost.
+   */
+  unread?(chunks: readonly Uint8Array[]): void;
+
   /** Gives the descriptor, or -1. Absent: -1. */
   getFd?: QemuFileGetFd;
 

@@ -61,6 +61,7 @@ export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Set
     throw new RangeError(`maxBandwidth: ${maxBandwidth} is not a number of bytes per second`);
   }
   const digest = options.digest === 'xxh64';
+  const maxPendingBytes = positive('maxPendingBytes', options.maxPendingBytes ?? MAX_PENDING_BYTES);
   // A table without either direction makes a file that only stages, for putQemuFile.
   const stagesOnly = ops.getBuffer === undefined && ops.writevBuffer === undefined;
   return {
@@ -69,8 +70,9 @@ export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Set
       writable: (ops.writevBuffer !== undefined && options.writable !== false) || stagesOnly,
       stagingSize: Math.max(16, size('stagingSize', IO_BUF_SIZE)),
       gatherEntries: size('gatherEntries', MAX_IOV_SIZE),
-      highWaterMark: size('highWaterMark', HIGH_WATER_MARK),
-      maxPendingBytes: positive('maxPendingBytes', options.maxPendingBytes ?? MAX_PENDING_BYTES),
+      // Whoever heeds the gate must not meet ENOBUFS.
+      highWaterMark: Math.min(size('highWaterMark', HIGH_WATER_MARK), maxPendingBytes),
+      maxPendingBytes,
       autoFlush: options.autoFlush !== false,
       digest,
     },

@@ -325,10 +325,18 @@ export class QemuFileStream extends StreamBase {
         if (!this.writableEnded) this.end();
       });
     }
+    if (!this.destroyed) this.#unread();
     this.destroy();
     await this.#closed;
     if (this.#error !== null) throw this.#error;
     return (await this.#backendClosing) ?? 0;
+  }
+
+  /** Leaves what was looked ahead to the next file on the transport, if there can be one. */
+  #unread(): void {
+    if (this.ops.unread === undefined) return;
+    const rest = this.getHalf.takeRest();
+    if (rest.length > 0) this.ops.unread(rest);
   }
 
   /** Closes the backend once, whoever asks first. */

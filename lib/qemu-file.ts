@@ -467,7 +467,9 @@ export class QemuFile extends QemuFileGet {
           throw new Error(`the stream ended: wanted ${wanted} bytes, ${copied} are there`);
         }
         if (count > rest.length) {
-          throw new Error(`the backend answered ${inspect(count)} when given room for ${rest.length}`);
+          throw new Error(
+            `the backend answered ${inspect(count)} when given room for ${rest.length}`,
+          );
         }
         return count;
       });

@@ -14,6 +14,8 @@ const BURST_MS = 20;
 const SLICE_MS = 4;
 /** Least time over which throughput is averaged. */
 const SAMPLE_MS = 100;
+/** Longest wait that a timer can keep. */
+const MAX_WAIT_MS = 2 ** 31 - 1;
 /** Weight of the newest sample in the measured bandwidth. */
 const SAMPLE_WEIGHT = 0.3;
 
@@ -105,7 +107,8 @@ export class RateLimiter {
   /** Milliseconds, at least 1, until `allowance(wanted)` is more than 0 again. */
   waitMs(wanted: number): number {
     const least = Math.max(1, Math.min(wanted, (this.#bandwidth * SLICE_MS) / 1000));
-    return Math.max(1, Math.ceil(((least - this.#tokens) * 1000) / this.#bandwidth));
+    const ms = Math.ceil(((least - this.#tokens) * 1000) / this.#bandwidth);
+    return Math.min(Math.max(1, ms), MAX_WAIT_MS);
   }
 
   /** Takes bytes out of the budget as they are handed to the backend: the transport is busy from now on. */

@@ -73,6 +73,9 @@ const LINGER_MS = 5000;
  * that is being written does not appear under its name. So does a `from` that ends without one byte.
  * A return path that `from` no longer takes is a failure, but spares a `to` that has got everything.
  *
+ * A QEMU that saves with its capability `return-path` on waits at the end, its guest stopped, for an
+ * answer. A `to` that cannot be read has none, so turn the capability off for those.
+ *
  * @param from - A file that can be read: what was not consumed yet is moved. It and the others are the
  *   relay's from now on.
  * @param to - A file that can be written. Its `maxBandwidth` is the relay's, and so is its `digest`.
@@ -179,8 +182,9 @@ class Relay {
       if (this.#failure === null) throw error;
     } finally {
       this.#signal?.removeEventListener('abort', onAbort);
-      clearTimeout(this.#lingerTimer);
       await this.#closeAll();
+      // Last, for a file that fails as it closes may have it wait anew.
+      clearTimeout(this.#lingerTimer);
     }
     return this.#result();
   }
@@ -240,15 +244,14 @@ class Relay {
   }
 
   #linger(): void {
-    this.#lingerTimer = setTimeout(this.#markLingered, this.#lingerMs);
+    this.#lingerTimer ??= setTimeout(this.#markLingered, this.#lingerMs);
   }
 
   #watch(end: RelayEnd, file: QemuFile, isDone: () => boolean): void {
     const onError = (error: unknown): void => this.#fail(end, file.error ?? toQemuFileError(error));
     const onClose = (): void => {
       if (file.error !== null) onError(file.error);
-      else if (!isDone() && !this.#closing)
-        onError(new QemuFileError('ECANCELED', 'it was closed'));
+      else if (!isDone() && !this.#closing) onError(closedTooEarly());
     };
     file.once('error', onError);
     file.once('close', onClose);
@@ -297,6 +300,10 @@ class Relay {
       failure: this.#failure,
     };
   }
+}
+
+function closedTooEarly(): QemuFileError {
+  return new QemuFileError('ECANCELED', 'it was closed too early', { operation: 'relay' });
 }
 
 function brokenOff(end: RelayEnd, cause: QemuFileError): QemuFileError {

@@ -75,12 +75,28 @@ describe('the latch', () => {
 
   test('rejects whoever awaits, now and later, with the same error', async () => {
     const sink = new Sink('manual');
-    const file = new QemuFile(Object.assign(sink, { getBuffer: () => new Promise<number>(() => {}) }));
+    const file = new QemuFile(
+      Object.assign(sink, { getBuffer: () => new Promise<number>(() => {}) }),
+    );
     file.setRateLimit(1);
     file.putBe32(1);
-    const before = [file.flush(), file.fill(1), file.readBe32(), file.drain(), file.atEnd(), file.tell()];
+    const before = [
+      file.flush(),
+      file.fill(1),
+      file.readBe32(),
+      file.drain(),
+      file.atEnd(),
+      file.tell(),
+    ];
     file.setError(-5);
-    const after = [file.flush(), file.fill(1), file.readBe32(), file.drain(), file.atEnd(), file.tell()];
+    const after = [
+      file.flush(),
+      file.fill(1),
+      file.readBe32(),
+      file.drain(),
+      file.atEnd(),
+      file.tell(),
+    ];
     for (const promise of [...before, ...after, file.close(), file.close()]) {
       await assert.rejects(promise, (error) => error === file.error);
     }
@@ -127,7 +143,9 @@ describe('destroy(error)', () => {
   });
 
   test('without one latches nothing; waits end with ECANCELED and puts do nothing', async () => {
-    const file = new QemuFile(Object.assign(new Sink('manual'), { getBuffer: new Feed().getBuffer }));
+    const file = new QemuFile(
+      Object.assign(new Sink('manual'), { getBuffer: () => new Feed().getBuffer() }),
+    );
     file.setRateLimit(1);
     file.putBe32(1);
     const waits = [file.flush(), file.readByte(), file.drain()];
@@ -289,20 +307,25 @@ describe('a backend that does not take what it is given', () => {
       sink.misbehave = fail;
       const file = new QemuFile(sink);
       file.putByte(1);
-      await assert.rejects(file.flush(), { name: 'QemuFileError', code, operation: 'writevBuffer' });
+      await assert.rejects(file.flush(), {
+        name: 'QemuFileError',
+        code,
+        operation: 'writevBuffer',
+      });
     });
   }
 
   test('but is a thenable that calls back twice has only its first answer count', async () => {
     const file = new QemuFile({
-      writevBuffer: (buffers) => ({
-        // biome-ignore lint/suspicious/noThenProperty: a thenable is what is tested
-        then(resolve: (count: number) => void, reject: (error: Error) => void) {
-          resolve(buffers[0]?.length ?? 0);
-          resolve(-5);
-          reject(new Error('twice'));
-        },
-      }) as unknown as Promise<number>,
+      writevBuffer: (buffers) =>
+        ({
+          // biome-ignore lint/suspicious/noThenProperty: a thenable is what is tested
+          then(resolve: (count: number) => void, reject: (error: Error) => void) {
+            resolve(buffers[0]?.length ?? 0);
+            resolve(-5);
+            reject(new Error('twice'));
+          },
+        }) as unknown as Promise<number>,
     });
     file.putByte(1);
     await file.flush();
@@ -451,7 +474,9 @@ describe('close()', () => {
 
   test('waits for what end() has begun on a file of both directions', async () => {
     const sink = new Sink('manual');
-    const file = new QemuFile(Object.assign(sink, { getBuffer: () => new Promise<number>(() => {}) }));
+    const file = new QemuFile(
+      Object.assign(sink, { getBuffer: () => new Promise<number>(() => {}) }),
+    );
     file.putByte(1);
     file.end();
     await turn();
@@ -602,12 +627,12 @@ describe('shutdown()', () => {
   });
 
   test('gives -ENOSYS where the backend cannot, and latches and closes all the same', async () => {
-    let closed = 0;
-    const file = new QemuFile({ getBuffer: () => 0, close: () => void (closed += 1) });
+    const closes: number[] = [];
+    const file = new QemuFile({ getBuffer: () => 0, close: () => void closes.push(1) });
     assert.equal(await file.shutdown(), -38);
     assert.equal(file.getError(), -5);
     await assert.rejects(file.close(), { code: 'EIO' });
-    assert.equal(closed, 1);
+    assert.equal(closes.length, 1);
   });
 
   test('gives the errno of a backend that fails, however it says so', async () => {

@@ -347,19 +347,20 @@ describe('a limiter of its own rate', () => {
     for (const bytesPerSecond of [0.5, 1, 3, 999, 12_345, 1e6, 1e9, 1e15]) {
       for (const wanted of [1, 10, 32_768, 1e9]) {
         const { clock, rate } = limiter(bytesPerSecond);
-        for (let round = 0; round < 20; round += 1) {
-          let allowed = rate.allowance(wanted);
-          while (allowed > 0) {
+        for (let round = 0; round < 5; round += 1) {
+          for (
+            let allowed = rate.allowance(wanted);
+            allowed > 0;
+            allowed = rate.allowance(wanted)
+          ) {
             assert.ok(Number.isInteger(allowed) && allowed <= wanted);
             rate.spend(allowed);
-            allowed = clock.ms > 1e6 ? 0 : rate.allowance(wanted);
-            clock.ms += allowed > 0 ? 0.001 : 0;
+            if (bytesPerSecond >= 1e9) break;
           }
           const ms = rate.waitMs(wanted);
           assert.ok(Number.isInteger(ms) && ms >= 1 && ms < 2 ** 31, `${ms} ms`);
           clock.ms += ms;
           assert.ok(rate.allowance(wanted) > 0, `${bytesPerSecond} B/s, ${wanted} wanted`);
-          if (round > 3) break;
         }
       }
     }
@@ -454,7 +455,7 @@ describe('maxBandwidth', () => {
     for (const answering of ['sync', 'async'] as const) {
       const sink = new Sink(answering);
       const file = new QemuFile(sink, { maxBandwidth: 1_000_000 });
-      const bytes = pattern(120_000);
+      const bytes = pattern(150_000);
       let released = 0;
       for (const [at, piece] of piecesOf(bytes, 1500).entries()) {
         if (at % 3 === 0) file.putBuffer(piece);
@@ -464,7 +465,7 @@ describe('maxBandwidth', () => {
       assert.equal(file.rateLimitExceeded(), true);
       await file.close();
       assert.equal(Buffer.compare(sink.written, bytes), 0);
-      assert.equal(released, 27);
+      assert.equal(released, 33);
       assert.ok(file.limitedMs > 0);
       assert.ok(file.bandwidth > 0);
       assert.equal(sink.overlapped, false);

@@ -370,4 +370,28 @@ describe('one socket', () => {
     await Promise.all([back.close(), answers.close()]);
     assert.equal(client.destroyed, true);
   });
+
+  test('back-to-back files: what one looked ahead and did not use, the next one gets', async () => {
+    const [client, peer] = await connection(false);
+    const out = socketOps(client);
+    const incoming = socketOps(peer);
+    for (let i = 0; i < 3; i++) {
+      const file = new QemuFile(out.share());
+      file.putBe32(i);
+      file.putBuffer(payload.subarray(0, 5000));
+      await file.close();
+    }
+    for (let i = 0; i < 3; i++) {
+      const file = new QemuFile(incoming.share());
+      // All three may have arrived by now, and be looked ahead together.
+      assert.equal(await file.readBe32(), i);
+      if (i === 1) assert.equal(file.read(1)?.[0], payload[0]);
+      const from = i === 1 ? 1 : 0;
+      assert.deepEqual(await file.readBuffer(5000 - from), payload.subarray(from, 5000));
+      await file.close();
+    }
+    assert.equal(client.destroyed, false);
+    await Promise.all([out.close(), incoming.close()]);
+    assert.equal(client.destroyed, true);
+  });
 });

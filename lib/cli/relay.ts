@@ -1,7 +1,7 @@
 import { parseUri, type Uri } from '../../adapters/index.ts';
 import { toQemuFileError } from '../errors.ts';
 import { type RelayDirection, type RelayEnd, type RelayResult, relay } from '../relay.ts';
-import { isStdout, type OpenEndpoints, openEndpoints, sizeOf } from './endpoints.ts';
+import { isStdout, openEndpoints, sizeOf } from './endpoints.ts';
 import {
   type EndingSignal,
   EXIT,
@@ -11,6 +11,7 @@ import {
   SIGNAL_EXITS,
 } from './exit.ts';
 import { Meter } from './meter.ts';
+import { watchSilence } from './silence.ts';
 import { showExactSize, showSize } from './sizes.ts';
 import { say, writeText } from './text.ts';
 
@@ -34,6 +35,10 @@ const NOTHING: RelayResult = {
   limitedSeconds: 0,
   failure: null,
 };
+
+const SILENCE =
+  'nothing has come for 10 s; a QEMU whose capability "return-path" is on waits for an answer that ' +
+  'such a destination cannot give: cancel the migration and turn it off';
 
 /**
  * The command `qemu-file relay`.
@@ -96,15 +101,16 @@ async function move(
   if ('error' in ends) return { result: { ...NOTHING, failure: ends }, opened: false };
   const shows = process.stderr.isTTY && !quiet;
   const meter = shows ? await Meter.start(ends.to, sizeOf(from, ends.from)) : undefined;
+  const endWatch = watchSilence(ends.from, ends.to, () => {
+    if (!quiet) void say(SILENCE);
+  });
   try {
-    return { result: await relayAll(ends, signal), opened: true };
+    const { tee } = ends;
+    return { result: await relay(ends.from, ends.to, { tee, signal }), opened: true };
   } finally {
+    endWatch();
     meter?.stop();
   }
-}
-
-function relayAll({ from, to, tee }: OpenEndpoints, signal: AbortSignal): Promise<RelayResult> {
-  return relay(from, to, { tee, signal });
 }
 
 /** Which end failed, how far it got, and why. */

@@ -160,10 +160,15 @@ describe('connecting', LIMITS, () => {
     assert.equal(served.connections.length, 0);
   });
 
-  test('leaves the socket alone when the signal fires later', async () => {
+  test('leaves the socket alone when the signal fires later, and leaves no timer', async () => {
     await using served = await serve(net.createServer());
     const controller = new AbortController();
-    const socket = await connectSocket(served.target, { signal: controller.signal });
+    const timers = () =>
+      process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+    const before = timers();
+    const options = { signal: controller.signal, timeoutMs: 60_000 };
+    const socket = await connectSocket(served.target, options);
+    assert.equal(timers(), before);
     controller.abort();
     assert.equal(socket.destroyed, false);
     socket.destroy();
@@ -190,10 +195,13 @@ describe('connecting with TLS', LIMITS, () => {
     await closed;
   });
 
-  test('verifies a name', async () => {
+  test('verifies a name, and asks for it', async () => {
     await using served = await serve(accepting());
+    const accepted = once(served.server, 'secureConnection') as Promise<[tls.TLSSocket]>;
     const port = portOf(served.server);
     const socket = await connectSocket({ host: 'localhost', port }, { tls: { ca } });
+    const [other] = await accepted;
+    assert.equal((other as { servername?: unknown }).servername, 'localhost');
     socket.destroy();
     const wrongName = connectSocket(served.target, { tls: { ca, servername: 'example.org' } });
     await assert.rejects(wrongName, { code: 'EPROTO', message: /altnames/ });
@@ -246,6 +254,10 @@ describe('connecting with TLS', LIMITS, () => {
     await using served = await serve(net.createServer());
     const connecting = connectSocket(served.target, { tls: { ca }, timeoutMs: 50 });
     await rejectsWith(connecting, 'ETIMEDOUT');
+    const [other] = served.connections;
+    assert.ok(other);
+    // The connection has been given up, too: what came before was the beginning of a handshake.
+    await collect(streamPeer(other).read);
   });
 
   test('ends with ECANCELED when its signal fires during the handshake', async () => {
@@ -258,11 +270,21 @@ describe('connecting with TLS', LIMITS, () => {
     await failed;
   });
 
-  test('does not go below TLS 1.2', async () => {
-    await using served = await serve(
-      accepting({ minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' }),
-    );
-    await rejectsWith(connectSocket(served.target, { tls: { ca } }), 'EPROTO', 'ECONNRESET');
+  test('does not go below TLS 1.2 even where Node is told to, unless it is told itself', async (t) => {
+    const { DEFAULT_MIN_VERSION } = tls;
+    t.after(() => {
+      tls.DEFAULT_MIN_VERSION = DEFAULT_MIN_VERSION;
+    });
+    tls.DEFAULT_MIN_VERSION = 'TLSv1';
+    // OpenSSL 3 has TLS 1.1 only where no level of security is asked for.
+    const ciphers = 'DEFAULT@SECLEVEL=0';
+    await using served = await serve(accepting({ maxVersion: 'TLSv1.1', ciphers }));
+    const refused = connectSocket(served.target, { tls: { ca, ciphers } });
+    await rejectsWith(refused, 'EPROTO', 'ECONNRESET');
+    const told = { ca, ciphers, minVersion: 'TLSv1.1' } as const;
+    const socket = await connectSocket(served.target, { tls: told });
+    assert.equal((socket as tls.TLSSocket).getProtocol(), 'TLSv1.1');
+    socket.destroy();
   });
 
   test('reports options that TLS does not know', async () => {

@@ -290,6 +290,24 @@ describe('listening with TLS', LIMITS, () => {
     plain.destroy();
   });
 
+  test('forgets a connection that breaks while it waits to be accepted', async () => {
+    const errors: QemuFileError[] = [];
+    await using listener = await listenSocket(ANY_PORT, {
+      tls: { cert, key },
+      onConnectionError: (error) => errors.push(error),
+    });
+    const raw = await connect(listener.address);
+    const broken = tls.connect({ socket: raw, ca, servername: 'localhost' });
+    // The session ticket comes once the listening side has done its part.
+    await once(broken, 'session');
+    raw.resetAndDestroy();
+    await until(() => errors.length > 0, { what: 'the failure to be reported' });
+    assert.equal(errors[0]?.code, 'ECONNRESET');
+    const near = await connectSocket(listener.address, { tls: { ca } });
+    near.end('the next one');
+    assert.equal(await takeAll(await listener.accept()), 'the next one');
+  });
+
   test('refuses a client whose certificate it does not know, when it asks for one', async () => {
     const options = { cert, key, requestCert: true, ca: otherCa, maxVersion: 'TLSv1.2' } as const;
     const errors: QemuFileError[] = [];
@@ -299,6 +317,18 @@ describe('listening with TLS', LIMITS, () => {
     });
     await assert.rejects(connectSocket(listener.address, { tls: { ca, cert, key } }));
     await until(() => errors.length > 0, { what: 'the failure to be reported' });
+  });
+
+  test('does not go below TLS 1.2, even where Node is told to', async (t) => {
+    const { DEFAULT_MIN_VERSION } = tls;
+    t.after(() => {
+      tls.DEFAULT_MIN_VERSION = DEFAULT_MIN_VERSION;
+    });
+    tls.DEFAULT_MIN_VERSION = 'TLSv1';
+    const ciphers = 'DEFAULT@SECLEVEL=0';
+    await using listener = await listenSocket(ANY_PORT, { tls: { cert, key, ciphers } });
+    const old = { ca, ciphers, minVersion: 'TLSv1.1', maxVersion: 'TLSv1.1' } as const;
+    await rejectsWith(connectSocket(listener.address, { tls: old }), 'EPROTO', 'ECONNRESET');
   });
 
   test('destroys at its close those who have not done their handshake, and no others', async () => {

@@ -56,6 +56,14 @@ describe('a growing buffer', () => {
     assert.deepEqual([...ops.contents()], [0x61, 0, 0, 0x62, 0, 0, 0x63]);
   });
 
+  test('is not made longer by writing nothing beyond its end', async () => {
+    const ops = memoryOps(Buffer.from('a'));
+    ops.setOffset(3, 'set');
+    await write(ops, '');
+    ops.putBufferAt(new Uint8Array(0), 9);
+    assert.equal(ops.contents().length, 1);
+  });
+
   test('keeps its contents after the close', async () => {
     const ops = memoryOps();
     await write(ops, 'kept');
@@ -170,6 +178,17 @@ describe('a pair', () => {
     await written;
     assert.equal((await readOnce(far)).toString(), 'abcd');
     await rejectsWith(readOnce(far), 'ECONNRESET');
+  });
+
+  test('gives ECONNRESET, not the end, when the other end is shut down in the middle of a write', async () => {
+    const [near, far] = memoryPair({ highWaterMark: 4 });
+    const written = rejectsWith(write(near, 'abcdef'), 'ECANCELED');
+    await near.shutDown(false, true);
+    await written;
+    assert.equal((await readOnce(far)).toString(), 'abcd');
+    await rejectsWith(readOnce(far), 'ECONNRESET');
+    await write(far, 'here');
+    assert.equal((await readOnce(near)).toString(), 'here');
   });
 
   test('stays at the end that was announced, even if the other end fails later', async () => {

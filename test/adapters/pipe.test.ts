@@ -6,7 +6,8 @@ import net from 'node:net';
 import { buffer } from 'node:stream/consumers';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { openFifo, pipeOps } from '../../adapters/pipe.ts';
+import { openFifo } from '../../adapters/fifo.ts';
+import { pipeOps } from '../../adapters/pipe.ts';
 import type { QemuFileOps } from '../../lib/ops.ts';
 import {
   collect,

@@ -223,6 +223,16 @@ describe('shutting a socket down', LIMITS, () => {
     await ops.close();
   });
 
+  test('is no failure of the close that follows', async () => {
+    const [socket, other] = await plainSockets();
+    const ops = socketOps(socket);
+    await write(ops, 'some');
+    await ops.shutDown(true, true);
+    await ops.close();
+    assert.equal((await collect(streamPeer(other).read)).toString(), 'some');
+    other.destroy();
+  });
+
   test('answers a half-close asked for twice', async () => {
     const [socket, other] = await plainSockets();
     const ops = socketOps(socket);

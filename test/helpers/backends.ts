@@ -106,13 +106,14 @@ export class Source implements QemuFileOps {
   /** Position of each `getBuffer` call. */
   readonly positions: number[] = [];
   readonly closes: (Error | undefined)[] = [];
+  /** The last one comes next: taking from the end of an array costs the same however long it is. */
   readonly #chunks: Uint8Array[];
   readonly #answering: 'sync' | 'async';
   readonly #hands: boolean;
 
   constructor(chunks: readonly Uint8Array[], options: SourceOptions = {}) {
     // A chunk that was handed over may be changed by its new owner: everyone gets a copy.
-    this.#chunks = chunks.map((chunk) => Buffer.from(chunk));
+    this.#chunks = chunks.map((chunk) => Buffer.from(chunk)).toReversed();
     this.#answering = options.answering ?? 'sync';
     this.#hands = options.hands ?? false;
   }
@@ -133,11 +134,11 @@ export class Source implements QemuFileOps {
   setBlocking(): void {}
 
   #next(buffer: Uint8Array): number | Uint8Array {
-    const chunk = this.#chunks.shift();
+    const chunk = this.#chunks.pop();
     if (chunk === undefined) return 0;
     if (this.#hands) return chunk;
     const some = chunk.subarray(0, buffer.length);
-    if (some.length < chunk.length) this.#chunks.unshift(chunk.subarray(some.length));
+    if (some.length < chunk.length) this.#chunks.push(chunk.subarray(some.length));
     buffer.set(some);
     return some.length;
   }
@@ -221,7 +222,7 @@ export class SeekableMemory implements QemuFileOps {
 
   getOffset(): number | Promise<number> {
     this.log.push('getOffset');
-    return this.misbehave.getOffset?.() ?? this.offset;
+    return this.misbehave.getOffset === undefined ? this.offset : this.misbehave.getOffset();
   }
 
   putBufferAt(buffer: Uint8Array, offset: number): number | Promise<number> {

@@ -155,7 +155,13 @@ describe('harness against real QEMU', { skip: requireQemu() }, () => {
     await qemu.waitRunning();
     await qemu.waitCounterRises();
     await qemu.pause();
-    assert.deepEqual(memoryProblems(await qemu.readRam(), recordedProgram), []);
+    const memory = await qemu.readRam();
+    assert.deepEqual(memoryProblems(memory, recordedProgram), []);
+    const rom = memory.subarray(0xf0000, 0x100000);
+    assert.ok(
+      rom.equals(firmware(recordedProgram)),
+      'the recording is of the firmware as it is now',
+    );
   });
 
   test('a migration to nowhere fails with the reason that QEMU gives', async () => {
