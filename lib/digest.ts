@@ -1,5 +1,4 @@
-import xxhash from 'fast-xxhash';
-import type { XXHash, XXHashAPI } from 'xxhash-wasm';
+import xxhash, { type XXHash, type XXHashAPI } from 'fast-xxhash';
 
 let api: XXHashAPI | undefined;
 let loading: Promise<void> | undefined;

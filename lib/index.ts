@@ -6,3 +6,11 @@ export type { Answer, QemuFileGetFd, QemuFileOps, QemuFileSizes, Whence } from '
 export type { QemuFileOptions } from './options.ts';
 export { QemuFile } from './qemu-file.ts';
 export type { WaitOptions } from './qemu-file-get.ts';
+export {
+  type RelayDirection,
+  type RelayEnd,
+  type RelayFailure,
+  type RelayOptions,
+  type RelayResult,
+  relay,
+} from './relay.ts';

@@ -42,6 +42,32 @@ describe('the packed package', () => {
     assert.equal(run('node', 'example.mjs'), '5145564d 3\nram\n4096 more bytes\n');
   });
 
+  test("takes README's backend of one's own", () => {
+    writeFileSync(
+      project.join('backend.mjs'),
+      `import { EventEmitter } from 'node:events';
+import { QemuFile } from 'qemu-file';
+${example(2)}
+const socket = Object.assign(new EventEmitter(), {
+  readyState: 1,
+  send(batch, done) {
+    socket.emit('message', Buffer.from(batch));
+    done();
+  },
+  close() {
+    console.log('closed');
+  },
+});
+const file = new QemuFile(webSocketOps(socket));
+file.putCountedString('echo');
+await file.flush();
+console.log(await file.readCountedString());
+await file.close();
+`,
+    );
+    assert.equal(run('node', 'backend.mjs'), 'echo\nclosed\n');
+  });
+
   test('can be required where Node can require modules', () => {
     const [major, minor] = process.versions.node.split('.').map(Number) as [number, number];
     assert.ok(major > 20 || minor >= 19, 'the oldest Node we support can');
