@@ -67,7 +67,7 @@ export class GetHalf extends LookAhead {
   #space: Uint8Array = new Uint8Array(0);
   #asking = false;
   #ended = false;
-  /** Unread bytes that were dropped when the gets stopped. */
+  /** Unread bytes that were given away or dropped when the gets stopped. */
   #dropped = 0;
   /** The stream has asked for a chunk and has not got one. */
   #streamWaits = false;
@@ -261,6 +261,7 @@ export class GetHalf extends LookAhead {
   takeRest(): Uint8Array[] {
     this.#takeBack();
     const chunks: Uint8Array[] = [];
+    this.#dropped += this.available;
     while (this.available > 0) chunks.push(this.lend());
     return chunks;
   }
@@ -272,7 +273,7 @@ export class GetHalf extends LookAhead {
     if (this.#retry !== null) clearTimeout(this.#retry);
     this.#tellQuiet();
     for (const waiter of this.#waiters.takeAll()) waiter.done(error);
-    this.#dropped = this.available;
+    this.#dropped += this.available;
     this.clear();
   }
 

@@ -53,7 +53,8 @@ export interface QemuFileOps {
    * Ends the use of the transport and frees what it holds; wakes a pending `getBuffer`. Called once.
    * Absent: nothing to free.
    *
-   * @param error - Present when the stream is not whole: it failed, or was destroyed with bytes unsent.
+   * @param error - Present when the stream is not whole: it failed, or something was put and it was
+   *   destroyed before its end.
    *   A backend that publishes its result (a file, an upload) must then not publish it.
    * @returns Nothing, or a number that `QemuFile.close()` passes on if nothing failed earlier.
    */

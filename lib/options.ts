@@ -15,7 +15,7 @@ export interface QemuFileOptions extends Partial<QemuFileSizes> {
   digest?: 'xxh64';
   /** Bytes per second at which bytes may leave, kept by the file itself. Default 0: no limit of its own. */
   maxBandwidth?: number;
-  /** Bytes that may wait for the backend before `ENOBUFS` is latched. Default 134217728. */
+  /** Bytes that may wait for the backend before `ENOBUFS` is latched by the next put. Default 134217728. */
   maxPendingBytes?: number;
   /** Bytes that one `fill` or `read…` may ask for. Default 16777216. */
   maxLookAhead?: number;

@@ -336,7 +336,12 @@ export class QemuFileStream extends StreamBase {
   #unread(): void {
     if (this.ops.unread === undefined) return;
     const rest = this.getHalf.takeRest();
-    if (rest.length > 0) this.ops.unread(rest);
+    if (rest.length === 0) return;
+    try {
+      this.ops.unread(rest);
+    } catch (error) {
+      this.latch(toQemuFileError(error, { operation: 'unread' }));
+    }
   }
 
   /** Closes the backend once, whoever asks first. */

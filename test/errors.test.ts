@@ -495,6 +495,55 @@ describe('close()', () => {
     assert.equal(feed.closes.length, 1);
   });
 
+  test('gives what was looked ahead and not consumed back to a backend that takes it, once, in order', async () => {
+    for (const hands of [false, true]) {
+      const log: string[] = [];
+      const ops = Object.assign(new Source([pattern(10), pattern(10, 10)], { hands }), {
+        unread: (chunks: readonly Uint8Array[]) => log.push(Buffer.concat(chunks).toString('hex')),
+        close: () => void log.push('close'),
+      });
+      const file: QemuFile = new QemuFile(ops);
+      await file.fill(15);
+      await file.readSkip(5);
+      // Some of it is in the stream's own hands.
+      assert.deepEqual(file.read(2), hex('0506'));
+      await turn();
+      await file.close();
+      assert.deepEqual(log, [pattern(13, 7).toString('hex'), 'close']);
+      assert.equal(file.getPosition, 7);
+    }
+  });
+
+  test('gives nothing back after an error, nor when there is nothing', async () => {
+    for (const use of [
+      (file: QemuFile) => file.setError(-5),
+      (file: QemuFile) => void file.destroy(),
+      (file: QemuFile) => void file.skip(10),
+    ]) {
+      const unread: unknown[] = [];
+      const source = new Source([pattern(10)]);
+      const file = new QemuFile(
+        Object.assign(source, { unread: (chunks: unknown) => unread.push(chunks) }),
+      );
+      await file.fill(10);
+      use(file);
+      await file.close().catch(() => 0);
+      assert.equal(unread.length, 0);
+      assert.equal(source.closes.length, 1);
+    }
+  });
+
+  test('closes a backend all the same that fails to take bytes back', async () => {
+    const source = new Source([pattern(10)]);
+    const unread = (): void => {
+      throw broken('ENOBUFS', 'no room');
+    };
+    const file = new QemuFile(Object.assign(source, { unread }));
+    await file.fill(10);
+    await assert.rejects(file.close(), { code: 'ENOBUFS', operation: 'unread' });
+    assert.deepEqual(source.closes, [file.error]);
+  });
+
   test('of a reader closes it without an error, read to the end or not', async () => {
     const source = new Source([pattern(10), pattern(10)]);
     const file = new QemuFile(source);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { QemuFile } from '../lib/qemu-file.ts';
-import { Sink, Source } from './helpers/backends.ts';
+import { Feed, Sink, Source } from './helpers/backends.ts';
 import { cutAt, pattern, turn } from './helpers/bytes.ts';
 import { readSome } from './helpers/read-some.ts';
 
@@ -274,5 +274,60 @@ test('whatever is put is read back through a second file while it is being put',
       },
     ),
     { numRuns: 60 },
+  );
+});
+
+test('whoever waits for bytes gets the next ones in turn, whatever comes when and who gives up', async () => {
+  type Step = { wait: number } | { give: number } | { abort: number } | { turn: true };
+  const step: fc.Arbitrary<Step> = fc.oneof(
+    { weight: 3, arbitrary: fc.record({ wait: fc.integer({ min: 0, max: 12 }) }) },
+    { weight: 4, arbitrary: fc.record({ give: fc.integer({ min: 1, max: 9 }) }) },
+    { weight: 1, arbitrary: fc.record({ abort: fc.nat(20) }) },
+    { weight: 1, arbitrary: fc.constant({ turn: true } as const) },
+  );
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { maxLength: 60 }), async (steps) => {
+      const feed = new Feed();
+      const file = new QemuFile(feed);
+      const waits: { size: number; controller: AbortController; got: Promise<Buffer | null> }[] =
+        [];
+      let given = 0;
+      const give = (length: number): void => {
+        feed.give(pattern(length, given));
+        given += length;
+      };
+      for (const doing of steps) {
+        if ('wait' in doing) {
+          const controller = new AbortController();
+          const { signal } = controller;
+          const got = file.readBuffer(doing.wait, { signal }).catch(() => null);
+          waits.push({ size: doing.wait, controller, got });
+        } else if ('give' in doing) {
+          if (feed.waiting) give(doing.give);
+        } else if ('abort' in doing) {
+          waits[doing.abort]?.controller.abort();
+        } else {
+          await turn();
+        }
+      }
+      await turn();
+      while (feed.waiting) {
+        give(10);
+        await turn();
+      }
+      let position = 0;
+      for (const { size, controller, got } of waits) {
+        const bytes = await got;
+        if (bytes === null) {
+          assert.equal(controller.signal.aborted, true);
+          continue;
+        }
+        assert.equal(Buffer.compare(bytes, pattern(size, position)), 0);
+        position += size;
+      }
+      assert.equal(file.getPosition, position);
+      assert.equal(file.error, null);
+    }),
+    { numRuns: 200 },
   );
 });
