@@ -11,11 +11,6 @@ export function loadDigest(): Promise<void> {
   return loading;
 }
 
-/** True once `loadDigest` has done its work. */
-export function digestLoaded(): boolean {
-  return api !== undefined;
-}
-
 /** A running XXH64 (seed 0) over any number of buffers. */
 export class Digest {
   readonly #state: XXHash<bigint>;
@@ -34,5 +29,39 @@ export class Digest {
   /** Gives the digest of all bytes so far as 16 hexadecimal digits, as `xxhsum -H1` prints it. */
   hex(): string {
     return this.#state.digest().toString(16).padStart(16, '0');
+  }
+}
+
+/** XXH64 of no bytes. */
+const OF_NOTHING = 'ef46db3751d8e999';
+
+/** The digest of one half of a file, if it shall have one; its first byte waits for the hash to load. */
+export class HalfDigest {
+  readonly #wanted: boolean;
+  #digest: Digest | null = null;
+
+  constructor(wanted: boolean) {
+    this.#wanted = wanted;
+  }
+
+  /** 16 hexadecimal digits, or null if none is kept. */
+  get hex(): string | null {
+    return this.#wanted ? (this.#digest?.hex() ?? OF_NOTHING) : null;
+  }
+
+  /** True if bytes may flow; if not, one of the two is called once that is known. */
+  ready(resume: () => void, fail: (error: unknown) => void): boolean {
+    if (!this.#wanted || this.#digest !== null) return true;
+    if (api === undefined) {
+      loadDigest().then(resume, fail);
+      return false;
+    }
+    this.#digest = new Digest();
+    return true;
+  }
+
+  /** Adds bytes, if a digest is kept. */
+  update(bytes: Uint8Array): void {
+    this.#digest?.update(bytes);
   }
 }

@@ -1,3 +1,5 @@
+import type { Batch } from './batch.ts';
+
 /*
  * The gather list: what has been put and not yet handed to the sender, as buffers in stream order.
  *
@@ -9,18 +11,6 @@
  */
 
 const TWO_32 = 0x1_0000_0000;
-
-/** What leaves together in one `writevBuffer` call. */
-export interface Batch {
-  /** The buffers, in stream order. */
-  entries: Uint8Array[];
-  /** Sum of their lengths when they were put. */
-  bytes: number;
-  /** What to call once the batch was taken or has failed. */
-  releases: (() => void)[];
-  /** The staging block some entries point into; to be given back with `recycle`. */
-  block: Buffer | null;
-}
 
 const NO_BLOCK = Buffer.alloc(0);
 const NO_VIEW = new DataView(NO_BLOCK.buffer, 0, 0);

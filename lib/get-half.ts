@@ -1,5 +1,5 @@
 import { inspect } from 'node:util';
-import { Digest, digestLoaded, loadDigest } from './digest.ts';
+import { HalfDigest } from './digest.ts';
 import { abortError, codeOf, QemuFileError, toQemuFileError } from './errors.ts';
 import { Fifo } from './fifo.ts';
 import { LookAhead } from './look-ahead.ts';
@@ -81,13 +81,14 @@ export class GetHalf extends LookAhead {
   /** Whoever waits until the backend has answered. */
   readonly #quiet: (() => void)[] = [];
   #error: QemuFileError | null = null;
-  #digest: Digest | null = null;
+  readonly #digest: HalfDigest;
 
   constructor(ops: QemuFileOps, settings: GetSettings, host: GetHost) {
     super(settings.lookAheadSize);
     this.#ops = ops;
     this.#settings = settings;
     this.#host = host;
+    this.#digest = new HalfDigest(settings.digest);
   }
 
   /** Bytes fetched from the backend, look-ahead included. @see QEMU `QEMUFile.pos` of a reader */
@@ -102,8 +103,7 @@ export class GetHalf extends LookAhead {
 
   /** Running XXH64 of what was fetched, as 16 hex digits; null without the option. */
   get digest(): string | null {
-    if (!this.#settings.digest) return null;
-    return this.#digest?.hex() ?? 'ef46db3751d8e999';
+    return this.#digest.hex;
   }
 
   /** Bytes that a wait of any size may ask for at a time. */
@@ -366,7 +366,7 @@ export class GetHalf extends LookAhead {
   #ask(): boolean {
     if (this.#asking || this.#ended || this.#retry !== null || this.#error !== null) return false;
     if (this.#moving > 0) return false;
-    if (this.#settings.digest && this.#digest === null && !this.#startDigest()) return false;
+    if (!this.#digest.ready(this.#resume, this.#digestFailed)) return false;
     this.#space = this.space();
     let answer: Answer<number | Uint8Array>;
     try {
@@ -385,6 +385,12 @@ export class GetHalf extends LookAhead {
     Promise.resolve(answer).then(this.#onAnswer, this.#onFailure);
     return false;
   }
+
+  readonly #resume = (): void => this.#serve();
+
+  readonly #digestFailed = (error: unknown): void => {
+    this.#host.getFailed(toQemuFileError(error, { operation: 'loadDigest' }));
+  };
 
   readonly #onAnswer = (answer: number | Uint8Array): void => {
     this.#asking = false;
@@ -416,7 +422,7 @@ export class GetHalf extends LookAhead {
       this.#ended = true;
       return true;
     }
-    this.#digest?.update(bytes);
+    this.#digest.update(bytes);
     if (typeof answer === 'number') this.filled(answer);
     else this.append(answer);
     this.#fetched += bytes.length;
@@ -458,18 +464,5 @@ export class GetHalf extends LookAhead {
   #fillBlocking(size: number): void {
     if (!this.#blocking || !this.#settings.readable) return;
     while (this.available < size && this.#ask());
-  }
-
-  /** True if the digest is there; otherwise asking goes on once it is. */
-  #startDigest(): boolean {
-    if (digestLoaded()) {
-      this.#digest = new Digest();
-      return true;
-    }
-    loadDigest().then(
-      () => this.#serve(),
-      (error: unknown) => this.#host.getFailed(toQemuFileError(error, { operation: 'loadDigest' })),
-    );
-    return false;
   }
 }

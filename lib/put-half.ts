@@ -1,7 +1,8 @@
 import { inspect } from 'node:util';
-import { Digest, digestLoaded, loadDigest } from './digest.ts';
+import { type Batch, lengthOf, splitOff } from './batch.ts';
+import { HalfDigest } from './digest.ts';
 import { codeOf, QemuFileError, toQemuFileError } from './errors.ts';
-import { type Batch, GatherList } from './gather-list.ts';
+import { GatherList } from './gather-list.ts';
 import type { Answer, QemuFileOps } from './ops.ts';
 import { RateLimiter } from './rate-limiter.ts';
 
@@ -41,33 +42,6 @@ interface Waiter {
 
 const DETACHED = 'a buffer put by reference was detached or resized before it was sent';
 
-function lengthOf(entries: readonly Uint8Array[]): number {
-  let length = 0;
-  for (const entry of entries) length += entry.length;
-  return length;
-}
-
-/** Splits the first `bytes` off a batch; releases and the staging block stay with the rest. */
-function splitOff(batch: Batch, bytes: number): Batch {
-  const head: Batch = { entries: [], bytes, releases: [], block: null };
-  let left = bytes;
-  let whole = 0;
-  for (const entry of batch.entries) {
-    if (entry.length > left) break;
-    head.entries.push(entry);
-    left -= entry.length;
-    whole += 1;
-  }
-  batch.entries.splice(0, whole);
-  const cut = batch.entries[0];
-  if (left > 0 && cut !== undefined) {
-    head.entries.push(cut.subarray(0, left));
-    batch.entries[0] = cut.subarray(left);
-  }
-  batch.bytes -= bytes;
-  return head;
-}
-
 export class PutHalf extends GatherList {
   readonly limiter: RateLimiter = new RateLimiter();
   readonly #ops: QemuFileOps;
@@ -88,11 +62,9 @@ export class PutHalf extends GatherList {
   #tickScheduled = false;
   #held = 0;
   #timer: NodeJS.Timeout | null = null;
-  #limitedSince = -1;
-  #limitedMs = 0;
   readonly #waiters: Waiter[] = [];
   #error: QemuFileError | null = null;
-  #digest: Digest | null = null;
+  readonly #digest: HalfDigest;
   /** Why puts are a mistake of the caller, if they are. */
   #closedBecause: string | null = null;
 
@@ -101,6 +73,7 @@ export class PutHalf extends GatherList {
     this.#ops = ops;
     this.#settings = settings;
     this.#host = host;
+    this.#digest = new HalfDigest(settings.digest);
     if (!settings.writable) this.#closedBecause = 'the file is not writable';
   }
 
@@ -121,14 +94,7 @@ export class PutHalf extends GatherList {
 
   /** Running XXH64 of what was taken, as 16 hex digits; null without the option. */
   get digest(): string | null {
-    if (!this.#settings.digest) return null;
-    return this.#digest?.hex() ?? 'ef46db3751d8e999';
-  }
-
-  /** Milliseconds during which bytes waited for the rate limit alone. */
-  get limitedMs(): number {
-    const now = this.#limitedSince < 0 ? 0 : performance.now() - this.#limitedSince;
-    return this.#limitedMs + now;
+    return this.#digest.hex;
   }
 
   /** `hold`s without a `release`. */
@@ -196,7 +162,7 @@ export class PutHalf extends GatherList {
     this.room = 0;
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
-    this.#noteLimited(false);
+    this.limiter.held(false);
     const dropped = [...this.#queue.splice(0), this.cut()];
     this.#queued = this.#inFlight === null ? 0 : this.#inFlight.bytes;
     for (const batch of dropped) this.#releaseBatch(batch);
@@ -296,7 +262,7 @@ export class PutHalf extends GatherList {
     this.#sending = true;
     try {
       while (this.#inFlight === null && this.#timer === null && this.#error === null) {
-        if (this.#settings.digest && this.#digest === null && !this.#startDigest()) return;
+        if (!this.#digest.ready(this.#resume, this.#digestFailed)) return;
         const batch = this.#nextBatch();
         if (batch === null) return;
         this.#hand(batch);
@@ -305,6 +271,12 @@ export class PutHalf extends GatherList {
       this.#sending = false;
     }
   }
+
+  readonly #resume = (): void => this.#send();
+
+  readonly #digestFailed = (error: unknown): void => {
+    this.#host.putFailed(toQemuFileError(error, { operation: 'loadDigest' }));
+  };
 
   /** Hands one batch to the backend. */
   #hand(batch: Batch): void {
@@ -354,11 +326,11 @@ export class PutHalf extends GatherList {
     const allowed = this.limiter.allowance(batch.bytes);
     const limited = allowed < batch.bytes;
     if (limited && allowed === 0) {
-      this.#noteLimited(true);
+      this.limiter.held(true);
       this.#timer = setTimeout(this.#onTimer, this.limiter.waitMs(batch.bytes));
       return null;
     }
-    this.#noteLimited(false);
+    this.limiter.held(false);
     // A batch with a detached buffer is not split: what follows must not leave in its place.
     if (limited && lengthOf(batch.entries) === batch.bytes) return splitOff(batch, allowed);
     this.#queue.shift();
@@ -379,7 +351,7 @@ export class PutHalf extends GatherList {
     if (error === undefined && count === batch.bytes && this.#error === null) {
       this.#position += batch.bytes;
       this.#taken += batch.bytes;
-      if (this.#digest !== null) for (const entry of batch.entries) this.#digest.update(entry);
+      for (const entry of batch.entries) this.#digest.update(entry);
       if (batch.bytes > 0) this.limiter.taken(batch.bytes);
       this.#releaseBatch(batch);
       this.#tellWaiters();
@@ -437,29 +409,5 @@ export class PutHalf extends GatherList {
       const context = { operation: 'onRelease', position: this.#position };
       this.#host.putFailed(toQemuFileError(error, context));
     }
-  }
-
-  #noteLimited(limited: boolean): void {
-    if (limited === this.#limitedSince >= 0) return;
-    if (limited) {
-      this.#limitedSince = performance.now();
-    } else {
-      this.#limitedMs += performance.now() - this.#limitedSince;
-      this.#limitedSince = -1;
-    }
-  }
-
-  /** True if the digest is there; otherwise sending goes on once it is. */
-  #startDigest(): boolean {
-    if (digestLoaded()) {
-      this.#digest = new Digest();
-      return true;
-    }
-    loadDigest().then(
-      () => this.#send(),
-      (error: unknown) =>
-        this.#host.putFailed(toQemuFileError(error, { operation: 'loadDigest', position: 0 })),
-    );
-    return false;
   }
 }

@@ -212,7 +212,7 @@ export class QemuFile extends QemuFileGet {
 
   /** Milliseconds during which bytes waited for `maxBandwidth` alone. */
   get limitedMs(): number {
-    return this.putHalf.limitedMs;
+    return this.putHalf.limiter.limitedMs;
   }
 
   /** XXH64 of all bytes the backend took, as 16 hexadecimal digits; null without the option `digest`. */

@@ -26,6 +26,8 @@ export class RateLimiter {
   #bandwidth = 0;
   #tokens = 0;
   #refilledAt = 0;
+  #heldSince = -1;
+  #heldMs = 0;
 
   #busySince = 0;
   #sampleBytes = 0;
@@ -109,6 +111,22 @@ export class RateLimiter {
     const least = Math.max(1, Math.min(wanted, (this.#bandwidth * SLICE_MS) / 1000));
     const ms = Math.ceil(((least - this.#tokens) * 1000) / this.#bandwidth);
     return Math.min(Math.max(1, ms), MAX_WAIT_MS);
+  }
+
+  /** Notes whether bytes wait for the budget alone from now on. */
+  held(isHeld: boolean): void {
+    if (isHeld === this.#heldSince >= 0) return;
+    if (isHeld) {
+      this.#heldSince = this.#now();
+    } else {
+      this.#heldMs += this.#now() - this.#heldSince;
+      this.#heldSince = -1;
+    }
+  }
+
+  /** Milliseconds during which bytes waited for the budget alone. */
+  get limitedMs(): number {
+    return this.#heldMs + (this.#heldSince < 0 ? 0 : this.#now() - this.#heldSince);
   }
 
   /** Takes bytes out of the budget as they are handed to the backend: the transport is busy from now on. */

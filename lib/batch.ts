@@ -1,0 +1,39 @@
+/** What leaves together in one `writevBuffer` call. */
+export interface Batch {
+  /** The buffers, in stream order. */
+  entries: Uint8Array[];
+  /** Sum of their lengths when they were put. */
+  bytes: number;
+  /** What to call once the batch was taken or has failed. */
+  releases: (() => void)[];
+  /** The staging block some entries point into; to be given back with `recycle`. */
+  block: Buffer | null;
+}
+
+/** Sum of the entries' lengths as they are now: less than was put, once a buffer was detached. */
+export function lengthOf(entries: readonly Uint8Array[]): number {
+  let length = 0;
+  for (const entry of entries) length += entry.length;
+  return length;
+}
+
+/** Splits the first `bytes` off a batch; releases and the staging block stay with the rest. */
+export function splitOff(batch: Batch, bytes: number): Batch {
+  const head: Batch = { entries: [], bytes, releases: [], block: null };
+  let left = bytes;
+  let whole = 0;
+  for (const entry of batch.entries) {
+    if (entry.length > left) break;
+    head.entries.push(entry);
+    left -= entry.length;
+    whole += 1;
+  }
+  batch.entries.splice(0, whole);
+  const cut = batch.entries[0];
+  if (left > 0 && cut !== undefined) {
+    head.entries.push(cut.subarray(0, left));
+    batch.entries[0] = cut.subarray(left);
+  }
+  batch.bytes -= bytes;
+  return head;
+}
