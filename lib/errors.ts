@@ -122,7 +122,10 @@ export function toQemuFileError(
   ) as { name?: unknown; code?: unknown; message?: unknown };
   const known = typeof code === 'string' && code in constants.errno ? code : undefined;
   const fallback = name === 'AbortError' || name === 'TimeoutError' ? 'ECANCELED' : 'EIO';
-  const reason = typeof message === 'string' && message !== '' ? message : 'the transport failed';
+  const said = typeof message === 'string' && message !== '' ? message : 'the transport failed';
+  // Messages of fs begin with the code, which ours does already.
+  const reason =
+    known !== undefined && said.startsWith(`${known}: `) ? said.slice(known.length + 2) : said;
   return new QemuFileError(known ?? fallback, reason, { ...context, cause: error });
 }
 
