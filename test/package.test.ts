@@ -47,7 +47,7 @@ describe('the packed package', () => {
       project.join('backend.mjs'),
       `import { EventEmitter } from 'node:events';
 import { QemuFile } from 'qemu-file';
-${example(2)}
+${example(3)}
 const socket = Object.assign(new EventEmitter(), {
   readyState: 1,
   send(batch, done) {
