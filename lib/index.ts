@@ -3,9 +3,8 @@ export { QemuFileError, type QemuFileErrorContext } from './errors.ts';
 export type { BytesSent, QemuFileHooks, QemuFileRamHook } from './hooks.ts';
 export { asNodeDuplex, toWeb } from './interop.ts';
 export type { Answer, QemuFileGetFd, QemuFileOps, QemuFileSizes, Whence } from './ops.ts';
-export type { QemuFileOptions } from './options.ts';
+export type { QemuFileOptions, WaitOptions } from './options.ts';
 export { QemuFile } from './qemu-file.ts';
-export type { WaitOptions } from './qemu-file-get.ts';
 export {
   type RelayDirection,
   type RelayEnd,

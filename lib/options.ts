@@ -23,6 +23,12 @@ export interface QemuFileOptions extends Partial<QemuFileSizes> {
   signal?: AbortSignal;
 }
 
+/** Options of every wait. */
+export interface WaitOptions {
+  /** Ends the wait with `ECANCELED`, the signal's reason as its cause. */
+  signal?: AbortSignal | undefined;
+}
+
 /** Bytes waiting for the backend at which the transport gate shuts, unless the backend knows better. */
 const HIGH_WATER_MARK = 256 * 1024;
 /** Size of the buffer given to `getBuffer`, unless the backend knows better. */

@@ -1,14 +1,6 @@
+import type { WaitOptions } from './options.ts';
 import { checkAttached, QemuFilePut } from './qemu-file-put.ts';
 import { handled } from './qemu-file-stream.ts';
-
-/** Options of every wait for bytes. */
-export interface WaitOptions {
-  /**
-   * Ends the wait with `ECANCELED`. Nothing is latched, and nothing consumed but what a `readSkip` or a
-   * `readBuffer` into a target of more than 32768 bytes has taken already.
-   */
-  signal?: AbortSignal | undefined;
-}
 
 /**
  * The typed gets of a `QemuFile`; use `QemuFile`.

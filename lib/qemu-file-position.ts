@@ -1,6 +1,7 @@
 import { inspect } from 'node:util';
 import { codeOf, QemuFileError, toQemuFileError } from './errors.ts';
 import type { Answer, QemuFileOps, Whence } from './ops.ts';
+import type { WaitOptions } from './options.ts';
 import { QemuFileGet } from './qemu-file-get.ts';
 import { checkAttached } from './qemu-file-put.ts';
 import { handled } from './qemu-file-stream.ts';
@@ -19,11 +20,12 @@ export class QemuFilePosition extends QemuFileGet {
   /**
    * Flushes, then gives the position. @see QEMU `qemu_ftell`
    *
+   * @param options - `signal` ends the wait.
    * @returns As `tellFast`, with nothing left unflushed.
-   * @throws {QemuFileError} (rejects) the latched error.
+   * @throws {QemuFileError} (rejects) as `flush`.
    */
-  tell(): Promise<number> {
-    return handled(this.flush().then(() => this.tellFast()));
+  tell(options?: WaitOptions): Promise<number> {
+    return handled(this.flush(options).then(() => this.tellFast()));
   }
 
   /**

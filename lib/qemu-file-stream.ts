@@ -1,7 +1,7 @@
 import { abortError, codeOf, QemuFileError, toQemuFileError } from './errors.ts';
 import { GetHalf } from './get-half.ts';
 import type { Answer, QemuFileOps } from './ops.ts';
-import { type QemuFileOptions, resolveSettings } from './options.ts';
+import { type QemuFileOptions, resolveSettings, type WaitOptions } from './options.ts';
 import { PutHalf } from './put-half.ts';
 import { reclaim, StreamBase } from './stream-base.ts';
 
@@ -120,13 +120,15 @@ export class QemuFileStream extends StreamBase {
   /**
    * Has all bytes put so far leave, and waits until the backend took them. @see QEMU `qemu_fflush`
    *
+   * @param options - `signal` ends the wait; the bytes leave all the same.
    * @returns A promise that resolves when they were taken; at once on a file that cannot be written.
-   * @throws {QemuFileError} (rejects) the latched error: any code of the backend, `EIO` for a short write.
+   * @throws {QemuFileError} (rejects) the latched error: any code of the backend, `EIO` for a short write;
+   *   `ECANCELED` when aborted.
    */
-  flush(): Promise<void> {
+  flush(options: WaitOptions = {}): Promise<void> {
     this.putHalf.flush();
     if (!this.#canWrite && this.#error === null) return Promise.resolve();
-    return this.#whenTaken();
+    return this.#whenTaken(options.signal);
   }
 
   /**
@@ -135,7 +137,7 @@ export class QemuFileStream extends StreamBase {
    * @param options - `signal` ends the wait.
    * @throws {QemuFileError} (rejects) the latched error; `ECANCELED` when aborted.
    */
-  drain(options: { signal?: AbortSignal } = {}): Promise<void> {
+  drain(options: WaitOptions = {}): Promise<void> {
     const { signal } = options;
     const promise = new Promise<void>((resolve, reject) => {
       if (this.#stopped !== null) return reject(this.#stopped);
@@ -159,12 +161,27 @@ export class QemuFileStream extends StreamBase {
   /**
    * Flushes, always closes the backend, and reports the earliest error. @see QEMU `qemu_fclose`
    *
-   * @returns What the backend's `close` answered, or 0. Further calls give the same promise.
-   * @throws {QemuFileError} (rejects) the latched error, or the error of closing.
+   * @param options - `signal` ends the wait, and gives up what the backend has not taken by then.
+   * @returns What the backend's `close` answered, or 0. Further calls wait for the same.
+   * @throws {QemuFileError} (rejects) the latched error, or the error of closing; `ECANCELED` when aborted.
    */
-  close(): Promise<number> {
+  close(options: WaitOptions = {}): Promise<number> {
     this.#closing ??= handled(this.#close());
-    return this.#closing;
+    const { signal } = options;
+    if (signal === undefined) return this.#closing;
+    const closing = this.#closing;
+    return handled(
+      new Promise((resolve, reject) => {
+        const onAbort = (): void => {
+          const error = abortError(signal, 'close');
+          this.latch(error);
+          reject(error);
+        };
+        if (signal.aborted) return onAbort();
+        signal.addEventListener('abort', onAbort, { once: true });
+        closing.finally(() => signal.removeEventListener('abort', onAbort)).then(resolve, reject);
+      }),
+    );
   }
 
   /** Flushes, then closes; for `await using`. */
@@ -357,10 +374,14 @@ export class QemuFileStream extends StreamBase {
     for (const done of this.#drainWaiters.splice(0)) done(error);
   }
 
-  #whenTaken(): Promise<void> {
+  #whenTaken(signal?: AbortSignal): Promise<void> {
     return handled(
       new Promise((resolve, reject) => {
+        const onAbort = (): void => reject(abortError(signal as AbortSignal, 'flush'));
+        if (signal?.aborted === true) return onAbort();
+        signal?.addEventListener('abort', onAbort, { once: true });
         this.putHalf.whenTaken(this.putHalf.accepted, (error) => {
+          signal?.removeEventListener('abort', onAbort);
           if (error === null) resolve();
           else reject(error);
         });

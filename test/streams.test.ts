@@ -215,6 +215,42 @@ describe("Node's other stream helpers", () => {
     await assert.rejects(file.close(), { code: 'ECANCELED' });
   });
 
+  test('a signal ends any wait, and only the waits of its own', async () => {
+    let take: (count: number) => void = () => {};
+    const closes: unknown[] = [];
+    const file = new QemuFile({
+      writevBuffer: () =>
+        new Promise<number>((resolve) => {
+          take = resolve;
+        }),
+      getBuffer: () => new Promise<number>(() => {}),
+      close: (error) => void closes.push(error),
+    });
+    file.putByte(1);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const patient = file.flush();
+    const waits = [
+      file.flush({ signal }),
+      file.tell({ signal }),
+      file.fill(1, { signal }),
+      file.atEnd({ signal }),
+      file.readBe32({ signal }),
+      file.readCountedString('utf8', { signal }),
+    ];
+    controller.abort();
+    for (const wait of waits) await assert.rejects(wait, { code: 'ECANCELED' });
+    assert.equal(file.error, null);
+    take(1);
+    await patient;
+
+    file.putByte(2);
+    await assert.rejects(file.close({ signal: AbortSignal.abort() }), { code: 'ECANCELED' });
+    await assert.rejects(file.close(), { code: 'ECANCELED' });
+    assert.equal(closes.length, 1);
+    assert.ok(closes[0] instanceof Error);
+  });
+
   test('toWeb() of either half carries the bytes', async () => {
     const [here, there] = filePair();
     const out = toWeb(here);
