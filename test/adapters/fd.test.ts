@@ -320,7 +320,11 @@ test('has only the operations of its direction', async () => {
     fdOps(openNew(directory), { direction: 'read' }),
     fdOps(openNew(directory), { direction: 'write' }),
   ];
-  const has = (ops: object) => Object.keys(ops).sort();
+  const has = (ops: object) =>
+    Object.entries(ops)
+      .filter(([, value]) => typeof value === 'function')
+      .map(([name]) => name)
+      .sort();
   const common = ['close', 'getFd', 'getOffset', 'setBlocking', 'setOffset', 'shutDown'];
   assert.deepEqual(has(reader), [...common, 'getBuffer', 'getBufferAt'].sort());
   assert.deepEqual(has(writer), [...common, 'putBufferAt', 'writevBuffer'].sort());
