@@ -1,6 +1,6 @@
-import { inspect } from 'node:util';
+import { badAnswer } from './answers.ts';
 import { HalfDigest } from './digest.ts';
-import { abortError, codeOf, QemuFileError, toQemuFileError } from './errors.ts';
+import { abortError, QemuFileError, toQemuFileError } from './errors.ts';
 import { Fifo } from './fifo.ts';
 import { LookAhead } from './look-ahead.ts';
 import type { Answer, QemuFileOps } from './ops.ts';
@@ -436,16 +436,9 @@ export class GetHalf extends LookAhead {
     if (Number.isInteger(answer) && answer >= 0 && answer <= most) {
       return this.#space.subarray(0, answer);
     }
-    const negative = Number.isInteger(answer) && answer < 0;
-    const code = negative ? codeOf(answer) : 'EIO';
-    if (code === 'EAGAIN') {
-      this.#tryLater();
-      return null;
-    }
-    const reason = negative
-      ? 'the backend reported an error'
-      : `the backend answered ${inspect(answer)} when given room for ${most} bytes`;
-    this.#host.getFailed(new QemuFileError(code, reason, this.#context()));
+    const error = badAnswer(answer, `when given room for ${most} bytes`, this.#context());
+    if (error.code === 'EAGAIN') this.#tryLater();
+    else this.#host.getFailed(error);
     return null;
   }
 

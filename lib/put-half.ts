@@ -1,7 +1,7 @@
-import { inspect } from 'node:util';
+import { badAnswer } from './answers.ts';
 import { type Batch, lengthOf, splitOff } from './batch.ts';
 import { HalfDigest } from './digest.ts';
-import { codeOf, QemuFileError, toQemuFileError } from './errors.ts';
+import { QemuFileError, toQemuFileError } from './errors.ts';
 import { GatherList } from './gather-list.ts';
 import type { Answer, QemuFileOps } from './ops.ts';
 import { RateLimiter } from './rate-limiter.ts';
@@ -358,22 +358,13 @@ export class PutHalf extends GatherList {
       this.#host.putProgressed();
       return;
     }
-    const failure = this.#answerFailure(count, error, batch.bytes);
+    const context = this.#context();
+    const failure =
+      error === undefined
+        ? badAnswer(count, `where ${batch.bytes} bytes were to be written`, context)
+        : toQemuFileError(error, context);
     this.#releaseBatch(batch);
     this.#host.putFailed(failure);
-  }
-
-  #answerFailure(count: number, error: unknown, wanted: number): QemuFileError {
-    const context = this.#context();
-    if (error !== undefined) return toQemuFileError(error, context);
-    if (Number.isInteger(count) && count < 0) {
-      return new QemuFileError(codeOf(count), 'the backend reported an error', context);
-    }
-    return new QemuFileError(
-      'EIO',
-      `the backend answered ${inspect(count)} where ${wanted} bytes were to be written`,
-      context,
-    );
   }
 
   #context(): { operation: string; position: number } {

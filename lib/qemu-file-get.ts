@@ -1,6 +1,6 @@
+import { handled } from './answers.ts';
 import type { WaitOptions } from './options.ts';
 import { checkAttached, QemuFilePut } from './qemu-file-put.ts';
-import { handled } from './qemu-file-stream.ts';
 
 /**
  * The typed gets of a `QemuFile`; use `QemuFile`.

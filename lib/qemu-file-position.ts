@@ -1,10 +1,10 @@
 import { inspect } from 'node:util';
-import { codeOf, QemuFileError, toQemuFileError } from './errors.ts';
+import { badAnswer, handled } from './answers.ts';
+import { QemuFileError, toQemuFileError } from './errors.ts';
 import type { Answer, QemuFileOps, Whence } from './ops.ts';
 import type { WaitOptions } from './options.ts';
 import { QemuFileGet } from './qemu-file-get.ts';
 import { checkAttached } from './qemu-file-put.ts';
-import { handled } from './qemu-file-stream.ts';
 
 function checkOffset(offset: number, operation: string): void {
   if (!(Number.isSafeInteger(offset) && offset >= 0)) {
@@ -199,11 +199,7 @@ export class QemuFilePosition extends QemuFileGet {
     try {
       const answer = await call();
       if (Number.isSafeInteger(answer) && answer >= 0) return answer;
-      if (Number.isInteger(answer)) {
-        const reason = 'the backend reported an error';
-        throw new QemuFileError(codeOf(answer), reason, { operation, position });
-      }
-      throw new Error(`the backend answered ${inspect(answer)}`);
+      throw badAnswer(answer, 'where an offset or a count was due', { operation, position });
     } catch (failure) {
       const error = toQemuFileError(failure, { operation, position });
       this.latch(error);

@@ -1,6 +1,7 @@
-import { abortError, codeOf, QemuFileError, toQemuFileError } from './errors.ts';
+import { answerOf, handled } from './answers.ts';
+import { abortError, QemuFileError, toQemuFileError } from './errors.ts';
 import { GetHalf } from './get-half.ts';
-import type { Answer, QemuFileOps } from './ops.ts';
+import type { QemuFileOps } from './ops.ts';
 import { type QemuFileOptions, resolveSettings, type WaitOptions } from './options.ts';
 import { PutHalf } from './put-half.ts';
 import { reclaim, StreamBase } from './stream-base.ts';
@@ -20,27 +21,6 @@ const COPY_LIMIT = 1024;
 type WriteCallback = (error: Error | null | undefined) => void;
 
 function ignore(): void {}
-
-/** Marks a promise as handled: an error is latched, so a promise nobody awaits must not end the process. */
-export function handled<T>(promise: Promise<T>): Promise<T> {
-  promise.catch(ignore);
-  return promise;
-}
-
-/** What a backend answers, 0 for nothing; all that is a failure is thrown as `QemuFileError`. */
-export async function answerOf(
-  operation: string,
-  call: () => Answer<number | void> | undefined,
-): Promise<number> {
-  try {
-    const answer = await call();
-    if (typeof answer !== 'number') return 0;
-    if (answer >= 0) return answer;
-    throw new QemuFileError(codeOf(answer), 'the backend reported an error', { operation });
-  } catch (error) {
-    throw toQemuFileError(error, { operation });
-  }
-}
 
 /** Lifecycle, error latch and gates of a `QemuFile`; use `QemuFile`. */
 export class QemuFileStream extends StreamBase {

@@ -1,3 +1,4 @@
+import { answerOf } from './answers.ts';
 import {
   RAM_CONTROL_HOOK,
   RAM_SAVE_CONTROL_DELAYED,
@@ -8,7 +9,6 @@ import type { BytesSent, QemuFileHooks, QemuFileRamHook } from './hooks.ts';
 import type { Answer, QemuFileOps } from './ops.ts';
 import type { QemuFileOptions } from './options.ts';
 import { QemuFilePosition } from './qemu-file-position.ts';
-import { answerOf } from './qemu-file-stream.ts';
 
 /**
  * QEMU's migration channel as a stream: a buffered, big-endian, rate-limited, error-latching byte

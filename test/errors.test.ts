@@ -666,6 +666,25 @@ describe('shutdown()', () => {
     assert.equal(sink.calls.length, 1);
   });
 
+  test('wakes whoever waits before the backend has answered', async () => {
+    const feed = new Feed();
+    let shut: (value: number) => void = () => {};
+    const answer = new Promise<number>((resolve) => {
+      shut = resolve;
+    });
+    const file = new QemuFile(Object.assign(feed, { shutDown: () => answer }));
+    const reading = file.readByte();
+    const shutting = file.shutdown();
+    await assert.rejects(reading, { code: 'EIO', operation: 'shutdown' });
+    feed.give(hex('00'));
+    await turn();
+    assert.throws(() => file.getByte(), { code: 'EIO' });
+    assert.equal(feed.closes.length, 0);
+    shut(0);
+    assert.equal(await shutting, 0);
+    assert.equal(feed.closes.length, 1);
+  });
+
   test('flushes nothing', async () => {
     const sink = new Sink();
     const file = new QemuFile(sink);

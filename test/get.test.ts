@@ -243,7 +243,13 @@ describe('every kind of value', () => {
   });
 
   test('on a file that cannot be read fails with EBADF, which is not latched', async () => {
-    const file = new QemuFile({ writevBuffer: () => 0 });
+    await cannotBeRead(new QemuFile({ writevBuffer: () => 0 }));
+    await cannotBeRead(new QemuFile(new Source([RECORD]), { readable: false }));
+    const file = new QemuFile(new Source([RECORD]), { readable: true });
+    assert.equal(await file.readByte(), 255);
+  });
+
+  async function cannotBeRead(file: QemuFile): Promise<void> {
     for (const field of FIELDS.filter(({ name }) => name !== 'skip')) {
       assert.throws(() => field.get(file), { code: 'EBADF' }, field.name);
       await assert.rejects(field.read(file), { code: 'EBADF' }, field.name);
@@ -251,7 +257,8 @@ describe('every kind of value', () => {
     await assert.rejects(file.fill(1), { code: 'EBADF' });
     await assert.rejects(file.atEnd(), { code: 'EBADF' });
     assert.equal(file.getError(), 0);
-  });
+    assert.equal(file.readable, false);
+  }
 });
 
 describe('64 bits', () => {
@@ -757,6 +764,18 @@ describe('a backend', () => {
     throw error;
   }
 
+  test('that answers EAGAIN is not asked again once the file is closed, and leaves no timer', async () => {
+    const timers = (): number =>
+      process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+    const before = timers();
+    const file = new QemuFile({ getBuffer: () => -11 });
+    const reading = file.readByte();
+    assert.equal(timers(), before + 1);
+    file.destroy();
+    assert.equal(timers(), before);
+    await assert.rejects(reading, { code: 'ECANCELED' });
+  });
+
   test('that trickles bytes costs no more than its bytes', async () => {
     // Each piece of a long queue must not cost a walk over the others.
     const bytes = pattern(60_000);
@@ -870,6 +889,44 @@ describe('typed gets and read()', () => {
     assert.deepEqual(file.read(), hex('05060708'));
     assert.equal(file.read(), null);
     file.destroy();
+  });
+
+  test("leave bytes that 'readable' announces, though nobody calls read() again", async () => {
+    const feed = new Feed();
+    const file = new QemuFile(feed);
+    file.read();
+    feed.give(hex('0102030405060708'));
+    await turn();
+    assert.equal(file.getBe32(), 0x01020304);
+    await new Promise((resolve) => file.once('readable', resolve));
+    assert.equal(file.readableLength, 4);
+    assert.equal(file.getPosition, 4);
+    file.destroy();
+  });
+
+  test("within 'data' take the bytes that follow the chunk", async () => {
+    for (const way of WAYS) {
+      const bytes = pattern(60);
+      const file = new QemuFile(new Source(piecesOf(bytes, 4), way));
+      const seen: number[] = [];
+      file.on('data', (chunk: Buffer) => {
+        seen.push(...chunk);
+        if (file.peekBuffer(1).length > 0) seen.push(file.getByte());
+        assert.equal(file.getPosition, seen.length);
+      });
+      await new Promise((resolve) => file.once('end', resolve));
+      assert.deepEqual(Buffer.from(seen), bytes);
+    }
+  });
+
+  test('alone, see first what unshift() put back', async () => {
+    const file = new QemuFile(new Source([pattern(8)]));
+    assert.equal(await file.readBe32(), 0x00010203);
+    file.unshift(hex('0203'));
+    assert.equal(file.getByte(), 2);
+    assert.equal(file.getPosition, 3);
+    assert.equal(file.getBe32(), 0x03040506);
+    assert.equal(file.getByte(), 7);
   });
 
   test('and read() in one tick: read() gives what is left', async () => {

@@ -572,6 +572,18 @@ describe('maxBandwidth', () => {
     await assert.rejects(file.flush(), { code: 'ECANCELED' });
   });
 
+  test('stops counting limitedMs when the file is destroyed', async () => {
+    const file = new QemuFile(new Sink(), { maxBandwidth: 1 });
+    file.putBuffer(pattern(1000));
+    void file.flush();
+    await turn();
+    file.destroy();
+    const { limitedMs } = file;
+    assert.ok(limitedMs > 0);
+    await turn();
+    assert.equal(file.limitedMs, limitedMs);
+  });
+
   test('is no reason for limitedMs to grow while the transport is what one waits for', async () => {
     const sink = new Sink('manual');
     const file = new QemuFile(sink, { maxBandwidth: 1000 });

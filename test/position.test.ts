@@ -229,17 +229,19 @@ describe('putBufferAt and getBufferAt', () => {
     await assert.rejects(file.getBufferAt(new Uint8Array(1), 0), { code: 'EIO' });
   });
 
-  test('a short write latches EIO', async () => {
-    const backend = new SeekableMemory(pattern(10));
-    const file = new QemuFile(backend);
-    backend.misbehave.putBufferAt = () => 2;
-    await assert.rejects(file.putBufferAt(hex('010203'), 4), {
-      code: 'EIO',
-      operation: 'putBufferAt',
-      position: 4,
-    });
-    assert.equal(file.getError(), -5);
-    assert.equal(file.transferred(), 0);
+  test('a write of less or more than all latches EIO', async () => {
+    for (const count of [0, 2, 4]) {
+      const backend = new SeekableMemory(pattern(10));
+      const file = new QemuFile(backend);
+      backend.misbehave.putBufferAt = () => count;
+      await assert.rejects(file.putBufferAt(hex('010203'), 4), {
+        code: 'EIO',
+        operation: 'putBufferAt',
+        position: 4,
+      });
+      assert.equal(file.getError(), -5);
+      assert.equal(file.transferred(), 0);
+    }
   });
 
   test('refuse a detached buffer, and latch nothing', async () => {

@@ -1,0 +1,44 @@
+import { inspect } from 'node:util';
+import { codeOf, QemuFileError, type QemuFileErrorContext, toQemuFileError } from './errors.ts';
+import type { Answer } from './ops.ts';
+
+function ignore(): void {}
+
+/** Marks a promise as handled: an error is latched, so a promise nobody awaits must not end the process. */
+export function handled<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(ignore);
+  return promise;
+}
+
+/**
+ * The error of a backend that answered a negative errno, or nonsense.
+ *
+ * @param answer - What it answered.
+ * @param asked - What it was asked, to complete "the backend answered 5 …".
+ * @param context - Where.
+ */
+export function badAnswer(
+  answer: unknown,
+  asked: string,
+  context: QemuFileErrorContext,
+): QemuFileError {
+  if (Number.isInteger(answer) && (answer as number) < 0) {
+    return new QemuFileError(codeOf(answer as number), 'the backend reported an error', context);
+  }
+  return new QemuFileError('EIO', `the backend answered ${inspect(answer)} ${asked}`, context);
+}
+
+/** What a backend answers, 0 for nothing; all that is a failure is thrown as `QemuFileError`. */
+export async function answerOf(
+  operation: string,
+  call: () => Answer<number | void> | undefined,
+): Promise<number> {
+  try {
+    const answer = await call();
+    if (typeof answer !== 'number') return 0;
+    if (answer >= 0) return answer;
+    throw badAnswer(answer, 'when asked to end', { operation });
+  } catch (error) {
+    throw toQemuFileError(error, { operation });
+  }
+}
