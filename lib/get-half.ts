@@ -4,6 +4,7 @@ import { abortError, QemuFileError, toQemuFileError } from './errors.ts';
 import { Fifo } from './fifo.ts';
 import { LookAhead } from './look-ahead.ts';
 import type { Answer, QemuFileOps } from './ops.ts';
+import { type Waiter, type Wish, waiterFor } from './wish.ts';
 
 /*
  * The get half: asks the backend for bytes when somebody wants some, one `getBuffer` at a time, and
@@ -30,26 +31,6 @@ export interface GetSettings {
   lookAheadSize: number;
   maxLookAhead: number;
   digest: boolean;
-}
-
-/** A number of bytes that somebody waits for. */
-export interface Wish<T> {
-  /** Bytes that must be there, at most `maxLookAhead`. */
-  size: number;
-  /** Public name of the method, for messages. */
-  operation: string;
-  /** Consumes what it wants once they are there, and gives what the wait resolves with. */
-  take(): T;
-  /** May use up what is there first and say how many bytes are wanted then; 0 lets `take` run. */
-  more?(): number;
-  /** Whether the end of the stream is as good as the bytes. */
-  orEnd?: boolean;
-}
-
-interface Waiter {
-  wish: Wish<unknown>;
-  size: number;
-  done(error: Error | null): void;
 }
 
 /** How long to leave a backend alone that says EAGAIN although it should have waited. */
@@ -130,32 +111,18 @@ export class GetHalf extends LookAhead {
       return Promise.reject(new RangeError(reason));
     }
     return new Promise<T>((resolve, reject) => {
-      const waiter: Waiter = {
-        wish,
-        size: wish.size,
-        done: (error) => {
-          signal?.removeEventListener('abort', onAbort);
-          if (error !== null) return reject(error);
-          try {
-            resolve(wish.take());
-          } catch (failure) {
-            reject(failure);
-          }
-        },
-      };
-      const onAbort = (): void => {
-        this.#waiters.remove(waiter);
-        waiter.done(abortError(signal as AbortSignal, operation));
-        this.#serve();
-      };
       const error = this.#error ?? this.#unreadable(operation);
       if (error !== null) return reject(error);
       if (signal?.aborted === true) return reject(abortError(signal, operation));
-      signal?.addEventListener('abort', onAbort, { once: true });
-      this.#waiters.push(waiter);
+      this.#waiters.push(waiterFor(wish, resolve, reject, signal, this.#abandon));
       this.#serve();
     });
   }
+
+  readonly #abandon = (waiter: Waiter): void => {
+    this.#waiters.remove(waiter);
+    this.#serve();
+  };
 
   /** Makes sure that `size` bytes are there, contiguous and not consumed, or throws. */
   need(size: number, operation: string): void {

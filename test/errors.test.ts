@@ -486,6 +486,19 @@ describe('close()', () => {
     assert.deepEqual(sink.closes, [undefined]);
   });
 
+  test('given up by its signal rejects at once, although the backend does not close', async () => {
+    for (const answering of ['sync', 'manual'] as const) {
+      const sink = new Sink(answering);
+      const file = new QemuFile(Object.assign(sink, { close: () => new Promise<number>(() => {}) }));
+      file.putByte(1);
+      const controller = new AbortController();
+      const closing = file.close({ signal: controller.signal });
+      await turn();
+      controller.abort();
+      await assert.rejects(closing, { code: 'ECANCELED', operation: 'close' });
+    }
+  });
+
   test('ends the waits for bytes with ECANCELED', async () => {
     const feed = new Feed();
     const file = new QemuFile(feed);

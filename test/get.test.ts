@@ -897,10 +897,16 @@ describe('typed gets and read()', () => {
     file.read();
     feed.give(hex('0102030405060708'));
     await turn();
-    assert.equal(file.getBe32(), 0x01020304);
-    await new Promise((resolve) => file.once('readable', resolve));
-    assert.equal(file.readableLength, 4);
-    assert.equal(file.getPosition, 4);
+    for (const [got, left] of [
+      [0x0102, 6],
+      [0x0304, 4],
+      [0x0506, 2],
+    ]) {
+      assert.equal(file.getBe16(), got);
+      await new Promise((resolve) => file.once('readable', resolve));
+      assert.equal(file.readableLength, left);
+      assert.equal(file.getPosition, 8 - (left ?? 0));
+    }
     file.destroy();
   });
 
@@ -917,6 +923,43 @@ describe('typed gets and read()', () => {
       await new Promise((resolve) => file.once('end', resolve));
       assert.deepEqual(Buffer.from(seen), bytes);
     }
+  });
+
+  test('see what read(size) left before what was looked ahead, whatever the get', async () => {
+    const gets: readonly (readonly [string, (file: QemuFile) => unknown])[] = [
+      ['getBe32', (file) => file.getBe32()],
+      ['getBuffer(target)', (file) => file.getBuffer(Buffer.alloc(4))],
+      ['getBuffer(size)', (file) => file.getBuffer(4)],
+      ['getBufferInPlace', (file) => file.getBufferInPlace(4)],
+      ['peekByte', (file) => [file.peekByte(0), file.skip(4)]],
+      ['peekBuffer', (file) => [...file.peekBuffer(4), file.skip(4)]],
+      ['skip', (file) => file.skip(4)],
+      ['readBuffer(target)', (file) => file.readBuffer(Buffer.alloc(4))],
+      ['readBuffer(size)', (file) => file.readBuffer(4)],
+      ['readSkip', (file) => file.readSkip(4)],
+      ['readBe32', (file) => file.readBe32()],
+    ];
+    for (const [name, get] of gets) {
+      const file = new QemuFile(new Source([pattern(10), pattern(10, 10)], { hands: true }));
+      await file.fill(20);
+      assert.deepEqual(file.read(2), hex('0001'));
+      assert.equal(file.readableLength, 8, name);
+      await get(file);
+      assert.equal(file.getPosition, 6, name);
+      assert.equal(file.getByte(), 6, name);
+    }
+    const file = new QemuFile(new Source([pattern(10), pattern(10, 10)], { hands: true }));
+    await file.fill(20);
+    file.read(2);
+    assert.deepEqual(file.getBuffer(4), hex('02030405'));
+    file.read(1);
+    const target = Buffer.alloc(4);
+    file.getBuffer(target);
+    assert.deepEqual(target, hex('0708090a'));
+    file.read(1);
+    assert.equal(file.peekByte(0), 0x0c);
+    assert.equal(await file.readBuffer(target), 4);
+    assert.deepEqual(target, hex('0c0d0e0f'));
   });
 
   test('alone, see first what unshift() put back', async () => {

@@ -124,6 +124,7 @@ describe('the budget of a window that the caller runs', () => {
     assert.equal(drained, false);
     assert.equal(drains, 0);
     file.resetRateLimit();
+    file.resetRateLimit();
     await draining;
     await turn();
     assert.equal(drains, 1);
@@ -173,6 +174,18 @@ describe('the gate of the transport', () => {
     sink.take();
     await turn();
     assert.equal(drains, 2);
+  });
+
+  test('that nobody found shut emits no "drain"', async () => {
+    const file = new QemuFile(new Sink('async'));
+    let drains = 0;
+    file.on('drain', () => (drains += 1));
+    for (let at = 0; at < 5; at += 1) {
+      assert.equal(file.write(pattern(2000)), true);
+      await file.flush();
+      await turn();
+    }
+    assert.equal(drains, 0);
   });
 
   test('is the same for drain(), which resolves at once where it is open', async () => {

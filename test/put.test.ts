@@ -398,6 +398,20 @@ describe('the gather list', () => {
     assert.equal(released, 3);
   });
 
+  test('keeps staged bytes between buffers that lie side by side in memory', async () => {
+    const { sink, file } = sunk();
+    const memory = pattern(20);
+    file.putBufferAsync(memory.subarray(0, 10));
+    file.putByte(0xaa);
+    file.putBufferAsync(memory.subarray(10, 20));
+    await file.flush();
+    assert.deepEqual(sink.shape, [[10, 1, 10]]);
+    assert.deepEqual(
+      sink.written,
+      Buffer.concat([memory.subarray(0, 10), hex('aa'), memory.subarray(10)]),
+    );
+  });
+
   test('has two entries for buffers with a gap, in the wrong order, or in other memory', async () => {
     const { sink, file } = sunk();
     const memory = pattern(100);
@@ -536,6 +550,23 @@ describe('autoFlush', () => {
     assert.equal(sink.calls.length, 0);
     await file.flush();
     assert.deepEqual(sink.written, hex('0102'));
+  });
+
+  test('false: a flush that waited for the backend takes no more than it was asked for', async () => {
+    const { sink, file } = sunk('manual', { autoFlush: false });
+    file.putByte(1);
+    void file.flush();
+    file.putByte(2);
+    const second = file.flush();
+    file.putBuffer(pattern(32767));
+    file.putByte(3);
+    sink.take();
+    await turn();
+    sink.take();
+    await second;
+    await turn();
+    assert.deepEqual(sink.shape, [[1], [32768]]);
+    assert.equal(file.writableLength, 1);
   });
 
   for (const [name, leave] of [
@@ -719,7 +750,7 @@ describe('putCompressionData', () => {
     file.putByte(0xbb);
     await file.flush();
     const { written } = sink;
-    assert.equal(written.length, put + 2);
+    assert.deepEqual(sink.shape, [[put + 2]]);
     assert.equal(written[0], 0xaa);
     assert.equal(written.readUInt32BE(1), put - 4);
     assert.deepEqual(inflateSync(written.subarray(5, 1 + put)), page);
@@ -866,4 +897,17 @@ describe('a file that cannot be written', () => {
       assert.equal(await reader.close(), 0);
     });
   }
+
+  test('rejects a flush once an error is latched', async () => {
+    const reader = new QemuFile({ getBuffer });
+    reader.setError(-5);
+    await assert.rejects(reader.flush(), { code: 'EIO' });
+  });
+
+  test('for want of a backend has nothing to wait for in a flush', async () => {
+    const staging = new QemuFile({});
+    staging.putByte(1);
+    await staging.flush();
+    assert.equal(staging.tellFast(), 1);
+  });
 });
