@@ -489,7 +489,9 @@ describe('close()', () => {
   test('given up by its signal rejects at once, although the backend does not close', async () => {
     for (const answering of ['sync', 'manual'] as const) {
       const sink = new Sink(answering);
-      const file = new QemuFile(Object.assign(sink, { close: () => new Promise<number>(() => {}) }));
+      const file = new QemuFile(
+        Object.assign(sink, { close: () => new Promise<number>(() => {}) }),
+      );
       file.putByte(1);
       const controller = new AbortController();
       const closing = file.close({ signal: controller.signal });
