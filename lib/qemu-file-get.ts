@@ -224,6 +224,7 @@ export class QemuFileGet extends QemuFilePut {
    * Waits for bytes and copies them. @see QEMU `qemu_get_buffer`
    *
    * @param target - A buffer of any size to fill wholly, or a number of bytes (at most `maxLookAhead`).
+   * @param options - `signal` ends the wait; of a target over 32768 bytes a part may be consumed by then.
    * @returns The number of bytes copied, or the new buffer.
    */
   readBuffer(target: Uint8Array, options?: WaitOptions): Promise<number>;
@@ -263,6 +264,7 @@ export class QemuFileGet extends QemuFilePut {
    * Waits for bytes and drops them, in constant memory.
    *
    * @param size - Any number of bytes, not negative; else RangeError.
+   * @param options - `signal` ends the wait; of more than 32768 bytes a part may be consumed by then.
    */
   readSkip(size: number, options?: WaitOptions): Promise<void> {
     if (!(Number.isSafeInteger(size) && size >= 0)) {

@@ -8,6 +8,7 @@ import { codeOf, errnoOf, QemuFileError, toQemuFileError } from '../lib/errors.t
 import { QemuFile } from '../lib/qemu-file.ts';
 import { type Answering, Feed, Sink, Source } from './helpers/backends.ts';
 import { hex, pattern, turn, wrongly } from './helpers/bytes.ts';
+import { countedSignal } from './helpers/counted-signal.ts';
 
 function broken(code: string, message = 'the other end is gone'): Error {
   return Object.assign(new Error(message), { code });
@@ -766,6 +767,22 @@ describe('the signal of a file', () => {
   test('that was aborted before does so at once', async () => {
     const file = new QemuFile(new Sink(), { signal: AbortSignal.abort() });
     await assert.rejects(file.close(), { code: 'ECANCELED' });
+  });
+
+  test('and those of flush, drain and close have no listener left afterwards', async () => {
+    const { signal, listeners } = countedSignal();
+    for (const fails of [false, true]) {
+      const sink = new Sink('async', { highWaterMark: 1 });
+      if (fails) sink.misbehave = () => Promise.resolve(-5);
+      const file = new QemuFile(sink, { signal });
+      assert.equal(listeners(), 1);
+      file.putByte(1);
+      const waits = [file.flush({ signal }), file.tell({ signal }), file.drain({ signal })];
+      assert.ok(listeners() > 1);
+      await Promise.allSettled([...waits, file.close({ signal })]);
+      await turn();
+      assert.equal(listeners(), 0);
+    }
   });
 
   test('has no effect once the file is closed', async () => {

@@ -3,6 +3,7 @@ import { describe, test } from 'node:test';
 import { QemuFile } from '../lib/qemu-file.ts';
 import { Feed, Source, type SourceOptions } from './helpers/backends.ts';
 import { cutAt, hex, pattern, piecesOf, turn, wrongly } from './helpers/bytes.ts';
+import { countedSignal } from './helpers/counted-signal.ts';
 import { readSome } from './helpers/read-some.ts';
 
 interface Field {
@@ -550,24 +551,12 @@ describe('a wait that its signal ends', () => {
   });
 
   test('leaves no listener on the signal once it is over', async () => {
-    const controller = new AbortController();
-    let listeners = 0;
-    const { signal } = controller;
-    const add = signal.addEventListener.bind(signal);
-    const remove = signal.removeEventListener.bind(signal);
-    signal.addEventListener = (...args: Parameters<typeof add>) => {
-      listeners += 1;
-      add(...args);
-    };
-    signal.removeEventListener = (...args: Parameters<typeof remove>) => {
-      listeners -= 1;
-      remove(...args);
-    };
+    const { signal, listeners } = countedSignal();
     const file = new QemuFile(new Source([pattern(10)], { answering: 'async' }));
     await file.readByte({ signal });
     await file.fill(4, { signal });
     await assert.rejects(file.readBuffer(100, { signal }));
-    assert.equal(listeners, 0);
+    assert.equal(listeners(), 0);
   });
 });
 

@@ -444,6 +444,22 @@ describe('a limiter of its own rate', () => {
     assert.equal(rate.exceeded(5101, 0), true);
   });
 
+  test('counts the time in which bytes wait for it', () => {
+    const { clock, rate } = limiter(1000);
+    rate.held(true);
+    clock.ms += 50;
+    assert.equal(rate.limitedMs, 50);
+    rate.held(true);
+    clock.ms += 10;
+    rate.held(false);
+    rate.held(false);
+    clock.ms += 1000;
+    assert.equal(rate.limitedMs, 60);
+    rate.held(true);
+    clock.ms += 5;
+    assert.equal(rate.limitedMs, 65);
+  });
+
   test('measures what the transport takes while it has something, without pauses and waits for the limit', () => {
     const { clock, rate } = limiter(100);
     assert.equal(rate.measured, 0);

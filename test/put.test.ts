@@ -696,6 +696,20 @@ describe('write() and typed puts', () => {
     await file.close();
     assert.deepEqual(sink.written, hex('01'));
   });
+
+  test('after the end throw EBADF although bytes still wait for the backend', async () => {
+    const { sink, file } = sunk('manual');
+    file.putByte(1);
+    void file.flush();
+    file.putByte(2);
+    file.end();
+    assert.throws(() => file.putByte(3), { code: 'EBADF' });
+    sink.take();
+    await turn();
+    sink.take();
+    await file.close();
+    assert.deepEqual(sink.written, hex('0102'));
+  });
 });
 
 describe('cork', () => {
