@@ -48,7 +48,7 @@ export class PutHalf extends GatherList {
   readonly #settings: PutSettings;
   readonly #host: PutHost;
 
-  /** Offset in the stream of the first byte that the backend has not taken. */
+  /** Offset in the stream of the first byte that the backend has not taken. @see QEMU `QEMUFile.pos` */
   #position = 0;
   /** Bytes taken in all; unlike the position nothing but taking changes it. */
   #taken = 0;
@@ -75,11 +75,6 @@ export class PutHalf extends GatherList {
     this.#host = host;
     this.#digest = new HalfDigest(settings.digest);
     if (!settings.writable) this.#closedBecause = 'the file is not writable';
-  }
-
-  /** Stream offset of the first byte not taken yet. @see QEMU `QEMUFile.pos` */
-  get position(): number {
-    return this.#position;
   }
 
   /** Bytes put and not yet taken by the backend. */
