@@ -1,0 +1,91 @@
+// Runs benches, each in a process of its own, and prints one table.
+//
+//   npm run bench                        all
+//   npm run bench typed-puts limiter     some
+//   npm run bench -- --quick --json      all, in a minute, for programs
+import { fork } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import Table from 'cli-table3';
+import { Command } from 'commander';
+import { machine } from './harness/machine.ts';
+import type { Row } from './harness/row.ts';
+
+const ONE = fileURLToPath(new URL('harness/one.ts', import.meta.url));
+const ALL = readdirSync(import.meta.dirname)
+  .filter((file) => file.endsWith('.ts') && file !== 'main.ts')
+  .map((file) => file.slice(0, -3))
+  .sort();
+
+/** Rows of one bench, as it knows them. */
+async function runBench(name: string, quick: boolean, onRow: (row: Row) => void): Promise<void> {
+  const child = fork(ONE, quick ? [name, '--quick'] : [name], {
+    execArgv: ['--expose-gc', '--import', 'tsx'],
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  });
+  child.on('message', (row) => onRow(row as Row));
+  const code = await new Promise((resolve) => child.once('close', resolve));
+  if (code !== 0) throw new Error(`the bench ${name} ended with ${String(code)}`);
+}
+
+/** Three significant digits, large numbers whole. */
+function short(value: number | null): string {
+  if (value === null) return 'missing';
+  if (value === 0) return '0';
+  return Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3);
+}
+
+function cellsOf(row: Row): string[] {
+  const verdict = row.ok === null ? (row.mustReach === '' ? '' : '?') : row.ok ? 'yes' : 'NO';
+  return [
+    row.name,
+    `${short(row.value)} ${row.unit}`,
+    `±${(row.spread * 100).toFixed(0)} %`,
+    row.against.map(({ name, value }) => `${name} ${short(value)}`).join('\n'),
+    row.ratio === null ? '' : row.ratio.toFixed(2),
+    row.mustReach,
+    verdict,
+  ];
+}
+
+function tableOf(rows: readonly Row[]): string {
+  const table = new Table({
+    head: ['row', 'qemu-file', 'spread', 'against', 'ratio', 'must reach', 'ok'],
+    style: { head: [], border: [], compact: true },
+  });
+  table.push(...rows.map(cellsOf));
+  return table.toString();
+}
+
+async function main(names: string[], { quick, json }: { quick?: true; json?: true }) {
+  const unknown = names.filter((name) => !ALL.includes(name));
+  if (unknown.length > 0) {
+    console.error(`no such bench: ${unknown.join(', ')}; there are: ${ALL.join(', ')}`);
+    process.exitCode = 2;
+    return;
+  }
+  const rows: Row[] = [];
+  for (const name of names.length > 0 ? names : ALL) {
+    if (!json) console.error(`${name} …`);
+    await runBench(name, quick === true, (row) => rows.push(row));
+  }
+  const where = machine();
+  if (json) {
+    console.log(JSON.stringify({ machine: where, rows }, null, 2));
+    return;
+  }
+  const tools = Object.entries(where.tools).map(
+    ([tool, version]) => `${tool} ${version ?? 'missing'}`,
+  );
+  console.log(`Node ${where.node}, ${where.cores} × ${where.cpu}, Linux ${where.kernel}`);
+  console.log(tools.join(', '));
+  console.log(tableOf(rows));
+}
+
+await new Command('npm run bench --')
+  .description('Measures qemu-file beside the floor and its peers.')
+  .argument('[name...]', `any of: ${ALL.join(', ')}`)
+  .option('--quick', 'all of it within a minute, to see that it works')
+  .option('--json', 'one object for programs')
+  .action(main)
+  .parseAsync();
