@@ -145,7 +145,7 @@ const PUTS: Put[] = [
     smart: (buffer) => () => {
       for (let i = 0; i < OPS; i++) buffer.writeBigUInt64BE(0x1234_5678_9abc_def0n);
     },
-    field: (i) => {
+    field: () => {
       const bytes = Buffer.allocUnsafe(8);
       bytes.writeBigUInt64BE(0x1234_5678_9abc_def0n);
       return bytes;
@@ -162,7 +162,7 @@ const PUTS: Put[] = [
         let at = 0;
         for (let i = 0; i < OPS; i++) {
           if (at + 256 > SIZE) at = 0;
-          const length = buffer.utf8Write(TEXT, at + 1);
+          const length = buffer.write(TEXT, at + 1);
           buffer[at] = length;
           at += 1 + length;
         }

@@ -25,6 +25,8 @@ function outOfRange(method: string, value: unknown, range: string): RangeError {
 export abstract class GatherList {
   protected readonly stagingSize: number;
   protected readonly maxEntries: number;
+  /** By-reference buffers up to this size are copied. */
+  protected readonly copyLimit: number;
   /** Puts go straight ahead while they end within this; see the top of the file. */
   protected room = 0;
 
@@ -41,9 +43,10 @@ export abstract class GatherList {
   #growingReleases = false;
   readonly #spare: Buffer[] = [];
 
-  constructor(stagingSize: number, maxEntries: number) {
+  constructor(stagingSize: number, maxEntries: number, copyLimit: number) {
     this.stagingSize = stagingSize;
     this.maxEntries = maxEntries;
+    this.copyLimit = copyLimit;
   }
 
   /** Makes `bytes` more fit the staging block; false if puts have stopped. */
@@ -144,9 +147,24 @@ export abstract class GatherList {
     }
   }
 
-  /** Queues bytes by reference; `onRelease` runs once the batch that holds them was taken or failed. */
+  /**
+   * Queues bytes by reference, or copies them where that is cheaper; `onRelease` runs once the batch
+   * that holds them was taken or failed.
+   */
   reference(bytes: Uint8Array, onRelease?: () => void): void {
-    if (bytes.length > 0) {
+    const length = bytes.length;
+    if (length <= this.copyLimit && length > 0) {
+      // In one piece, so that it is one batch whose end releases it.
+      if (this.#index + length > this.room && !this.makeRoom(length)) {
+        if (onRelease !== undefined) this.refused(onRelease);
+        return;
+      }
+      if (onRelease !== undefined) this.#releases.push(onRelease);
+      this.#block.set(bytes, this.#index);
+      this.#advance(this.#index + length);
+      return;
+    }
+    if (length > 0) {
       this.#closeRun();
       // The staged bytes before this buffer may have made the last entry that the list can have.
       if (this.#entries.length >= this.maxEntries) this.cutFull();
@@ -156,8 +174,8 @@ export abstract class GatherList {
       return;
     }
     if (onRelease !== undefined) this.#releases.push(onRelease);
-    if (bytes.length === 0) return;
-    this.#referenced += bytes.length;
+    if (length === 0) return;
+    this.#referenced += length;
     const releases = onRelease !== undefined;
     if (releases !== this.#growingReleases || !this.#grow(bytes)) {
       this.#growing = bytes;

@@ -15,6 +15,11 @@ export interface QemuFileSizes {
   stagingSize: number;
   /** Greatest number of entries in one gather list. Default 64. */
   gatherEntries: number;
+  /**
+   * Buffers put by reference are copied all the same up to this size, for backends to which an entry of
+   * the gather list costs more than the copy. At most `stagingSize`. Default 0: none is.
+   */
+  copyLimit: number;
   /** Bytes that may wait for the backend before the transport gate shuts. Default 262144. */
   highWaterMark: number;
   /** Size of the buffer given to `getBuffer`. Default 65536. */

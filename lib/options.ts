@@ -43,6 +43,13 @@ export interface Settings {
   get: GetSettings;
 }
 
+function notNegative(name: string, value: number): number {
+  if (!Number.isSafeInteger(value) || value < 0) {
+    throw new RangeError(`${name}: ${value} is not a number of bytes`);
+  }
+  return value;
+}
+
 function positive(name: string, value: number): number {
   if (!Number.isSafeInteger(value) || value < 1) {
     throw new RangeError(`${name}: ${value} is not a positive number of bytes`);
@@ -70,11 +77,14 @@ export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Set
   const maxPendingBytes = positive('maxPendingBytes', options.maxPendingBytes ?? MAX_PENDING_BYTES);
   // A table without either direction makes a file that only stages, for putQemuFile.
   const stagesOnly = ops.getBuffer === undefined && ops.writevBuffer === undefined;
+  const stagingSize = Math.max(16, size('stagingSize', IO_BUF_SIZE));
+  const copyLimit = notNegative('copyLimit', options.copyLimit ?? preferred.copyLimit ?? 0);
   return {
     maxBandwidth,
     put: {
       writable: (ops.writevBuffer !== undefined && options.writable !== false) || stagesOnly,
-      stagingSize: Math.max(16, size('stagingSize', IO_BUF_SIZE)),
+      stagingSize,
+      copyLimit: Math.min(copyLimit, stagingSize),
       gatherEntries: size('gatherEntries', MAX_IOV_SIZE),
       // Whoever heeds the gate must not meet ENOBUFS.
       highWaterMark: Math.min(size('highWaterMark', HIGH_WATER_MARK), maxPendingBytes),

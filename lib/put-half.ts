@@ -27,6 +27,7 @@ export interface PutHost {
 export interface PutSettings {
   writable: boolean;
   stagingSize: number;
+  copyLimit: number;
   gatherEntries: number;
   highWaterMark: number;
   maxPendingBytes: number;
@@ -69,7 +70,7 @@ export class PutHalf extends GatherList {
   #closedBecause: string | null = null;
 
   constructor(ops: QemuFileOps, settings: PutSettings, host: PutHost) {
-    super(settings.stagingSize, settings.gatherEntries);
+    super(settings.stagingSize, settings.gatherEntries, settings.copyLimit);
     this.#ops = ops;
     this.#settings = settings;
     this.#host = host;

@@ -90,8 +90,9 @@ export class QemuFilePut extends QemuFileStream {
   }
 
   /**
-   * Puts bytes by reference: what the memory holds when the batch leaves is what is sent, and it must
-   * stay as it is until `onRelease`. @see QEMU `qemu_put_buffer_async`
+   * Puts bytes by reference: the memory must stay as it is until `onRelease`, for what it holds when the
+   * batch leaves is what is sent. (Buffers within the backend's `copyLimit` are copied at once, where that
+   * is faster.) @see QEMU `qemu_put_buffer_async`
    *
    * @param bytes - Any number of them.
    * @param onRelease - Runs once, after the backend took the batch with these bytes, or it failed: QEMU's
