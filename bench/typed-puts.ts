@@ -33,7 +33,7 @@ interface Put {
   floor(view: DataView, bytes: Uint8Array): () => void;
   smart(buffer: SmartBuffer): () => void;
   /** Makes the buffer that `write()` is given. */
-  field(i: number): Uint8Array;
+  field: (i: number) => Uint8Array;
   /** Greatest multiple of the floor; none is demanded where this is absent. */
   atMost?: number;
 }
@@ -201,7 +201,7 @@ function writes(field: (i: number) => Uint8Array): () => Promise<void> {
   const sink = new Writable({ write: (_chunk, _encoding, callback) => callback() });
   return async () => {
     for (let i = 1; i < OPS; i++) sink.write(field(i));
-    await new Promise((resolve) => sink.write(field(OPS), resolve));
+    await new Promise<void>((resolve) => sink.write(field(OPS), () => resolve()));
   };
 }
 

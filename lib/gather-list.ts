@@ -10,7 +10,9 @@ import type { Batch } from './batch.ts';
  * stopped). So the hot path has one branch.
  */
 
-const TWO_32 = 0x1_0000_0000;
+const TWO_TO_MINUS_32 = 2 ** -32;
+/** Bits above the lower 32 of the greatest number that is exact. */
+const HIGH_BITS = 21;
 
 const NO_BLOCK = Buffer.alloc(0);
 const NO_VIEW = new DataView(NO_BLOCK.buffer, 0, 0);
@@ -107,33 +109,58 @@ export abstract class GatherList {
   }
 
   be64(value: number | bigint): void {
-    if (typeof value === 'bigint') {
-      if (BigInt.asUintN(64, value) !== value) throw outOfRange('putBe64', value, '0…2^64-1');
-      this.#put64(Number(value >> 32n), Number(value & 0xffff_ffffn));
+    if (typeof value !== 'number') {
+      this.#be64Big(value);
       return;
     }
-    if (!(value >= 0 && Number.isSafeInteger(value))) {
+    const low = value >>> 0;
+    const upper = (value - low) * TWO_TO_MINUS_32;
+    const high = upper | 0;
+    // The upper half of what is negative or no integer is so, too.
+    if (high !== upper || high >>> HIGH_BITS !== 0) {
       throw outOfRange('putBe64', value, '0…2^53-1 (give a bigint beyond that)');
     }
-    const low = value >>> 0;
-    this.#put64((value - low) / TWO_32, low);
+    this.#put64(high, low);
   }
 
   sbe64(value: number | bigint): void {
     if (typeof value === 'bigint') {
       if (BigInt.asIntN(64, value) !== value) throw outOfRange('putSbe64', value, '-2^63…2^63-1');
-      this.#put64(Number((value >> 32n) & 0xffff_ffffn), Number(value & 0xffff_ffffn));
+      this.#put64Big(value);
       return;
     }
     if (!Number.isSafeInteger(value)) {
       throw outOfRange('putSbe64', value, '±(2^53-1) (give a bigint beyond that)');
     }
     const low = value >>> 0;
-    this.#put64((value - low) / TWO_32, low);
+    this.#put64((value - low) * TWO_TO_MINUS_32, low);
+  }
+
+  /** A length byte and ASCII text; false, and nothing put, if it is not ASCII or does not fit straight ahead. */
+  countedAscii(text: string): boolean {
+    const length = text.length;
+    const start = this.#index + 1;
+    const end = start + length;
+    if (length > 255 || end >= this.room) return false;
+    const block = this.#block;
+    for (let i = 0; i < length; i++) {
+      const code = text.charCodeAt(i);
+      if (code > 0x7f) return false;
+      block[start + i] = code;
+    }
+    block[start - 1] = length;
+    this.#index = end;
+    return true;
   }
 
   /** Copies bytes into staging; the caller may reuse its memory at once. */
   copy(bytes: Uint8Array): void {
+    const end = this.#index + bytes.length;
+    if (end < this.room) {
+      this.#block.set(bytes, this.#index);
+      this.#index = end;
+      return;
+    }
     let from = 0;
     while (from < bytes.length) {
       if (this.#index >= this.room && !this.makeRoom(1)) return;
@@ -229,30 +256,89 @@ export abstract class GatherList {
     if (index >= this.stagingSize) this.cutFull();
   }
 
+  /*
+   * A put that stays within the room and does not fill the block takes one branch; `end === room` is
+   * left to the slow path, as the block must then be cut (bench/typed-puts.ts).
+   */
+
   #put8(value: number): void {
+    const index = this.#index;
+    if (index + 1 >= this.room) {
+      this.#last8(value);
+      return;
+    }
+    this.#view.setUint8(index, value);
+    this.#index = index + 1;
+  }
+
+  #last8(value: number): void {
     if (this.#index + 1 > this.room && !this.makeRoom(1)) return;
     this.#view.setUint8(this.#index, value);
     this.#advance(this.#index + 1);
   }
 
   #put16(value: number): void {
+    const index = this.#index;
+    if (index + 2 >= this.room) {
+      this.#last16(value);
+      return;
+    }
+    this.#view.setUint16(index, value);
+    this.#index = index + 2;
+  }
+
+  #last16(value: number): void {
     if (this.#index + 2 > this.room && !this.makeRoom(2)) return;
     this.#view.setUint16(this.#index, value);
     this.#advance(this.#index + 2);
   }
 
   #put32(value: number): void {
+    const index = this.#index;
+    if (index + 4 >= this.room) {
+      this.#last32(value);
+      return;
+    }
+    this.#view.setUint32(index, value);
+    this.#index = index + 4;
+  }
+
+  #last32(value: number): void {
     if (this.#index + 4 > this.room && !this.makeRoom(4)) return;
     this.#view.setUint32(this.#index, value);
     this.#advance(this.#index + 4);
   }
 
   #put64(high: number, low: number): void {
+    const index = this.#index;
+    if (index + 8 >= this.room) {
+      this.#last64(high, low);
+      return;
+    }
+    this.#view.setUint32(index, high);
+    this.#view.setUint32(index + 4, low);
+    this.#index = index + 8;
+  }
+
+  #last64(high: number, low: number): void {
     if (this.#index + 8 > this.room && !this.makeRoom(8)) return;
     const index = this.#index;
     this.#view.setUint32(index, high);
     this.#view.setUint32(index + 4, low);
     this.#advance(index + 8);
+  }
+
+  #be64Big(value: bigint): void {
+    if (typeof value !== 'bigint' || BigInt.asUintN(64, value) !== value) {
+      throw outOfRange('putBe64', value, '0…2^53-1, or a bigint in 0…2^64-1');
+    }
+    this.#put64Big(value);
+  }
+
+  #put64Big(value: bigint): void {
+    if (this.#index + 8 > this.room && !this.makeRoom(8)) return;
+    this.#view.setBigUint64(this.#index, value);
+    this.#advance(this.#index + 8);
   }
 
   #closeRun(): void {

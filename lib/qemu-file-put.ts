@@ -110,6 +110,7 @@ export class QemuFilePut extends QemuFileStream {
    * @param text - At most 255 bytes when encoded; a longer one throws RangeError, nothing is staged.
    */
   putCountedString(text: string): void {
+    if (this.putHalf.countedAscii(text)) return;
     const bytes = Buffer.from(text, 'utf8');
     if (bytes.length > 255) {
       throw new RangeError(`putCountedString: ${bytes.length} bytes do not fit in 255`);

@@ -142,6 +142,25 @@ describe('a counted string', () => {
     assert.deepEqual(sink.written, hex('03 72616d 00 05 c3a9 e282ac'));
   });
 
+  test('is the same wherever it begins in the staging area, ASCII or not', async () => {
+    for (const [text, bytes] of [
+      ['pc.ram', '0670632e72616d'],
+      ['é', '02c3a9'],
+      ['', '00'],
+      ['ab\u{1f600}', '066162f09f9880'],
+    ] as const) {
+      for (let before = 0; before <= 16; before++) {
+        const sink = new Sink();
+        const file = new QemuFile(sink, { stagingSize: 16 });
+        for (let i = 0; i < before; i++) file.putByte(0xee);
+        file.putCountedString(text);
+        file.putByte(0xdd);
+        await file.flush();
+        assert.equal(sink.written.toString('hex'), `${'ee'.repeat(before)}${bytes}dd`);
+      }
+    }
+  });
+
   test('may have 255 bytes, not 256, and the length is that of the bytes', async () => {
     const { sink, file } = sunk();
     file.putCountedString('x'.repeat(255));
@@ -365,6 +384,83 @@ describe('putBufferAsync', () => {
     assert.equal(file.error, null);
     assert.equal(file.tellFast(), pages * 17);
     assert.ok(sink.calls.every((call) => call.buffers.length <= 64));
+  });
+});
+
+describe('a backend with a copyLimit', () => {
+  const sizes = { stagingSize: 64, copyLimit: 16 };
+
+  test('has small buffers copied as they are put, in order, one entry with what is around them', async () => {
+    const sink = new Sink('sync', sizes);
+    const file = new QemuFile(sink);
+    const page = pattern(16);
+    const sent = page.toString('hex');
+    file.putByte(1);
+    file.putBufferAsync(page);
+    page.fill(0);
+    file.write(Buffer.of(2, 3));
+    await file.flush();
+    assert.deepEqual(sink.shape, [[19]]);
+    assert.equal(sink.written.toString('hex'), `01${sent}0203`);
+  });
+
+  test('takes larger ones by reference', async () => {
+    const sink = new Sink('sync', sizes);
+    const file = new QemuFile(sink);
+    file.putByte(1);
+    file.putBufferAsync(Buffer.alloc(17, 0xaa));
+    await file.flush();
+    assert.deepEqual(sink.shape, [[1, 17]]);
+  });
+
+  test('releases a copied buffer once, with the one batch that holds all of it', async () => {
+    const sink = new Sink('sync', sizes);
+    const file = new QemuFile(sink);
+    let released = 0;
+    file.putBuffer(Buffer.alloc(60));
+    file.putBufferAsync(Buffer.alloc(10), () => {
+      released += 1;
+    });
+    assert.deepEqual([sink.shape, released], [[[60]], 0]);
+    await file.flush();
+    assert.deepEqual([sink.shape, released], [[[60], [10]], 1]);
+  });
+
+  test('releases a buffer that fills the staging area with the batch that leaves', () => {
+    const sink = new Sink('sync', sizes);
+    const file = new QemuFile(sink);
+    let released = 0;
+    for (let i = 0; i < 4; i++) {
+      file.putBufferAsync(Buffer.alloc(16), () => {
+        released += 1;
+      });
+    }
+    assert.deepEqual([sink.shape, released], [[[64]], 4]);
+  });
+
+  test('releases a copied buffer once when the file fails', () => {
+    const file = new QemuFile(new Sink('sync', sizes));
+    let released = 0;
+    const release = (): void => {
+      released += 1;
+    };
+    file.putBufferAsync(Buffer.alloc(10), release);
+    file.destroy();
+    assert.equal(released, 1);
+    file.putBufferAsync(Buffer.alloc(10), release);
+    assert.equal(released, 2);
+  });
+
+  test('copies no more than fits the staging area; a limit that is no number of bytes is refused', async () => {
+    const sink = new Sink('sync', { stagingSize: 32, copyLimit: 4096 });
+    const file = new QemuFile(sink);
+    file.putBufferAsync(Buffer.alloc(33));
+    file.putBufferAsync(Buffer.alloc(32));
+    await file.flush();
+    assert.deepEqual(sink.shape, [[33, 32]]);
+    for (const copyLimit of [-1, 1.5, Number.NaN]) {
+      assert.throws(() => new QemuFile(sink, { copyLimit }), RangeError);
+    }
   });
 });
 

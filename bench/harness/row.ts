@@ -40,7 +40,7 @@ export interface Bench {
 export interface Contender {
   name: string;
   /** Measures once. Null: it cannot be run here. */
-  run(): Promise<number | null>;
+  run: () => Promise<number | null>;
 }
 
 /** What all rounds gave: per contender one value a round; null for one that cannot be run here. */

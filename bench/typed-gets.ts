@@ -1,0 +1,163 @@
+// What does one typed get cost, over bytes that were looked ahead?
+import bl from 'bl';
+import { QemuFile } from 'qemu-file';
+import { SmartBuffer } from 'smart-buffer';
+import { nanosecondsPerOp, OPS } from './harness/micro.ts';
+import { alternate, atMost, type Bench, ratio, rowOf } from './harness/row.ts';
+
+const ours = 'qemu-file';
+const floor = 'DataView';
+const smart = 'smart-buffer';
+const bufferList = 'bl';
+
+/** As large as what a socket gives at a time. Small values, so that a be64 is a safe integer. */
+const CHUNK = Buffer.alloc(65536, Buffer.of(0, 0, 0, 7, 1, 2, 3, 4));
+
+/** Keeps the reads from being optimised away. */
+let sum = 0;
+
+/** One kind of get: its size in bytes, and who does it how. */
+interface Get {
+  name: string;
+  size: number;
+  ours(file: QemuFile): () => void;
+  floor(view: DataView): () => void;
+  smart(buffer: SmartBuffer): () => void;
+  list(list: InstanceType<typeof bl.BufferList>): () => void;
+}
+
+const GETS: Get[] = [
+  {
+    name: 'get byte',
+    size: 1,
+    ours: (file) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + file.getByte()) | 0;
+    },
+    floor: (view) => () => {
+      let at = 0;
+      for (let i = 0; i < OPS; i++) {
+        if (at + 1 > CHUNK.length) at = 0;
+        sum = (sum + view.getUint8(at)) | 0;
+        at += 1;
+      }
+    },
+    smart: (buffer) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + buffer.readUInt8()) | 0;
+    },
+    list: (list) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + list.readUInt8(i)) | 0;
+    },
+  },
+  {
+    name: 'get be16',
+    size: 2,
+    ours: (file) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + file.getBe16()) | 0;
+    },
+    floor: (view) => () => {
+      let at = 0;
+      for (let i = 0; i < OPS; i++) {
+        if (at + 2 > CHUNK.length) at = 0;
+        sum = (sum + view.getUint16(at)) | 0;
+        at += 2;
+      }
+    },
+    smart: (buffer) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + buffer.readUInt16BE()) | 0;
+    },
+    list: (list) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + list.readUInt16BE(i * 2)) | 0;
+    },
+  },
+  {
+    name: 'get be32',
+    size: 4,
+    ours: (file) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + file.getBe32()) | 0;
+    },
+    floor: (view) => () => {
+      let at = 0;
+      for (let i = 0; i < OPS; i++) {
+        if (at + 4 > CHUNK.length) at = 0;
+        sum = (sum + view.getUint32(at)) | 0;
+        at += 4;
+      }
+    },
+    smart: (buffer) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + buffer.readUInt32BE()) | 0;
+    },
+    list: (list) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + list.readUInt32BE(i * 4)) | 0;
+    },
+  },
+  {
+    name: 'get be64, number',
+    size: 8,
+    ours: (file) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + file.getBe64()) | 0;
+    },
+    floor: (view) => () => {
+      let at = 0;
+      for (let i = 0; i < OPS; i++) {
+        if (at + 8 > CHUNK.length) at = 0;
+        sum = (sum + view.getUint32(at) * 0x1_0000_0000 + view.getUint32(at + 4)) | 0;
+        at += 8;
+      }
+    },
+    smart: (buffer) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + Number(buffer.readBigUInt64BE())) | 0;
+    },
+    list: (list) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + Number(list.readBigUInt64BE(i * 8))) | 0;
+    },
+  },
+];
+
+const bench: Bench = {
+  question: 'What does one typed get cost, over bytes that were looked ahead?',
+  async *run(mode) {
+    for (const get of GETS) {
+      const bytes = OPS * get.size;
+      const file = new QemuFile({ getBuffer: () => CHUNK });
+      const read = get.ours(file);
+      const view = new DataView(CHUNK.buffer, CHUNK.byteOffset, CHUNK.length);
+      const list = new bl.BufferList();
+      while (list.length < bytes) list.append(CHUNK);
+      const buffer = SmartBuffer.fromBuffer(list.slice(0, bytes));
+      const readSmart = get.smart(buffer);
+      const contenders = [
+        nanosecondsPerOp(
+          ours,
+          async () => {
+            await file.fill(bytes);
+            read();
+          },
+          mode,
+        ),
+        nanosecondsPerOp(floor, get.floor(view), mode),
+        nanosecondsPerOp(
+          smart,
+          () => {
+            buffer.readOffset = 0;
+            readSmart();
+          },
+          mode,
+        ),
+        nanosecondsPerOp(bufferList, get.list(list), mode),
+      ];
+      const rounds = await alternate(contenders, mode.quick ? 1 : 7);
+      const toFloor = ratio(rounds, ours, floor);
+      yield rowOf(rounds, {
+        name: get.name,
+        unit: 'ns',
+        ours,
+        against: [floor, smart, bufferList],
+        mustReach: '≤ 2 × floor',
+        reached: () => atMost(toFloor, 2),
+      });
+      file.destroy();
+    }
+    if (sum === 0.5) throw new Error('this keeps the sum in use');
+  },
+};
+export default bench;
