@@ -9,8 +9,14 @@ const ours = 'qemu-file';
 const STEADY = fileURLToPath(new URL('harness/steady.ts', import.meta.url));
 const SETTLED = '-- settled --';
 
+/** What one run gave. */
+interface Steady extends HeapGrowth {
+  /** Functions whose optimised code was thrown away more than once. */
+  deopts: number;
+}
+
 /** Runs the puts and gets: what they left on the heap, and what V8 said of its optimised code. */
-async function steady(): Promise<HeapGrowth & { deopts: number }> {
+async function steady(): Promise<Steady> {
   const child = fork(STEADY, {
     // Young objects stay where they are, so that the heap shows every one.
     execArgv: ['--expose-gc', '--max-semi-space-size=256', '--trace-deopt', '--import', 'tsx'],
@@ -20,15 +26,19 @@ async function steady(): Promise<HeapGrowth & { deopts: number }> {
     child.once('message', (message) => resolve(message as HeapGrowth));
   });
   const output = await text(child.stdout as NonNullable<typeof child.stdout>);
-  const after = output.slice(output.indexOf(SETTLED));
-  const deopts = after.split('\n').filter((line) => line.includes('bailout (kind')).length;
-  return { ...(await growth), deopts };
+  const times = new Map<string, number>();
+  for (const [, name = ''] of output
+    .slice(output.indexOf(SETTLED))
+    .matchAll(/bailout \(kind.*?<JSFunction (\S*)/g)) {
+    times.set(name, (times.get(name) ?? 0) + 1);
+  }
+  return { ...(await growth), deopts: [...times.values()].filter((count) => count > 1).length };
 }
 
 const bench: Bench = {
   question: 'Does the JIT stay on the fast path, and do puts and gets allocate nothing?',
   async *run(mode) {
-    const runs: (HeapGrowth & { deopts: number })[] = [];
+    const runs: Steady[] = [];
     for (let round = 0; round < (mode.quick ? 1 : 5); round++) runs.push(await steady());
     const row = async (name: string, unit: string, most: number, values: number[]) => {
       const left = [...values];
@@ -42,25 +52,13 @@ const bench: Bench = {
         reached: (value) => atMost(value, most),
       });
     };
-    const kib = (bytes: number): number => bytes / 1024;
-    yield await row(
-      'heap growth per million puts',
-      'KiB',
-      512,
-      runs.map((r) => kib(r.puts)),
-    );
-    yield await row(
-      'heap growth per million gets',
-      'KiB',
-      512,
-      runs.map((r) => kib(r.gets)),
-    );
-    yield await row(
-      'deoptimisations in the steady state',
-      'times',
-      0,
-      runs.map((r) => r.deopts),
-    );
+    const perOp = (bytes: number): number => bytes / 1e6;
+    const puts = runs.map((run) => perOp(run.puts));
+    const gets = runs.map((run) => perOp(run.gets));
+    const deopts = runs.map((run) => run.deopts);
+    yield await row('heap growth per put', 'bytes', 1, puts);
+    yield await row('heap growth per get', 'bytes', 1, gets);
+    yield await row('functions deoptimised more than once', 'functions', 0, deopts);
   },
 };
 export default bench;
