@@ -11,7 +11,7 @@ export const OPS = 100_000;
  * @param body - Does `OPS` operations.
  * @param mode - How long to look.
  */
-export function nanosecondsPerOp(name: string, body: () => void, mode: Mode): Contender {
+export function nanosecondsPerOp(name: string, body: () => unknown, mode: Mode): Contender {
   const time = (mode.quick ? 3 : 100) * 1e6;
   return {
     name,
