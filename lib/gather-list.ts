@@ -107,7 +107,9 @@ export abstract class GatherList extends Staging {
 
   #closeRun(): void {
     if (this.index > this.#runStart) {
-      this.#entries.push(this.block.subarray(this.#runStart, this.index));
+      const length = this.index - this.#runStart;
+      // Half the price of a Buffer's subarray (bench/ram-records.ts); a block is all of its memory.
+      this.#entries.push(new Uint8Array(this.block.buffer, this.#runStart, length));
       this.#runStart = this.index;
       this.#growing = null;
     }

@@ -17,6 +17,9 @@ const TWO_32 = 0x1_0000_0000;
 /** Least free space in the block, as a fraction of its size, for which `getBuffer` is asked. */
 const LEAST_ROOM = 0.25;
 
+/** Bridges are carved out of blocks of this size: one of 4 KiB alone costs twice as much (bench/read-pages.ts). */
+const BRIDGE_SIZE = 65536;
+
 export abstract class LookAhead {
   #window: Uint8Array = EMPTY;
   #view: DataView = EMPTY_VIEW;
@@ -24,6 +27,11 @@ export abstract class LookAhead {
   #end = 0;
   readonly #next: Fifo<Uint8Array> = new Fifo();
   #nextBytes = 0;
+
+  /** Where values are put together that span buffers; each has a part of its own, as views of it live on. */
+  #bridge: Uint8Array = EMPTY;
+  #bridgeView: DataView = EMPTY_VIEW;
+  #bridgeUsed = 0;
 
   readonly #blockSize: number;
   #block: Uint8Array = EMPTY;
@@ -125,7 +133,9 @@ export abstract class LookAhead {
     if (this.#start + size > this.#end) this.demand(size, operation);
     const at = this.#start;
     this.#start = at + size;
-    return this.#window.subarray(at, this.#start);
+    // Half the price of a Buffer's subarray (bench/read-pages.ts).
+    const window = this.#window;
+    return new Uint8Array(window.buffer, window.byteOffset + at, size);
   }
 
   /** Up to `size` available bytes from `offset` on, as a view, not consumed. */
@@ -179,18 +189,33 @@ export abstract class LookAhead {
       have = first.length;
       if (have >= size) return;
     }
-    const bridge = new Uint8Array(size);
-    bridge.set(this.#window.subarray(this.#start, this.#end));
+    let bridge = this.#bridge;
+    let at = this.#bridgeUsed;
+    if (bridge.length - at < size) {
+      bridge = Buffer.allocUnsafeSlow(Math.max(size, BRIDGE_SIZE));
+      at = 0;
+    }
+    bridge.set(this.#window.subarray(this.#start, this.#end), at);
     while (have < size) {
       const chunk = this.#next.first as Uint8Array;
       const take = Math.min(size - have, chunk.length);
-      bridge.set(take === chunk.length ? chunk : chunk.subarray(0, take), have);
+      bridge.set(take === chunk.length ? chunk : chunk.subarray(0, take), at + have);
       have += take;
       this.#nextBytes -= take;
       if (take === chunk.length) this.#next.shift();
       else this.#next.first = chunk.subarray(take);
     }
-    this.#loadWindow(bridge);
+    if (size > BRIDGE_SIZE) {
+      this.#loadWindow(bridge);
+      return;
+    }
+    if (bridge !== this.#bridge) this.#bridgeView = new DataView(bridge.buffer);
+    this.#bridge = bridge;
+    this.#bridgeUsed = at + size;
+    this.#window = bridge;
+    this.#view = this.#bridgeView;
+    this.#start = at;
+    this.#end = at + size;
   }
 
   /** Where the backend may put bytes. */
