@@ -76,25 +76,13 @@ function tableOver(shared: Shared): ConnectionOps {
   let isWriting = false;
   shared.tables += 1;
 
-  async function finishRead(
-    answer: PromiseLike<number | Uint8Array>,
-  ): Promise<number | Uint8Array> {
-    isReading = true;
-    try {
-      return await answer;
-    } finally {
-      isReading = false;
-    }
-  }
-
-  async function finishWrite(answer: PromiseLike<number>): Promise<number> {
-    isWriting = true;
-    try {
-      return await answer;
-    } finally {
-      isWriting = false;
-    }
-  }
+  // Not async functions around the answers: these cost several promises a chunk (bench/read-pages.ts).
+  const readDone = (): void => {
+    isReading = false;
+  };
+  const writeDone = (): void => {
+    isWriting = false;
+  };
 
   async function leave(error?: Error): Promise<void> {
     shared.tables -= 1;
@@ -130,8 +118,10 @@ function tableOver(shared: Shared): ConnectionOps {
       const unread = shared.unread.shift();
       if (unread !== undefined) return unread;
       const answer = transport.getBuffer(buffer, position);
-      const isThere = typeof answer === 'number' || answer instanceof Uint8Array;
-      return isThere ? answer : finishRead(answer);
+      if (typeof answer === 'number' || answer instanceof Uint8Array) return answer;
+      isReading = true;
+      answer.then(readDone, readDone);
+      return answer;
     },
 
     writevBuffer(buffers, position) {
@@ -141,7 +131,10 @@ function tableOver(shared: Shared): ConnectionOps {
       if (isWriting) throw twiceError('writevBuffer');
       shared.wasWritten = true;
       const answer = transport.writevBuffer(buffers, position);
-      return typeof answer === 'number' ? answer : finishWrite(answer);
+      if (typeof answer === 'number') return answer;
+      isWriting = true;
+      answer.then(writeDone, writeDone);
+      return answer;
     },
 
     close(error) {

@@ -74,8 +74,12 @@ class SocketTransport implements Transport {
     // Stays until the socket has closed, so that a late error cannot end the process.
     socket.on('error', ignore);
     this.#hasClosed = socket.closed;
+    // Before the reader's own listener, which would take it for an end.
     const onEnd = () => {
-      this.#reset = resetAtEnd(this.getFd());
+      const reset = resetAtEnd(this.getFd());
+      this.#reset = reset;
+      if (reset === undefined) return;
+      this.#reader.fail((operation, position) => toQemuFileError(reset, { operation, position }));
     };
     socket.once('end', onEnd);
     socket.once('close', () => {
@@ -87,11 +91,7 @@ class SocketTransport implements Transport {
   }
 
   getBuffer(_buffer: Uint8Array, position: number): Answer<Uint8Array> {
-    const answer = this.#reader.read(position);
-    if (!(answer instanceof Uint8Array)) {
-      return answer.then((chunk) => this.#checkEnd(chunk, position));
-    }
-    return answer.length > 0 ? answer : this.#checkEnd(answer, position);
+    return this.#reader.read(position);
   }
 
   writevBuffer(buffers: readonly Uint8Array[], position: number): Answer<number> {
@@ -138,11 +138,6 @@ class SocketTransport implements Transport {
       if (typeof fd === 'number' && fd >= 0) return fd;
     }
     return -1;
-  }
-
-  #checkEnd(chunk: Uint8Array, position: number): Uint8Array {
-    if (chunk.length > 0 || this.#reset === undefined) return chunk;
-    throw toQemuFileError(this.#reset, { operation: 'getBuffer', position });
   }
 
   #sendFin(): Promise<void> {

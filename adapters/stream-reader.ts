@@ -91,6 +91,18 @@ export class StreamReader {
   }
 
   /**
+   * Fails reads from now on, after the chunks that have come.
+   *
+   * @param why - What they fail with.
+   */
+  fail(why: Failure): void {
+    this.#failure ??= why;
+    const reject = this.#reject;
+    this.#forget();
+    reject?.(this.#failure('getBuffer', this.#position));
+  }
+
+  /**
    * Stops listening and drops what was read ahead; a waiting read and all later ones fail. The stream
    * itself is left to its owner.
    *
@@ -101,7 +113,7 @@ export class StreamReader {
     this.#chunks.length = 0;
     this.#queued = 0;
     this.#ended = false;
-    this.#fail(error === undefined ? failure('ECANCELED', 'reading was shut down') : () => error);
+    this.fail(error === undefined ? failure('ECANCELED', 'reading was shut down') : () => error);
   }
 
   /** Like `close()`, but puts what was read ahead back into the stream, for whoever reads it next. */
@@ -116,7 +128,7 @@ export class StreamReader {
 
   readonly #onData = (chunk: unknown): void => {
     if (!(chunk instanceof Uint8Array)) {
-      this.#fail(failure('EINVAL', 'the stream gives something other than bytes (setEncoding?)'));
+      this.fail(failure('EINVAL', 'the stream gives something other than bytes (setEncoding?)'));
       return;
     }
     if (chunk.length === 0) return;
@@ -139,22 +151,15 @@ export class StreamReader {
   };
 
   readonly #onError = (error: Error): void => {
-    if (!this.#ended) this.#fail(failureOf(error, this.#lost));
+    if (!this.#ended) this.fail(failureOf(error, this.#lost));
   };
 
   readonly #onClose = (): void => {
-    if (!this.#ended) this.#fail(this.#lost());
+    if (!this.#ended) this.fail(this.#lost());
   };
 
   readonly #lost = (cause?: unknown): Failure =>
     failure(this.#closeCode, 'the stream closed before its end', cause);
-
-  #fail(why: Failure): void {
-    this.#failure ??= why;
-    const reject = this.#reject;
-    this.#forget();
-    reject?.(this.#failure('getBuffer', this.#position));
-  }
 
   #forget(): void {
     this.#resolve = undefined;
