@@ -1,10 +1,11 @@
 import type { ChildProcess } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
 import { abortError, QemuFileError } from '../lib/errors.ts';
-import type { Answer } from '../lib/ops.ts';
+import type { Answer, QemuFileSizes } from '../lib/ops.ts';
 import { ChildEnd } from './child-end.ts';
 import { destroyStream, StreamReader, StreamWriter } from './duplex-transport.ts';
 import type { Transport } from './shared-transport.ts';
+import { PIPE_SIZES } from './sizes.ts';
 
 /** Milliseconds from SIGTERM to SIGKILL, unless the options say otherwise. */
 const GRACE_MS = 2000;
@@ -16,6 +17,7 @@ export type ChildDirection = 'read' | 'write' | 'both';
 
 /** A child process in use: its streams, and how it ended, which decides what an end or an error means. */
 export class ChildTransport implements Transport {
+  readonly sizes: Partial<QemuFileSizes> = PIPE_SIZES;
   readonly #child: ChildEnd;
   readonly #stdin: Writable | undefined;
   readonly #stdout: Readable | undefined;

@@ -3,6 +3,7 @@ import { abortError, QemuFileError, toQemuFileError } from '../lib/errors.ts';
 import type { Answer, QemuFileOps } from '../lib/ops.ts';
 import { type ChildDirection, ChildTransport } from './child-transport.ts';
 import { type ConnectionOps, shareTransport } from './shared-transport.ts';
+import { PIPE_SIZES } from './sizes.ts';
 
 /** How a child process is dealt with. */
 export interface ProcessOptions {
@@ -142,5 +143,6 @@ function childTable(
       : { writevBuffer: (buffers, position) => transport.writevBuffer(buffers, position) }),
     close: (error) => transport.close(error),
     shutDown: (read, write) => transport.shutDown(read, write),
+    sizes: PIPE_SIZES,
   };
 }

@@ -1,7 +1,8 @@
 import fs from 'node:fs';
 import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import type { Answer, QemuFileOps, QemuFileSizes, Whence } from '../lib/ops.ts';
+import type { Answer, QemuFileOps, Whence } from '../lib/ops.ts';
 import { FdTransport } from './fd-transport.ts';
+import { FILE_SIZES } from './sizes.ts';
 
 /** Which way bytes go: `read` is out of the backend, `write` into it. */
 export type Direction = 'read' | 'write';
@@ -78,9 +79,6 @@ export function fdOps(fd: number, options: FdOptions = {}): FdOps {
   return fdTable(fd, options);
 }
 
-/** Each read is a trip to the thread pool; larger ones gain little more (bench/file-read.ts). */
-const SIZES: Partial<QemuFileSizes> = { lookAheadSize: 256 * 1024 };
-
 /** What a table does at its end, before the descriptor is closed. */
 export type Finish = (error: Error | undefined, failed: Error | undefined) => Promise<void>;
 
@@ -123,7 +121,7 @@ export function fdTable(fd: number, options: FdOptions, finish?: Finish): FdOps 
     setBlocking: (blocking) => transport.setBlocking(blocking),
     shutDown: (read, write) => transport.shutDown(read, write),
     getFd: () => transport.getFd(),
-    sizes: SIZES,
+    sizes: FILE_SIZES,
   };
 }
 

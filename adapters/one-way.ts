@@ -2,6 +2,7 @@ import type { Readable, Writable } from 'node:stream';
 import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
 import type { Answer, QemuFileOps } from '../lib/ops.ts';
 import { destroyStream, StreamReader, StreamWriter } from './duplex-transport.ts';
+import { PIPE_SIZES } from './sizes.ts';
 
 /** What every table over a pipe has. */
 export interface PipeOps extends QemuFileOps {
@@ -66,6 +67,7 @@ export function writeTable(stream: Writable, fd: number, isShared: boolean): Pip
     close: (error) => end.close(error),
     shutDown: (_, write) => (write ? end.shutDown() : undefined),
     getFd: () => (end.isClosed ? -1 : fd),
+    sizes: PIPE_SIZES,
   };
 }
 

@@ -4,6 +4,7 @@ import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
 import type { Answer, QemuFileSizes } from '../lib/ops.ts';
 import { StreamReader, StreamWriter } from './duplex-transport.ts';
 import { type ConnectionOps, shareTransport, type Transport } from './shared-transport.ts';
+import { SOCKET_SIZES } from './sizes.ts';
 import { underTls } from './under-tls.ts';
 
 /** How `socketOps` behaves. */
@@ -13,14 +14,11 @@ export interface SocketOptions {
    * other end to finish too. What still comes in meanwhile is dropped. Default 1000.
    */
   lingerMs?: number | undefined;
-  /** Overrules the sizes that suit the socket: QEMU's own, but 64 KiB of staging for TLS. */
+  /** Overrules the sizes that suit the socket; QEMU's own for a stream that is none. */
   sizes?: Partial<QemuFileSizes> | undefined;
 }
 
 const LINGER_MS = 1000;
-
-/** TLS copies a batch into one block before it encrypts it; one big staged piece spares it the copy. */
-const TLS_SIZES: Partial<QemuFileSizes> = { stagingSize: 65536 };
 
 /**
  * Makes a backend over a connected (or connecting) socket, TLS socket, or any other two-way stream of
@@ -68,8 +66,8 @@ class SocketTransport implements Transport {
   constructor(socket: Duplex, options: SocketOptions) {
     this.#socket = socket;
     this.#lingerMs = options.lingerMs ?? LINGER_MS;
-    this.sizes = options.sizes ?? ('encrypted' in socket ? TLS_SIZES : undefined);
     this.#isSocket = hasHandle(socket);
+    this.sizes = options.sizes ?? (this.#isSocket ? SOCKET_SIZES : undefined);
     socket.allowHalfOpen = true;
     // Stays until the socket has closed, so that a late error cannot end the process.
     socket.on('error', ignore);

@@ -273,9 +273,10 @@ describe('a socket', LIMITS, () => {
     await ops.close();
   });
 
-  test('asks for big staging when it is TLS, and for what its maker says', async () => {
+  test('asks for big staging and has pages copied, or for what its maker says', async () => {
     const [near, far] = await tlsSockets();
-    assert.deepEqual(socketOps(near).sizes, { stagingSize: 65536 });
+    const sizes = { stagingSize: 131072, copyLimit: 4096, highWaterMark: 524288 };
+    assert.deepEqual(socketOps(near).sizes, sizes);
     assert.deepEqual(socketOps(far, { sizes: { gatherEntries: 8 } }).sizes, { gatherEntries: 8 });
     assert.equal(socketOps(new net.Socket()).sizes, undefined);
     near.destroy();

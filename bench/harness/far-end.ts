@@ -1,0 +1,62 @@
+// The process at the other end: listens on a unix socket, on TCP and on TLS. As a sink it drops what comes
+// and ends when the other side has; as a source it sends whole records until there are enough.
+import { readFileSync } from 'node:fs';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
+import { createServer as createTlsServer } from 'node:tls';
+import type { Addresses } from './ends.ts';
+import { RECORD, recordsIn } from './records.ts';
+
+const [role = 'sink', path = '', records = '0'] = process.argv.slice(2);
+const block = recordsIn(256 * 1024);
+const total = Number(records) * RECORD;
+
+function drop(socket: Socket): void {
+  socket.on('error', () => socket.destroy());
+  socket.on('data', () => {});
+  socket.on('end', () => socket.end());
+}
+
+function send(socket: Socket): void {
+  let left = total;
+  socket.on('error', () => socket.destroy());
+  socket.resume();
+  const pump = (): void => {
+    while (left > 0) {
+      const part = left >= block.length ? block : block.subarray(0, left);
+      left -= part.length;
+      if (!socket.write(part)) {
+        socket.once('drain', pump);
+        return;
+      }
+    }
+    socket.end();
+  };
+  pump();
+}
+
+const serve = role === 'sink' ? drop : send;
+const pem = (name: string): Buffer =>
+  readFileSync(new URL(`../../test/fixtures/tls/${name}`, import.meta.url));
+const options = { allowHalfOpen: true };
+const unix = createServer(options, serve).listen(path);
+const tcp = createServer(options, serve).listen(0, '127.0.0.1');
+const tls = createTlsServer(
+  { ...options, key: pem('server-key.pem'), cert: pem('server.pem'), minVersion: 'TLSv1.3' },
+  serve,
+).listen(0, '127.0.0.1');
+
+let waiting = 3;
+for (const server of [unix, tcp, tls]) {
+  server.on('listening', () => {
+    waiting -= 1;
+    if (waiting > 0) return;
+
+    const addresses: Addresses = {
+      unix: path,
+      tcp: (tcp.address() as AddressInfo).port,
+      tls: (tls.address() as AddressInfo).port,
+    };
+    process.send?.(addresses);
+  });
+}
+process.on('disconnect', () => process.exit());
