@@ -18,9 +18,9 @@ const LEAST = 0.85;
 /** One place that records come from, and the ways to read them. */
 interface Place {
   name: string;
-  ops(): Promise<QemuFileOps>;
+  ops: () => Promise<QemuFileOps>;
   /** Reads all and looks at nothing. */
-  floor(): Promise<number>;
+  floor: () => Promise<number>;
 }
 
 /** Reads record by record: waits once for a bunch of them, and then for none. */

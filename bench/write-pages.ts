@@ -44,11 +44,11 @@ interface Place {
   /** Least ratio to the floor. */
   least: number;
   /** A table whose `close()` waits for the arrival. */
-  ops(): Promise<QemuFileOps>;
+  ops: () => Promise<QemuFileOps>;
   /** The best that Node can do without a package. */
-  floor(blocks: number): Promise<void>;
+  floor: (blocks: number) => Promise<void>;
   /** A stream, and what ends it. */
-  stream(): Promise<{ stream: Writable; arrived(): Promise<unknown> }>;
+  stream: () => Promise<{ stream: Writable; arrived: () => Promise<unknown> }>;
 }
 
 async function putPages(ops: QemuFileOps, records: number): Promise<number> {

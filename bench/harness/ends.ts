@@ -15,6 +15,13 @@ export interface Addresses {
   tls: number;
 }
 
+/** What came over one connection to a sink. */
+export interface Arrival {
+  bytes: number;
+  /** From the first byte to the end. */
+  seconds: number;
+}
+
 /** How to get to it. */
 export type Way = keyof Addresses;
 
@@ -51,6 +58,13 @@ export class FarEnd implements Disposable {
   /** Where it listens. */
   get addresses(): Addresses {
     return this.#addresses;
+  }
+
+  /** What comes over the next connection that ends, to a sink. */
+  arrival(): Promise<Arrival> {
+    return new Promise((resolve) => {
+      this.#child.once('message', (message) => resolve(message as Arrival));
+    });
   }
 
   /** Connects to it. */

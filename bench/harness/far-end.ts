@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
-import type { Addresses } from './ends.ts';
+import type { Addresses, Arrival } from './ends.ts';
 import { RECORD, recordsIn } from './records.ts';
 
 const [role = 'sink', path = '', records = '0'] = process.argv.slice(2);
@@ -11,9 +11,18 @@ const block = recordsIn(256 * 1024);
 const total = Number(records) * RECORD;
 
 function drop(socket: Socket): void {
+  let bytes = 0;
+  let start = 0;
   socket.on('error', () => socket.destroy());
-  socket.on('data', () => {});
-  socket.on('end', () => socket.end());
+  socket.on('data', (chunk) => {
+    if (bytes === 0) start = performance.now();
+    bytes += chunk.length;
+  });
+  socket.on('end', () => {
+    const arrival: Arrival = { bytes, seconds: (performance.now() - start) / 1000 };
+    process.send?.(arrival);
+    socket.end();
+  });
 }
 
 function send(socket: Socket): void {

@@ -1,0 +1,53 @@
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+
+/** Clock ticks of /proc/PID/stat per second: 100 on every Linux that Node runs on. */
+const TICKS = 100;
+const POLL_MS = 10;
+
+/** Seconds of processor time that a process has used; null once it is gone. */
+export function cpuSeconds(pid: number): number | null {
+  const text = readProc(pid, 'stat');
+  if (text === null) return null;
+  // After the name, which may hold anything: state is field 3, utime 14, stime 15.
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / TICKS;
+}
+
+/** The most memory that a process has had, in MiB; null once it is gone. */
+export function peakMiB(pid: number): number | null {
+  const kib = /VmHWM:\s*(\d+)/.exec(readProc(pid, 'status') ?? '')?.[1];
+  return kib === undefined ? null : Number(kib) / 1024;
+}
+
+function readProc(pid: number, name: string): string | null {
+  try {
+    return readFileSync(`/proc/${pid}/${name}`, 'latin1');
+  } catch {
+    return null;
+  }
+}
+
+/** A running command, what it has used so far, and its end. */
+export interface Running {
+  child: ChildProcess;
+  used: { cpuSeconds: number; peakMiB: number };
+  /** Its exit code; null if it could not be started, as it is missing. */
+  ended: Promise<number | null>;
+}
+
+/** Starts a command and watches what it uses. */
+export function start(command: string, args: string[], options: SpawnOptions = {}): Running {
+  const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'inherit'], ...options });
+  const used = { cpuSeconds: 0, peakMiB: 0 };
+  const timer = setInterval(() => {
+    const pid = child.pid as number;
+    used.cpuSeconds = cpuSeconds(pid) ?? used.cpuSeconds;
+    used.peakMiB = peakMiB(pid) ?? used.peakMiB;
+  }, POLL_MS);
+  const ended = new Promise<number | null>((resolve) => {
+    child.once('error', () => resolve(null));
+    child.once('close', (code) => resolve(code));
+  }).finally(() => clearInterval(timer));
+  return { child, used, ended };
+}
