@@ -1,6 +1,7 @@
 import type { Readable } from 'node:stream';
 import { QemuFileError } from '../lib/errors.ts';
 import type { Answer } from '../lib/ops.ts';
+import { keepHeap } from './keep-heap.ts';
 import { type Failure, failure, failureOf } from './stream-failure.ts';
 
 /** Bytes that a `StreamReader` holds before it pauses its stream. */
@@ -32,6 +33,7 @@ export class StreamReader {
   constructor(stream: Readable, closeCode = 'ECONNRESET') {
     this.#stream = stream;
     this.#closeCode = closeCode;
+    keepHeap();
     // Paused first, else adding a 'data' listener sets the stream flowing before anybody asks.
     stream.pause();
     stream.on('data', this.#onData);
