@@ -52,13 +52,12 @@ interface Place {
 }
 
 async function putPages(ops: QemuFileOps, records: number): Promise<number> {
-  const { writevBuffer } = ops;
   let count = 0;
   const file = new QemuFile({
     ...ops,
     writevBuffer: (buffers, position) => {
       count += 1;
-      return writevBuffer?.(buffers, position) ?? 0;
+      return ops.writevBuffer?.(buffers, position) ?? 0;
     },
   });
   for (let i = 0; i < records; i++) {

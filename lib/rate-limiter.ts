@@ -8,10 +8,13 @@ import { RATE_LIMIT_WINDOW_MS } from './constants.ts';
  * rate, in slices, and the gate is shut while more than one window's worth waits.
  */
 
-/** Longest stretch whose unused budget may be caught up: it bounds how far one second can go over. */
-const BURST_MS = 20;
-/** Shortest stretch whose budget is worth a write of its own. */
-const SLICE_MS = 4;
+/**
+ * Longest stretch whose unused budget may be caught up: it bounds how far one second can go over, and a
+ * timer that is later than this and the slice allow loses budget (bench/limiter.ts).
+ */
+const BURST_MS = 15;
+/** Shortest stretch whose budget is worth a write of its own: waking up is what waiting costs (bench/limiter.ts). */
+const SLICE_MS = 10;
 /** Least time over which throughput is averaged. */
 const SAMPLE_MS = 100;
 /** Longest wait that a timer can keep. */

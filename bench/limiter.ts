@@ -1,0 +1,201 @@
+// Does a limit hold, on average and in every second, and what does waiting cost?
+import { spawn } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { cpuSeconds } from './harness/process.ts';
+import { allOf, alternate, atMost, type Bench, type Row, rowOf } from './harness/row.ts';
+
+const ours = 'qemu-file';
+const pv = 'pv -L';
+const throttle = 'stream-throttle';
+
+const MIB = 2 ** 20;
+const LIMITED = fileURLToPath(new URL('harness/limited.ts', import.meta.url));
+/** The first window is not counted. */
+const WINDOW = 0.1;
+const BUCKETS = 100;
+const MEAN_PERCENT = 1;
+const OVER_PERCENT = 2;
+/** Waking up a hundred times a second is all it does, which takes plain Node 2 % on a small virtual machine. */
+const CPU_PERCENT = 3;
+
+/** How a rate was kept; each figure in percent of it. */
+interface Kept {
+  /** By how much the mean is off. */
+  off: number;
+  /** By how much the fullest second is over; negative if it is under. */
+  over: number;
+  /** Processor time, of one core. */
+  cpu: number;
+}
+
+/** Bytes of a command's output, in buckets of a hundredth of a second from the first byte on. */
+async function watch(command: string, args: string[], seconds: number) {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'ignore'] });
+  const missing = new Promise<null>((resolve) => child.once('error', () => resolve(null)));
+  const buckets = new Float64Array(Math.ceil((seconds + 2 * WINDOW) * BUCKETS));
+  let start = 0;
+  let begun: () => void = () => {};
+  const first = new Promise<void>((resolve) => {
+    begun = resolve;
+  });
+  child.stdout.on('data', (chunk: Buffer) => {
+    const now = performance.now();
+    if (start === 0) {
+      start = now;
+      begun();
+    }
+    const bucket = Math.floor(((now - start) / 1000) * BUCKETS);
+    if (bucket < buckets.length) buckets[bucket] = (buckets[bucket] as number) + chunk.length;
+  });
+  if ((await Promise.race([missing, first])) === null) return null;
+  await sleep(WINDOW * 1000);
+  const pid = child.pid as number;
+  const cpuBefore = cpuSeconds(pid) ?? 0;
+  await sleep((seconds + WINDOW) * 1000);
+  const cpu = (cpuSeconds(pid) ?? 0) - cpuBefore;
+  child.kill('SIGKILL');
+  child.stdout.destroy();
+  return { buckets, cpuPercent: (cpu * 100) / (seconds + WINDOW) };
+}
+
+function sumOf(buckets: Float64Array, from: number, to: number): number {
+  return buckets
+    .subarray(Math.round(from * BUCKETS), Math.round(to * BUCKETS))
+    .reduce((a, b) => a + b, 0);
+}
+
+/** How well a constant rate was kept. */
+async function keep(
+  command: string,
+  args: string[],
+  rate: number,
+  seconds: number,
+): Promise<Kept | null> {
+  const seen = await watch(command, args, seconds);
+  if (seen === null) return null;
+  const { buckets, cpuPercent } = seen;
+  const mean = sumOf(buckets, WINDOW, WINDOW + seconds) / seconds;
+  let most = 0;
+  for (let at = 0; at + 1 <= seconds; at += 1 / BUCKETS)
+    most = Math.max(most, sumOf(buckets, at, at + 1));
+  return { off: Math.abs(mean / rate - 1) * 100, over: (most / rate - 1) * 100, cpu: cpuPercent };
+}
+
+function limited(who: string, chunk: number, plan: string[]): [string, string[]] {
+  return [process.execPath, ['--import', 'tsx', LIMITED, who, String(chunk), ...plan]];
+}
+
+/** A row with one value for each contender. */
+async function row(
+  name: string,
+  unit: string,
+  values: [string, number | null][],
+  mustReach: string,
+  reached: (value: number) => boolean | null,
+): Promise<Row> {
+  const contenders = values.map(([label, value]) => ({
+    name: label,
+    run: () => Promise.resolve(value),
+  }));
+  const rounds = await alternate(contenders, 1);
+  return rowOf(rounds, {
+    name,
+    unit,
+    ours,
+    against: values.slice(1).map(([label]) => label),
+    mustReach,
+    reached,
+  });
+}
+
+/** Sizes of what is written; 1 GiB/s is more than `write()` can do with small ones, limit or not. */
+const CHUNKS = [100, 4096, 65_536, MIB];
+const LARGE_CHUNKS = [65_536, MIB];
+const sizeOf = (bytes: number): string =>
+  bytes < 1024 ? `${bytes} B` : bytes < MIB ? `${bytes / 1024} KiB` : `${bytes / MIB} MiB`;
+
+const bench: Bench = {
+  question: 'Does a limit hold, on average and in every second, and what does waiting cost?',
+  async *run({ quick }) {
+    const seconds = quick ? 1 : 5;
+    for (const mib of [1, 10, 100, 1024]) {
+      const rate = mib * MIB;
+      const plan = [`${rate}x${seconds}`];
+      const chunks = mib === 1024 ? LARGE_CHUNKS : CHUNKS;
+      const runs: [string, () => Promise<Kept | null>][] = [
+        ...chunks.map((chunk): [string, () => Promise<Kept | null>] => [
+          sizeOf(chunk),
+          () => keep(...limited('ours', chunk, plan), rate, seconds),
+        ]),
+        [pv, () => keep('sh', ['-c', `exec pv -q -L ${rate} < /dev/zero`], rate, seconds)],
+        [throttle, () => keep(...limited('throttle', 65_536, plan), rate, seconds)],
+      ];
+      // Slow ones do not disturb each other; fast ones need the machine.
+      const kept = new Map<string, Kept | null>();
+      if (mib <= 10 || quick) {
+        const all = await Promise.all(runs.map(([, run]) => run()));
+        runs.forEach(([label], i) => void kept.set(label, all[i] ?? null));
+      } else {
+        for (const [label, run] of runs) kept.set(label, await run());
+      }
+      const worst = (of: (one: Kept) => number): number =>
+        Math.max(...chunks.map((chunk) => of(kept.get(sizeOf(chunk)) as Kept)));
+      const value = (label: string, of: (one: Kept) => number): [string, number | null] => {
+        const one = kept.get(label);
+        return [label, one ? of(one) : null];
+      };
+      const compared = (of: (one: Kept) => number): [string, number | null][] => [
+        [ours, worst(of)],
+        value(pv, of),
+        value(throttle, of),
+      ];
+      const name = `limit of ${mib} MiB/s, ${chunks.map(sizeOf).join(', ')}`;
+      yield await row(
+        `${name}: mean off by`,
+        '%',
+        compared((one) => one.off),
+        `≤ ${MEAN_PERCENT} %`,
+        (v) => atMost(v, MEAN_PERCENT),
+      );
+      yield await row(
+        `${name}: fullest second over by`,
+        '%',
+        compared((one) => one.over),
+        `≤ ${OVER_PERCENT} %`,
+        (v) => atMost(v, OVER_PERCENT),
+      );
+      if (mib === 1) {
+        const cpu = (one: Kept): number => one.cpu;
+        const [, mine] = value(sizeOf(MIB), cpu);
+        const others = [value(pv, cpu), value(throttle, cpu)];
+        yield await row(
+          'limit of 1 MiB/s, 1 MiB: processor time',
+          '%',
+          [[ours, mine], ...others],
+          `≤ ${CPU_PERCENT} %`,
+          (v) => atMost(v, CPU_PERCENT),
+        );
+      }
+    }
+    const step = quick ? 0.6 : 2;
+    const rates = [10, 50, 10];
+    const plan = rates.map((mib) => `${mib * MIB}x${step}`);
+    const seen = await watch(...limited('ours', 65_536, plan), step * rates.length);
+    const off = rates.map((mib, i) => {
+      const from = i * step + WINDOW;
+      const mean =
+        sumOf(seen?.buckets ?? new Float64Array(), from, (i + 1) * step) / (step - WINDOW);
+      return Math.abs(mean / (mib * MIB) - 1) * 100;
+    });
+    const worst = Math.max(...off);
+    yield await row(
+      'limit changed while running (10, 50, 10 MiB/s): mean off by',
+      '%',
+      [[ours, worst]],
+      `≤ ${MEAN_PERCENT} %`,
+      (v) => allOf(atMost(v, MEAN_PERCENT)),
+    );
+  },
+};
+export default bench;
