@@ -4,8 +4,8 @@ import type { Answer } from '../lib/ops.ts';
 import { keepHeap } from './keep-heap.ts';
 import { type Failure, failure, failureOf } from './stream-failure.ts';
 
-/** Bytes that a `StreamReader` holds before it pauses its stream. */
-const READ_AHEAD = 128 * 1024;
+/** Bytes that a `StreamReader` holds before it pauses its stream: with less it stops and starts all the time (bench/read-pages.ts). */
+const READ_AHEAD = 256 * 1024;
 
 const END = new Uint8Array(0);
 

@@ -152,8 +152,12 @@ function pipePlace(records: number): Place {
 
 /** Files are synced by all, since a saved guest must be. */
 function filePlace(name: string, folder: string, records: number): Place {
-  let number = 0;
-  const path = (): string => join(folder, `file-${number++ % 3}`);
+  const path = (): string => {
+    const file = join(folder, 'file');
+    // Else its memory would be free only once the next one was written, for those who write a new file.
+    rmSync(file, { force: true });
+    return file;
+  };
   return {
     name,
     records,
