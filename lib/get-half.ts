@@ -87,6 +87,11 @@ export class GetHalf extends LookAhead {
     return this.#digest.hex;
   }
 
+  /** Bytes that gets can have without waiting, those that the stream was given and nobody read included. */
+  get lookedAhead(): number {
+    return this.available + this.#host.held();
+  }
+
   /** Bytes that a wait of any size may ask for at a time. */
   get chunkLimit(): number {
     return Math.min(PEEK_LIMIT, this.#settings.maxLookAhead);

@@ -159,6 +159,25 @@ export class QemuFileGet extends QemuFilePut {
     return this.#read(size, 'fill', () => half.available, options);
   }
 
+  /** Bytes that the `get…` methods can have now, without waiting. */
+  get lookedAhead(): number {
+    return this.getHalf.lookedAhead;
+  }
+
+  /**
+   * Waits until bytes can be had with the `get…` methods, or the stream has ended; latches nothing at the end.
+   *
+   * @param size - Number of bytes, at most `maxLookAhead`.
+   * @returns The number of bytes that are there: fewer than `size` only at the end.
+   * @throws {QemuFileError} (rejects) the backend's error, latched; `ECANCELED` when aborted. RangeError
+   *   for a size out of range.
+   */
+  fillOrEnd(size: number, options: WaitOptions = {}): Promise<number> {
+    const half = this.getHalf;
+    const take = (): number => half.available;
+    return handled(half.wait({ size, operation: 'fillOrEnd', take, orEnd: true }, options.signal));
+  }
+
   /**
    * Waits for a byte or the end of the stream; latches nothing at the end.
    *

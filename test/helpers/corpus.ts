@@ -1,0 +1,66 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { gunzipSync } from 'node:zlib';
+
+/** A folder of recorded streams with what is known about each; it lies beside the repository, if anywhere. */
+const FOLDER =
+  process.env.QEMU_FILE_CORPUS ?? fileURLToPath(new URL('../../../shared/corpus', import.meta.url));
+
+/** What is known about a recording, as far as tests ask. */
+export interface RecordingFacts {
+  name: string;
+  machine_type: string;
+  capabilities: Record<string, boolean>;
+  files: { file: string; holds: string; bytes: number; xxh64: string; sha256: string }[];
+  stream_at?: number;
+  pages_by_qemu?: Record<string, number>;
+  multifd_packets?: Record<
+    string,
+    { packets: number; sync: number; normal_pages: number; zero_pages: number }
+  >;
+  analyze_migration: {
+    configuration?: { machine: string };
+    page_size: number;
+    sections: { section_id: number; name: string; instance_id: number; version_id: number }[];
+    ram_block_sizes: Record<string, number>;
+    records: Record<string, number>;
+    commands?: { command: number; bytes: number }[];
+    has_vmdesc: boolean;
+    sections_end_at: number;
+    bytes_after_sections: number;
+    analyser_lost_its_way?: unknown;
+  };
+  ram_blocks: { name: string; used: number; sha256: string | null; in_stream?: boolean }[];
+  restored?: {
+    restores: boolean;
+    ram_sha256: Record<string, string>;
+    ram_matches_source: Record<string, boolean>;
+  };
+}
+
+/** Path of a file of the corpus; undefined if there is none. */
+export function corpus(file: string): string | undefined {
+  const path = join(FOLDER, file);
+  return existsSync(path) ? path : undefined;
+}
+
+/** Names of all recordings there; empty without a corpus. */
+export function corpusNames(): string[] {
+  if (!existsSync(FOLDER)) return [];
+  return readdirSync(FOLDER)
+    .filter((name) => /^[^.]+\.json$/.test(name))
+    .map((name) => name.slice(0, -'.json'.length))
+    .sort();
+}
+
+/** Reads what is known about a recording. */
+export function corpusFacts(name: string): RecordingFacts {
+  return JSON.parse(readFileSync(join(FOLDER, `${name}.json`), 'utf8')) as RecordingFacts;
+}
+
+/** Reads a file of the corpus, unpacked if it is packed. */
+export function corpusBytes(file: string): Buffer {
+  const bytes = readFileSync(join(FOLDER, file));
+  return file.endsWith('.gz') ? gunzipSync(bytes) : bytes;
+}
