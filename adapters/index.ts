@@ -5,6 +5,12 @@ export {
   type SocketTarget,
 } from './connect.ts';
 export {
+  type CompressedSource,
+  type DecompressFormat,
+  type DecompressOps,
+  decompressWith,
+} from './decompress.ts';
+export {
   type ChildOps,
   type ChildReadOps,
   type ChildWriteOps,
@@ -44,4 +50,10 @@ export { openPath } from './open-path.ts';
 export { type PipeOptions, pipeOps } from './pipe.ts';
 export type { ConnectionOps } from './shared-transport.ts';
 export { type SocketOptions, socketOps } from './socket.ts';
+export {
+  SparseFile,
+  SparseOutput,
+  type SparseOutputOptions,
+  temporarySparseFile,
+} from './sparse-file.ts';
 export { parseUri, type Uri } from './uri.ts';

@@ -1,12 +1,15 @@
 import type { QemuFileError } from '../errors.ts';
+import { MigrationStreamError } from '../migration/stream-error.ts';
 
 /** Exit codes of the command; after a signal it is `128 +` its number. */
 export const EXIT = {
   /** Done. */
   DONE: 0,
+  /** The stream that was read is bad. */
+  BAD_STREAM: 1,
   /** The command line is wrong. */
   USAGE: 2,
-  /** The input is not what it should be; it may be empty. */
+  /** The input is no migration stream, or empty. */
   INPUT: 3,
   /** Opening, reading, writing or closing failed. */
   IO: 4,
@@ -29,6 +32,13 @@ export function isEmptyInput({ code, operation }: QemuFileError): boolean {
 /** Gives the exit code of a failure of the input or the output. */
 export function exitCodeOf(error: QemuFileError): number {
   return isEmptyInput(error) ? EXIT.INPUT : EXIT.IO;
+}
+
+/** Gives the exit code of whatever reading a stream failed with. */
+export function readExitCode(error: QemuFileError): number {
+  if (!(error instanceof MigrationStreamError)) return EXIT.IO;
+  const isEmpty = error.fault === 'truncated' && error.position === 0;
+  return error.fault === 'not-a-stream' || isEmpty ? EXIT.INPUT : EXIT.BAD_STREAM;
 }
 
 /** The signals that end the command, turned into an `AbortSignal`. */

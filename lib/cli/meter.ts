@@ -9,6 +9,11 @@ const SAMPLE_WEIGHT = 0.2;
 /** Part of the time between two frames that counts as being limited. */
 const LIMITED_SHARE = 0.1;
 
+/** What a file that is written has come to. */
+export function measurePuts(file: QemuFile): () => Measure {
+  return () => ({ bytes: file.putPosition - file.writableLength, limitedMs: file.limitedMs });
+}
+
 /** What the progress line shows. */
 export interface Progress {
   bytes: number;
@@ -42,9 +47,16 @@ function showTime(seconds: number): string {
   return whole < 3600 ? clock : `${Math.floor(whole / 3600)}:${clock.padStart(5, '0')}`;
 }
 
-/** The progress line of a relay, on standard error. */
+/** How far something has come. */
+export interface Measure {
+  bytes: number;
+  /** Milliseconds that bytes have waited for a rate limit. */
+  limitedMs: number;
+}
+
+/** The progress line of a command, on standard error. */
 export class Meter {
-  readonly #file: QemuFile;
+  readonly #measure: () => Measure;
   readonly #total: number | undefined;
   readonly #bar: SingleBar;
   #at = performance.now();
@@ -55,16 +67,16 @@ export class Meter {
   /**
    * Loads what draws the line, and begins to.
    *
-   * @param file - Where the bytes go to.
-   * @param total - How many there will be, if that is known.
+   * @param measure - Asked for every frame.
+   * @param total - How many bytes there will be, if that is known.
    */
-  static async start(file: QemuFile, total: number | undefined): Promise<Meter> {
+  static async start(measure: () => Measure, total: number | undefined): Promise<Meter> {
     const { default: progress } = await import('cli-progress');
-    return new Meter(file, total, progress.SingleBar);
+    return new Meter(measure, total, progress.SingleBar);
   }
 
-  private constructor(file: QemuFile, total: number | undefined, Bar: typeof SingleBar) {
-    this.#file = file;
+  private constructor(measure: () => Measure, total: number | undefined, Bar: typeof SingleBar) {
+    this.#measure = measure;
     this.#total = total;
     this.#bar = new Bar({
       format: () => this.#frame(),
@@ -81,8 +93,7 @@ export class Meter {
   }
 
   #frame(): string {
-    const { limitedMs } = this.#file;
-    const bytes = this.#file.putPosition - this.#file.writableLength;
+    const { bytes, limitedMs } = this.#measure();
     const now = performance.now();
     const elapsed = now - this.#at;
     const limited = limitedMs - this.#limitedMs > elapsed * LIMITED_SHARE;

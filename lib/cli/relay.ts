@@ -10,7 +10,7 @@ import {
   isEmptyInput,
   SIGNAL_EXITS,
 } from './exit.ts';
-import { Meter } from './meter.ts';
+import { Meter, measurePuts } from './meter.ts';
 import { watchSilence } from './silence.ts';
 import { showExactSize, showSize } from './sizes.ts';
 import { say, writeText } from './text.ts';
@@ -100,7 +100,9 @@ async function move(
   });
   if ('error' in ends) return { result: { ...NOTHING, failure: ends }, opened: false };
   const shows = process.stderr.isTTY && !quiet;
-  const meter = shows ? await Meter.start(ends.to, sizeOf(from, ends.from)) : undefined;
+  const meter = shows
+    ? await Meter.start(measurePuts(ends.to), sizeOf(from, ends.from))
+    : undefined;
   const endWatch = watchSilence(ends.from, ends.to, () => {
     if (!quiet) void say(SILENCE);
   });

@@ -1,3 +1,10 @@
+import { Buffer } from 'node:buffer';
+import { SCALARS } from './state-scalars.ts';
+import { elementCount } from './state-size.ts';
+import { MigrationStreamError, printable, type SectionName } from './stream-error.ts';
+import type { DeviceDescription, FieldDescription, StateDescription } from './vm-description.ts';
+import { ITEM } from './wire.ts';
+
 /**
  * A decoded value: integers beyond 2^53-1 are bigints, bytes are a `Uint8Array`, arrays and structures as
  * in the description; subsections stand among the fields, under their full names.
@@ -15,4 +22,218 @@ export type StateValue =
 /** The decoded state of a device, or of a structure in it. */
 export interface DeviceState {
   [field: string]: StateValue;
+}
+
+/** What stands for a null pointer in an array of pointers, the character 0. */
+const NULL_MARK = 0x30;
+
+/** Values that one device may have: more would take too much memory. */
+const MOST_VALUES = 2_097_152;
+
+const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
+
+/**
+ * Decodes the body of a device section by what the VM description says of it.
+ *
+ * Integers are exact; a field of a type that has no meaning outside QEMU, a list or a buffer is its bytes,
+ * which are views of `body`. States have no prototype: their names come from the stream.
+ *
+ * @param device - As `parseVmDescription` gave it.
+ * @param body - All of the body, without header and footer.
+ * @param where - For errors: offset in the stream of the body, and the section it is in.
+ * @throws {MigrationStreamError} `corrupt` where body and description do not fit each other, with the
+ *   path of the field and its offset in the stream. That need not mean that the body is damaged: see
+ *   `bodySize` for what the description of a sound one may lack. `unsupported` for one of too many values.
+ */
+export function decodeState(
+  device: DeviceDescription,
+  body: Uint8Array,
+  where: { readonly bodyOffset: number; readonly section: SectionName },
+): DeviceState {
+  return new StateDecoder(body, where.bodyOffset, where.section).decode(device);
+}
+
+/**
+ * Makes a state fit for `JSON.stringify`: bytes become hexadecimal digits, and bigints, which are
+ * integers beyond 2^53-1, decimal digits.
+ */
+export function stateToJson(state: DeviceState): unknown {
+  return jsonOf(state);
+}
+
+function jsonOf(value: StateValue): unknown {
+  if (typeof value === 'bigint') return value.toString();
+  if (typeof value !== 'object' || value === null) return value;
+  if (Array.isArray(value)) return value.map(jsonOf);
+  if (value instanceof Uint8Array) {
+    return Buffer.from(value.buffer, value.byteOffset, value.length).toString('hex');
+  }
+  const json = Object.create(null) as Record<string, unknown>;
+  for (const [name, inner] of Object.entries(value)) json[name] = jsonOf(inner);
+  return json;
+}
+
+class StateDecoder {
+  readonly #body: Uint8Array;
+  readonly #view: DataView;
+  readonly #offset: number;
+  readonly #section: SectionName;
+  /** Names and indices of where the decoder is. */
+  readonly #path: (string | number)[] = [];
+  readonly #mostValues: number;
+  #values = 0;
+  #at = 0;
+  /** Where the structure that is being decoded ends. */
+  #end: number;
+
+  constructor(body: Uint8Array, offset: number, section: SectionName) {
+    this.#body = body;
+    this.#view = new DataView(body.buffer, body.byteOffset, body.length);
+    this.#offset = offset;
+    this.#section = section;
+    this.#end = body.length;
+    // Elements of no size, nested, would be as many as somebody likes.
+    this.#mostValues = Math.min(1024 + 4 * body.length, MOST_VALUES);
+  }
+
+  decode(device: DeviceDescription): DeviceState {
+    const state = this.#state(device);
+    if (this.#at < this.#end) {
+      this.#fail(`the VM description accounts for ${this.#at} of ${this.#end} bytes`);
+    }
+    return state;
+  }
+
+  #state({ fields = [], subsections = [] }: StateDescription): DeviceState {
+    const state = Object.create(null) as DeviceState;
+    for (let first = 0; first < fields.length; ) {
+      const { name } = fields[first] as FieldDescription;
+      let behind = first + 1;
+      while (fields[behind]?.name === name) behind++;
+      this.#enter(state, name);
+      state[name] = this.#value(fields, first, behind);
+      this.#path.pop();
+      first = behind;
+    }
+    for (const subsection of subsections) {
+      const name = subsection.vmsd_name ?? '';
+      this.#enter(state, name);
+      this.#subsectionHeader(name, subsection.version ?? 0);
+      state[name] = this.#state(subsection);
+      this.#path.pop();
+    }
+    return state;
+  }
+
+  #enter(state: DeviceState, name: string): void {
+    this.#path.push(name);
+    if (name in state) this.#fail('is described twice');
+  }
+
+  /** The value of one name, of which there may be several entries: an array's elements or runs of them. */
+  #value(fields: readonly FieldDescription[], first: number, behind: number): StateValue {
+    const field = fields[first] as FieldDescription;
+    const single = behind === first + 1;
+    if (single && field.array_len === undefined && field.index === undefined) {
+      return this.#element(field);
+    }
+    const elements: StateValue[] = [];
+    const depth = this.#path.push(0) - 1;
+    for (let at = first; at < behind; at++) {
+      const part = fields[at] as FieldDescription;
+      this.#path[depth] = elements.length;
+      if (part.index !== undefined && part.index !== elements.length) {
+        this.#fail(`is described as element ${part.index}`);
+      }
+      for (let left = elementCount(fields, at); left > 0; left--) {
+        this.#path[depth] = elements.length;
+        elements.push(this.#element(part));
+      }
+    }
+    this.#path.pop();
+    return elements;
+  }
+
+  #element(field: FieldDescription): StateValue {
+    const { type, size } = field;
+    if (++this.#values > this.#mostValues) this.#tooMany();
+    const at = this.#at;
+    this.#need(size, type);
+    if (type === 'struct') return this.#struct(field);
+
+    const scalar = SCALARS.get(type);
+    let value: StateValue;
+    if (type === 'nullptr' || (type === 'uint64' && size === 1)) {
+      // QEMU 7.2 calls a null pointer a uint64 of one byte.
+      this.#nullMark(size);
+      value = null;
+    } else if (scalar === undefined) {
+      value = new Uint8Array(this.#body.buffer, this.#body.byteOffset + at, size);
+    } else {
+      if (scalar.size !== size) this.#fail(`is ${type}, but described as ${size} bytes`);
+      value = scalar.read(this.#view, at);
+      if (type === 'int32 le' && Number(value) < 0) this.#fail(`is ${value}, which is negative`);
+    }
+    this.#at = at + size;
+    return value;
+  }
+
+  #struct({ struct = {}, size }: FieldDescription): DeviceState {
+    const begin = this.#at;
+    const outerEnd = this.#end;
+    this.#end = begin + size;
+    const state = this.#state(struct);
+    if (this.#at < this.#end) {
+      this.#fail(`has ${size} bytes, but what is in it ends after ${this.#at - begin}`);
+    }
+    this.#end = outerEnd;
+    return state;
+  }
+
+  #nullMark(size: number): void {
+    const byte = this.#body[this.#at];
+    if (size === 1 && byte === NULL_MARK) return;
+    this.#fail('is described as a null pointer, but is none');
+  }
+
+  #subsectionHeader(name: string, version: number): void {
+    const length = Buffer.byteLength(name);
+    this.#need(2 + length + 4, 'the header of a subsection');
+    const begin = this.#at;
+    if (this.#body[begin] !== ITEM.SUBSECTION)
+      this.#fail('should begin here, but there is no subsection');
+    const nameAt = begin + 2;
+    const found = UTF8.decode(this.#body.subarray(nameAt, nameAt + length));
+    if (this.#body[begin + 1] !== length || found !== name) {
+      this.#fail('should begin here, but there is another subsection');
+    }
+    const foundVersion = this.#view.getUint32(nameAt + length);
+    if (foundVersion !== version >>> 0) {
+      this.#fail(`has version ${foundVersion}, but is described in version ${version}`);
+    }
+    this.#at = nameAt + length + 4;
+  }
+
+  #need(size: number, what: string): void {
+    const left = this.#end - this.#at;
+    if (size > left) this.#fail(`needs ${size} bytes (${what}), but there are ${left}`);
+  }
+
+  #tooMany(): never {
+    const most = this.#mostValues;
+    if (most === MOST_VALUES)
+      this.#fail(`is beyond the ${most} values that are read`, 'unsupported');
+    this.#fail(`is value ${most + 1} of ${this.#body.length} bytes, which cannot hold as many`);
+  }
+
+  #fail(reason: string, fault: 'corrupt' | 'unsupported' = 'corrupt'): never {
+    const path = this.#path
+      .map((key) => (typeof key === 'number' ? `[${key}]` : `.${key}`))
+      .join('');
+    const clause = path === '' ? reason : `${path.slice(1)} ${reason}`;
+    throw new MigrationStreamError(fault, printable(clause), {
+      position: this.#offset + this.#at,
+      section: this.#section,
+    });
+  }
 }

@@ -48,11 +48,14 @@ export interface RamBlock {
 
 /**
  * Gets the RAM pages of a stream, in the order in which they are to be applied: the last one wins. Called
- * in between the events of the reader, at once, without promises.
+ * in between the events of the reader; all but `blocks` at once, without promises.
  */
 export interface PageVisitor {
-  /** The list of blocks, before the first page. */
-  blocks?(blocks: readonly RamBlock[], pageSize: number): void;
+  /**
+   * The blocks, before their first page; waited for. Called again, with all of them, when more become known
+   * (mapped-ram) or the page size turns out to be another.
+   */
+  blocks?(blocks: readonly RamBlock[], pageSize: number): void | Promise<void>;
   /**
    * Contents of one page, or of several that follow each other.
    *

@@ -1,7 +1,18 @@
 import type { QemuFile } from '../qemu-file.ts';
-import { MigrationStreamError, printable, type SectionName } from './stream-error.ts';
+import {
+  MigrationStreamError,
+  printable,
+  type SectionName,
+  type StreamFault,
+} from './stream-error.ts';
 
 const UTF8 = new TextDecoder('utf-8');
+
+/** Bytes that are copied out at a time: a length that a stream names is allocated only as it arrives. */
+const PIECE = 1_048_576;
+
+/** Least gap that is worth a seek. */
+const SEEK_GAP = 1_048_576;
 
 /**
  * Where a parser gets its bytes from: a `QemuFile`, with offsets in the stream, and an end that is
@@ -11,17 +22,22 @@ const UTF8 = new TextDecoder('utf-8');
  */
 export class StreamInput {
   readonly file: QemuFile;
-  readonly #base: number;
+  /** Offset in the stream of what the file counts as its byte 0. */
+  #base: number;
+  /** Offset in the file's transport of the stream's first byte, if the transport can seek. */
+  readonly #origin: number | undefined;
   /** The section that is being read: errors name it. */
   section: SectionName | undefined;
 
   /**
-   * @param file - Its next byte is the first one.
    * @param base - Offset in the stream of the file's byte 0.
+   * @param origin - Offset in the file's transport of the stream's first byte, if gaps may be crossed by
+   *   seeking.
    */
-  constructor(file: QemuFile, base = 0) {
+  constructor(file: QemuFile, base = 0, origin?: number) {
     this.file = file;
     this.#base = base;
+    this.#origin = origin;
   }
 
   /** Offset in the stream of the next byte. */
@@ -46,10 +62,12 @@ export class StreamInput {
 
   async #wait(size: number, what: string): Promise<void> {
     const there = await this.file.fillOrEnd(size);
-    if (there < size) {
-      const reason = `the stream ends inside ${what}: ${there} of ${size} bytes are there`;
-      throw this.error('truncated', reason);
-    }
+    if (there < size) throw this.#cut(what, there, size);
+  }
+
+  #cut(what: string, there: number, size: number): MigrationStreamError {
+    const reason = `the stream ends inside ${what}: ${there} of ${size} bytes are there`;
+    return this.error('truncated', reason);
   }
 
   /** Waits for one more byte; true if there is none, for the stream has ended. */
@@ -78,10 +96,21 @@ export class StreamInput {
     return this.file.getBufferInPlace(size);
   }
 
-  /** Waits for bytes and gets a copy of them. */
+  /** Waits for bytes and gets a copy of them; of any size, for they are allocated as they arrive. */
   async bytes(size: number, what: string): Promise<Buffer> {
-    await this.need(size, what);
-    return this.file.getBuffer(size);
+    if (size <= PIECE) {
+      await this.need(size, what);
+      return this.file.getBuffer(size);
+    }
+    const pieces: Buffer[] = [];
+    let there = 0;
+    while (there < size) {
+      const take = Math.min(size - there, PIECE);
+      if ((await this.file.fillOrEnd(take)) < take) throw this.#cut(what, there, size);
+      pieces.push(this.file.getBuffer(take));
+      there += take;
+    }
+    return Buffer.concat(pieces);
   }
 
   /** Waits for a length byte and as much text; bytes that are no UTF-8 become U+FFFD. */
@@ -93,8 +122,14 @@ export class StreamInput {
     return UTF8.decode(this.view(length));
   }
 
-  /** Drops bytes, in constant memory. */
+  /** Drops bytes, in constant memory; seeks over a large gap if the transport can. */
   async skip(size: number, what: string): Promise<void> {
+    const target = this.position + size;
+    if (this.#origin !== undefined && size - this.available >= SEEK_GAP) {
+      await this.file.setOffset(this.#origin + target);
+      this.#base = target - this.file.getPosition;
+      return;
+    }
     let left = size;
     while (left > 0) {
       await this.need(1, what);
@@ -104,13 +139,18 @@ export class StreamInput {
     }
   }
 
+  /** Puts bytes back in front of the next one. */
+  unread(bytes: Buffer): void {
+    if (bytes.length > 0) this.file.unshift(bytes);
+  }
+
   /**
    * Makes an error at a place of this stream.
    *
    * @param position - Default: the next byte.
    */
   error(
-    fault: 'corrupt' | 'truncated' | 'unsupported' | 'not-a-stream',
+    fault: StreamFault,
     reason: string,
     position: number = this.position,
   ): MigrationStreamError {

@@ -1,3 +1,11 @@
+import { Buffer } from 'node:buffer';
+import { jsonExcess } from './state-json.ts';
+import { bodySize, elementCount, elementsAfter } from './state-size.ts';
+import { MigrationStreamError, printable } from './stream-error.ts';
+import { LIMIT } from './wire.ts';
+
+export { bodySize } from './state-size.ts';
+
 /** What a VM description says of one state: of a device, a structure in it, or a subsection. */
 export interface StateDescription {
   /** Name of the state's layout in QEMU; a subsection's is that of its parent, a slash, and its own. */
@@ -39,4 +47,207 @@ export interface VmDescription {
   devices: DeviceDescription[];
   /** The configuration section, since QEMU 10. */
   configuration?: StateDescription;
+}
+
+/** Longest name of a section or subsection: its length is one byte. */
+const LONGEST_COUNTED = 255;
+/** Longest other text, in characters. */
+const LONGEST_TEXT = 1024;
+
+/**
+ * Reads a VM description and checks all of it, so that whoever uses it need not.
+ *
+ * A list or tree in a state (`qtailq`, `qlist`, `gtree`) is described inline, once per element, under the
+ * same keys again and again: of such only `size` is to be relied upon.
+ *
+ * @param bytes - The JSON, without type and length before it.
+ * @param position - Offset in the stream of its first byte.
+ * @throws {MigrationStreamError} `corrupt`; says where in the JSON the fault is.
+ */
+export function parseVmDescription(bytes: Uint8Array, position: number): VmDescription {
+  return new DescriptionCheck(position).parse(bytes);
+}
+
+type JsonObject = Readonly<Record<string, unknown>>;
+
+/** The check of one description; knows where in it it is. */
+class DescriptionCheck {
+  readonly #position: number;
+  readonly #path: (string | number)[] = [];
+
+  constructor(position: number) {
+    this.#position = position;
+  }
+
+  parse(bytes: Uint8Array): VmDescription {
+    if (bytes.length > LIMIT.DESCRIPTION) {
+      this.#fail(`has ${bytes.length} bytes, more than the ${LIMIT.DESCRIPTION} that are read`);
+    }
+    const excess = jsonExcess(bytes);
+    if (excess !== null) this.#fail(excess.what, excess.at);
+    const root = this.#object(this.#json(bytes));
+    const pageSize = this.#integer(root, 'page_size', 256, 65_536);
+    if ((pageSize & (pageSize - 1)) !== 0) {
+      this.#within('page_size', () => this.#fail(`is ${pageSize}, which is no power of two`));
+    }
+    if (root.configuration !== undefined) {
+      this.#within('configuration', () => this.#state(this.#object(root.configuration), 0));
+    }
+    this.#each(root, 'devices', LIMIT.SECTIONS, (device) => this.#device(device));
+    return root as unknown as VmDescription;
+  }
+
+  #json(bytes: Uint8Array): unknown {
+    try {
+      return JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes));
+    } catch (error) {
+      const at = / position (\d+)/.exec(error instanceof Error ? error.message : '')?.[1];
+      this.#fail('is no JSON', Number(at ?? 0));
+    }
+  }
+
+  #device(device: JsonObject): void {
+    this.#name(device, 'name');
+    this.#integer(device, 'instance_id', -0x8000_0000, 0xffff_ffff);
+    this.#state(device, 0);
+    const size = bodySize(device as unknown as DeviceDescription);
+    if (!Number.isSafeInteger(size)) this.#fail('has more bytes than can be');
+    if (device.size === undefined) return;
+    const said = this.#size(device);
+    if (said !== size) {
+      this.#within('size', () => this.#fail(`is ${said}, but the fields have ${size} bytes`));
+    }
+  }
+
+  #state(state: JsonObject, level: number): void {
+    if (state.vmsd_name !== undefined) this.#text(state, 'vmsd_name');
+    if (state.version !== undefined) this.#version(state);
+    this.#each(state, 'fields', Infinity, (field) => this.#field(field, level));
+    this.#counts(state.fields as FieldDescription[]);
+    if (state.subsections === undefined) return;
+    this.#each(state, 'subsections', Infinity, (subsection) => {
+      this.#name(subsection, 'vmsd_name');
+      this.#version(subsection);
+      this.#nested(subsection, level);
+    });
+  }
+
+  #nested(state: JsonObject, level: number): void {
+    if (level >= LIMIT.NESTING) this.#fail(`nests deeper than ${LIMIT.NESTING} structures`);
+    this.#state(state, level + 1);
+  }
+
+  #field(field: JsonObject, level: number): void {
+    this.#text(field, 'name');
+    const type = this.#text(field, 'type');
+    const size = this.#size(field);
+    if (field.index !== undefined) this.#integer(field, 'index', 0);
+    if (field.array_len !== undefined) {
+      const length = this.#integer(field, 'array_len', 1);
+      if (!Number.isSafeInteger(size * length)) this.#fail('has more bytes than can be');
+    }
+    if (type === 'struct' || field.struct !== undefined) {
+      this.#within('struct', () => this.#nested(this.#object(field.struct), level));
+    }
+    if (field.fields !== undefined || field.subsections !== undefined) this.#nested(field, level);
+  }
+
+  /** Refuses an array that has more elements in its parts than on the whole. */
+  #counts(fields: FieldDescription[]): void {
+    fields.forEach((field, at) => {
+      if (elementCount(fields, at) > 0) return;
+      const others = elementsAfter(fields, at);
+      const what = `is ${field.array_len}, but ${others} elements follow in entries of the same name`;
+      this.#within('fields', () =>
+        this.#within(at, () => this.#within('array_len', () => this.#fail(what))),
+      );
+    });
+  }
+
+  #size(owner: JsonObject): number {
+    return this.#integer(owner, 'size', 0);
+  }
+
+  #version(owner: JsonObject): number {
+    return this.#integer(owner, 'version', -0x8000_0000, 0xffff_ffff);
+  }
+
+  #integer(
+    owner: JsonObject,
+    key: string,
+    least: number,
+    most: number = Number.MAX_SAFE_INTEGER,
+  ): number {
+    return this.#within(key, () => {
+      const value = owner[key];
+      if (typeof value !== 'number' || !Number.isSafeInteger(value)) {
+        this.#fail(`is ${kindOf(value)}, not an integer`);
+      }
+      if (value < least || value > most) {
+        this.#fail(`is ${value}, not between ${least} and ${most}`);
+      }
+      return value;
+    });
+  }
+
+  #text(owner: JsonObject, key: string): string {
+    return this.#within(key, () => {
+      const value = owner[key];
+      if (typeof value !== 'string') this.#fail(`is ${kindOf(value)}, not a string`);
+      if (value.length > LONGEST_TEXT) this.#fail(`has more than ${LONGEST_TEXT} characters`);
+      return value;
+    });
+  }
+
+  /** Text that stands in the stream too, behind a length byte. */
+  #name(owner: JsonObject, key: string): void {
+    const length = Buffer.byteLength(this.#text(owner, key));
+    if (length < 1 || length > LONGEST_COUNTED) {
+      this.#within(key, () => this.#fail(`has ${length} bytes, not 1 to ${LONGEST_COUNTED}`));
+    }
+  }
+
+  #object(value: unknown): JsonObject {
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+      this.#fail(`is ${kindOf(value)}, not an object`);
+    }
+    return value as JsonObject;
+  }
+
+  #each(owner: JsonObject, key: string, most: number, check: (item: JsonObject) => void): void {
+    this.#within(key, () => {
+      const list = owner[key];
+      if (!Array.isArray(list)) this.#fail(`is ${kindOf(list)}, not an array`);
+      if (list.length > most) this.#fail(`has ${list.length} entries, more than ${most}`);
+      list.forEach((item, at) => {
+        this.#within(at, () => check(this.#object(item)));
+      });
+    });
+  }
+
+  /** Does something one level deeper in the JSON. */
+  #within<T>(key: string | number, what: () => T): T {
+    this.#path.push(key);
+    const result = what();
+    this.#path.pop();
+    return result;
+  }
+
+  #fail(what: string, at = 0): never {
+    const path = this.#path
+      .map((key) => (typeof key === 'number' ? `[${key}]` : `.${key}`))
+      .join('');
+    const place = path === '' ? '' : `: ${path.slice(1)}`;
+    throw new MigrationStreamError('corrupt', printable(`the VM description${place} ${what}`), {
+      position: this.#position + at,
+    });
+  }
+}
+
+function kindOf(value: unknown): string {
+  if (value === undefined) return 'missing';
+  if (value === null) return 'null';
+  if (Array.isArray(value)) return 'an array';
+  if (typeof value === 'number') return `the number ${value}`;
+  return typeof value === 'object' ? 'an object' : `a ${typeof value}`;
 }

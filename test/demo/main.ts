@@ -4,7 +4,7 @@ import { statSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import net from 'node:net';
 import { openFrom, openTo, socketOps } from '../../adapters/index.ts';
-import { Meter } from '../../lib/cli/meter.ts';
+import { Meter, measurePuts } from '../../lib/cli/meter.ts';
 import { showExactSize, showSize } from '../../lib/cli/sizes.ts';
 import { QemuFile } from '../../lib/index.ts';
 import { type RelayResult, relay } from '../../lib/relay.ts';
@@ -39,7 +39,7 @@ async function moveRecording(): Promise<void> {
   const [socket] = (await once(server, 'connection')) as [net.Socket];
   server.close();
   const to = await openTo(`file:${file}`, { file: { maxBandwidth: LIMIT, digest: 'xxh64' } });
-  const meter = process.stderr.isTTY ? await Meter.start(to, sidecar.bytes) : undefined;
+  const meter = process.stderr.isTTY ? await Meter.start(measurePuts(to), sidecar.bytes) : undefined;
   const received = check(await relay(new QemuFile(socketOps(socket)), to));
   meter?.stop();
   check(await sending);

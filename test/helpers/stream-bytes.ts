@@ -144,3 +144,58 @@ export function workedExample(): Buffer {
     vmDescription(description),
   );
 }
+
+/** The initial packet of a multifd channel. */
+export function multifdInitial(id: number, uuid: Bytes = Buffer.alloc(16)): Buffer {
+  return stream('11223344 00000001', uuid, Uint8Array.of(id), Buffer.alloc(39));
+}
+
+/** What a packet of a multifd channel says; what is left out is 0, or what fits the rest. */
+export interface MultifdFields {
+  flags?: number;
+  /** Default: as many as a packet has room for. */
+  room?: number;
+  normal?: readonly number[];
+  /** Default: the number of offsets. */
+  normalPages?: number;
+  zero?: readonly number[];
+  zeroPages?: number;
+  /** Default: the length of the payload. */
+  payloadSize?: number;
+  number?: number;
+  block?: string | Uint8Array;
+  pageSize?: number;
+  payload?: Uint8Array;
+}
+
+/** A packet of pages. */
+export function multifdPacket(fields: MultifdFields): Buffer {
+  const { normal = [], zero = [], payload = Buffer.alloc(0), pageSize = 4096 } = fields;
+  const { normalPages = normal.length, zeroPages = zero.length, block = '' } = fields;
+  const room = 524288 / pageSize;
+  const name = Buffer.alloc(256);
+  name.set(typeof block === 'string' ? Buffer.from(block) : block);
+  const offsets = Buffer.alloc(8 * room);
+  offsets.set(stream(...[...normal, ...zero].map(be64)));
+  return stream(
+    '11223344 00000001',
+    be32(fields.flags ?? 0),
+    be32(fields.room ?? room),
+    be32(normalPages),
+    be32(fields.payloadSize ?? payload.length),
+    be64(fields.number ?? 0),
+    be32(zeroPages),
+    Buffer.alloc(28),
+    name,
+    offsets,
+    payload,
+  );
+}
+
+/** A packet of a device's state. */
+export function multifdDeviceState(name: string, instanceId: number, payload: Uint8Array): Buffer {
+  const padded = Buffer.alloc(256);
+  padded.set(Buffer.from(name));
+  const sizes = stream(be32(instanceId), be32(payload.length));
+  return stream('11223344 00000001 00000040', padded, sizes, payload);
+}

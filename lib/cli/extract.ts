@@ -1,0 +1,120 @@
+import { loadDigest } from '../digest.ts';
+import type { MigrationStreamError } from '../migration/stream-error.ts';
+import { verifyStream } from '../migration/verify.ts';
+import { combineVisitors } from '../migration/visitors.ts';
+import { EXIT, readExitCode } from './exit.ts';
+import type { OpenStream } from './open-stream.ts';
+import { BlockFiles, blockFilesIn, ElfFile, type Output } from './outputs.ts';
+import { keepPages } from './page-stores.ts';
+import { type ReadFlags, readStream, UsageError } from './read-command.ts';
+import { say, writeText } from './text.ts';
+import { writeWhole } from './write-whole.ts';
+
+/** Options of `qemu-file extract`. */
+export interface ExtractFlags extends ReadFlags {
+  /** Name of a block, and the path that its contents go to. */
+  block?: string;
+  raw?: string;
+  /** Directory that the contents of all blocks go to. */
+  allBlocks?: string;
+  /** Path of an ELF core. */
+  elf?: string;
+  /** Path of a manifest. */
+  manifest?: string;
+}
+
+/**
+ * The command `qemu-file extract`.
+ *
+ * @param fromText - Where from, as typed.
+ * @returns The exit code.
+ */
+export async function runExtract(fromText: string, flags: ExtractFlags): Promise<number> {
+  const wrong = usageFault(flags);
+  if (wrong !== null) {
+    await say(wrong);
+    return EXIT.USAGE;
+  }
+  return readStream(fromText, flags, (stream, signal) => extract(fromText, stream, flags, signal));
+}
+
+function usageFault({ block, raw, allBlocks, elf, manifest }: ExtractFlags): string | null {
+  if ((block === undefined) !== (raw === undefined)) {
+    return '--block NAME and --raw FILE go together';
+  }
+  if ([raw, allBlocks, elf, manifest].every((path) => path === undefined)) {
+    return 'say what to extract: --block NAME --raw FILE, --all-blocks DIR, --elf FILE or --manifest FILE';
+  }
+  return null;
+}
+
+async function extract(
+  fromText: string,
+  { unwrapped, description, channels }: OpenStream,
+  flags: ExtractFlags,
+  signal: AbortSignal,
+): Promise<number> {
+  await loadDigest();
+  using kept = keepPages();
+  const outputs: Output[] = [];
+  try {
+    await openOutputs(flags, outputs);
+    const { file, fileOffset, seekable } = unwrapped;
+    const { faults, warnings, blocks, configuration, manifest } = await verifyStream(file, {
+      pages: combineVisitors(outputs.map(({ visitor }) => visitor)),
+      digests: flags.manifest === undefined ? undefined : { store: kept.store },
+      description,
+      channels,
+      fileOffset,
+      seekable,
+      // What is missing there, no page is missing for.
+      withoutDescription: true,
+      signal,
+    });
+    const [fault] = faults;
+    if (fault !== undefined) return await refuse(fromText, fault);
+    if (flags.block !== undefined && !blocks.some(({ name }) => name === flags.block)) {
+      const names = blocks.map(({ name }) => name).join(', ');
+      throw new UsageError(`no RAM block ${JSON.stringify(flags.block)}: there are ${names}`);
+    }
+    const paths: string[] = [];
+    for (const output of outputs) {
+      const published = await output.publish(configuration?.machine ?? null);
+      paths.push(...published.paths);
+      warnings.push(...published.warnings);
+    }
+    if (flags.manifest !== undefined) {
+      await writeWhole(flags.manifest, `${JSON.stringify(manifest, null, 2)}\n`);
+      paths.push(flags.manifest);
+    }
+    return await report(fromText, flags, paths, warnings);
+  } finally {
+    for (const output of outputs) await output.discard();
+  }
+}
+
+async function openOutputs(flags: ExtractFlags, outputs: Output[]): Promise<void> {
+  const { block, raw, allBlocks, elf } = flags;
+  if (raw !== undefined) outputs.push(new BlockFiles(({ name }) => (name === block ? raw : null)));
+  if (allBlocks !== undefined) outputs.push(await blockFilesIn(allBlocks));
+  if (elf !== undefined) outputs.push(await ElfFile.create(elf));
+}
+
+async function refuse(fromText: string, fault: MigrationStreamError): Promise<number> {
+  await say(`${fromText}: ${fault.message}; nothing was extracted`);
+  return readExitCode(fault);
+}
+
+async function report(
+  fromText: string,
+  { json, quiet }: ExtractFlags,
+  paths: readonly string[],
+  warnings: readonly string[],
+): Promise<number> {
+  if (quiet !== true) for (const warning of warnings) await say(`${fromText}: ${warning}`);
+  const text =
+    json === true
+      ? `${JSON.stringify({ from: fromText, files: paths, warnings })}\n`
+      : paths.map((path) => `${path}\n`).join('');
+  return (await writeText(process.stdout, text)) ? EXIT.DONE : EXIT.IO;
+}

@@ -1,0 +1,73 @@
+import { parseUri, type Uri } from '../../adapters/index.ts';
+import { toQemuFileError } from '../errors.ts';
+import { sizeOf } from './endpoints.ts';
+import { EXIT, Interruption, readExitCode, SIGNAL_EXITS } from './exit.ts';
+import { Meter } from './meter.ts';
+import { type OpenStream, openStream } from './open-stream.ts';
+import { say } from './text.ts';
+
+/** Options of all commands that read a stream. */
+export interface ReadFlags {
+  /** Files or endpoints of further channels. */
+  channel?: readonly string[];
+  /** Name or id of a snapshot in a disk image. */
+  snapshot?: string;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+/** What is wrong with the words of a command line. */
+export class UsageError extends Error {}
+
+/**
+ * Runs a command that reads a stream: opens it, shows progress, closes it, and says what failed.
+ *
+ * @param fromText - Where from, as typed.
+ * @param work - Gives the exit code.
+ */
+export async function readStream(
+  fromText: string,
+  flags: ReadFlags,
+  work: (stream: OpenStream, signal: AbortSignal) => Promise<number>,
+): Promise<number> {
+  let from: Uri;
+  let channels: Uri[];
+  try {
+    from = parseUri(fromText);
+    channels = (flags.channel ?? []).map((text) => parseUri(text));
+  } catch (error) {
+    await say(toQemuFileError(error).message.replace(/^\w+: parseUri: /, ''));
+    return EXIT.USAGE;
+  }
+  const quiet = flags.quiet === true;
+  using interruption = new Interruption();
+  const { signal } = interruption;
+  let stream: OpenStream | undefined;
+  let meter: Meter | undefined;
+  try {
+    stream = await openStream({ from, channels, snapshot: flags.snapshot, signal, quiet });
+    const { outer } = stream;
+    if (process.stderr.isTTY && !quiet) {
+      const measure = () => ({ bytes: outer.getPosition, limitedMs: 0 });
+      meter = await Meter.start(measure, sizeOf(from, outer));
+    }
+    return await work(stream, signal);
+  } catch (error) {
+    meter?.stop();
+    if (error instanceof UsageError) {
+      await say(error.message);
+      return EXIT.USAGE;
+    }
+    const { by } = interruption;
+    if (by !== undefined) {
+      await say(`interrupted by ${by}`);
+      return SIGNAL_EXITS[by];
+    }
+    const failure = toQemuFileError(error);
+    await say(`${fromText}: ${failure.message}`);
+    return readExitCode(failure);
+  } finally {
+    meter?.stop();
+    await stream?.close();
+  }
+}

@@ -1,0 +1,144 @@
+import type { PageCounts } from '../migration/events.ts';
+import type { MapCell } from '../migration/ram-map.ts';
+import { deviceKey, type SectionSummary, type StreamSummary } from '../migration/summary.ts';
+import { foldEvents, foldSections } from './report-fold.ts';
+import type { BlockData, DeviceRow, ReportData, RoundData } from './report-model.ts';
+import { StatePacker } from './report-state.ts';
+
+/** What a report is made of. */
+export interface Report {
+  /** Where the stream comes from, as it was typed. */
+  readonly title: string;
+  readonly summary: StreamSummary;
+  /** Of each block of memory what came, as `RamMap.cells` tells it. */
+  readonly maps: readonly {
+    readonly name: string;
+    readonly usedLength: number;
+    readonly cells: readonly MapCell[];
+  }[];
+}
+
+/** Characters that the states of all devices may take: a page of more takes a browser seconds to open. */
+const STATE_ROOM = 33_554_432;
+/** Cells of all maps together; each block may have a few in any case. */
+const MOST_CELLS = 65_536;
+const LEAST_CELLS = 16;
+const MOST_ROUNDS = 300;
+const MOST_WARNINGS = 500;
+const WARNING_LENGTH = 2000;
+const MOST_DEVICES = 10_000;
+
+/** Cuts a report down to what a page can hold, whatever the stream. */
+export function reportData({ title, summary, maps }: Report): ReportData {
+  const { format, configuration, ram, vmDescription } = summary;
+  const sections = foldSections(summary.sections);
+  const events = foldEvents(summary);
+  const devices = Object.entries(summary.devices);
+  const blocks = blocksOf(summary, maps);
+  return {
+    title,
+    facts: {
+      ...format,
+      machine: configuration?.machine ?? null,
+      capabilities: configuration?.capabilities ?? [],
+      uuid: configuration?.uuid ?? null,
+      pageSize: ram?.pageSize ?? null,
+      ram: blocks.reduce((bytes, { usedLength }) => bytes + usedLength, 0),
+      sections: sections.total,
+      pieces: summary.sections.length,
+      commands: summary.commands.length,
+      devices: devices.length,
+      vmDescription,
+    },
+    warnings: summary.warnings
+      .slice(0, MOST_WARNINGS)
+      .map((warning) => warning.slice(0, WARNING_LENGTH)),
+    moreWarnings: Math.max(0, summary.warnings.length - MOST_WARNINGS),
+    blocks,
+    rounds: foldRounds(ram?.perRound ?? []),
+    sections: sections.rows,
+    moreSections: sections.more,
+    events: events.rows,
+    moreEvents: events.more,
+    devices: deviceRows(devices.slice(0, MOST_DEVICES), summary.sections),
+    moreDevices: Math.max(0, devices.length - MOST_DEVICES),
+  };
+}
+
+function blocksOf(summary: StreamSummary, maps: Report['maps']): BlockData[] {
+  const known = new Map(summary.ram?.blocks.map((block) => [block.name, block]));
+  const mapped = new Map(maps.map((map) => [map.name, map]));
+  const names = new Set([...known.keys(), ...mapped.keys()]);
+  const most = Math.max(LEAST_CELLS, Math.floor(MOST_CELLS / names.size));
+  return [...names].map((name) => {
+    const block = known.get(name);
+    const map = mapped.get(name);
+    return {
+      name,
+      usedLength: block?.usedLength ?? map?.usedLength ?? 0,
+      hostPageSize: block?.hostPageSize ?? null,
+      address: block?.address ?? null,
+      xxh64: block?.xxh64 ?? null,
+      records: block?.pages ?? null,
+      ...mergeCells(map?.cells ?? [], most),
+    };
+  });
+}
+
+/** Makes fewer cells of many, each of as many as it takes. */
+function mergeCells(
+  cells: readonly MapCell[],
+  most: number,
+): Pick<BlockData, 'cellBytes' | 'cells'> {
+  const each = Math.max(1, Math.ceil(cells.length / most));
+  const merged: number[] = [];
+  for (let first = 0; first < cells.length; first += each) {
+    const pages = [0, 0, 0, 0] as [number, number, number, number];
+    for (const { zero, data, resent, absent } of cells.slice(first, first + each)) {
+      pages[0] += zero;
+      pages[1] += data;
+      pages[2] += resent;
+      pages[3] += absent;
+    }
+    merged.push(...pages);
+  }
+  return { cellBytes: (cells[0]?.bytes ?? 0) * each, cells: merged };
+}
+
+function foldRounds(rounds: readonly PageCounts[]): RoundData[] {
+  const each = Math.max(1, Math.ceil(rounds.length / MOST_ROUNDS));
+  const folded: RoundData[] = [];
+  for (let first = 0; first < rounds.length; first += each) {
+    const pages: PageCounts = { zero: 0, normal: 0, xbzrle: 0, compressed: 0, multifd: 0 };
+    const last = Math.min(first + each, rounds.length);
+    for (const round of rounds.slice(first, last)) {
+      for (const kind of Object.keys(pages) as (keyof PageCounts)[]) pages[kind] += round[kind];
+    }
+    folded.push({ first: first + 1, last, pages });
+  }
+  return folded;
+}
+
+function deviceRows(
+  devices: readonly [name: string, state: unknown][],
+  sections: readonly SectionSummary[],
+): DeviceRow[] {
+  const sizes = sizesByKey(sections);
+  const packer = new StatePacker(STATE_ROOM);
+  return devices.map(([name, state]) => {
+    const packed = packer.pack(state);
+    const bytes = sizes.get(name) ?? null;
+    return packed === undefined ? { name, bytes } : { name, bytes, state: packed };
+  });
+}
+
+/** Sizes of sections by the names that a summary gives their devices. */
+function sizesByKey(sections: readonly SectionSummary[]): Map<string, number> {
+  const sizes = new Map<string, number>();
+  for (const section of sections) {
+    if (section.kind !== 'full') continue;
+    const key = deviceKey(section);
+    sizes.set(sizes.has(key) ? `${key} (section ${section.sectionId})` : key, section.bytes);
+  }
+  return sizes;
+}

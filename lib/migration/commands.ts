@@ -1,0 +1,271 @@
+import { blockFault, type GuestMemory, rangeFault } from './command-range.ts';
+import type { Command } from './events.ts';
+import type { StreamInput } from './input.ts';
+import { COMMAND, LIMIT } from './wire.ts';
+
+/** A command as it stands in a stream. */
+export interface CommandItem {
+  /** Offset in the stream of its type byte. */
+  readonly offset: number;
+  /** Bytes from the type byte to the end of its payload; a package lies behind that. */
+  readonly bytes: number;
+  readonly number: number;
+  readonly command: Command;
+}
+
+/** How a command's payload is laid out. */
+interface Layout {
+  readonly name: Exclude<Command['name'], 'UNKNOWN'>;
+  /** The lengths that it may have, for people. */
+  readonly lengths: string;
+  fits(length: number): boolean;
+  /** Takes the payload, of which all bytes are there, apart. */
+  read(input: StreamInput, length: number, memory: GuestMemory | null): Command | Promise<Command>;
+}
+
+/** Bytes of the type, the number and the length. */
+const HEADER = 5;
+/** Bytes of the shortest DISCARD: version, a name of one byte, a zero, one range. */
+const SHORTEST_DISCARD = 20;
+/** Bytes of a range's start and length. */
+const RANGE = 16;
+
+/**
+ * Reads a command whose type byte has been read. Of a package, only its size is read.
+ *
+ * @param memory - Where it is known, ranges and blocks must be the guest's.
+ * @returns `UNKNOWN` for a command that came after those known here; its payload is dropped.
+ * @throws {MigrationStreamError} (rejects) for a command that breaks a rule of its own.
+ */
+export async function readCommand(
+  input: StreamInput,
+  memory: GuestMemory | null = null,
+): Promise<CommandItem> {
+  const offset = input.position - 1;
+  await input.need(HEADER - 1, 'the header of a command');
+  const number = input.be16();
+  const length = input.be16();
+  if (number === 0) throw input.error('corrupt', 'command number 0 is never sent', offset + 1);
+  const command = await readPayload(input, number, length, memory);
+  return { offset, bytes: HEADER + length, number, command };
+}
+
+async function readPayload(
+  input: StreamInput,
+  number: number,
+  length: number,
+  memory: GuestMemory | null,
+): Promise<Command> {
+  const layout = LAYOUTS.get(number);
+  if (layout === undefined) {
+    await input.skip(length, `the payload of unknown command ${number}`);
+    return { name: 'UNKNOWN' };
+  }
+  if (!layout.fits(length)) {
+    const reason = `command ${layout.name} has ${length} bytes of payload, not ${layout.lengths}`;
+    throw input.error('corrupt', reason, input.position - 2);
+  }
+  await input.need(length, `the payload of command ${layout.name}`);
+  return layout.read(input, length, memory);
+}
+
+type BareName =
+  | 'OPEN_RETURN_PATH'
+  | 'POSTCOPY_LISTEN'
+  | 'POSTCOPY_RUN'
+  | 'ENABLE_COLO'
+  | 'POSTCOPY_RESUME'
+  | 'SWITCHOVER_START';
+
+/** A command without a payload. */
+function bare(name: BareName): Layout {
+  return { name, lengths: '0', fits: (length) => length === 0, read: () => ({ name }) };
+}
+
+const LAYOUTS: ReadonlyMap<number, Layout> = new Map<number, Layout>([
+  [COMMAND.OPEN_RETURN_PATH, bare('OPEN_RETURN_PATH')],
+  [
+    COMMAND.PING,
+    {
+      name: 'PING',
+      lengths: '4',
+      fits: (length) => length === 4,
+      read: (input) => ({ name: 'PING', value: input.be32() }),
+    },
+  ],
+  [
+    COMMAND.POSTCOPY_ADVISE,
+    {
+      name: 'POSTCOPY_ADVISE',
+      lengths: '0 or 16',
+      fits: (length) => length === 0 || length === 16,
+      read: readAdvise,
+    },
+  ],
+  [COMMAND.POSTCOPY_LISTEN, bare('POSTCOPY_LISTEN')],
+  [COMMAND.POSTCOPY_RUN, bare('POSTCOPY_RUN')],
+  [
+    COMMAND.POSTCOPY_RAM_DISCARD,
+    {
+      name: 'POSTCOPY_RAM_DISCARD',
+      lengths: `${SHORTEST_DISCARD} or more`,
+      fits: (length) => length >= SHORTEST_DISCARD,
+      read: readDiscard,
+    },
+  ],
+  [
+    COMMAND.PACKAGED,
+    { name: 'PACKAGED', lengths: '4', fits: (length) => length === 4, read: readPackaged },
+  ],
+  [COMMAND.ENABLE_COLO, bare('ENABLE_COLO')],
+  [COMMAND.POSTCOPY_RESUME, bare('POSTCOPY_RESUME')],
+  [
+    COMMAND.RECV_BITMAP,
+    {
+      name: 'RECV_BITMAP',
+      lengths: '2 to 256',
+      fits: (length) => length >= 2 && length <= 256,
+      read: readRecvBitmap,
+    },
+  ],
+  [COMMAND.SWITCHOVER_START, bare('SWITCHOVER_START')],
+]);
+
+function readAdvise(input: StreamInput, length: number, memory: GuestMemory | null): Command {
+  if (length === 0) return { name: 'POSTCOPY_ADVISE' };
+  const at = input.position;
+  const pageSizes = input.be64();
+  const page = input.be64();
+  if (pageSizes === 0n) {
+    throw input.error('corrupt', 'POSTCOPY_ADVISE names no host page size at all', at);
+  }
+  const targetPageSize = Number(page);
+  // The bounds keep the number exact.
+  if (page < 256n || page > 65_536n || (targetPageSize & (targetPageSize - 1)) !== 0) {
+    const reason = `POSTCOPY_ADVISE gives a target page size of ${page}, which is no power of 2 from 256 to 65536`;
+    throw input.error('corrupt', reason, at + 8);
+  }
+  if (memory !== null && memory.pageSize !== targetPageSize) {
+    const reason = `POSTCOPY_ADVISE gives a target page size of ${page}, the stream has pages of ${memory.pageSize}`;
+    throw input.error('corrupt', reason, at + 8);
+  }
+  return { name: 'POSTCOPY_ADVISE', pageSizes, targetPageSize };
+}
+
+async function readDiscard(
+  input: StreamInput,
+  length: number,
+  memory: GuestMemory | null,
+): Promise<Command> {
+  const version = input.u8();
+  if (version !== 0) {
+    const reason = `version ${version} of POSTCOPY_RAM_DISCARD is not known, only 0 is`;
+    throw input.error('unsupported', reason, input.position - 1);
+  }
+  const nameAt = input.position;
+  const nameLength = input.file.peekByte(0);
+  // What the version, the name's length and the zero behind it leave.
+  const rest = length - 3 - nameLength;
+  if (nameLength === 0 || rest < RANGE || rest % RANGE !== 0) {
+    const reason = `POSTCOPY_RAM_DISCARD of ${length} bytes cannot have a name of ${nameLength} bytes and whole ranges`;
+    throw input.error('corrupt', reason, nameAt);
+  }
+  const block = await input.counted('the block name of POSTCOPY_RAM_DISCARD');
+  const fault = memory === null ? null : blockFault(memory, block);
+  if (fault !== null) throw input.error('corrupt', `POSTCOPY_RAM_DISCARD: ${fault}`, nameAt);
+  const zero = input.u8();
+  if (zero !== 0) {
+    const reason = `POSTCOPY_RAM_DISCARD has byte ${zero} behind the block name, not 0`;
+    throw input.error('corrupt', reason, input.position - 1);
+  }
+  const ranges: { start: number; length: number }[] = [];
+  for (let left = rest; left > 0; left -= RANGE) ranges.push(readRange(input, block, memory));
+  return { name: 'POSTCOPY_RAM_DISCARD', block, ranges };
+}
+
+function readRange(
+  input: StreamInput,
+  block: string,
+  memory: GuestMemory | null,
+): { start: number; length: number } {
+  const at = input.position;
+  const start = input.be64();
+  const length = input.be64();
+  if (start + length > LIMIT.RAM) {
+    const reason = `POSTCOPY_RAM_DISCARD: ${length} bytes from ${start} on are beyond any RAM block`;
+    throw input.error('corrupt', reason, at);
+  }
+  const range = { start: Number(start), length: Number(length) };
+  const fault = memory === null ? null : rangeFault(memory, block, range.start, range.length);
+  if (fault !== null) throw input.error('corrupt', `POSTCOPY_RAM_DISCARD: ${fault}`, at);
+  return range;
+}
+
+function readPackaged(input: StreamInput): Command {
+  const size = input.be32();
+  if (size > LIMIT.PACKAGE) {
+    const reason = `a package of ${size} bytes is larger than any (${LIMIT.PACKAGE})`;
+    throw input.error('corrupt', reason, input.position - 4);
+  }
+  return { name: 'PACKAGED', size };
+}
+
+async function readRecvBitmap(
+  input: StreamInput,
+  length: number,
+  memory: GuestMemory | null,
+): Promise<Command> {
+  const at = input.position;
+  const nameLength = input.file.peekByte(0);
+  if (nameLength !== length - 1) {
+    const reason = `RECV_BITMAP of ${length} bytes cannot have a block name of ${nameLength} bytes`;
+    throw input.error('corrupt', reason, at);
+  }
+  const block = await input.counted('the block name of RECV_BITMAP');
+  const fault = memory === null ? null : blockFault(memory, block);
+  if (fault !== null) throw input.error('corrupt', `RECV_BITMAP: ${fault}`, at);
+  return { name: 'RECV_BITMAP', block };
+}
+
+/** How far a migration has gone towards postcopy. */
+export type PostcopyState = 'none' | 'advised' | 'discarding' | 'listening' | 'running';
+
+/** In which states a command may come, and which it leads to. */
+interface Step {
+  readonly from: readonly PostcopyState[];
+  readonly to: PostcopyState;
+}
+
+const STEPS: ReadonlyMap<Command['name'], Step> = new Map<Command['name'], Step>([
+  ['POSTCOPY_ADVISE', { from: ['none'], to: 'advised' }],
+  ['POSTCOPY_RAM_DISCARD', { from: ['advised', 'discarding'], to: 'discarding' }],
+  ['POSTCOPY_LISTEN', { from: ['advised', 'discarding'], to: 'listening' }],
+  ['POSTCOPY_RUN', { from: ['listening'], to: 'running' }],
+]);
+
+/** Watches that the commands of postcopy come in their order: ADVISE, any number of DISCARD, LISTEN, RUN. */
+export class PostcopyOrder {
+  #state: PostcopyState = 'none';
+
+  /** How far it has gone. */
+  get state(): PostcopyState {
+    return this.#state;
+  }
+
+  /**
+   * Takes note of the next command; those that have nothing to do with postcopy may come at any time.
+   *
+   * @param input - Where it was read from, for the error.
+   * @throws {MigrationStreamError} `corrupt` if it must not come now.
+   */
+  follow({ command, offset }: CommandItem, input: StreamInput): void {
+    const step = STEPS.get(command.name);
+    if (step === undefined) return;
+    if (!step.from.includes(this.#state)) {
+      const wanted = step.from.map((state) => `"${state}"`).join(' or ');
+      const reason = `${command.name} came in the postcopy state "${this.#state}", it belongs into ${wanted}`;
+      throw input.error('corrupt', reason, offset);
+    }
+    this.#state = step.to;
+  }
+}

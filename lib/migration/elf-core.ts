@@ -1,0 +1,141 @@
+import type { Architecture } from './memory-map.ts';
+import { printable } from './stream-error.ts';
+
+const FILE_HEADER = 64;
+const PROGRAM_HEADER = 56;
+
+/** What a part of the file is aligned to. */
+const ALIGNMENT = 4096;
+
+const ET_CORE = 4;
+const PT_LOAD = 1;
+const PT_NOTE = 4;
+const PF_RWX = 7;
+const PF_R = 4;
+
+/** @see the ELF specification, `e_machine` */
+const MACHINES: Readonly<Record<Architecture, number>> = {
+  x86_64: 62,
+  aarch64: 183,
+  riscv64: 243,
+};
+
+/** Who the note is from, and a type that no debugger takes for one it knows, whoever it is from. */
+const NOTE_OWNER = 'qemu-file';
+const NOTE_TYPE = 0x5145_4d46;
+
+/** Longest text of a note. */
+const MAX_NOTE = 4096;
+
+/** Part of guest-physical space that a core file shall hold. */
+export interface CoreRange {
+  /** Guest-physical address of the first byte. */
+  readonly address: number;
+  readonly length: number;
+}
+
+/** What else a core file says. */
+export interface CoreOptions {
+  /** Null leaves the machine open, which few debuggers accept. */
+  readonly architecture: Architecture | null;
+  /** Text for people: `readelf --notes` shows it. */
+  readonly note: string;
+}
+
+/** How a core file is laid out. */
+export interface CoreLayout {
+  /** The first bytes of the file. */
+  readonly header: Buffer;
+  /** Where the contents of each range go, in the order of the ranges. */
+  readonly fileOffsets: readonly number[];
+  /** Bytes of the whole file. */
+  readonly length: number;
+}
+
+/**
+ * Lays out an ELF core file of guest memory: a 64-bit, little-endian one, whatever the guest's mode is,
+ * whose addresses are guest-physical ones.
+ *
+ * @param ranges - By ascending address, without overlap, as `guestMap` gives them.
+ * @throws {RangeError} More ranges than a core file has room for.
+ */
+export function elfCore(ranges: readonly CoreRange[], options: CoreOptions): CoreLayout {
+  const count = ranges.length + 1;
+  if (count >= 0xffff) throw new RangeError(`${ranges.length} ranges are too many for an ELF file`);
+  const note = noteOf(options.note);
+  const noteAt = FILE_HEADER + count * PROGRAM_HEADER;
+  const header = Buffer.alloc(noteAt + note.length);
+  writeFileHeader(header, options.architecture, count);
+  writeProgramHeader(header, 0, {
+    type: PT_NOTE,
+    flags: PF_R,
+    offset: noteAt,
+    address: 0,
+    length: note.length,
+    alignment: 4,
+  });
+  note.copy(header, noteAt);
+
+  const fileOffsets: number[] = [];
+  let end = header.length;
+  for (const [index, { address, length }] of ranges.entries()) {
+    const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
+    const part = { type: PT_LOAD, flags: PF_RWX, offset, address, length, alignment: ALIGNMENT };
+    writeProgramHeader(header, index + 1, part);
+    fileOffsets.push(offset);
+    end = offset + length;
+  }
+  return { header, fileOffsets, length: end };
+}
+
+function writeFileHeader(bytes: Buffer, architecture: Architecture | null, count: number): void {
+  bytes.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]); // 64-bit, little-endian, version 1
+  bytes.writeUInt16LE(ET_CORE, 16);
+  bytes.writeUInt16LE(architecture === null ? 0 : MACHINES[architecture], 18);
+  bytes.writeUInt32LE(1, 20);
+  writeWord(bytes, FILE_HEADER, 32); // where the program headers are
+  bytes.writeUInt16LE(FILE_HEADER, 52);
+  bytes.writeUInt16LE(PROGRAM_HEADER, 54);
+  bytes.writeUInt16LE(count, 56);
+}
+
+interface ProgramHeader {
+  readonly type: number;
+  readonly flags: number;
+  readonly offset: number;
+  readonly address: number;
+  readonly length: number;
+  readonly alignment: number;
+}
+
+function writeProgramHeader(bytes: Buffer, index: number, header: ProgramHeader): void {
+  const at = FILE_HEADER + index * PROGRAM_HEADER;
+  bytes.writeUInt32LE(header.type, at);
+  bytes.writeUInt32LE(header.flags, at + 4);
+  writeWord(bytes, header.offset, at + 8);
+  writeWord(bytes, header.address, at + 16); // virtual, so that a debugger finds memory by it
+  writeWord(bytes, header.address, at + 24); // physical
+  writeWord(bytes, header.length, at + 32); // in the file
+  writeWord(bytes, header.type === PT_NOTE ? 0 : header.length, at + 40); // in memory
+  writeWord(bytes, header.alignment, at + 48);
+}
+
+function writeWord(bytes: Buffer, value: number, at: number): void {
+  bytes.writeBigUInt64LE(BigInt(value), at);
+}
+
+function noteOf(text: string): Buffer {
+  const owner = Buffer.from(`${NOTE_OWNER}\0`);
+  const description = Buffer.from(`${printable(text).slice(0, MAX_NOTE)}\0`);
+  const note = Buffer.alloc(12 + padded(owner.length) + padded(description.length));
+  note.writeUInt32LE(owner.length, 0);
+  note.writeUInt32LE(description.length, 4);
+  note.writeUInt32LE(NOTE_TYPE, 8);
+  owner.copy(note, 12);
+  description.copy(note, 12 + padded(owner.length));
+  return note;
+}
+
+function padded(size: number): number {
+  return Math.ceil(size / 4) * 4;
+}

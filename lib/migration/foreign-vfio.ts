@@ -1,0 +1,104 @@
+import {
+  ForeignCount,
+  type ForeignProblem,
+  type ForeignSummary,
+  hex,
+  lengthOf,
+} from './foreign-body.ts';
+import type { StreamInput } from './input.ts';
+import { ITEM } from './wire.ts';
+
+/** Tags of a body. @see QEMU `VFIO_MIG_FLAG_…` in hw/vfio/migration.c */
+const TAG = {
+  END_OF_STATE: 0xffff_ffff_ef10_0001n,
+  DEV_CONFIG_STATE: 0xffff_ffff_ef10_0002n,
+  DEV_SETUP_STATE: 0xffff_ffff_ef10_0003n,
+  DEV_DATA_STATE: 0xffff_ffff_ef10_0004n,
+  DEV_INIT_DATA_SENT: 0xffff_ffff_ef10_0005n,
+  DEV_CONFIG_LOAD_READY: 0xffff_ffff_ef10_0006n,
+} as const;
+
+/** Bytes of a PCI device's state in which its end is looked for; real ones have some thousands. */
+const LONGEST_CONFIG = 1_048_576;
+/** Bytes that are looked at together. */
+const WINDOW = 32_768;
+
+/** Drops a body of a section `…/vfio`: state of a device that QEMU passed through to the guest. */
+export async function skipVfio(
+  input: StreamInput,
+  onProblem: ForeignProblem,
+): Promise<ForeignSummary> {
+  const count = new ForeignCount();
+  for (;;) {
+    await input.need(8, 'a tag of VFIO state');
+    const at = input.position;
+    const tag = input.be64();
+    switch (tag) {
+      case TAG.END_OF_STATE:
+      case TAG.DEV_INIT_DATA_SENT:
+      case TAG.DEV_CONFIG_LOAD_READY:
+        return count;
+      case TAG.DEV_SETUP_STATE:
+        await expectEnd(input);
+        return count;
+      case TAG.DEV_CONFIG_STATE:
+        count.add(await findEnd(input, onProblem));
+        return count;
+      case TAG.DEV_DATA_STATE: {
+        const length = await lengthOf(input, 'VFIO state');
+        await input.skip(length, 'VFIO state');
+        count.add(length);
+        break;
+      }
+      default:
+        throw input.error('corrupt', `${hex(tag)} is no tag of VFIO state`, at);
+    }
+  }
+}
+
+async function expectEnd(input: StreamInput): Promise<void> {
+  await input.need(8, 'the end mark of VFIO state');
+  const at = input.position;
+  const tag = input.be64();
+  if (tag === TAG.END_OF_STATE) return;
+  const reason = `the setup of VFIO state is followed by ${hex(tag)}, not by its end mark`;
+  throw input.error('corrupt', reason, at);
+}
+
+/**
+ * Drops the state of a PCI device, of which nothing says how long it is, and the end mark behind it.
+ *
+ * @returns Bytes of the state.
+ */
+async function findEnd(input: StreamInput, onProblem: ForeignProblem): Promise<number> {
+  const start = input.position;
+  const mark = endMark(input);
+  for (;;) {
+    await input.need(mark.length, 'the PCI state of a VFIO device');
+    const bytes = input.file.peekBuffer(Math.min(input.available, WINDOW));
+    const found = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).indexOf(mark);
+    // A mark that only begins in these bytes is looked for again with what follows them.
+    input.file.skip(found >= 0 ? found : bytes.length - mark.length + 1);
+    const passed = input.position - start;
+    if (passed > LONGEST_CONFIG) {
+      const reason = `the PCI state of a VFIO device has no end within ${LONGEST_CONFIG} bytes`;
+      throw input.error('corrupt', reason, start);
+    }
+    if (found < 0) continue;
+    input.file.skip(8);
+    onProblem(
+      `the PCI state of a VFIO device was taken to end at its end mark, after ${passed} bytes, as nothing says how long it is`,
+      start,
+    );
+    return passed;
+  }
+}
+
+/** What is behind the state: the tag, and as much as is known of the section's footer. */
+function endMark({ section }: StreamInput): Buffer {
+  const mark = Buffer.alloc(section === undefined ? 9 : 13);
+  mark.writeBigUInt64BE(TAG.END_OF_STATE);
+  mark.writeUInt8(ITEM.FOOTER, 8);
+  if (section !== undefined) mark.writeUInt32BE(section.sectionId, 9);
+  return mark;
+}

@@ -1,0 +1,54 @@
+import { QemuFileError } from '../errors.ts';
+import type { Whence } from '../ops.ts';
+import { QemuFile } from '../qemu-file.ts';
+import { closeUnder } from './decompression.ts';
+import type { Qcow2VmState, ReadAt } from './qcow2.ts';
+
+/**
+ * Gives what reads at any offset of a file, by its own `getBufferAt`; undefined if its backend cannot seek.
+ * What was looked ahead is forgotten.
+ */
+export async function readerOf(file: QemuFile): Promise<ReadAt | undefined> {
+  let size: number;
+  try {
+    // Reading past the end would be the file's failure, while here it is the image's.
+    size = await file.setOffset(0, 'end');
+  } catch (error) {
+    if ((error as QemuFileError).code !== 'ESPIPE') throw error;
+    return undefined;
+  }
+  return async (target, offset) => {
+    const length = Math.min(target.length, size - offset);
+    return length <= 0 ? 0 : file.getBufferAt(target.subarray(0, length), offset);
+  };
+}
+
+/**
+ * Makes a file of the VM state in an image, which can seek.
+ *
+ * @param state - The VM state.
+ * @param image - The image's own file: closed with the new one.
+ */
+export function snapshotFile(state: Qcow2VmState, image: QemuFile): QemuFile {
+  let next = 0;
+  return new QemuFile({
+    async getBuffer(buffer) {
+      const length = await state.read(buffer, next);
+      next += length;
+      return length;
+    },
+    getBufferAt: (buffer, offset) => state.read(buffer, offset),
+    getOffset: () => next,
+    setOffset(offset: number, whence: Whence) {
+      const target = offset + (whence === 'set' ? 0 : whence === 'end' ? state.size : next);
+      if (!(Number.isSafeInteger(target) && target >= 0)) {
+        throw new QemuFileError('EINVAL', `${target} is not an offset`, { operation: 'setOffset' });
+      }
+      next = target;
+      return target;
+    },
+    close: (error) => closeUnder(image, error),
+    // As files have it: every read is a trip to the thread pool.
+    sizes: { lookAheadSize: 262_144 },
+  });
+}

@@ -1,0 +1,116 @@
+import type { PageVisitor, RamBlock } from './events.ts';
+import { PageSet } from './page-set.ts';
+
+/** Chunks of each of the sets: 32 MiB of them tell of 1 TiB of pages of 4 KiB. */
+const MAX_CHUNKS = 32_768;
+
+/** What the pages of a part of a block came as; a page counts once. */
+export interface MapCell {
+  /** Offset in the block of its first byte. */
+  readonly offset: number;
+  readonly bytes: number;
+  /** Pages that came last as zeros. */
+  readonly zero: number;
+  /** Pages that came last as something else. */
+  readonly data: number;
+  /** Pages of these two that came more than once. */
+  readonly resent: number;
+  /** Pages that never came. */
+  readonly absent: number;
+}
+
+/** Keeps account of which pages came, and how: give it to a reader as a page visitor, and draw it. */
+export class RamMap implements PageVisitor {
+  #first: number[] = [];
+  #pageSize = 1;
+  #sent = new PageSet(MAX_CHUNKS);
+  #data = new PageSet(MAX_CHUNKS);
+  #resent = new PageSet(MAX_CHUNKS);
+  #isFull = false;
+
+  blocks(blocks: readonly RamBlock[], pageSize: number): void {
+    if (pageSize !== this.#pageSize) {
+      this.#sent = new PageSet(MAX_CHUNKS);
+      this.#data = new PageSet(MAX_CHUNKS);
+      this.#resent = new PageSet(MAX_CHUNKS);
+    }
+    this.#pageSize = pageSize;
+    this.#first = [];
+    let first = 0;
+    for (const { usedLength } of blocks) {
+      this.#first.push(first);
+      first += Math.ceil(usedLength / pageSize);
+    }
+  }
+
+  page(block: RamBlock, offset: number, bytes: Uint8Array): void {
+    const first = this.#pageOf(block, offset);
+    this.#note(first, first + bytes.length / this.#pageSize, true);
+  }
+
+  zero(block: RamBlock, offset: number, count: number): void {
+    const first = this.#pageOf(block, offset);
+    this.#note(first, first + count, false);
+  }
+
+  xbzrle(block: RamBlock, offset: number): void {
+    const first = this.#pageOf(block, offset);
+    this.#note(first, first + 1, true);
+  }
+
+  /** Whether pages were too scattered to keep account of all. */
+  get isIncomplete(): boolean {
+    return this.#isFull;
+  }
+
+  /**
+   * Divides a block.
+   *
+   * @param most - Cells at most; each has the same number of pages, but for the last.
+   */
+  cells(block: RamBlock, most: number): MapCell[] {
+    const pages = Math.ceil(block.usedLength / this.#pageSize);
+    const each = Math.max(1, Math.ceil(pages / most));
+    const first = this.#first[block.index] as number;
+    const cells: MapCell[] = [];
+    for (let at = 0; at < pages; at += each) {
+      const count = Math.min(each, pages - at);
+      const sent = this.#count(this.#sent, first + at, count);
+      const data = this.#count(this.#data, first + at, count);
+      cells.push({
+        offset: at * this.#pageSize,
+        bytes: count * this.#pageSize,
+        zero: sent - data,
+        data,
+        resent: this.#count(this.#resent, first + at, count),
+        absent: count - sent,
+      });
+    }
+    return cells;
+  }
+
+  #pageOf(block: RamBlock, offset: number): number {
+    return (this.#first[block.index] as number) + offset / this.#pageSize;
+  }
+
+  #count(set: PageSet, first: number, count: number): number {
+    let sum = 0;
+    for (const [from, end] of set.runs(first, first + count)) sum += end - from;
+    return sum;
+  }
+
+  #note(first: number, end: number, isData: boolean): void {
+    if (this.#isFull) return;
+    try {
+      for (let page = first; page < end; page++) {
+        if (this.#sent.has(page)) this.#resent.add(page, page + 1);
+      }
+      this.#sent.add(first, end);
+      if (isData) this.#data.add(first, end);
+      else this.#data.remove(first, end);
+    } catch {
+      // A picture with parts missing is better than none.
+      this.#isFull = true;
+    }
+  }
+}

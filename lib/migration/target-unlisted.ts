@@ -1,0 +1,82 @@
+/*
+ * A dump lists the state of devices only, and of those only what is bound to their type. QEMU registers
+ * the states below by other ways, so that their absence says nothing.
+ */
+const UNLISTED: ReadonlySet<string> = new Set([
+  // The machine as a whole.
+  'acpi_build',
+  'audio',
+  'block',
+  'dbus-vmstate',
+  'dirty-bitmap',
+  'globalstate',
+  'ram',
+  'replay',
+  'slirp',
+  'timer',
+  'virt_acpi_build',
+  // Processors and what belongs to each.
+  'apic',
+  'cpu',
+  'cpu_common',
+  'icp/server',
+  'spapr_cpu',
+  'xive/tctx',
+  // Buses.
+  'PCIBUS',
+  'i2c_bus',
+  // Devices that register themselves, some of them only in older versions.
+  'arm_timer',
+  'eeprom',
+  'i82550',
+  'i82551',
+  'i82557a',
+  'i82557b',
+  'i82557c',
+  'i82558a',
+  'i82558b',
+  'i82559a',
+  'i82559b',
+  'i82559c',
+  'i82559er',
+  'i82562',
+  'i82801',
+  'ide',
+  'ipmi-bmc-extern',
+  'ipmi-bmc-sim',
+  'isa-ide',
+  'isa-ipmi-bt',
+  'isa-ipmi-kcs',
+  'pckbd',
+  'ps2kbd',
+  'ps2mouse',
+  'pxa2xx_cm',
+  'pxa2xx_keypad',
+  'pxa2xx_lcdc',
+  'pxa2xx_mm',
+  'pxa2xx_pm',
+  'serial',
+  'stellaris_gamepad',
+  'stellaris_sys',
+  'tpm-emulator',
+  'tsc2005',
+  'tsc2102',
+  'tsc210x',
+  'vfio',
+  'vga',
+  'virtio-mem-device-early',
+  // Platforms: pseries, s390x.
+  's390-skeys',
+  's390-storage_attributes',
+  's390_css',
+  'spapr',
+  'spapr/htab',
+  'spapr_drc',
+  'spapr_iommu',
+  'todclock',
+]);
+
+/** Whether QEMU knows a state of this name without listing it. */
+export function isUnlisted(name: string): boolean {
+  return UNLISTED.has(name);
+}

@@ -1,0 +1,21 @@
+import type { PageVisitor, RamBlock } from './events.ts';
+
+/** One visitor that hands everything to several, in their order. */
+export function combineVisitors(visitors: readonly PageVisitor[]): PageVisitor {
+  // The reader makes no views of pages that nobody wants.
+  if (visitors.length < 2) return visitors[0] ?? {};
+  return {
+    async blocks(blocks: readonly RamBlock[], pageSize: number): Promise<void> {
+      for (const visitor of visitors) await visitor.blocks?.(blocks, pageSize);
+    },
+    page(block: RamBlock, offset: number, bytes: Uint8Array): void {
+      for (const visitor of visitors) visitor.page?.(block, offset, bytes);
+    },
+    zero(block: RamBlock, offset: number, count: number): void {
+      for (const visitor of visitors) visitor.zero?.(block, offset, count);
+    },
+    xbzrle(block: RamBlock, offset: number, encoded: Uint8Array): void {
+      for (const visitor of visitors) visitor.xbzrle?.(block, offset, encoded);
+    },
+  };
+}

@@ -1,0 +1,842 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { deflateSync } from 'node:zlib';
+import type { MigrationEvent } from '../../lib/migration/events.ts';
+import { MigrationStreamError } from '../../lib/migration/stream-error.ts';
+import { outline, readStream } from '../helpers/read-stream.ts';
+import {
+  type Bytes,
+  be16,
+  be32,
+  be64,
+  blockList,
+  command,
+  configuration,
+  counted,
+  end,
+  eos,
+  FLAG,
+  footer,
+  header,
+  page,
+  piece,
+  section,
+  stream,
+  subsection,
+  vmDescription,
+  word,
+  workedExample,
+  zeroPage,
+} from '../helpers/stream-bytes.ts';
+
+const PC = configuration('pc-i440fx-7.2');
+const PAGE = 4096;
+const RAM = ['ram', 0, 4] as const;
+const NO_DEVICES = vmDescription('{"page_size": 4096, "devices": []}');
+
+/** A stream whose RAM comes in one PART: the list, the records, and the rest. */
+function ramStream(list: Bytes, ...records: readonly Bytes[]): Buffer {
+  return stream(
+    header,
+    PC,
+    section('start', 2, RAM, list, eos),
+    piece('part', 2, ...records, eos),
+    piece('end', 2, eos),
+    end,
+    NO_DEVICES,
+  );
+}
+
+async function fault(bytes: Uint8Array, options = {}): Promise<MigrationStreamError> {
+  try {
+    await readStream([bytes], options);
+  } catch (error) {
+    assert.ok(error instanceof MigrationStreamError, String(error));
+    return error;
+  }
+  throw new Error('it was read without a fault');
+}
+
+describe('a reader of the worked example', () => {
+  const bytes = workedExample();
+  const expected = [
+    '0 header 3',
+    '8 configuration pc-i440fx-7.2',
+    '26 section start 2 ram',
+    '43 ramBlocks pc.ram 8192, vga.vram 4096',
+    '96 sectionEnd 2 70 footer 91',
+    '96 section part 2 ram',
+    '4234 sectionEnd 2 4138 footer 4229',
+    '4234 section end 2 ram',
+    '4270 sectionEnd 2 36 footer 4265',
+    '4270 section full 5 demo',
+    `4270 device demo ${'12345678000100020003'}${'050a64656d6f2f65787472610000000101'}`,
+    '4320 sectionEnd 5 50 footer 4315',
+    '4320 end',
+    '4321 vmDescription 343',
+  ];
+
+  test('gives all items with their offsets', async () => {
+    const { events } = await readStream([bytes]);
+    assert.deepEqual(outline(events), expected);
+  });
+
+  test('gives the pages, and decodes the device', async () => {
+    const { events, ram } = await readStream([bytes]);
+    assert.deepEqual(
+      ram.get('pc.ram'),
+      Buffer.concat([Buffer.alloc(PAGE, 0xaa), Buffer.alloc(PAGE)]),
+    );
+    assert.deepEqual(ram.get('vga.vram'), Buffer.alloc(PAGE));
+    const device = events.find((event) => event.type === 'device');
+    assert.deepEqual(JSON.parse(JSON.stringify((device as { state: unknown }).state)), {
+      a: 0x12345678,
+      arr: [1, 2, 3],
+      'demo/extra': { flag: true },
+    });
+  });
+
+  test('gives the same wherever the chunks are parted', async () => {
+    for (let at = 1; at < bytes.length; at++) {
+      const { events, ram } = await readStream([bytes.subarray(0, at), bytes.subarray(at)]);
+      assert.deepEqual(outline(events), expected, `parted at ${at}`);
+      assert.equal(ram.get('pc.ram')?.[PAGE - 1], 0xaa, `parted at ${at}`);
+    }
+  });
+
+  test('gives the same bytewise', async () => {
+    const { events } = await readStream(Array.from(bytes, (byte) => Uint8Array.of(byte)));
+    assert.deepEqual(outline(events), expected);
+  });
+
+  test('knows the description beforehand, and holds nothing', async () => {
+    const description = {
+      page_size: 4096,
+      devices: [
+        {
+          name: 'demo',
+          instance_id: 0,
+          vmsd_name: 'demo',
+          version: 1,
+          fields: [
+            { name: 'a', type: 'uint32', size: 4 },
+            { name: 'arr', array_len: 3, type: 'uint16', size: 2 },
+          ],
+          subsections: [
+            {
+              vmsd_name: 'demo/extra',
+              version: 1,
+              fields: [{ name: 'flag', type: 'bool', size: 1 }],
+            },
+          ],
+        },
+      ],
+    };
+    const { events } = await readStream([bytes], { description: { description, offset: 4321 } });
+    assert.deepEqual(outline(events), expected);
+  });
+});
+
+describe('RAM records', () => {
+  const list = blockList(['a', 4 * PAGE], ['b', 2 * PAGE]);
+  const full = (byte: number): Buffer => Buffer.alloc(PAGE, byte);
+
+  test('continue a block across sections', async () => {
+    const bytes = stream(
+      header,
+      PC,
+      section('start', 2, RAM, list, eos),
+      piece('part', 2, page('b', 0, full(1)), eos),
+      piece('end', 2, page(null, PAGE, full(2)), zeroPage('a', 0), zeroPage(null, PAGE), eos),
+      end,
+      NO_DEVICES,
+    );
+    const { ram, reader } = await readStream([bytes]);
+    assert.deepEqual(ram.get('b'), Buffer.concat([full(1), full(2)]));
+    assert.deepEqual(
+      reader.ram.blocks.map(({ pages }) => [pages.zero, pages.normal]),
+      [
+        [2, 0],
+        [0, 2],
+      ],
+    );
+  });
+
+  test('that come again are applied in their order, and are counted as another round', async () => {
+    const bytes = ramStream(
+      list,
+      page('a', 0, full(1)),
+      page(null, PAGE, full(2)),
+      page('b', 0, full(3)),
+      page('a', 0, full(4)),
+      zeroPage(null, PAGE),
+    );
+    const { ram, reader } = await readStream([bytes]);
+    assert.deepEqual(ram.get('a')?.subarray(0, 2 * PAGE), Buffer.concat([full(4), full(0)]));
+    assert.deepEqual(
+      reader.ram.rounds().map(({ normal, zero }) => [normal, zero]),
+      [
+        [3, 0],
+        [1, 1],
+      ],
+    );
+  });
+
+  test('of zeros that follow each other are handed over together', async () => {
+    const runs: string[] = [];
+    const zeros = [0, 1, 2, 3].map((at) => zeroPage(at === 0 ? 'a' : null, at * PAGE));
+    await readStream([ramStream(list, ...zeros, zeroPage('b', PAGE), zeroPage(null, 0))], {
+      pages: { zero: (block, offset, count) => void runs.push(`${block.name} ${offset} ${count}`) },
+    });
+    assert.deepEqual(runs, ['a 0 1', 'a 4096 3', 'b 4096 1', 'b 0 1']);
+  });
+
+  test('filled with another byte than zero are pages of that byte, with a warning', async () => {
+    const { ram, events } = await readStream([
+      ramStream(list, zeroPage('a', 0, 7), zeroPage(null, PAGE, 8), zeroPage(null, 2 * PAGE)),
+    ]);
+    assert.deepEqual(
+      ram.get('a')?.subarray(0, 3 * PAGE),
+      Buffer.concat([full(7), full(8), full(0)]),
+    );
+    const warnings = events.filter(({ type }) => type === 'warning');
+    assert.equal(warnings.length, 2);
+    assert.match((warnings[0] as { message: string }).message, /filled with 0x7 at 0x0 of "a"/);
+  });
+
+  test('through zlib are unpacked', async () => {
+    const packed = deflateSync(full(9));
+    const record = stream(word('a', PAGE, FLAG.compressed), be32(packed.length), packed);
+    const { ram, reader } = await readStream([ramStream(list, record)]);
+    assert.deepEqual(ram.get('a')?.subarray(PAGE, 2 * PAGE), full(9));
+    assert.equal(reader.ram.blocks[0]?.pages.compressed, 1);
+  });
+
+  test('as what changed go to the visitor as they are', async () => {
+    // Bytes 100 to 103 become aa bb cc dd.
+    const encoded = stream('64 04 aa bb cc dd');
+    const record = stream(word('a', PAGE, FLAG.xbzrle), '01', be16(encoded.length), encoded);
+    const seen: string[] = [];
+    await readStream([ramStream(list, page('a', 0, full(1)), record)], {
+      pages: {
+        xbzrle: (block, offset, bytes) =>
+          void seen.push(`${block.name} ${offset} ${Buffer.from(bytes).toString('hex')}`),
+      },
+    });
+    assert.deepEqual(seen, ['a 4096 6404aabbccdd']);
+  });
+
+  test('mark the end of a multifd round in between', async () => {
+    const { reader } = await readStream([
+      ramStream(list, zeroPage('a', 0), be64(FLAG.flush), zeroPage('a', PAGE)),
+    ]);
+    assert.equal(reader.ram.usesMultifd, true);
+    assert.equal(reader.ram.blocks[0]?.pages.zero, 2);
+  });
+
+  for (const size of [1024, 8192, 16384, 65536]) {
+    test(`may have pages of ${size} bytes, which the first one tells`, async () => {
+      const wide = (byte: number): Buffer => Buffer.alloc(size, byte);
+      const bytes = stream(
+        header,
+        configuration('none'),
+        section('start', 2, RAM, blockList(['a', 4 * 65536]), eos),
+        piece(
+          'part',
+          2,
+          page('a', 0, wide(1)),
+          page(null, size, wide(2)),
+          zeroPage(null, 2 * size),
+          eos,
+        ),
+        piece('end', 2, eos),
+        end,
+        vmDescription(`{"page_size": ${size}, "devices": []}`),
+      );
+      const { ram, reader } = await readStream([bytes]);
+      assert.equal(reader.ram.pageSize, size);
+      assert.deepEqual(ram.get('a')?.subarray(0, 2 * size), Buffer.concat([wide(1), wide(2)]));
+    });
+  }
+
+  test('have the page size that the configuration gives', async () => {
+    const bytes = stream(
+      header,
+      configuration('virt-7.2', subsection('configuration/target-page-bits', 1, be32(14))),
+      section('start', 2, RAM, blockList(['a', 32768]), eos),
+      piece('end', 2, page('a', 16384, Buffer.alloc(16384, 5)), eos),
+      end,
+      vmDescription('{"page_size": 16384, "devices": []}'),
+    );
+    const { reader, ram } = await readStream([bytes]);
+    assert.equal(reader.ram.pageSize, 16384);
+    assert.equal(ram.get('a')?.[16384], 5);
+  });
+
+  const malformed: [name: string, records: Bytes[], reason: RegExp][] = [
+    [
+      'with flags that do not go together',
+      [word('a', 0, FLAG.page + FLAG.zero)],
+      /0xa has no known/,
+    ],
+    ['without any flag', [be64(0)], /0x0 has no known flags/],
+    ['with a bit between flags and offset', [be64(0x400 + FLAG.page)], /0x408 has no known flags/],
+    ['with the flag of 2008', [be64(1)], /0x1 has no known flags/],
+    ['that continue no block', [zeroPage(null, 0)], /continues a block, and there was none/],
+    ['of a block that is not listed', [zeroPage('c', 0)], /"c", which is no RAM block/],
+    ['of a block without a name', [zeroPage('', 0)], /"", which is no RAM block/],
+    ['behind the end of their block', [zeroPage('b', 2 * PAGE)], /0x2000 of "b", which has 0x2000/],
+    ['with an end mark that has an offset', [be64(PAGE + FLAG.eos)], /0x1010 marks no page/],
+    ['with a second list', [list], /second list of RAM blocks/],
+    ['whose end mark is missing', [footer(2)], /footer \(7e000000.*end mark is missing/],
+    ['that RDMA moved', [be64(FLAG.hook)], /RDMA/],
+    [
+      'of another encoding than XBZRLE',
+      [word('a', 0, FLAG.xbzrle), '02', be16(6), '6404aabbccdd'],
+      /encoding 0x2/,
+    ],
+    ['of XBZRLE without bytes', [word('a', 0, FLAG.xbzrle), '01', be16(0)], /0 encoded bytes/],
+    ['of XBZRLE longer than a page', [word('a', 0, FLAG.xbzrle), '01', be16(4097)], /4097 encoded/],
+    [
+      'of XBZRLE that leaves the page',
+      [word('a', 0, FLAG.xbzrle), '01', be16(4), 'ff1f02 77'],
+      /XBZRLE page at 0x0 of "a" is malformed/,
+    ],
+    [
+      'compressed to more than zlib makes of a page',
+      [word('a', 0, FLAG.compressed), be32(4111)],
+      /4111 bytes, more than 4110/,
+    ],
+    [
+      'compressed that unpack to less than a page',
+      [word('a', 0, FLAG.compressed), packed(deflateSync(Buffer.alloc(100)))],
+      /malformed: it has 100 bytes/,
+    ],
+    [
+      'compressed that unpack to more than a page',
+      [word('a', 0, FLAG.compressed), packed(deflateSync(Buffer.alloc(5000)))],
+      /compressed page at 0x0 of "a" is malformed/,
+    ],
+    [
+      'compressed with bytes left over',
+      [word('a', 0, FLAG.compressed), packed(stream(deflateSync(Buffer.alloc(4096)), '0000'))],
+      /malformed: 2 bytes are left over/,
+    ],
+    [
+      'compressed and damaged',
+      [word('a', 0, FLAG.compressed), packed(stream('789c', Buffer.alloc(20, 0xff)))],
+      /compressed page at 0x0 of "a" is malformed/,
+    ],
+  ];
+  function packed(bytes: Uint8Array): Buffer {
+    return stream(be32(bytes.length), bytes);
+  }
+  for (const [name, records, reason] of malformed) {
+    test(`${name} are a fault that says where`, async () => {
+      const error = await fault(ramStream(list, ...records));
+      assert.match(error.reason, reason);
+      assert.match(error.message, /in section "ram"/);
+      // The PART begins at 107, its body at 112.
+      const start = ramStream(list).length - piece('end', 2, eos).length - 1 - NO_DEVICES.length;
+      const body = start - piece('part', 2, eos).length + 5;
+      assert.ok((error.position ?? 0) >= body, error.message);
+    });
+  }
+
+  test('with a fault inside can be gone on with, if somebody takes note', async () => {
+    const faults: string[] = [];
+    const bytes = ramStream(list, page('b', 2 * PAGE, full(1)), page(null, PAGE, full(2)));
+    const { ram } = await readStream([bytes], {
+      onFault: (error: MigrationStreamError) => void faults.push(error.reason),
+    });
+    assert.deepEqual(faults, ['a page at 0x2000 of "b", which has 0x2000 bytes']);
+    assert.deepEqual(ram.get('b'), Buffer.concat([full(0), full(2)]));
+  });
+});
+
+describe('a list of RAM blocks', () => {
+  const faults: [name: string, list: Bytes, reason: RegExp][] = [
+    ['names a block twice', blockList(['a', PAGE], ['a', PAGE]), /"a" comes twice/],
+    ['has a block without a name', blockList(['', PAGE]), /without a name/],
+    [
+      'is longer than its sum',
+      stream(be64(PAGE + FLAG.memSize), counted('a'), be64(2 * PAGE)),
+      /only 4096/,
+    ],
+    [
+      'has a block of no whole pages',
+      blockList(['a', 5000], ['b', 3192]),
+      /no multiple of the page size/,
+    ],
+    ['is of more memory than there can be', be64(2 ** 52 + FLAG.memSize), /RAM of \d+ bytes, more/],
+    [
+      'has a block of more memory than there can be',
+      stream(be64(PAGE + FLAG.memSize), counted('a'), be64(2n ** 60n)),
+      /"a" of 1152921504606846976 bytes/,
+    ],
+  ];
+  for (const [name, list, reason] of faults) {
+    test(`that ${name} is a fault`, async () => {
+      assert.match((await fault(ramStream(list))).reason, reason);
+    });
+  }
+
+  test('may be empty', async () => {
+    const { reader } = await readStream([ramStream(blockList())]);
+    assert.equal(reader.ram.blocks.length, 0);
+  });
+
+  const advised = stream(header, PC, command(1), command(3, be64(PAGE | 0x200000), be64(PAGE)));
+  const rest = stream(piece('end', 2, eos), end, NO_DEVICES);
+
+  test('has the page sizes of blocks after an advice, where they have one', async () => {
+    const list = blockList(
+      ['a', 0x200000, be64(0x200000)],
+      ['b', PAGE],
+      ['c', 0x200000, be64(0x200000)],
+    );
+    const bytes = stream(advised, section('start', 2, RAM, list, eos), rest);
+    const { reader } = await readStream([bytes]);
+    assert.deepEqual(
+      reader.ram.blocks.map(({ name, hostPageSize }) => [name, hostPageSize]),
+      [
+        ['a', 0x200000],
+        ['b', null],
+        ['c', 0x200000],
+      ],
+    );
+  });
+
+  test('has addresses with x-ignore-shared, told apart from page sizes', async () => {
+    const ignoreShared = subsection(
+      'configuration/capabilities',
+      1,
+      be32(1),
+      counted('x-ignore-shared'),
+    );
+    const list = blockList(
+      ['a', 0x200000, be64(0x200000), be64(0)],
+      ['b', PAGE, be64(0xc0000)],
+      ['c', PAGE, be64(0x100000000n)],
+    );
+    const bytes = stream(
+      header,
+      configuration('pc', ignoreShared),
+      command(3, be64(PAGE | 0x200000), be64(PAGE)),
+      section('start', 2, RAM, list, eos),
+      rest,
+    );
+    const { reader } = await readStream([bytes]);
+    assert.deepEqual(
+      reader.ram.blocks.map(({ hostPageSize, address }) => [hostPageSize, address]),
+      [
+        [0x200000, 0n],
+        [null, 0xc0000n],
+        [null, 0x100000000n],
+      ],
+    );
+  });
+});
+
+describe('framing', () => {
+  const list = blockList(['a', PAGE]);
+  const start = section('start', 2, RAM, list, eos);
+  const finish = piece('end', 2, eos);
+
+  const faults: [name: string, bytes: Buffer, fault: string, reason: RegExp, position: number][] = [
+    [
+      'of something else',
+      stream('7f454c46', Buffer.alloc(60)),
+      'not-a-stream',
+      /begins with 7f454c46/,
+      0,
+    ],
+    ['of version 2', stream('5145564d 00000002'), 'unsupported', /version 2/, 4],
+    ['of nothing', stream(), 'truncated', /inside the header: 0 of 8/, 0],
+    [
+      'with a name of 2 GiB',
+      stream(header, '07 80000000'),
+      'corrupt',
+      /machine name of 2147483648/,
+      9,
+    ],
+    [
+      'with page bits that cannot be',
+      stream(header, configuration('x', subsection('configuration/target-page-bits', 1, be32(40)))),
+      'corrupt',
+      /40 target page bits/,
+      50,
+    ],
+    [
+      'with a thousand capabilities',
+      stream(header, configuration('x', subsection('configuration/capabilities', 1, be32(1000)))),
+      'corrupt',
+      /1000 capabilities/,
+      46,
+    ],
+    [
+      'with a capability that is not known',
+      stream(
+        header,
+        configuration('x', subsection('configuration/capabilities', 1, be32(1), counted('rdma'))),
+      ),
+      'unsupported',
+      /"rdma" is not known/,
+      50,
+    ],
+    [
+      'with a subsection that is not known',
+      stream(header, configuration('x', subsection('configuration/colour', 1))),
+      'corrupt',
+      /"configuration\/colour" is no subsection/,
+      14,
+    ],
+    ['with an item of type 9', stream(header, PC, '09'), 'corrupt', /0x9 begins no item/, 26],
+    [
+      'with an item of type 5 after a section',
+      stream(header, PC, start, '05'),
+      'corrupt',
+      /0x5 begins no item, after section "ram": the body of that/,
+      74,
+    ],
+    [
+      'with a second stream in it',
+      stream(header, PC, start, header),
+      'corrupt',
+      /second stream/,
+      74,
+    ],
+    [
+      'with a PART of nothing',
+      stream(header, PC, '02 00000007'),
+      'corrupt',
+      /section 7, which has not/,
+      27,
+    ],
+    [
+      'with a PART after the END',
+      stream(header, PC, start, finish, piece('part', 2, eos)),
+      'corrupt',
+      /PART of section 2 \("ram"\), which has ended/,
+      93,
+    ],
+    [
+      'with a section id that is in use',
+      stream(header, PC, start, section('start', 2, ['ram', 1, 4], list, eos)),
+      'corrupt',
+      /section id 2 of "ram" is that of "ram"/,
+      75,
+    ],
+    [
+      'with RAM of version 3',
+      stream(header, PC, section('start', 2, ['ram', 0, 3], list, eos)),
+      'unsupported',
+      /RAM of version 3/,
+      26,
+    ],
+    [
+      'with a section without a name',
+      stream(header, PC, '01 00000002', counted(''), be32(0), be32(4)),
+      'corrupt',
+      /without a name/,
+      31,
+    ],
+    [
+      'with a name that is not text',
+      stream(header, PC, '01 00000002', counted('a\x1b[2J'), be32(0), be32(4)),
+      'corrupt',
+      /with the name "a\\u\{1b\}\[2J"/,
+      31,
+    ],
+    [
+      'with pieces of what is not known',
+      stream(header, PC, section('start', 3, ['gpu', 0, 1])),
+      'unsupported',
+      /"gpu" is not known, and cannot be skipped/,
+      26,
+    ],
+    [
+      'with a footer of another section',
+      stream(header, PC, start.subarray(0, -1), '09', finish),
+      'corrupt',
+      /footer of section 9, not 2/,
+      70,
+    ],
+    [
+      'with a missing footer',
+      stream(header, PC, start, finish.subarray(0, -5), end),
+      'corrupt',
+      /no footer behind/,
+      87,
+    ],
+    [
+      'that ends before RAM does',
+      stream(header, PC, start, end),
+      'corrupt',
+      /before the end of all sections/,
+      74,
+    ],
+    [
+      'without an end mark',
+      stream(header, PC, start, finish),
+      'truncated',
+      /without its end mark/,
+      92,
+    ],
+    ['with command 0', stream(header, PC, command(0)), 'corrupt', /command number 0/, 27],
+    [
+      'with a package in a package',
+      stream(header, PC, command(7, be32(9)), command(7, be32(0))),
+      'corrupt',
+      /package in a package/,
+      35,
+    ],
+    [
+      'with bytes behind the end of a package',
+      stream(header, PC, command(7, be32(3)), end, '0102'),
+      'corrupt',
+      /2 bytes of a package are left over/,
+      36,
+    ],
+    [
+      'with a package that is cut off',
+      stream(header, PC, command(7, be32(900)), command(4)),
+      'truncated',
+      /inside a package: 5 of 900 bytes/,
+      40,
+    ],
+  ];
+  for (const [name, bytes, kind, reason, position] of faults) {
+    test(`${name} is a fault that says where`, async () => {
+      const error = await fault(bytes);
+      assert.match(error.reason, reason);
+      assert.deepEqual([error.fault, error.position], [kind, position], error.message);
+    });
+  }
+
+  test('of a machine without configuration and footers is read', async () => {
+    const bare = (bytes: Buffer): Buffer => bytes.subarray(0, -5);
+    const body = section('full', 7, ['dev', 0, 1], '0000002a');
+    const bytes = stream(
+      header,
+      bare(start),
+      bare(piece('end', 2, zeroPage('a', 0), eos)),
+      bare(body),
+      end,
+      vmDescription(
+        '{"page_size": 4096, "devices": [{"name": "dev", "instance_id": 0, "vmsd_name": "dev", "version": 1, "fields": [{"name": "x", "type": "uint32", "size": 4}]}]}',
+      ),
+    );
+    const { events } = await readStream([bytes]);
+    const device = events.find(({ type }) => type === 'device') as unknown as { state: { x: unknown } };
+    assert.equal(device.state.x, 42);
+    assert.deepEqual(
+      events
+        .filter(({ type }) => type === 'sectionEnd')
+        .map((event) => (event as { footer: unknown }).footer),
+      [null, null, null],
+    );
+  });
+
+  test('with a command from the future goes on, with a warning', async () => {
+    const { events } = await readStream([
+      stream(header, PC, start, command(77, '01020304'), finish, end),
+    ]);
+    assert.match(outline(events).join('\n'), /74 warning command 77 is not known/);
+  });
+
+  test('with bytes behind it says how many', async () => {
+    const { events } = await readStream([stream(workedExample(), Buffer.alloc(1000))]);
+    assert.equal(outline(events).at(-1), '4664 trailing 1000');
+  });
+});
+
+describe('device sections', () => {
+  const list = blockList(['a', PAGE]);
+  const before = stream(header, PC, section('start', 2, RAM, list, eos), piece('end', 2, eos));
+  const describe32 = (...names: string[]): object => ({
+    page_size: PAGE,
+    devices: names.map((name) => ({
+      name,
+      instance_id: 0,
+      vmsd_name: name,
+      version: 1,
+      fields: [{ name: 'x', type: 'uint32', size: 4 }],
+    })),
+  });
+  const devices = (events: MigrationEvent[]): [string, unknown, string][] =>
+    events
+      .filter((event) => event.type === 'device')
+      .map(({ section: { name }, state, body }) => [
+        name,
+        state === null ? null : state.x,
+        body.toString('hex'),
+      ]);
+
+  test('without a description end where their footers are, and that is said', async () => {
+    const { events } = await readStream([
+      stream(
+        before,
+        section('full', 7, ['dev', 0, 1], '00112233'),
+        section('full', 8, ['two', 0, 1]),
+        end,
+      ),
+    ]);
+    assert.deepEqual(devices(events), [
+      ['dev', null, '00112233'],
+      ['two', null, ''],
+    ]);
+    assert.equal(events.filter(({ type }) => type === 'warning').length, 1);
+    assert.match(outline(events).join('\n'), /warning there is no VM description/);
+  });
+
+  test('without a description are not ended by what only looks like their footer', async () => {
+    const fake = stream(footer(7), 'ffffffff', footer(7), '09', footer(8));
+    const { events } = await readStream([
+      stream(before, section('full', 7, ['dev', 0, 1], fake), end),
+    ]);
+    assert.deepEqual(devices(events), [['dev', null, fake.toString('hex')]]);
+  });
+
+  test('that hold what looks like a description are read by the one at the end', async () => {
+    const inner = vmDescription(describe32());
+    const body = stream(be32(inner.length + 1), footer(7), end, inner);
+    const description = {
+      page_size: PAGE,
+      devices: [
+        {
+          name: 'dev',
+          instance_id: 0,
+          vmsd_name: 'dev',
+          version: 1,
+          fields: [
+            { name: 'x', type: 'uint32', size: 4 },
+            { name: 'rest', type: 'buffer', size: body.length - 4 },
+          ],
+        },
+      ],
+    };
+    const { events } = await readStream([
+      stream(before, section('full', 7, ['dev', 0, 1], body), end, vmDescription(description)),
+    ]);
+    assert.deepEqual(devices(events), [['dev', inner.length + 1, body.toString('hex')]]);
+  });
+
+  test('before RAM wait for the description that comes behind it', async () => {
+    const bytes = stream(
+      header,
+      PC,
+      section('full', 1, ['early', 0, 1], '00000001'),
+      section('start', 2, RAM, list, eos),
+      piece('end', 2, zeroPage('a', 0), eos),
+      section('full', 7, ['late', 0, 1], '00000002'),
+      end,
+      vmDescription(describe32('early', 'late')),
+    );
+    const { events } = await readStream([bytes]);
+    assert.deepEqual(devices(events), [
+      ['early', 1, '00000001'],
+      ['late', 2, '00000002'],
+    ]);
+    assert.deepEqual(
+      events.filter(({ type }) => type === 'warning'),
+      [],
+    );
+  });
+
+  test('in a package end where their footers are', async () => {
+    const items = stream(
+      command(4),
+      section('full', 7, ['dev', 0, 1], '00000001'),
+      section('full', 8, ['dev', 1, 1], '00000002'),
+      command(2, be32(3)),
+      command(5),
+    );
+    const bytes = stream(
+      header,
+      PC,
+      command(1),
+      command(3, be64(PAGE), be64(PAGE)),
+      section('start', 2, RAM, list, eos),
+      command(7, be32(items.length)),
+      items,
+      piece('part', 2, zeroPage('a', 0), eos),
+      piece('end', 2, eos),
+      end,
+    );
+    const { events } = await readStream([bytes]);
+    assert.deepEqual(devices(events), [
+      ['dev', null, '00000001'],
+      ['dev', null, '00000002'],
+    ]);
+    // Offsets count in the whole stream, in a package too.
+    const first = bytes.indexOf(stream('04 00000007'));
+    const device = events.find(({ type }) => type === 'device');
+    assert.equal(device?.offset, first);
+    assert.equal(
+      events.find(({ type }) => type === 'packageEnd')?.offset,
+      first - 5 + items.length,
+    );
+  });
+
+  test('of one name and instance are told apart by their order', async () => {
+    const bytes = stream(
+      before,
+      section('full', 7, ['ide', 0, 1], '00000001'),
+      section('full', 8, ['ide', 0, 1], '00000002'),
+      end,
+      vmDescription(describe32('ide', 'ide')),
+    );
+    assert.deepEqual(devices((await readStream([bytes])).events), [
+      ['ide', 1, '00000001'],
+      ['ide', 2, '00000002'],
+    ]);
+  });
+
+  const misfits: [name: string, bytes: Buffer, reason: RegExp, left: unknown[]][] = [
+    [
+      'longer than described',
+      stream(
+        section('full', 7, ['dev', 0, 1], '0000000a 0b'),
+        end,
+        vmDescription(describe32('dev')),
+      ),
+      /body has 5 bytes, its description adds up to 4/,
+      [['dev', null, '0000000a0b']],
+    ],
+    [
+      'shorter than described',
+      stream(section('full', 7, ['dev', 0, 1], '00000a'), end, vmDescription(describe32('dev'))),
+      /body has 3 bytes, its description adds up to 4/,
+      [['dev', null, '00000a']],
+    ],
+    [
+      'not described',
+      stream(section('full', 7, ['dev', 0, 1], '0000000a'), end, vmDescription(describe32())),
+      /description does not have it/,
+      [['dev', null, '0000000a']],
+    ],
+    [
+      'described and missing',
+      stream(
+        section('full', 7, ['dev', 0, 1], '0000000a'),
+        end,
+        vmDescription(describe32('dev', 'gone')),
+      ),
+      /description has "gone", and no such section came/,
+      [['dev', 10, '0000000a']],
+    ],
+  ];
+  for (const [name, bytes, reason, left] of misfits) {
+    test(`${name} are a fault, which can be gone on after`, async () => {
+      const whole = stream(before, bytes);
+      assert.match((await fault(whole)).reason, reason);
+      const reasons: string[] = [];
+      const { events } = await readStream([whole], {
+        onFault: (error: MigrationStreamError) => void reasons.push(error.reason),
+      });
+      assert.equal(reasons.length, 1);
+      assert.deepEqual(devices(events), left);
+    });
+  }
+});
