@@ -45,7 +45,7 @@ export {
   openFrom,
   openTo,
 } from './open.ts';
-export { type OpenFdOptions, openFd, type PathWriteOps } from './open-fd.ts';
+export { type KeepPartial, type OpenFdOptions, openFd, type PathWriteOps } from './open-fd.ts';
 export { openPath } from './open-path.ts';
 export { type PipeOptions, pipeOps } from './pipe.ts';
 export type { ConnectionOps } from './shared-transport.ts';

@@ -13,6 +13,14 @@ const MAX_LINKS = 40;
 /** Permission bits of new files: a guest's memory is its owner's business only. */
 const PRIVATE = 0o600;
 
+/**
+ * Decides whether a file that did not get whole is kept.
+ *
+ * @param error - Why it did not.
+ * @param partialPath - Its temporary name.
+ */
+export type KeepPartial = (error: Error, partialPath: string) => boolean;
+
 /** How a path is opened. */
 export interface OpenFdOptions {
   /** Which way bytes go. */
@@ -28,8 +36,11 @@ export interface OpenFdOptions {
   mode?: number | undefined;
   /** Whether an existing file is replaced. Default true; no effect with an offset. */
   replace?: boolean | undefined;
-  /** Whether a file that did not get whole is kept under its temporary name. Default false. */
-  keepPartial?: boolean | undefined;
+  /**
+   * Whether a file that did not get whole is kept under its temporary name, or a function that decides by
+   * the error. Default false.
+   */
+  keepPartial?: boolean | KeepPartial | undefined;
 }
 
 /** A path opened for writing. */
@@ -151,19 +162,21 @@ async function openPartial(
   options: OpenFdOptions,
 ): Promise<PathWriteOps> {
   const file = await PartialFile.create(path, mode, options.replace ?? true);
-  const discard = async (): Promise<void> => {
-    if (!options.keepPartial) await inClose(() => file.discard());
+  const { keepPartial = false } = options;
+  const discard = async (error: Error): Promise<void> => {
+    const keep = typeof keepPartial === 'function' ? keepPartial(error, file.path) : keepPartial;
+    if (!keep) await inClose(() => file.discard());
   };
   const finish: Finish = async (error, failed) => {
     if (error !== undefined || failed !== undefined) {
-      await discard();
+      await discard((error ?? failed) as Error);
       if (error === undefined) throw failed as Error;
       return;
     }
     try {
       await inClose(() => file.publish());
     } catch (failure) {
-      await discard();
+      await discard(failure as Error);
       throw failure;
     }
   };

@@ -6,6 +6,7 @@ import { QemuFile } from '../lib/qemu-file.ts';
 import { connectSocket, type SocketTarget } from './connect.ts';
 import { execOps } from './exec.ts';
 import { listenSocket } from './listen.ts';
+import type { KeepPartial } from './open-fd.ts';
 import { openPath } from './open-path.ts';
 import { pipeOps } from './pipe.ts';
 import { socketOps } from './socket.ts';
@@ -33,6 +34,8 @@ export interface OpenFromOptions extends OpenOptions {
 export interface OpenToOptions extends OpenOptions {
   /** Encrypts, with these options of `tls.connect`. For `tcp:` and `unix:` only. */
   tls?: ConnectionOptions | undefined;
+  /** As for `openFd`; for files only. */
+  keepPartial?: boolean | KeepPartial | undefined;
 }
 
 const STDIN = 0;
@@ -105,7 +108,12 @@ export function openTo(uri: string | Uri, options: OpenToOptions = {}): Promise<
       case 'stdio':
         return pipeOps(STDOUT);
       case 'file':
-        return openPath(endpoint.path, { direction: 'write', offset: endpoint.offset, signal });
+        return openPath(endpoint.path, {
+          direction: 'write',
+          offset: endpoint.offset,
+          signal,
+          keepPartial: options.keepPartial,
+        });
     }
   });
 }

@@ -2,6 +2,7 @@ export * from './constants.ts';
 export { QemuFileError, type QemuFileErrorContext } from './errors.ts';
 export type { BytesSent, QemuFileHooks, QemuFileRamHook } from './hooks.ts';
 export { asNodeDuplex, toWeb } from './interop.ts';
+export type { RelayCheck } from './onlooker.ts';
 export type { Answer, QemuFileGetFd, QemuFileOps, QemuFileSizes, Whence } from './ops.ts';
 export type { QemuFileOptions, WaitOptions } from './options.ts';
 export { QemuFile } from './qemu-file.ts';

@@ -1,5 +1,6 @@
 import { Digest, loadDigest } from './digest.ts';
 import { abortError, QemuFileError, toQemuFileError } from './errors.ts';
+import { Onlooker, type RelayCheck } from './onlooker.ts';
 import { pump } from './pump.ts';
 import type { QemuFile } from './qemu-file.ts';
 
@@ -18,6 +19,11 @@ import type { QemuFile } from './qemu-file.ts';
 export interface RelayOptions {
   /** Gets a copy of the forward bytes; the slower of it and `to` sets the pace. */
   tee?: QemuFile | undefined;
+  /**
+   * Reads along with the forward bytes, and must accept them before `to` is ended: what it rejects with is
+   * taken for a failure of `from`, at once. When it has resolved early it gets no more.
+   */
+  check?: RelayCheck | undefined;
   /** Ends the relay: all files are destroyed with `ECANCELED`, so that none takes it for an end. */
   signal?: AbortSignal | undefined;
   /**
@@ -127,6 +133,7 @@ class Relay {
   readonly #from: QemuFile;
   readonly #to: QemuFile;
   readonly #tee: QemuFile | undefined;
+  readonly #onlooker: Onlooker | undefined;
   readonly #signal: AbortSignal | undefined;
   readonly #lingerMs: number;
   readonly #startedAt = performance.now();
@@ -152,6 +159,7 @@ class Relay {
     this.#from = from;
     this.#to = to;
     this.#tee = options.tee;
+    if (options.check !== undefined) this.#onlooker = new Onlooker(options.check);
     this.#signal = options.signal;
     this.#lingerMs = options.lingerMs ?? LINGER_MS;
     this.#forwardStart = takenBy(to);
@@ -175,6 +183,7 @@ class Relay {
     this.#watch('from', from, () => from.readableEnded);
     this.#watch('to', to, () => to.writableFinished && (!this.#hears || to.readableEnded));
     if (tee !== undefined) this.#watch('tee', tee, () => tee.writableFinished);
+    this.#onlooker?.done.catch((error: unknown) => this.#fail('from', toQemuFileError(error)));
     try {
       if (this.#failure === null) await Promise.race([this.#failed, this.#move()]);
     } catch (error) {
@@ -207,7 +216,9 @@ class Relay {
     const from = this.#from;
     const to = this.#to;
     const tee = this.#tee;
-    await pump(from, tee === undefined ? [to] : [to, tee]).ended;
+    const onlooker = this.#onlooker;
+    const sinks = [to, tee, onlooker?.file].filter((sink) => sink !== undefined);
+    await pump(from, sinks).ended;
     await this.#attempt('to', to.flush());
     if (tee !== undefined) await this.#attempt('tee', tee.flush());
     // Closing may tell that the end was none, such as by the exit status of a command.
@@ -217,6 +228,11 @@ class Relay {
         operation: 'relay',
       });
       await this.#attempt('from', Promise.reject(empty));
+    }
+    if (onlooker !== undefined) {
+      // It may be that only a whole stream can be judged.
+      await onlooker.file.close();
+      await this.#attempt('from', onlooker.done);
     }
     if (tee !== undefined) await this.#attempt('tee', tee.close());
     await this.#attempt('to', endPuts(to));
@@ -279,6 +295,7 @@ class Relay {
     this.#closing = true;
     const files = [this.#from, this.#to];
     if (this.#tee !== undefined) files.push(this.#tee);
+    if (this.#onlooker !== undefined) files.push(this.#onlooker.file);
     const failure = this.#failure;
     for (const file of files) {
       if (failure === null || file.destroyed) continue;

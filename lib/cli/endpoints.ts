@@ -1,5 +1,11 @@
 import { fstatSync } from 'node:fs';
-import { describeTarget, openFrom, openTo, type Uri } from '../../adapters/index.ts';
+import {
+  describeTarget,
+  type KeepPartial,
+  openFrom,
+  openTo,
+  type Uri,
+} from '../../adapters/index.ts';
 import { type QemuFileError, toQemuFileError } from '../errors.ts';
 import type { QemuFileOptions } from '../options.ts';
 import type { QemuFile } from '../qemu-file.ts';
@@ -14,6 +20,8 @@ export interface Endpoints {
   tee?: string | undefined;
   /** Options of the file that `to` becomes. */
   toOptions: QemuFileOptions;
+  /** Decides whether what did not become a file is kept. */
+  keepPartial?: KeepPartial | undefined;
   signal: AbortSignal;
   quiet: boolean;
 }
@@ -39,7 +47,7 @@ export interface OpenFailure {
  * before a source has connected.
  */
 export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints | OpenFailure> {
-  const { from, to, tee, toOptions } = endpoints;
+  const { from, to, tee, toOptions, keepPartial } = endpoints;
   const stop = new AbortController();
   const signal = AbortSignal.any([endpoints.signal, stop.signal]);
   const opened: QemuFile[] = [];
@@ -61,7 +69,7 @@ export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints
   };
   const openingFrom = open('from', () => openFrom(from, { signal, onListening }));
   const openTheTo = (): Promise<QemuFile> =>
-    open('to', () => openTo(to, { signal, file: toOptions }));
+    open('to', () => openTo(to, { signal, file: toOptions, keepPartial }));
   const openingTo = to.scheme === 'file' ? openTheTo() : openingFrom.then(openTheTo);
   const openingTee =
     tee === undefined

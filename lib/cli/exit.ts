@@ -29,9 +29,9 @@ export function isEmptyInput({ code, operation }: QemuFileError): boolean {
   return code === 'ENODATA' && operation === 'relay';
 }
 
-/** Gives the exit code of a failure of the input or the output. */
+/** Gives the exit code of what a relay failed with. */
 export function exitCodeOf(error: QemuFileError): number {
-  return isEmptyInput(error) ? EXIT.INPUT : EXIT.IO;
+  return isEmptyInput(error) || error instanceof MigrationStreamError ? EXIT.INPUT : EXIT.IO;
 }
 
 /** Gives the exit code of whatever reading a stream failed with. */

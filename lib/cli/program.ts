@@ -1,8 +1,11 @@
 import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { EXIT } from './exit.ts';
+import type { ExtractFlags } from './extract.ts';
+import type { InspectFlags } from './inspect.ts';
 import type { RelayFlags } from './relay.ts';
 import { parseSize } from './sizes.ts';
 import { guardOutputs } from './text.ts';
+import type { VerifyFlags } from './verify.ts';
 
 const ENDPOINTS = `
 Endpoints are QEMU's own: <from> takes what QEMU's -incoming takes, <to> what its migrate takes.
@@ -14,10 +17,13 @@ Endpoints are QEMU's own: <from> takes what QEMU's -incoming takes, <to> what it
   file:path[,offset=N]   a file, a device or a FIFO; N as in 4096, 0x1000, 4k
   path                   the same, with neither offset nor a colon before its first slash
   -                      standard input or output
+`;
 
-A file that is written appears under its name only when it is whole.
+const RELAY_NOTES = `${ENDPOINTS}
+A file that is written appears under its name only when it is whole; a migration stream
+that goes to a file must also be sound (--no-check: it need not be).
 
-Exit codes: 0 done, 2 usage, 3 the input is not what it should be (such as empty),
+Exit codes: 0 done, 2 usage, 3 the input is not what it should be (empty, cut off, malformed),
 4 input or output failed, 130 interrupted (128 + the signal's number).
 
 Examples:
@@ -26,19 +32,38 @@ Examples:
   qemu-file relay guest.mig "exec:gzip -c > guest.mig.gz"
 `;
 
+const READ_NOTES = `${ENDPOINTS}
+The stream may be compressed (gzip, zstd, xz, bzip2, lzop), in an image of libvirt's, or, in a
+qcow2 image, the VM state of a snapshot.
+
+Exit codes: 0 fine, 1 the stream is bad, 2 usage, 3 not a migration stream,
+4 input or output failed, 130 interrupted (128 + the signal's number).
+`;
+
 function bandwidth(text: string): number {
   const size = parseSize(text);
   if (size !== undefined) return size;
   throw new InvalidArgumentError('Give bytes per second, such as 100MiB, 1.5G or 1048576.');
 }
 
-function makeProgram(version: string, done: (code: number) => void): Command {
-  const program = new Command('qemu-file');
-  program
-    .description("Work with QEMU's migration channel.")
-    .version(version, '-V, --version', 'print the version')
-    .helpOption('-h, --help', 'print this help')
-    .exitOverride();
+function collect(value: string, before: string[] = []): string[] {
+  return [...before, value];
+}
+
+/** Adds a command that reads a stream, and the options that all of them have. */
+function addReader(program: Command, name: string, description: string): Command {
+  return program
+    .command(name)
+    .description(description)
+    .argument('<from>', 'where the stream comes from')
+    .option('--channel <file>', 'a further channel of the migration; may be repeated', collect)
+    .option('--snapshot <name>', 'which snapshot of a qcow2 image, by name or id')
+    .option('--json', 'print one JSON object')
+    .option('--quiet', 'no progress and no messages but errors')
+    .addHelpText('after', READ_NOTES);
+}
+
+function addRelay(program: Command, done: (code: number) => void): void {
   program
     .command('relay')
     .description('Move a migration from one endpoint to another, return path included.')
@@ -51,13 +76,63 @@ function makeProgram(version: string, done: (code: number) => void): Command {
     )
     .option('--digest', 'print XXH64 and number of bytes of each direction at the end')
     .option('--tee <file>', 'write a copy of what goes forward into a file, too')
+    .option(
+      '--check',
+      'fail if it is no sound migration stream; by default only on its way to a file',
+    )
+    .option('--no-check', 'do not look at what goes forward')
+    .option('--manifest <file>', 'check, and write digests of sections and RAM blocks into a file')
     .option('--json', 'print the result as one JSON object at the end')
     .option('--quiet', 'no progress and no messages but errors')
-    .addHelpText('after', ENDPOINTS)
+    .addHelpText('after', RELAY_NOTES)
     .action(async (from: string, to: string, flags: RelayFlags) => {
       const { runRelay } = await import('./relay.ts');
       done(await runRelay(from, to, flags));
     });
+}
+
+function addReaders(program: Command, done: (code: number) => void): void {
+  addReader(program, 'inspect', 'Show what a migration stream consists of.')
+    .option('--device <name>', 'print the decoded state of one device (NAME or NAME/INSTANCE)')
+    .option('--html <file>', 'write a report to look at in a browser')
+    .option('--digest', 'XXH64 of what each RAM block holds in the end')
+    .action(async (from: string, flags: InspectFlags) => {
+      const { runInspect } = await import('./inspect.ts');
+      done(await runInspect(from, flags));
+    });
+  addReader(program, 'verify', 'Tell whether a migration stream is whole and well formed.')
+    .option('--manifest <file>', 'compare with a manifest')
+    .option('--all', 'go on after the first fault, where that can be done')
+    .option(
+      '--target <file>',
+      'tell whether the QEMU that wrote this with -dump-vmstate would load it',
+    )
+    .option('--no-description', 'accept a stream without a VM description (suppress-vmdesc=on)')
+    .action(async (from: string, flags: VerifyFlags) => {
+      const { runVerify } = await import('./verify.ts');
+      done(await runVerify(from, flags));
+    });
+  addReader(program, 'extract', 'Get guest memory out of a migration stream.')
+    .option('--block <name>', 'a RAM block, with --raw')
+    .option('--raw <file>', 'its contents; with holes where they are zeros')
+    .option('--all-blocks <dir>', 'the contents of all blocks, a file for each')
+    .option('--elf <file>', 'an ELF core, at guest-physical addresses')
+    .option('--manifest <file>', 'digests of the stream, its sections and RAM blocks')
+    .action(async (from: string, flags: ExtractFlags) => {
+      const { runExtract } = await import('./extract.ts');
+      done(await runExtract(from, flags));
+    });
+}
+
+function makeProgram(version: string, done: (code: number) => void): Command {
+  const program = new Command('qemu-file');
+  program
+    .description("Work with QEMU's migration channel.")
+    .version(version, '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .exitOverride();
+  addRelay(program, done);
+  addReaders(program, done);
   return program;
 }
 

@@ -1,5 +1,6 @@
 import { parseUri, type Uri } from '../../adapters/index.ts';
 import { toQemuFileError } from '../errors.ts';
+import type { Manifest } from '../migration/manifest.ts';
 import { type RelayDirection, type RelayEnd, type RelayResult, relay } from '../relay.ts';
 import { isStdout, openEndpoints, sizeOf } from './endpoints.ts';
 import {
@@ -11,9 +12,11 @@ import {
   SIGNAL_EXITS,
 } from './exit.ts';
 import { Meter, measurePuts } from './meter.ts';
+import { checkOf, streamFaultOf } from './relay-check.ts';
 import { watchSilence } from './silence.ts';
 import { showExactSize, showSize } from './sizes.ts';
 import { say, writeText } from './text.ts';
+import { writeWhole } from './write-whole.ts';
 
 /** Options of `qemu-file relay`. */
 export interface RelayFlags {
@@ -22,8 +25,21 @@ export interface RelayFlags {
   digest?: boolean;
   /** Path of the copy. */
   tee?: string;
+  /** False: the stream is not checked. Undefined: if it goes to a file. */
+  check?: boolean;
+  /** Path of the manifest. */
+  manifest?: string;
   json?: boolean;
   quiet?: boolean;
+}
+
+/** What came of a relay, and what does not belong to the library's part of it. */
+interface Moved {
+  result: RelayResult;
+  opened: boolean;
+  /** Where what did not become a file was left. */
+  partialPath?: string | undefined;
+  manifest?: Manifest | null | undefined;
 }
 
 /** What a relay comes to that never began. */
@@ -67,17 +83,34 @@ export async function runRelay(
   const report = isStdout(to) || isStdout(tee) ? process.stderr : process.stdout;
 
   using interruption = new Interruption();
-  const { result, opened } = await move({ from, to }, flags, interruption.signal);
+  const moved = await move({ from, to }, flags, interruption.signal);
+  const { result } = moved;
   let code: number = EXIT.DONE;
   if (result.failure !== null) {
     const { by } = interruption;
     code = by === undefined ? exitCodeOf(result.failure.error) : SIGNAL_EXITS[by];
-    await say(by === undefined ? blame(result, opened, names) : interrupted(by, result, opened));
+    await say(by === undefined ? blame(moved, names) : interrupted(by, moved));
   } else if (flags.quiet !== true) {
     await say(summary(result));
   }
+  if (code === EXIT.DONE && !(await writeManifest(moved.manifest, flags))) code = EXIT.IO;
   const said = await writeText(report, reportOf(result, fromText, toText, flags));
   return said || code !== EXIT.DONE ? code : EXIT.IO;
+}
+
+/** Writes the manifest, if one is wanted; false if that failed. */
+async function writeManifest(
+  manifest: Manifest | null | undefined,
+  flags: RelayFlags,
+): Promise<boolean> {
+  if (flags.manifest === undefined || !manifest) return true;
+  try {
+    await writeWhole(flags.manifest, `${JSON.stringify(manifest, null, 2)}\n`);
+    return true;
+  } catch (error) {
+    await say(`the manifest (${flags.manifest}): ${toQemuFileError(error).message}`);
+    return false;
+  }
 }
 
 /** Opens both ends and relays, with the progress line. */
@@ -85,8 +118,9 @@ async function move(
   { from, to }: { from: Uri; to: Uri },
   flags: RelayFlags,
   signal: AbortSignal,
-): Promise<{ result: RelayResult; opened: boolean }> {
+): Promise<Moved> {
   const quiet = flags.quiet === true;
+  let partialPath: string | undefined;
   const ends = await openEndpoints({
     from,
     to,
@@ -94,6 +128,12 @@ async function move(
     toOptions: {
       maxBandwidth: flags.maxBandwidth ?? 0,
       ...(flags.digest === true ? { digest: 'xxh64' } : {}),
+    },
+    // What came of a stream that broke off may be all that there is.
+    keepPartial: (error, path) => {
+      const isKept = streamFaultOf(error) !== undefined;
+      if (isKept) partialPath = path;
+      return isKept;
     },
     signal,
     quiet,
@@ -108,7 +148,9 @@ async function move(
   });
   try {
     const { tee } = ends;
-    return { result: await relay(ends.from, ends.to, { tee, signal }), opened: true };
+    const reading = checkOf(to, flags);
+    const result = await relay(ends.from, ends.to, { tee, signal, check: reading?.check });
+    return { result, opened: true, partialPath, manifest: reading?.manifest() };
   } finally {
     endWatch();
     meter?.stop();
@@ -116,15 +158,19 @@ async function move(
 }
 
 /** Which end failed, how far it got, and why. */
-function blame(result: RelayResult, opened: boolean, names: Record<RelayEnd, string>): string {
+function blame({ result, opened, partialPath }: Moved, names: Record<RelayEnd, string>): string {
   const { end, error } = result.failure as NonNullable<RelayResult['failure']>;
   const who = end === null ? 'the relay' : `"${end}" (${names[end]})`;
   if (!opened) return `${who} cannot be opened: ${error.message}`;
   if (isEmptyInput(error)) return `${who} is empty: there is nothing to relay`;
+  const left = partialPath === undefined ? '' : `; what came is in ${partialPath}`;
+  if (streamFaultOf(error) !== undefined) {
+    return `${who} is no sound migration stream: ${error.message}${left}`;
+  }
   return `${who} failed ${after(result)}: ${error.message}`;
 }
 
-function interrupted(by: EndingSignal, result: RelayResult, opened: boolean): string {
+function interrupted(by: EndingSignal, { result, opened }: Moved): string {
   return `interrupted by ${by} ${opened ? after(result) : 'before the relay began'}`;
 }
 

@@ -1,12 +1,16 @@
 import { readFile } from 'node:fs/promises';
 import { toQemuFileError } from '../errors.ts';
-import { type Manifest, parseManifest } from '../migration/manifest.ts';
-import type { MigrationStreamError } from '../migration/stream-error.ts';
-import { parseTarget, type Target } from '../migration/target.ts';
+import { parseManifest } from '../migration/manifest.ts';
+import { printable } from '../migration/stream-error.ts';
+import {
+  checkTarget,
+  describeTargetProblem,
+  parseTargetDump,
+  type TargetVerdict,
+} from '../migration/target.ts';
 import { type Verification, verifyStream } from '../migration/verify.ts';
 import { EXIT, readExitCode } from './exit.ts';
 import { faultOf } from './inspect.ts';
-import type { OpenStream } from './open-stream.ts';
 import { keepPages } from './page-stores.ts';
 import { type ReadFlags, readStream, UsageError } from './read-command.ts';
 import { showExactSize } from './sizes.ts';
@@ -31,14 +35,84 @@ export interface VerifyFlags extends ReadFlags {
  * @returns The exit code.
  */
 export function runVerify(fromText: string, flags: VerifyFlags): Promise<number> {
-  return readStream(fromText, flags, async (stream) => {
-    // Both are read first: a save that cannot be compared need not be read.
-    const manifest = await readOption(flags.manifest, 'manifest', parseManifest);
-    const target = await readOption(flags.target, 'target', parseTarget);
-    const verification = await verify(stream, flags, manifest);
-    const { faults, warnings } = verification;
-    const misfits =
-      target === undefined || faults.length > 0 ? [] : fitsTarget(target, verification);
-    return report(fromText, flags, verification, misfits, warnings);
+  return readStream(fromText, flags, async ({ unwrapped, description, channels }, signal) => {
+    // First: a stream that cannot be compared need not be read.
+    const manifest = await readOption('--manifest', flags.manifest, parseManifest);
+    const dump = await readOption('--target', flags.target, (text) =>
+      parseTargetDump(JSON.parse(text)),
+    );
+    using kept = keepPages();
+    const { file, fileOffset, seekable } = unwrapped;
+    const verification = await verifyStream(file, {
+      all: flags.all,
+      manifest,
+      digests: manifest === undefined ? undefined : { store: kept.store },
+      withoutDescription: flags.description === false,
+      description,
+      channels,
+      fileOffset,
+      seekable,
+      signal,
+    });
+    const isSound = verification.faults.length === 0;
+    const verdict = dump !== undefined && isSound ? checkTarget(verification, dump) : undefined;
+    return report(fromText, flags, verification, verdict);
   });
+}
+
+/** Reads a file that an option names. */
+async function readOption<T>(
+  option: string,
+  path: string | undefined,
+  parse: (text: string) => T,
+): Promise<T | undefined> {
+  if (path === undefined) return undefined;
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    throw new UsageError(`${option}: ${toQemuFileError(error).message}`);
+  }
+  try {
+    return parse(text);
+  } catch (error) {
+    throw new UsageError(`${option} ${path}: ${(error as Error).message}`);
+  }
+}
+
+async function report(
+  fromText: string,
+  { json, quiet, target }: VerifyFlags,
+  verification: Verification,
+  verdict: TargetVerdict | undefined,
+): Promise<number> {
+  const { faults, warnings, bytes, sections, configuration } = verification;
+  const problems = verdict?.problems ?? [];
+  for (const { message } of faults) await say(`${fromText}: ${message}`);
+  for (const problem of problems) {
+    await say(`${fromText}: ${target} would not load it: ${describeTargetProblem(problem)}`);
+  }
+  if (quiet !== true) {
+    for (const note of [...warnings, ...(verdict?.notes ?? [])]) await say(`${fromText}: ${note}`);
+  }
+  const isFine = faults.length === 0 && problems.length === 0;
+  const object = {
+    from: fromText,
+    ok: isFine,
+    bytes,
+    machine: configuration?.machine ?? null,
+    sections: sections.length,
+    faults: faults.map(faultOf),
+    warnings,
+    ...(verdict === undefined ? {} : { target: verdict }),
+  };
+  const machine = printable(configuration?.machine ?? 'an old machine type');
+  const fits = verdict === undefined ? '' : `; ${target} would load it`;
+  const line = `${fromText}: fine: ${machine}, ${sections.length} sections, ${showExactSize(bytes)}${fits}`;
+  const text = json === true ? JSON.stringify(object) : isFine && quiet !== true ? line : '';
+  const said = text === '' || (await writeText(process.stdout, `${text}\n`));
+  const [first] = faults;
+  if (first !== undefined) return readExitCode(first);
+  if (problems.length > 0) return EXIT.BAD_STREAM;
+  return said ? EXIT.DONE : EXIT.IO;
 }

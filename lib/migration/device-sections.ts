@@ -141,6 +141,12 @@ export class DeviceSections {
   ): DeviceSection['state'] {
     // Of another size, that has been reported.
     if (description === undefined || body.length !== bodySize(description)) return null;
+    const { version = section.versionId } = description;
+    if (version !== section.versionId) {
+      const { versionId, offset } = section;
+      const reason = `it is of version ${versionId}, by the VM description of ${version}`;
+      this.#report(new MigrationStreamError('corrupt', reason, { position: offset, section }));
+    }
     try {
       return decodeState(description, body, { bodyOffset, section });
     } catch (error) {

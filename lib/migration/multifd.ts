@@ -121,7 +121,8 @@ export class MultifdChannels {
   #admit(channel: MultifdChannel, { id, uuid }: InitialPacket): void {
     const count = this.#inputs.length;
     if (id >= count) {
-      throw channel.error('corrupt', `its number is beyond the ${count} channels there are`);
+      const reason = `its number is beyond the ${count} channels that were given: is one missing?`;
+      throw channel.error('corrupt', reason);
     }
     if (this.#ids.has(id)) throw channel.error('corrupt', 'another channel has its number');
     this.#ids.add(id);

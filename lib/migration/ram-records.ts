@@ -20,7 +20,7 @@ import { xbzrleFault } from './xbzrle.ts';
 /** Where records stopped: at a word that is none of a page, or at the end of the input. */
 export type RamMark = 'eos' | 'blocks' | 'flush' | 'end';
 
-const { CONTINUE, ZERO, PAGE, XBZRLE, EOS, MEM_SIZE, HOOK, MULTIFD_FLUSH } = RAM_FLAG;
+const { CONTINUE, ZERO, PAGE, XBZRLE, COMPRESS_PAGE, EOS, MEM_SIZE, HOOK } = RAM_FLAG;
 const NEXT_ZERO = ZERO | CONTINUE;
 const NEXT_PAGE = PAGE | CONTINUE;
 
@@ -152,11 +152,16 @@ export class RamRecords {
     if (!isKnownWord(kind)) {
       throw input.error('corrupt', `the RAM word ${hex(this.#word)} has no known flags`, at);
     }
+    const isPage = kind === ZERO || kind === PAGE || kind === XBZRLE || kind === COMPRESS_PAGE;
+    if (!isPage && kind !== flags) {
+      const reason = `the RAM word ${hex(this.#word)} continues a block, but is of no page`;
+      this.#table.report(input.error('corrupt', reason, at));
+    }
     if (kind === MEM_SIZE) {
       this.total = offset;
       return 'blocks';
     }
-    if (kind === EOS || kind === MULTIFD_FLUSH || kind === HOOK) {
+    if (!isPage) {
       if (offset !== 0) {
         throw input.error('corrupt', `the RAM word ${hex(this.#word)} marks no page`, at);
       }

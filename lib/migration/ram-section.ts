@@ -47,6 +47,10 @@ export class RamSections {
       const reason = `RAM of version ${section.versionId}, not ${RAM_VERSION}`;
       throw input.error('unsupported', reason, section.offset);
     }
+    if (section.instanceId !== 0) {
+      const reason = `RAM of instance ${section.instanceId}, not 0`;
+      throw input.error('corrupt', reason, section.offset);
+    }
     const records = this.#recordsOf(input);
     for (;;) {
       const mark = await records.run();

@@ -48,7 +48,7 @@ export async function scanBody(
       from = found + 1;
     }
     if (atEnd) {
-      const reason = `no footer follows its body, which begins at byte ${begun}`;
+      const reason = `the stream ends, and no footer has come behind the ${held.length} bytes of its body`;
       throw input.error('truncated', reason, begun + held.length);
     }
     if (held.length > LIMIT.DEVICE_TAIL) {

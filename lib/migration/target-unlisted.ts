@@ -47,6 +47,8 @@ const UNLISTED: ReadonlySet<string> = new Set([
   'isa-ide',
   'isa-ipmi-bt',
   'isa-ipmi-kcs',
+  'onenand',
+  'or1k_timer',
   'pckbd',
   'ps2kbd',
   'ps2mouse',
@@ -68,12 +70,14 @@ const UNLISTED: ReadonlySet<string> = new Set([
   // Platforms: pseries, s390x.
   's390-skeys',
   's390-storage_attributes',
+  's390_control_program_id',
   's390_css',
   'spapr',
   'spapr/htab',
   'spapr_drc',
   'spapr_iommu',
   'todclock',
+  'vmstate_diag_318',
 ]);
 
 /** Whether QEMU knows a state of this name without listing it. */

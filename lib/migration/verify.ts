@@ -1,6 +1,7 @@
 import { loadDigest } from '../digest.ts';
 import type { Configuration, MigrationEvent, RamBlock, Section } from './events.ts';
 import { compareManifests, type Manifest } from './manifest.ts';
+import { MissingPages } from './missing-pages.ts';
 import type { PageStore } from './page-store.ts';
 import { RamImage } from './ram-image.ts';
 import { MigrationReader, type ReaderOptions } from './reader.ts';
@@ -108,11 +109,14 @@ class Verifier {
       image = new RamImage({ store: wanted.store });
       bytes = digests.through(source);
     }
+    const missing = new MissingPages();
     const reader = new MigrationReader(bytes, {
       ...this.#options,
       // A digest of the whole needs every byte.
       seekable: digests === null && this.#options.seekable === true,
-      pages: combineVisitors([this.#options.pages, image].filter((visitor) => visitor != null)),
+      pages: combineVisitors(
+        [missing, this.#options.pages, image].filter((visitor) => visitor != null),
+      ),
       ...(all === true ? { onFault: (fault) => void result.faults.push(fault) } : {}),
     });
     digests?.watch(reader);
@@ -123,6 +127,8 @@ class Verifier {
         onEvent?.(event, reader);
       }
       this.#judge(reader);
+      // No fault: memory that a guest has handed back to its host is not sent.
+      result.warnings.push(...missing.clauses());
       if (digests !== null && image !== null) {
         const kept = image;
         const { pageSize } = reader.ram;

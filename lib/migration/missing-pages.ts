@@ -1,0 +1,60 @@
+import type { PageVisitor, RamBlock } from './events.ts';
+import { PageSet } from './page-set.ts';
+
+/** Chunks of the set: 32 MiB of them tell of 1 TiB of pages of 4 KiB. */
+const MAX_CHUNKS = 32_768;
+
+/** Finds out which pages a stream did not bring. */
+export class MissingPages implements PageVisitor {
+  readonly #seen = new PageSet(MAX_CHUNKS);
+  #blocks: readonly RamBlock[] = [];
+  #first: number[] = [];
+  #pageSize = 1;
+  #isFull = false;
+
+  blocks(blocks: readonly RamBlock[], pageSize: number): void {
+    this.#blocks = blocks;
+    this.#pageSize = pageSize;
+    this.#first = [];
+    let first = 0;
+    for (const { usedLength } of blocks) {
+      this.#first.push(first);
+      first += usedLength / pageSize;
+    }
+  }
+
+  page(block: RamBlock, offset: number, bytes: Uint8Array): void {
+    this.#see(block, offset, bytes.length / this.#pageSize);
+  }
+
+  zero(block: RamBlock, offset: number, count: number): void {
+    this.#see(block, offset, count);
+  }
+
+  xbzrle(block: RamBlock, offset: number): void {
+    this.#see(block, offset, 1);
+  }
+
+  /** How many pages of which blocks did not come, as clauses; none if they were too scattered to tell. */
+  clauses(): string[] {
+    if (this.#isFull) return [];
+    const clauses: string[] = [];
+    for (const { index, name, usedLength } of this.#blocks) {
+      const first = this.#first[index] as number;
+      let missing = usedLength / this.#pageSize;
+      for (const [from, end] of this.#seen.runs(first, first + missing)) missing -= end - from;
+      if (missing > 0) clauses.push(`${missing} pages of RAM block "${name}" never came`);
+    }
+    return clauses;
+  }
+
+  #see(block: RamBlock, offset: number, count: number): void {
+    if (this.#isFull) return;
+    const first = (this.#first[block.index] as number) + offset / this.#pageSize;
+    try {
+      this.#seen.add(first, first + count);
+    } catch {
+      this.#isFull = true;
+    }
+  }
+}

@@ -1,0 +1,277 @@
+import { printable } from './stream-error.ts';
+import type { TargetField, TargetState } from './target-dump.ts';
+import {
+  contentsOf,
+  type FieldGroup,
+  groupFields,
+  kindOf,
+  quoteArray,
+  quoteBytes,
+  quoteSize,
+} from './target-group.ts';
+import { fits, fitTogether, type Layout, layoutOf, mayBeAbsent, UNUSED } from './target-layout.ts';
+import type { StateDescription } from './vm-description.ts';
+
+/** What would go wrong at a place of a section's state. */
+export interface LayoutProblem {
+  /**
+   * `version`: not in the range that the target loads; `missing`: a field that it expects; `unexpected`: a
+   * field that it does not; `size`: of a field; `subsection`: one it does not know; `unmigratable`: a state
+   * that it cannot load at all.
+   */
+  readonly kind: 'version' | 'missing' | 'unexpected' | 'size' | 'subsection' | 'unmigratable';
+  /** Of the field or subsection, from the device on; empty for the device itself. */
+  readonly path: string;
+  /** What the target expects. */
+  readonly expected: string;
+  /** What the stream has. */
+  readonly found: string;
+}
+
+/** What a comparison of a device's state came to. */
+export interface LayoutReport {
+  readonly problems: LayoutProblem[];
+  /** Differences that are not in the way. */
+  readonly notes: string[];
+}
+
+/** Types whose contents are loaded with the version that the field has, not with that of the contents. */
+const BY_FIELD_VERSION: ReadonlySet<string> = new Set(['tmp', 'qtailq', 'qlist', 'gtree']);
+/** How many fields of one name are looked at to find which of them the stream has. */
+const MOST_NAMESAKES = 8;
+const NOTHING = 'no such field';
+
+/**
+ * Compares the state of a device or a subsection with what a target expects of it: the version, then fields
+ * and subsections.
+ *
+ * @param found - As the stream describes it; undefined to compare the version alone.
+ * @param version - Of the state in the stream.
+ * @param path - Of the state; empty for a device.
+ * @param report - Gets what differs.
+ */
+export function compareState(
+  found: StateDescription | undefined,
+  version: number,
+  target: TargetState,
+  path: string,
+  report: LayoutReport,
+): void {
+  const { versionId: last, minimumVersionId: first } = target;
+  if (version > last || version < first) {
+    const expected = first < last ? `version ${first} to ${last}` : `version ${last}`;
+    report.problems.push({ kind: 'version', path, expected, found: `version ${version}` });
+  } else if (target.fields === undefined) {
+    const expected = 'nothing, for it cannot migrate this';
+    report.problems.push({ kind: 'unmigratable', path, expected, found: `version ${version}` });
+  } else if (found !== undefined) {
+    compareContents(found, version, target, path, report);
+  }
+}
+
+function compareContents(
+  found: StateDescription,
+  version: number,
+  target: TargetState,
+  path: string,
+  report: LayoutReport,
+): void {
+  new Comparison(target, version, path, report).run(groupFields(found.fields ?? []));
+  for (const subsection of found.subsections ?? []) {
+    const name = subsection.vmsd_name ?? '';
+    const inside = join(path, name);
+    const known = target.subsections.get(name);
+    if (known !== undefined) {
+      compareState(subsection, subsection.version ?? 0, known, inside, report);
+    } else {
+      const expected = 'no such subsection';
+      report.problems.push({ kind: 'subsection', path: inside, expected, found: 'it' });
+    }
+  }
+}
+
+/**
+ * Walks the fields of a state in a stream and those that a target expects, side by side. A loader knows no
+ * names, it takes bytes: where names differ, sizes decide whether it finds the next field all the same.
+ */
+class Comparison {
+  readonly #state: TargetState;
+  readonly #layout: Layout;
+  readonly #path: string;
+  readonly #report: LayoutReport;
+
+  constructor(state: TargetState, version: number, path: string, report: LayoutReport) {
+    this.#state = state;
+    this.#layout = layoutOf(state, version);
+    this.#path = path;
+    this.#report = report;
+  }
+
+  run(groups: readonly FieldGroup[]): void {
+    const { fields } = this.#layout;
+    let next = 0;
+    let strangers: FieldGroup[] = [];
+    for (const group of groups) {
+      const place = this.#find(group, next);
+      if (place === undefined) {
+        strangers.push(group);
+        continue;
+      }
+      this.#compareStrangers(strangers, fields.slice(next, place));
+      compareField(group, fields[place] as TargetField, this.#path, this.#report);
+      strangers = [];
+      next = place + 1;
+    }
+    this.#compareStrangers(strangers, fields.slice(next));
+  }
+
+  /** Where, from `start` on, the target has the field of that name. */
+  #find({ name, baseName, ordinal, elements }: FieldGroup, start: number): number | undefined {
+    const { fields, ordinals } = this.#layout;
+    const exact = this.#findName(name, start);
+    const first = exact ?? this.#findName(baseName, start);
+    if (exact !== undefined || first === undefined) return exact;
+    // One of several that the running machine chooses from: its number tells which, and if the target has
+    // others than the source, its size.
+    const choice = [first];
+    for (let at = first; fields[at]?.optional === true && choice.length < MOST_NAMESAKES; ) {
+      if (fields[++at]?.name !== baseName) break;
+      choice.push(at);
+    }
+    const { size } = elements[0];
+    return (
+      choice.find((at) => ordinals[at] === ordinal) ??
+      choice.find((at) => fields[at]?.size === size) ??
+      first
+    );
+  }
+
+  #findName(name: string, start: number): number | undefined {
+    return this.#layout.places.get(name)?.find((place) => place >= start);
+  }
+
+  /** Compares what lies between two fields that both sides have: no name in it is on both of them. */
+  #compareStrangers(groups: readonly FieldGroup[], fields: readonly TargetField[]): void {
+    const required = fields.filter((field) => !mayBeAbsent(this.#state, field));
+    const group = groups[0];
+    if (group === undefined) {
+      const field = required[0];
+      if (field !== undefined) this.#problem('missing', field.name, describeField(field), NOTHING);
+      return;
+    }
+    const partners = this.#pair(groups, fields);
+    if (partners !== undefined) {
+      for (const [index, field] of partners.entries()) {
+        this.#renamed(groups[index] as FieldGroup, [field]);
+      }
+    } else if (required.length > 0 && fitTogether(groups, required)) {
+      for (const stranger of groups) this.#renamed(stranger, required);
+    } else {
+      const field = required[0] ?? fields[0];
+      const expected =
+        field === undefined ? NOTHING : `"${printable(field.name)}", ${describeField(field)}`;
+      this.#problem('unexpected', group.name, expected, quoteSize(group));
+    }
+  }
+
+  /** The field of the target that takes the bytes of each; undefined unless each has one. */
+  #pair(
+    groups: readonly FieldGroup[],
+    fields: readonly TargetField[],
+  ): readonly TargetField[] | undefined {
+    const partners: TargetField[] = [];
+    let waiting = 0;
+    for (const field of fields) {
+      const group = groups[waiting];
+      if (group !== undefined && this.#takes(group, field)) {
+        partners.push(field);
+        waiting++;
+      } else if (!mayBeAbsent(this.#state, field)) {
+        return undefined;
+      }
+    }
+    return waiting === groups.length ? partners : undefined;
+  }
+
+  #takes(group: FieldGroup, field: TargetField): boolean {
+    const { state } = field;
+    if (state === undefined || contentsOf(group.elements[0]) === undefined) {
+      return fits(group, field) === true;
+    }
+    const report: LayoutReport = { problems: [], notes: [] };
+    compareField(group, field, this.#path, report);
+    return report.problems.length === 0;
+  }
+
+  #renamed({ name, baseName }: FieldGroup, fields: readonly TargetField[]): void {
+    const names = fields.map((field) => field.name);
+    if (names.every((there) => there === UNUSED)) {
+      if (baseName !== UNUSED) this.#note(name, 'the target skips its bytes');
+    } else {
+      this.#note(name, `the target takes its bytes for "${printable(names.join('", "'))}"`);
+    }
+  }
+
+  #problem(kind: LayoutProblem['kind'], name: string, expected: string, found: string): void {
+    this.#report.problems.push({ kind, path: join(this.#path, name), expected, found });
+  }
+
+  #note(name: string, text: string): void {
+    this.#report.notes.push(`${join(this.#path, name)}: ${text}`);
+  }
+}
+
+/** Compares a field with the one that takes its place. */
+function compareField(
+  group: FieldGroup,
+  field: TargetField,
+  path: string,
+  report: LayoutReport,
+): void {
+  const kinds = new Set(group.elements.map(kindOf));
+  // The description of an array with null pointers in it does not say how many elements there are.
+  if (kinds.has('null')) return;
+  const inside = join(path, group.name);
+  if (field.state !== undefined && contentsOf(group.elements[0]) !== undefined) {
+    compareElements(group, field, field.state, inside, report);
+    if (kinds.has('list') || field.count === undefined || field.count === group.count) return;
+    const expected = `${field.count} elements`;
+    report.problems.push({
+      kind: 'size',
+      path: inside,
+      expected,
+      found: `${group.count} elements`,
+    });
+  } else if (fits(group, field) === false) {
+    const expected = describeField(field);
+    report.problems.push({ kind: 'size', path: inside, expected, found: quoteSize(group) });
+  }
+}
+
+function compareElements(
+  { elements }: FieldGroup,
+  field: TargetField,
+  state: TargetState,
+  path: string,
+  report: LayoutReport,
+): void {
+  const before = report.problems.length;
+  for (const [index, element] of elements.entries()) {
+    const contents = contentsOf(element);
+    if (contents === undefined) continue;
+    const version = BY_FIELD_VERSION.has(element.type) ? field.versionId : state.versionId;
+    const inside = elements.length > 1 ? `${path}[${index}]` : path;
+    compareContents(contents, version, state, inside, report);
+    // Elements are alike: what is wrong with one is not to be said of each.
+    if (report.problems.length > before) return;
+  }
+}
+
+function join(path: string, name: string): string {
+  return path === '' ? printable(name) : `${path}.${printable(name)}`;
+}
+
+function describeField({ size, count, state }: TargetField): string {
+  if (state !== undefined) return count === undefined ? 'a structure' : `${count} structures`;
+  return count === undefined ? quoteBytes(size) : quoteArray(count, size);
+}

@@ -1,0 +1,195 @@
+import type { Configuration, Section } from './events.ts';
+import { printable, quoteSection } from './stream-error.ts';
+import type { TargetDump, TargetState } from './target-dump.ts';
+import { compareState, type LayoutProblem, type LayoutReport } from './target-fields.ts';
+import { isUnlisted } from './target-unlisted.ts';
+import type { DeviceDescription, VmDescription } from './vm-description.ts';
+
+export type { TargetDump, TargetField, TargetState } from './target-dump.ts';
+export { parseTargetDump } from './target-dump.ts';
+
+/** A section, as far as it matters here. */
+export type CheckedSection = Pick<Section, 'name' | 'instanceId' | 'versionId' | 'kind'>;
+
+type SectionIdentity = Readonly<Pick<Section, 'name' | 'instanceId'>>;
+
+/** What is known of a stream, for `checkTarget`. */
+export interface TargetCheckInput {
+  /** Null in streams of old machine types, which have none. */
+  readonly configuration: Configuration | null;
+  /** In the order of the stream; those that come in pieces once, by their start. */
+  readonly sections: readonly CheckedSection[];
+  /** Null where the stream has none: only versions can be checked then. */
+  readonly description: VmDescription | null;
+}
+
+/** Something at which a target would stop to load, or go on with the wrong bytes. */
+export interface TargetProblem {
+  /** The section; null if it is the configuration. */
+  readonly section: SectionIdentity | null;
+  /** Of the field or subsection in it; empty if it is the section as a whole. */
+  readonly path: string;
+  /**
+   * `machine`: another machine type; `device`: no state of that name; `version`: not in the range that the
+   * target loads; `missing`: a field the target expects; `unexpected`: a field it does not; `size`: of a
+   * field; `subsection`: one it does not know; `unmigratable`: it cannot load such a device at all.
+   */
+  readonly kind: 'machine' | 'device' | LayoutProblem['kind'];
+  /** What the target would load. */
+  readonly expected: string;
+  /** What the stream has. */
+  readonly found: string;
+}
+
+/** Whether a target would load a stream. */
+export interface TargetVerdict {
+  /** True if there are no problems. */
+  readonly accepts: boolean;
+  /** In the order of the stream: the target would stop at the first one. */
+  readonly problems: readonly TargetProblem[];
+  /** What could not be checked, and what differs without being in the way. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Tells whether the QEMU that listed what it can load would load a stream, without starting it.
+ *
+ * The list has the devices that the QEMU was built with, not those it will be started with: that both ends
+ * have the same ones stays the caller's to see to. It has C sizes and no types, so that a change inside a
+ * field of the same name and size goes unnoticed.
+ *
+ * @param stream - What the stream says of itself.
+ * @param dump - What the target can load, from `parseTargetDump`.
+ */
+export function checkTarget(stream: TargetCheckInput, dump: TargetDump): TargetVerdict {
+  const check = new TargetCheck(stream.description, dump);
+  check.configuration(stream.configuration);
+  for (const section of stream.sections) {
+    if (section.kind === 'start' || section.kind === 'full') check.section(section);
+  }
+  return check.verdict();
+}
+
+/** Puts a problem into words, as a clause. */
+export function describeTargetProblem({ section, path, expected, found }: TargetProblem): string {
+  const where = section === null ? 'configuration' : `section ${quoteSection(section)}`;
+  const place = path === '' ? where : `${where}: ${path}`;
+  return `${place}: the target expects ${expected}, the stream has ${found}`;
+}
+
+class TargetCheck {
+  readonly #dump: TargetDump;
+  readonly #described: ReadonlyMap<string, DeviceDescription> | undefined;
+  readonly #problems: TargetProblem[] = [];
+  readonly #notes: Set<string> = new Set();
+  readonly #unlisted: Set<string> = new Set();
+
+  constructor(description: VmDescription | null, dump: TargetDump) {
+    this.#dump = dump;
+    if (description === null) return;
+    const described = new Map<string, DeviceDescription>();
+    for (const device of description.devices) {
+      described.set(keyOf(device.name, device.instance_id), device);
+    }
+    this.#described = described;
+  }
+
+  configuration(configuration: Configuration | null): void {
+    const { machine: expected } = this.#dump;
+    if (configuration === null) {
+      this.#notes.add(`the stream does not name its machine: it must be ${printable(expected)}`);
+      return;
+    }
+    const { machine, capabilities } = configuration;
+    // QEMU compares as many characters as the stream has.
+    if (!expected.startsWith(machine)) {
+      this.#problems.push({
+        section: null,
+        path: '',
+        kind: 'machine',
+        expected: `machine ${printable(expected)}`,
+        found: `machine ${printable(machine)}`,
+      });
+    }
+    for (const name of capabilities) {
+      this.#notes.add(`the target must have the capability ${printable(name)}, switched on`);
+    }
+  }
+
+  section({ name, instanceId, versionId, kind }: CheckedSection): void {
+    const section = { name, instanceId };
+    const device = kind === 'full' ? this.#described?.get(keyOf(name, instanceId)) : undefined;
+    const state = this.#stateName(name, device?.vmsd_name);
+    const candidates = this.#dump.states.get(state);
+    if (candidates !== undefined) {
+      this.#compare(section, versionId, device, candidates);
+    } else if (isUnlisted(state)) {
+      this.#unlisted.add(state);
+    } else {
+      const found = `"${printable(state)}"`;
+      const expected = 'no state of that name';
+      this.#problems.push({ section, path: '', kind: 'device', expected, found });
+    }
+  }
+
+  #compare(
+    section: SectionIdentity,
+    version: number,
+    device: DeviceDescription | undefined,
+    candidates: readonly TargetState[],
+  ): void {
+    // One without a name is that of a handler of its own kind: nobody can see what is in it.
+    const found = device?.vmsd_name === undefined ? undefined : device;
+    if (found === undefined) {
+      const what = this.#described === undefined ? 'the stream' : quoteSection(section);
+      this.#notes.add(`${what} has no description of fields: only the version was checked`);
+    }
+    const report = bestFit(found, version, candidates);
+    for (const problem of report.problems) this.#problems.push({ section, ...problem });
+    for (const note of report.notes) this.#notes.add(`${quoteSection(section)}: ${note}`);
+  }
+
+  verdict(): TargetVerdict {
+    const notes = [...this.#notes];
+    if (this.#unlisted.size > 0) {
+      const names = [...this.#unlisted].join(', ');
+      notes.push(`a QEMU does not list what it loads for these, they were not checked: ${names}`);
+    }
+    return { accepts: this.#problems.length === 0, problems: this.#problems, notes };
+  }
+
+  /** The name of a section's state: behind the path of the bus, which has slashes as well. */
+  #stateName(section: string, described: string | undefined): string {
+    if (described !== undefined && (section === described || section.endsWith(`/${described}`))) {
+      return described;
+    }
+    for (let name = section, slash = 0; slash >= 0; name = name.slice(slash + 1)) {
+      if (this.#dump.states.has(name) || isUnlisted(name)) return name;
+      slash = name.indexOf('/');
+    }
+    return section.slice(section.lastIndexOf('/') + 1);
+  }
+}
+
+/** Compares with each state of the name, for types of devices that share one may differ. */
+function bestFit(
+  device: DeviceDescription | undefined,
+  version: number,
+  candidates: readonly TargetState[],
+): LayoutReport {
+  const reports = candidates.map((candidate) => {
+    const report: LayoutReport = { problems: [], notes: [] };
+    compareState(device, version, candidate, '', report);
+    return report;
+  });
+  return reports.reduce((best, report) => (isBetter(report, best) ? report : best));
+}
+
+function isBetter(one: LayoutReport, other: LayoutReport): boolean {
+  const more = one.problems.length - other.problems.length;
+  return more < 0 || (more === 0 && one.notes.length < other.notes.length);
+}
+
+function keyOf(name: string, instanceId: number): string {
+  return `${instanceId} ${name}`;
+}
