@@ -60,18 +60,19 @@ export class ChildTransport implements Transport {
     return -1;
   }
 
-  getBuffer(_buffer: Uint8Array, position: number): Answer<Uint8Array> {
+  getBuffer(buffer: Uint8Array, position: number): Answer<number | Uint8Array> {
     if (this.#readStop !== undefined) throw this.#readStop;
     if (this.#reader === undefined) return this.#missing('getBuffer', position);
-    let answer: Answer<Uint8Array>;
+    let answer: Answer<number | Uint8Array>;
     try {
-      answer = this.#reader.read(position);
+      answer = this.#reader.read(position, buffer);
     } catch (error) {
       return this.#readFailed(error, position);
     }
+    if (typeof answer === 'number') return answer;
     if (answer instanceof Uint8Array) return answer.length > 0 ? answer : this.#atEnd(position);
     return answer.then(
-      (chunk) => (chunk.length > 0 ? chunk : this.#atEnd(position)),
+      (chunk) => (typeof chunk === 'number' || chunk.length > 0 ? chunk : this.#atEnd(position)),
       (error: unknown) => this.#readFailed(error, position),
     );
   }

@@ -32,7 +32,7 @@ export interface ChildOps extends QemuFileOps {
 
 /** A child whose standard output is read. */
 export interface ChildReadOps extends ChildOps {
-  getBuffer(buffer: Uint8Array, position: number): Answer<Uint8Array>;
+  getBuffer(buffer: Uint8Array, position: number): Answer<number | Uint8Array>;
   writevBuffer?: never;
 }
 

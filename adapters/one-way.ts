@@ -35,7 +35,7 @@ export function readTable(stream: Readable, fd: number, isShared: boolean): Pipe
   const reader = new StreamReader(stream, 'EIO');
   let isClosed = false;
   return {
-    getBuffer: (_, position) => reader.read(position),
+    getBuffer: (buffer, position) => reader.read(position, buffer),
     close: async () => {
       if (isClosed) return;
       isClosed = true;

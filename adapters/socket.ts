@@ -88,8 +88,8 @@ class SocketTransport implements Transport {
     this.#writer = new StreamWriter(socket);
   }
 
-  getBuffer(_buffer: Uint8Array, position: number): Answer<Uint8Array> {
-    return this.#reader.read(position);
+  getBuffer(buffer: Uint8Array, position: number): Answer<number | Uint8Array> {
+    return this.#reader.read(position, buffer);
   }
 
   writevBuffer(buffers: readonly Uint8Array[], position: number): Answer<number> {

@@ -2,27 +2,35 @@ import type { Readable } from 'node:stream';
 import { QemuFileError } from '../lib/errors.ts';
 import type { Answer } from '../lib/ops.ts';
 import { keepHeap } from './keep-heap.ts';
+import { ReadAtOnce } from './read-at-once.ts';
 import { type Failure, failure, failureOf } from './stream-failure.ts';
 
 /** Bytes that a `StreamReader` holds before it pauses its stream: with less it stops and starts all the time (bench/read-pages.ts). */
 const READ_AHEAD = 256 * 1024;
 
+/** Bytes that may be read at once between two turns of the event loop, as many as libuv reads in one. */
+const MOST_PER_TURN = 2 * 1024 * 1024;
+
 const END = new Uint8Array(0);
 
 /**
  * `getBuffer` over a Node `Readable`: takes its chunks as they come, hands each over uncopied, and
- * pauses the stream while enough of them wait. Chunks that arrived before a failure are given first.
+ * pauses the stream while enough of them wait. Behind them it reads a socket itself where that is
+ * possible, which then stays paused. Chunks that arrived before a failure are given first.
  * It listens from its making on, and must be ended with `close()` or `release()`.
  */
 export class StreamReader {
   readonly #stream: Readable;
   readonly #closeCode: string;
+  readonly #atOnce: ReadAtOnce;
   readonly #chunks: Uint8Array[] = [];
   #queued = 0;
+  /** Bytes that may still be read at once in this turn of the event loop. */
+  #leftAtOnce = MOST_PER_TURN;
   #ended = false;
   #failure: Failure | undefined;
   #listening = true;
-  #resolve: ((chunk: Uint8Array) => void) | undefined;
+  #resolve: ((answer: number | Uint8Array) => void) | undefined;
   #reject: ((error: QemuFileError) => void) | undefined;
   #position = 0;
 
@@ -33,6 +41,7 @@ export class StreamReader {
   constructor(stream: Readable, closeCode = 'ECONNRESET') {
     this.#stream = stream;
     this.#closeCode = closeCode;
+    this.#atOnce = new ReadAtOnce(stream);
     keepHeap();
     // Paused first, else adding a 'data' listener sets the stream flowing before anybody asks.
     stream.pause();
@@ -54,15 +63,18 @@ export class StreamReader {
    * Gives the next chunk, as `getBuffer` does: at once where one waits, an empty one at the end.
    *
    * @param position - Offset of that chunk in the stream, for the error message.
+   * @param space - Where bytes may be put instead; then their number is given.
    * @throws {QemuFileError} The stream's own error; `ECONNRESET` (or the code given to the
    *   constructor) when it closed without an end; `ECANCELED` after `close()`; `EBUSY` while an
    *   earlier read waits.
    */
-  read(position: number): Answer<Uint8Array> {
+  read(position: number): Answer<Uint8Array>;
+  read(position: number, space: Uint8Array): Answer<number | Uint8Array>;
+  read(position: number, space?: Uint8Array): Answer<number | Uint8Array> {
     const chunk = this.#chunks.shift();
     if (chunk !== undefined) {
       this.#queued -= chunk.length;
-      if (this.#queued < READ_AHEAD) this.#flow();
+      if (this.#queued < READ_AHEAD && this.#atOnce.fd < 0) this.#flow();
       return chunk;
     }
     if (this.#failure !== undefined) throw this.#failure('getBuffer', position);
@@ -73,11 +85,15 @@ export class StreamReader {
         position,
       });
     }
-    return new Promise((resolve, reject) => {
+    const isTurnOver = this.#leftAtOnce <= 0;
+    const bytes = space === undefined || isTurnOver ? 0 : this.#readAtOnce(space, position);
+    if (bytes > 0) return bytes;
+    return new Promise<number | Uint8Array>((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
       this.#position = position;
-      this.#flow();
+      if (space !== undefined && isTurnOver) setImmediate(this.#readLater, space, resolve);
+      else this.#flow();
     });
   }
 
@@ -128,28 +144,53 @@ export class StreamReader {
     this.close();
   }
 
+  #readAtOnce(space: Uint8Array, position: number): number {
+    if (!this.#listening) return 0;
+    try {
+      const bytes = this.#atOnce.read(space);
+      this.#leftAtOnce -= bytes;
+      return bytes;
+    } catch (error) {
+      this.#failure ??= failureOf(error, this.#lost);
+      throw this.#failure('getBuffer', position);
+    }
+  }
+
+  /** Goes on reading at once, for a read that waits, after others had their turn of the event loop. */
+  readonly #readLater = (space: Uint8Array, resolve: unknown): void => {
+    this.#leftAtOnce = MOST_PER_TURN;
+    if (this.#resolve !== resolve) return;
+    try {
+      const bytes = this.#readAtOnce(space, this.#position);
+      if (bytes > 0) this.#give(bytes);
+      else this.#flow();
+    } catch (error) {
+      const reject = this.#reject;
+      this.#forget();
+      reject?.(error as QemuFileError);
+    }
+  };
+
   readonly #onData = (chunk: unknown): void => {
     if (!(chunk instanceof Uint8Array)) {
       this.fail(failure('EINVAL', 'the stream gives something other than bytes (setEncoding?)'));
       return;
     }
     if (chunk.length === 0) return;
-    const resolve = this.#resolve;
-    if (resolve !== undefined) {
-      this.#forget();
-      resolve(chunk);
+    this.#atOnce.arrived(chunk.length);
+    this.#leftAtOnce = MOST_PER_TURN;
+    if (this.#resolve !== undefined) {
+      this.#give(chunk);
       return;
     }
     this.#chunks.push(chunk);
     this.#queued += chunk.length;
-    if (this.#queued >= READ_AHEAD) this.#stream.pause();
+    if (this.#queued >= READ_AHEAD || this.#atOnce.fd >= 0) this.#stream.pause();
   };
 
   readonly #onEnd = (): void => {
     this.#ended = true;
-    const resolve = this.#resolve;
-    this.#forget();
-    resolve?.(END);
+    this.#give(END);
   };
 
   readonly #onError = (error: Error): void => {
@@ -162,6 +203,12 @@ export class StreamReader {
 
   readonly #lost = (cause?: unknown): Failure =>
     failure(this.#closeCode, 'the stream closed before its end', cause);
+
+  #give(answer: number | Uint8Array): void {
+    const resolve = this.#resolve;
+    this.#forget();
+    resolve?.(answer);
+  }
 
   #forget(): void {
     this.#resolve = undefined;

@@ -17,6 +17,9 @@ const TWO_32 = 0x1_0000_0000;
 /** Least free space in the block, as a fraction of its size, for which `getBuffer` is asked. */
 const LEAST_ROOM = 0.25;
 
+/** Most unread bytes, as a fraction of the block's size, that are moved into it to lie before the next. */
+const MOST_MOVED = 0.125;
+
 /** Bridges are carved out of blocks of this size: one of 4 KiB alone costs twice as much (bench/read-pages.ts). */
 const BRIDGE_SIZE = 65536;
 
@@ -221,21 +224,28 @@ export abstract class LookAhead {
   /** Where the backend may put bytes. */
   protected space(): Uint8Array {
     const unread = this.#end - this.#start;
-    const own = this.#window === this.#block;
-    if (!this.#blockLent && this.#nextBytes === 0 && (unread === 0 || own)) {
-      this.#block.copyWithin(0, this.#start, this.#end);
-      this.#blockUsed = unread;
-      if (own) {
-        this.#start = 0;
-        this.#end = unread;
-      }
-    }
+    if (!this.#blockLent && this.#nextBytes === 0) this.#toFront(unread);
     if (this.#block.length - this.#blockUsed < this.#blockSize * LEAST_ROOM) {
       this.#block = Buffer.allocUnsafeSlow(this.#blockSize);
       this.#blockUsed = 0;
       this.#blockLent = false;
+      if (this.#nextBytes === 0) this.#toFront(unread);
     }
     return this.#block.subarray(this.#blockUsed);
+  }
+
+  /** Moves the window to the front of the block, which nobody else uses, unless that is too much to move. */
+  #toFront(unread: number): void {
+    const own = this.#window === this.#block;
+    if (!own && unread > this.#blockSize * MOST_MOVED) return;
+    if (own) this.#block.copyWithin(0, this.#start, this.#end);
+    else if (unread > 0) this.#block.set(this.#window.subarray(this.#start, this.#end), 0);
+    this.#blockUsed = unread;
+    if (unread > 0 && !own) this.#loadWindow(this.#block);
+    if (unread > 0 || own) {
+      this.#start = 0;
+      this.#end = unread;
+    }
   }
 
   /** Takes in bytes that the backend put into `space()`. */
@@ -248,7 +258,7 @@ export abstract class LookAhead {
     } else if (unread > 0 && this.#window === this.#block && this.#end === from) {
       this.#end += bytes;
     } else if (unread === 0) {
-      this.#loadWindow(this.#block);
+      if (this.#window !== this.#block) this.#loadWindow(this.#block);
       this.#start = from;
       this.#end = this.#blockUsed;
     } else {
