@@ -28,7 +28,7 @@ export class MemoryPageStore implements PageStore {
   readonly #limit: number;
 
   /** @param limit - Most bytes that it may hold, rounded up to its own units. Default: any number. */
-  constructor(limit = Number.POSITIVE_INFINITY) {
+  constructor(limit: number = Number.POSITIVE_INFINITY) {
     this.#limit = limit;
   }
 

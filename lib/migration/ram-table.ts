@@ -1,5 +1,5 @@
 import type { PageCounts, PageVisitor, RamBlock } from './events.ts';
-import type { MigrationStreamError } from './stream-error.ts';
+import { MigrationStreamError, printable } from './stream-error.ts';
 
 /** Rounds that are counted one by one; later ones are added up in the last. */
 const MAX_ROUNDS = 4096;
@@ -28,7 +28,7 @@ export class RamTable {
   /** In the order of the list; empty until that came. */
   blocks: readonly RamBlock[] = [];
   /** Bytes of a target page. */
-  pageSize = USUAL_PAGE_SIZE;
+  pageSize: number = USUAL_PAGE_SIZE;
   /** Whether the page size was said, or found out, and not taken for granted. */
   pageSizeKnown = false;
   /** Whether passes over the list can be told apart: not while the destination asks for pages. */
@@ -65,8 +65,19 @@ export class RamTable {
     await this.#visitor.blocks?.(blocks, this.pageSize);
   }
 
-  /** Takes in the page size; a visitor that was told another one before is told again. */
-  async setPageSize(bytes: number): Promise<void> {
+  /**
+   * Takes in the page size; a visitor that was told another one before is told again.
+   *
+   * @param position - Offset in the stream of what said it.
+   * @throws {MigrationStreamError} (rejects) `corrupt` if there are blocks of no whole pages.
+   */
+  async setPageSize(bytes: number, position: number): Promise<void> {
+    const misfit = this.blocks.find(({ usedLength }) => usedLength % bytes !== 0);
+    if (misfit !== undefined) {
+      const { name, usedLength } = misfit;
+      const reason = `pages have ${bytes} bytes, and RAM block "${printable(name)}" of ${usedLength} no whole number of them`;
+      throw new MigrationStreamError('corrupt', reason, { position });
+    }
     this.pageSizeKnown = true;
     if (bytes === this.pageSize) return;
     this.pageSize = bytes;
@@ -98,13 +109,13 @@ export class RamTable {
   nextRound(): void {
     this.#block = -1;
     this.#offset = -1;
-    if (!this.hasRounds) return;
+    // To count takes time in proportion to the number of blocks, and a round may have one page.
+    if (!this.hasRounds || this.#rounds.length === MAX_ROUNDS - 1) return;
     const sum = this.total();
     const round = difference(sum, this.#counted);
     if (isEmpty(round)) return;
     this.#counted = sum;
-    if (this.#rounds.length < MAX_ROUNDS) this.#rounds.push(round);
-    else addTo(this.#rounds[MAX_ROUNDS - 1] as PageCounts, round);
+    this.#rounds.push(round);
   }
 
   /** What came in each pass over the list so far. */
