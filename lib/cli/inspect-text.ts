@@ -54,7 +54,8 @@ function showHead(title: string, { format, configuration }: StreamSummary): stri
   return `${lines.join('\n')}\n`;
 }
 
-function showRam({ ram }: StreamSummary, maps: readonly BlockMap[]): string {
+/** Shows the blocks of guest memory, and of each what came for it, part by part. */
+export function showRam({ ram }: StreamSummary, maps: readonly BlockMap[]): string {
   if (ram === null) return 'No RAM\n';
   const size = ram.blocks.reduce((sum, { usedLength }) => sum + usedLength, 0);
   const rounds = ram.rounds === 1 ? '1 round' : `${ram.rounds} rounds`;

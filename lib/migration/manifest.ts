@@ -77,7 +77,7 @@ export function parseManifest(text: string): Manifest {
  */
 export function compareManifests(expected: Manifest, found: Manifest): MigrationStreamError[] {
   const faults: MigrationStreamError[] = [];
-  const fault = (reason: string, position: number, section?: SectionDigest): void => {
+  const fault = (reason: string, position?: number, section?: SectionDigest): void => {
     faults.push(new MigrationStreamError('corrupt', reason, { position, section }));
   };
   const count = Math.max(expected.sections.length, found.sections.length);
@@ -101,10 +101,10 @@ export function compareManifests(expected: Manifest, found: Manifest): Migration
   const blocks = new Map(found.ram?.blocks.map((block) => [block.name, block]));
   for (const want of expected.ram?.blocks ?? []) {
     const have = blocks.get(want.name);
-    if (have === undefined) fault(`RAM block "${want.name}" is missing`, 0);
+    if (have === undefined) fault(`RAM block "${want.name}" is missing`);
     else if (have.xxh64 !== want.xxh64) {
       const digests = `XXH64 ${have.xxh64}, by the manifest ${want.xxh64}`;
-      fault(`RAM block "${want.name}" ends up with other contents: ${digests}`, 0);
+      fault(`RAM block "${want.name}" ends up with other contents: ${digests}`);
     }
   }
   if (expected.bytes !== found.bytes) {
@@ -112,7 +112,7 @@ export function compareManifests(expected: Manifest, found: Manifest): Migration
     fault(reason, Math.min(expected.bytes, found.bytes));
   }
   if (expected.xxh64 !== found.xxh64) {
-    fault(`the XXH64 of the whole is ${found.xxh64}, by the manifest ${expected.xxh64}`, 0);
+    fault(`the XXH64 of the whole is ${found.xxh64}, by the manifest ${expected.xxh64}`);
   }
   return faults;
 }

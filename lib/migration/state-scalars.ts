@@ -1,6 +1,6 @@
 /*
- * The types of fields that are one integer. Those of other types, `buffer`, `bitmap`, `tmp`, `pci config`
- * and whatever a device has of its own, are bytes.
+ * The types of fields that are one integer. Those of other types, `buffer`, `bitmap`, `timer`, `tmp`,
+ * `pci config`, doubles and whatever a device has of its own, are bytes, as for QEMU's own analyser.
  */
 
 /** How a type of field is read. */
@@ -52,9 +52,4 @@ export const SCALARS: ReadonlyMap<string, Scalar> = new Map([
   ['uint64', uint64],
   // QEMU names its check of equal unsigned integers so.
   ['int64 equal', uint64],
-  // Of doubles the bits.
-  ['float64', uint64],
-  ['CPU_Double_U', uint64],
-  // Nanoseconds; all ones for one that is not armed.
-  ['timer', uint64],
 ]);

@@ -25,8 +25,8 @@ export interface SectionName {
 
 /** Where in a stream a fault is. */
 export interface StreamFaultContext extends QemuFileErrorContext {
-  /** Byte offset of the offending field from the start of the stream. */
-  position: number;
+  /** Byte offset of the offending field from the start of the stream; absent only if it is no one place. */
+  position?: number | undefined;
   /** The section it is in. */
   section?: SectionName | undefined;
 }

@@ -10,15 +10,10 @@ import {
   quoteSize,
 } from './target-group.ts';
 import { fits, fitTogether, type Layout, layoutOf, mayBeAbsent, UNUSED } from './target-layout.ts';
-import type { StateDescription } from './vm-description.ts';
+import type { FieldDescription, StateDescription } from './vm-description.ts';
 
 /** What would go wrong at a place of a section's state. */
 export interface LayoutProblem {
-  /**
-   * `version`: not in the range that the target loads; `missing`: a field that it expects; `unexpected`: a
-   * field that it does not; `size`: of a field; `subsection`: one it does not know; `unmigratable`: a state
-   * that it cannot load at all.
-   */
   readonly kind: 'version' | 'missing' | 'unexpected' | 'size' | 'subsection' | 'unmigratable';
   /** Of the field or subsection, from the device on; empty for the device itself. */
   readonly path: string;
@@ -84,8 +79,9 @@ function compareContents(
     if (known !== undefined) {
       compareState(subsection, subsection.version ?? 0, known, inside, report);
     } else {
+      const found = `version ${subsection.version ?? 0}`;
       const expected = 'no such subsection';
-      report.problems.push({ kind: 'subsection', path: inside, expected, found: 'it' });
+      report.problems.push({ kind: 'subsection', path: inside, expected, found });
     }
   }
 }
@@ -130,17 +126,18 @@ class Comparison {
     const { fields, ordinals } = this.#layout;
     const exact = this.#findName(name, start);
     const first = exact ?? this.#findName(baseName, start);
-    if (exact !== undefined || first === undefined) return exact;
+    if (first === undefined) return undefined;
     // One of several that the running machine chooses from: its number tells which, and if the target has
     // others than the source, its size.
+    const namesake = exact === undefined ? baseName : name;
     const choice = [first];
     for (let at = first; fields[at]?.optional === true && choice.length < MOST_NAMESAKES; ) {
-      if (fields[++at]?.name !== baseName) break;
+      if (fields[++at]?.name !== namesake) break;
       choice.push(at);
     }
     const { size } = elements[0];
     return (
-      choice.find((at) => ordinals[at] === ordinal) ??
+      choice.find((at) => exact === undefined && ordinals[at] === ordinal) ??
       choice.find((at) => fields[at]?.size === size) ??
       first
     );
@@ -165,7 +162,7 @@ class Comparison {
         this.#renamed(groups[index] as FieldGroup, [field]);
       }
     } else if (required.length > 0 && fitTogether(groups, required)) {
-      for (const stranger of groups) this.#renamed(stranger, required);
+      this.#renamed(group, required);
     } else {
       const field = required[0] ?? fields[0];
       const expected =
@@ -194,8 +191,7 @@ class Comparison {
   }
 
   #takes(group: FieldGroup, field: TargetField): boolean {
-    const { state } = field;
-    if (state === undefined || contentsOf(group.elements[0]) === undefined) {
+    if (field.state === undefined || !group.elements.some(contentsOf)) {
       return fits(group, field) === true;
     }
     const report: LayoutReport = { problems: [], notes: [] };
@@ -228,42 +224,41 @@ function compareField(
   path: string,
   report: LayoutReport,
 ): void {
-  const kinds = new Set(group.elements.map(kindOf));
+  const { elements, name } = group;
+  const inside = join(path, name);
+  const kinds = new Set(elements.map(kindOf));
   // The description of an array with null pointers in it does not say how many elements there are.
-  if (kinds.has('null')) return;
-  const inside = join(path, group.name);
-  if (field.state !== undefined && contentsOf(group.elements[0]) !== undefined) {
-    compareElements(group, field, field.state, inside, report);
-    if (kinds.has('list') || field.count === undefined || field.count === group.count) return;
-    const expected = `${field.count} elements`;
-    report.problems.push({
-      kind: 'size',
-      path: inside,
-      expected,
-      found: `${group.count} elements`,
-    });
-  } else if (fits(group, field) === false) {
+  const isWhole = !kinds.has('null');
+  if (field.state !== undefined && elements.some(contentsOf)) {
+    compareElements(elements, field, field.state, inside, report);
+    const { count = group.count } = field;
+    if (!isWhole || kinds.has('list') || count === group.count) return;
+    const [expected, found] = [`${count} elements`, `${group.count} elements`];
+    report.problems.push({ kind: 'size', path: inside, expected, found });
+  } else if (isWhole && fits(group, field) === false) {
     const expected = describeField(field);
     report.problems.push({ kind: 'size', path: inside, expected, found: quoteSize(group) });
   }
 }
 
+/** Elements are alike: what is to be said of one is not said of each. */
 function compareElements(
-  { elements }: FieldGroup,
+  elements: readonly FieldDescription[],
   field: TargetField,
   state: TargetState,
   path: string,
   report: LayoutReport,
 ): void {
-  const before = report.problems.length;
+  const { problems } = report;
+  const before = problems.length;
   for (const [index, element] of elements.entries()) {
     const contents = contentsOf(element);
     if (contents === undefined) continue;
     const version = BY_FIELD_VERSION.has(element.type) ? field.versionId : state.versionId;
     const inside = elements.length > 1 ? `${path}[${index}]` : path;
-    compareContents(contents, version, state, inside, report);
-    // Elements are alike: what is wrong with one is not to be said of each.
-    if (report.problems.length > before) return;
+    const notes = index === 0 ? report.notes : [];
+    compareContents(contents, version, state, inside, { problems, notes });
+    if (problems.length > before) return;
   }
 }
 

@@ -4,9 +4,16 @@ import { statSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import net from 'node:net';
 import { openFrom, openTo, socketOps } from '../../adapters/index.ts';
+import { showRam } from '../../lib/cli/inspect-text.ts';
 import { Meter, measurePuts } from '../../lib/cli/meter.ts';
 import { showExactSize, showSize } from '../../lib/cli/sizes.ts';
 import { QemuFile } from '../../lib/index.ts';
+import {
+  MigrationReader,
+  RamMap,
+  StreamSummarizer,
+  verifyStream,
+} from '../../lib/migration/index.ts';
 import { type RelayResult, relay } from '../../lib/relay.ts';
 import { readSidecar, recordingPath } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
@@ -14,6 +21,8 @@ import { firmware } from '../qemu/guest.ts';
 import { qemuVersion, startQemu } from '../qemu/harness.ts';
 
 const LIMIT = 4 * 2 ** 20;
+/** Cells of the map of a block. */
+const CELLS = 256;
 
 function check(result: RelayResult): RelayResult {
   if (result.failure !== null) throw result.failure.error;
@@ -39,7 +48,9 @@ async function moveRecording(): Promise<void> {
   const [socket] = (await once(server, 'connection')) as [net.Socket];
   server.close();
   const to = await openTo(`file:${file}`, { file: { maxBandwidth: LIMIT, digest: 'xxh64' } });
-  const meter = process.stderr.isTTY ? await Meter.start(measurePuts(to), sidecar.bytes) : undefined;
+  const meter = process.stderr.isTTY
+    ? await Meter.start(measurePuts(to), sidecar.bytes)
+    : undefined;
   const received = check(await relay(new QemuFile(socketOps(socket)), to));
   meter?.stop();
   check(await sending);
@@ -52,6 +63,34 @@ async function moveRecording(): Promise<void> {
     throw new Error(`XXH64 is ${xxh64}, the recording's is ${sidecar.xxh64}`);
   }
   console.log(`  XXH64 ${xxh64}: the same as when it was recorded`);
+  await lookInto(file);
+}
+
+/** What is in a stream: its sections, and a map of its RAM. */
+async function lookInto(path: string): Promise<void> {
+  await using from = await openFrom(`file:${path}`);
+  const map = new RamMap();
+  const reader = new MigrationReader(from, { pages: map });
+  const summarizer = new StreamSummarizer();
+  for await (const event of reader) summarizer.add(event);
+  const summary = summarizer.summary(reader.ram, null);
+  const { sections, configuration, devices } = summary;
+  console.log(
+    `\nWhat is in it: machine ${configuration?.machine}, ${sections.length} sections, ${Object.keys(devices).length} devices`,
+  );
+  const maps = reader.ram.blocks.map((block) => ({
+    name: block.name,
+    usedLength: block.usedLength,
+    cells: map.cells(block, CELLS),
+  }));
+  console.log(showRam(summary, maps).trimEnd());
+}
+
+async function verify(path: string): Promise<void> {
+  await using from = await openFrom(`file:${path}`);
+  const { faults, sections } = await verifyStream(from);
+  if (faults[0] !== undefined) throw faults[0];
+  console.log(`  verified: ${sections.length} sections, each page in its place, nothing missing`);
 }
 
 /** A running guest, saved through our stream and restored in another QEMU. */
@@ -81,6 +120,7 @@ async function moveGuest(): Promise<void> {
   );
   console.log(`  the first QEMU is in state "${await source.status()}", its counter at ${counter}`);
 
+  await verify(dir.join('guest.mig'));
   await using second = await startQemu({ ...options, incoming: 'defer' });
   await second.migrateIncoming(`unix:${dir.join('restore.sock')}`);
   check(

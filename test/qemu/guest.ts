@@ -8,6 +8,7 @@
 //             0x003000)                  0x004008  sequence: how many page writes have been made
 //   0x007c00  the program, when it is a boot sector
 //   0x100000  the pattern; its first `dirtyBytes` are the pages written to, one word in each
+//             after it, pages that are now all zero, now not
 
 const IDT = 0x1000;
 const STACK_TOP = 0x3000;
@@ -37,14 +38,20 @@ export const GUEST = {
   sequence: 0x4008,
   /** Where the pattern begins. */
   pattern: 0x100000,
-  /** Offset in a dirtied page of the word that is written. */
+  /** Offset in a dirtied or flickering page of the word that is written. */
   dirtyOffset: 0x800,
+  /** The bit of the counter that flickering pages hold; all of the page is zero while it is clear. */
+  flickerBit: 0x10,
 } as const;
 
 /** What a guest does; every field has a default. */
 export interface GuestProgram {
   /** Bytes of pattern, a multiple of 4096. Default 1 MiB. */
   patternBytes?: number;
+  /** Words of pattern in each page, 2 to 1024; the rest of the page is zero. Default 1024. */
+  wordsPerPage?: number;
+  /** How much of the memory after the pattern flickers, a multiple of 4096. Default 0. */
+  flickerBytes?: number;
   /** How much of the pattern is written to for ever, a multiple of 4096. Default 0: only the counter moves. */
   dirtyBytes?: number;
   /** Pages written to at each tick. Default 16. */
@@ -111,7 +118,7 @@ export function bootSector(program: GuestProgram = {}): Buffer {
  * @returns One line for each wrong word, 16 at most.
  */
 export function memoryProblems(memory: Buffer, program: GuestProgram): string[] {
-  const { patternBytes, dirtyBytes } = checked(program);
+  const { patternBytes, dirtyBytes, wordsPerPage, flickerBytes } = checked(program);
   const problems: string[] = [];
   if (memory.readUInt32LE(GUEST.ready) !== GUEST.readyMagic)
     problems.push('the pattern is not complete');
@@ -122,19 +129,34 @@ export function memoryProblems(memory: Buffer, program: GuestProgram): string[] 
     const found = memory.readUInt32LE(address);
     const page = Math.floor(offset / PAGE_SIZE);
     const isDirtied = page < dirtyPages && address % PAGE_SIZE === GUEST.dirtyOffset;
-    const wanted = (isDirtied ? lastWriteTo(page, sequence, dirtyPages) : 0) || patternAt(address);
+    const wanted =
+      (isDirtied ? lastWriteTo(page, sequence, dirtyPages) : 0) || patternAt(address, wordsPerPage);
     // A guest stopped between the two stores of one write is one write ahead of its sequence.
     const aheadByOne = isDirtied && found === sequence + 1 && sequence % dirtyPages === page;
     if (found !== wanted && !aheadByOne) {
       problems.push(`at 0x${address.toString(16)}: ${hex32(found)} instead of ${hex32(wanted)}`);
     }
   }
+  const counter = memory.readUInt32LE(GUEST.counter);
+  // The pages are written before the counter, each of them at the latest one tick ago.
+  const wanted = [counter & GUEST.flickerBit, (counter - 1) & GUEST.flickerBit];
+  for (let offset = 0; offset < flickerBytes && problems.length < 16; offset += PAGE_SIZE) {
+    const address = GUEST.pattern + patternBytes + offset;
+    const found = memory.readUInt32LE(address + GUEST.dirtyOffset);
+    const others = memory
+      .subarray(address, address + PAGE_SIZE)
+      .filter((byte) => byte !== 0).length;
+    if (!wanted.includes(found) || others > (found === 0 ? 0 : 1)) {
+      problems.push(`at 0x${address.toString(16)}: a page that flickers wrongly, ${hex32(found)}`);
+    }
+  }
   return problems;
 }
 
 /** The word that the guest puts at an address of the pattern: the page's own address, then a series. */
-function patternAt(address: number): number {
+function patternAt(address: number, wordsPerPage: number): number {
   const word = (address % PAGE_SIZE) / 4;
+  if (word >= wordsPerPage) return 0;
   return word === 0 ? address : Math.imul(word, PATTERN_STEP) >>> 0;
 }
 
@@ -146,15 +168,26 @@ function lastWriteTo(page: number, sequence: number, dirtyPages: number): number
 
 function checked(program: GuestProgram): Required<GuestProgram> {
   const { patternBytes = 1 << 20, dirtyBytes = 0 } = program;
+  const { wordsPerPage = PAGE_SIZE / 4, flickerBytes = 0 } = program;
   const { dirtyPagesPerTick = 16, ticksPerSecond = 250 } = program;
-  if (patternBytes % PAGE_SIZE !== 0 || dirtyBytes % PAGE_SIZE !== 0) {
-    throw new RangeError('the sizes of pattern and dirty range are multiples of 4096');
+  if ([patternBytes, dirtyBytes, flickerBytes].some((bytes) => bytes % PAGE_SIZE !== 0)) {
+    throw new RangeError('the sizes of pattern, dirty range and flickering are multiples of 4096');
+  }
+  if (wordsPerPage < 2 || wordsPerPage > PAGE_SIZE / 4) {
+    throw new RangeError('a page has 2 to 1024 words of pattern');
   }
   if (dirtyBytes > patternBytes) throw new RangeError('the dirty range lies in the pattern');
   if (ticksPerSecond < 19 || ticksPerSecond > 10_000) {
     throw new RangeError('the timer makes 19 to 10000 ticks per second');
   }
-  return { patternBytes, dirtyBytes, dirtyPagesPerTick, ticksPerSecond };
+  return {
+    patternBytes,
+    wordsPerPage,
+    flickerBytes,
+    dirtyBytes,
+    dirtyPagesPerTick,
+    ticksPerSecond,
+  };
 }
 
 /** Real-mode code, after lgdt: on with protection, and on to the 32-bit code that follows. */
@@ -167,7 +200,9 @@ function enterProtectedMode(code: Code): void {
 
 /** The 32-bit program: pattern, interrupt table, timer, and the endless loop. */
 function emitProgram(code: Code, program: GuestProgram): void {
-  const { patternBytes, dirtyBytes, dirtyPagesPerTick, ticksPerSecond } = checked(program);
+  const settings = checked(program);
+  const { patternBytes, wordsPerPage, flickerBytes } = settings;
+  const { dirtyBytes, dirtyPagesPerTick, ticksPerSecond } = settings;
   const { counter, ready, readyMagic, sequence, pattern, dirtyOffset } = GUEST;
 
   code.put(0xb8, ...le32(DATA_SELECTOR)); // mov eax, DATA_SELECTOR
@@ -185,11 +220,13 @@ function emitProgram(code: Code, program: GuestProgram): void {
   code.put(0x89, 0xf8); // mov eax, edi
   code.put(0xab); // stosd              the page's own address
   code.put(0x89, 0xd0); // mov eax, edx
-  code.put(0xb9, ...le32(PAGE_SIZE / 4 - 1)); // mov ecx, words left in the page
+  code.put(0xb9, ...le32(wordsPerPage - 1)); // mov ecx, words left to fill in the page
   const nextWord = code.here;
   code.put(0xab); // stosd
   code.put(0x01, 0xd0); // add eax, edx
   code.jump(0xe2, nextWord); // loop nextWord
+  const rest = PAGE_SIZE - 4 * wordsPerPage;
+  if (rest > 0) code.put(0x81, 0xc7, ...le32(rest)); // add edi, rest
   code.jump(0xeb, nextPage); // jmp nextPage
   filled();
 
@@ -255,6 +292,7 @@ function emitProgram(code: Code, program: GuestProgram): void {
     code.jump(0xe2, nextWrite); // loop nextWrite
   }
   flushTlb(code);
+  if (flickerBytes > 0) emitFlicker(code, pattern + patternBytes, flickerBytes);
   code.put(0x45); // inc ebp
   code.put(0x89, 0x2d, ...le32(counter)); // mov [counter], ebp
   code.jump(0xeb, nextTick); // jmp nextTick
@@ -266,6 +304,18 @@ function emitProgram(code: Code, program: GuestProgram): void {
 
   idtr(code.here);
   code.put(...le16(8 * (TIMER_VECTOR + 1) - 1), ...le32(IDT)); // limit and base of the table
+}
+
+/** Writes one bit of the counter to each of some pages: once per tick, and so after the TLB was flushed. */
+function emitFlicker(code: Code, start: number, bytes: number): void {
+  code.put(0x89, 0xe8); // mov eax, ebp
+  code.put(0x25, ...le32(GUEST.flickerBit)); // and eax, flickerBit
+  code.put(0xba, ...le32(start)); // mov edx, start
+  const nextPage = code.here;
+  code.put(0x89, 0x82, ...le32(GUEST.dirtyOffset)); // mov [edx + dirtyOffset], eax
+  code.put(0x81, 0xc2, ...le32(PAGE_SIZE)); // add edx, PAGE_SIZE
+  code.put(0x81, 0xfa, ...le32(start + bytes)); // cmp edx, end
+  code.jump(0x72, nextPage); // jb nextPage
 }
 
 /**

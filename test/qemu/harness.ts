@@ -78,7 +78,14 @@ export interface MigrationInfo {
     normal: number;
     mbps: number;
     'dirty-sync-count': number;
+    'page-size': number;
+    'postcopy-requests': number;
+    'multifd-bytes': number;
   };
+  /** Only with the capability `xbzrle`. */
+  'xbzrle-cache'?: { pages: number; bytes: number; 'cache-miss': number; overflow: number };
+  /** Only with the capability `compress`. */
+  compression?: { pages: number; busy: number; 'compressed-size': number };
 }
 
 /** Gives the QEMU that the tests use where no other is asked for. */
@@ -283,6 +290,12 @@ export class Qemu implements AsyncDisposable {
     await this.qmp.execute('migrate', { uri });
   }
 
+  /** Gives the full name of the machine type, such as `pc-i440fx-7.2`. */
+  async machineType(): Promise<string> {
+    const property = { path: '/machine', property: 'type' };
+    return (await this.qmp.execute<string>('qom-get', property)).replace(/-machine$/, '');
+  }
+
   /** Gives the state of the migration. */
   async migrationInfo(): Promise<MigrationInfo> {
     return this.qmp.execute<MigrationInfo>('query-migrate');
@@ -356,6 +369,13 @@ export class Qemu implements AsyncDisposable {
   async migrateIncoming(uri: string, settings: MigrationSettings = {}): Promise<void> {
     await this.setMigration(settings);
     await this.qmp.execute('migrate-incoming', { uri });
+  }
+
+  /** Waits until an incoming migration has ended, and fails with QEMU's own reason when it did so badly. */
+  async waitIncomingEnd(): Promise<MigrationInfo> {
+    const info = await this.waitMigrationEnd();
+    assert.equal(info.status, 'completed', `incoming: ${info['error-desc']}; ${this.stderr}`);
+    return info;
   }
 
   /** The port on which an incoming `tcp:host:0` listens. */
