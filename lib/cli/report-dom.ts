@@ -28,7 +28,7 @@ export interface PageElement {
   readonly style: { setProperty(name: string, value: string): void };
   append(...content: PageContent[]): void;
   replaceChildren(...content: PageContent[]): void;
-  replaceWith(...content: PageContent[]): void;
+  after(...content: PageContent[]): void;
   setAttribute(name: string, value: string): void;
   removeAttribute(name: string): void;
   addEventListener(type: string, listener: (event: PageEvent) => void): void;

@@ -90,11 +90,13 @@ export function foldEvents({ sections, commands }: StreamSummary): {
   for (const item of inOrder(sections, commands)) {
     const kind: EventRow['kind'] = isCommand(item) ? 'command' : item.kind;
     let row = rows.at(-1);
-    if (row?.kind !== kind || (kind === 'command' && !names.has(item.name))) {
-      if (rows.length === MOST_EVENTS) {
-        more++;
-        continue;
-      }
+    const isNext = row?.kind !== kind || (kind === 'command' && !names.has(item.name));
+    // Once something is left out, all behind it is.
+    if (more > 0 || (isNext && rows.length === MOST_EVENTS)) {
+      more++;
+      continue;
+    }
+    if (row === undefined || isNext) {
       close();
       names = new Map();
       row = { kind, count: 0, offset: item.offset, bytes: 0, names: [], moreNames: 0, details: [] };

@@ -85,7 +85,7 @@ export function pageColour(name: string): string {
   return window.getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-/** Draws now, when the colours change, and when the width of an element does. */
+/** Draws soon, when the colours change, and when the width of an element does. */
 export function pageDraw(element: PageElement, draw: () => void): void {
   let width = 0;
   const fit = (): void => {
@@ -95,7 +95,8 @@ export function pageDraw(element: PageElement, draw: () => void): void {
   };
   new window.ResizeObserver(fit).observe(element);
   window.matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
-  fit();
+  // Not at once: whoever made the element has yet to put it into the page.
+  void Promise.resolve().then(fit);
 }
 
 /** Shows what there is under the pointer, or where the keyboard is. */
@@ -130,9 +131,10 @@ export function pageExplore(
   element.addEventListener('pointerleave', pageHideTip);
 }
 
-/** Puts items into an element, so many at a time: a button is there for more. */
+/** Puts items into an element, so many at a time: a button for more is put into `controls`. */
 export function pageSome<T>(
   into: PageElement,
+  controls: PageElement,
   items: readonly T[],
   each: number,
   make: (item: T, index: number) => PageElement,
@@ -144,16 +146,14 @@ export function pageSome<T>(
     into.append(...next.map((item, at) => make(item, shown + at)));
     shown += next.length;
     const left = items.length - shown;
-    more.hidden = left === 0;
-    if (left === 0) return;
     const some = Math.min(left, 5 * each);
+    const text = some === left ? `Show the other ${pageNumber(left)}` : `Show ${some} more`;
     more.replaceChildren(
-      pageButton(some === left ? `Show the other ${pageNumber(left)}` : `Show ${some} more`, () =>
-        add(some),
-      ),
+      ...(left === 0 ? [] : [pageButton(text, () => add(some))]),
       some === left ? '' : ` of ${pageNumber(left)} others`,
     );
-    into.append(more);
+    more.hidden = left === 0;
+    controls.append(more);
   };
   add(each);
 }
@@ -171,31 +171,28 @@ export function pageLegend(
   );
 }
 
-/** A table that scrolls by itself where it is wider than the page. */
-export function pageTable(
+/** A table that scrolls by itself where it is wider than the page, and grows on demand. */
+export function pageTable<T>(
   label: string,
   heads: readonly PageContent[],
-  rows: readonly (readonly PageContent[])[],
+  items: readonly T[],
+  each: number,
+  make: (item: T) => readonly PageContent[],
 ): PageElement {
-  const table = pageElement(
-    'table',
+  const head = pageElement(
+    'tr',
     {},
-    pageElement('caption', { class: 'unseen' }, label),
-    pageElement(
-      'thead',
-      {},
-      pageElement('tr', {}, ...heads.map((head) => pageElement('th', { scope: 'col' }, head))),
-    ),
-    pageElement('tbody', {}, ...rows.map((cells) => pageRow(cells))),
+    ...heads.map((text) => pageElement('th', { scope: 'col' }, text)),
   );
-  return pageElement(
+  const body = pageElement('tbody');
+  const frame = pageElement(
     'div',
     { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': label },
-    table,
+    pageElement('table', {}, pageElement('thead', {}, head), body),
   );
-}
-
-/** A row of a table; what comes behind the first cell stands to the right. */
-export function pageRow(cells: readonly PageContent[]): PageElement {
-  return pageElement('tr', {}, ...cells.map((cell) => pageElement('td', {}, cell)));
+  const element = pageElement('div', {}, frame);
+  pageSome(body, element, items, each, (item) =>
+    pageElement('tr', {}, ...make(item).map((cell) => pageElement('td', {}, cell))),
+  );
+  return element;
 }

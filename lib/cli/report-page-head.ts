@@ -8,7 +8,11 @@ export function pageHead({ title, facts }: ReportData): PageElement {
   const add = (name: string, value: string, note = ''): void => {
     entries.push([name, value, note]);
   };
-  add('Machine', facts.machine ?? 'not said', facts.machine === null ? 'older than 2.4' : '');
+  add(
+    'Machine',
+    facts.machine ?? 'not said',
+    facts.machine === null ? 'machine type older than 2.4' : '',
+  );
   add('Stream', pageSize(facts.bytes), pageCount(facts.bytes, 'byte'));
   add('Container', facts.container ?? 'none', `stream version ${facts.version}`);
   if (facts.pageSize !== null) {
@@ -21,9 +25,9 @@ export function pageHead({ title, facts }: ReportData): PageElement {
     pageNumber(facts.devices),
     facts.vmDescription ? 'with a VM description' : 'no VM description',
   );
-  add('Commands', pageNumber(facts.commands));
+  if (facts.commands > 0) add('Commands', pageNumber(facts.commands));
   if (facts.trailingBytes > 0) {
-    add('Behind the stream', pageSize(facts.trailingBytes), pageCount(facts.trailingBytes, 'byte'));
+    add('Behind the stream', pageSize(facts.trailingBytes));
   }
   if (facts.capabilities.length > 0) add('Capabilities', facts.capabilities.join(', '));
   if (facts.uuid !== null) add('Guest UUID', facts.uuid);

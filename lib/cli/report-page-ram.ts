@@ -23,6 +23,7 @@ import {
   pageTable,
   pageTip,
 } from './report-page-base.ts';
+import { pageKinds } from './report-page-rounds.ts';
 
 declare const document: PageDocument;
 declare const window: PageWindow;
@@ -31,15 +32,14 @@ declare const window: PageWindow;
 export function pageRam({ blocks }: ReportData): PageContent[] {
   const drawn = blocks.filter(({ cells }) => cells.length > 0);
   const maps = pageElement('div', { class: 'maps' });
-  pageSome(maps, drawn, 24, pageBlock);
+  pageSome(maps, maps, drawn, 24, pageBlock);
   const legend = pageLegend([
     ['data', 'data'],
     ['resent', 'sent again'],
     ['zero', 'zeros'],
     ['absent', 'never came'],
   ]);
-  const table = pageElement('div', {});
-  pageSome(table, [blocks], 1, pageBlockTable);
+  const table = pageBlockTable(blocks);
   return drawn.length === 0 ? [table] : [legend, maps, table];
 }
 
@@ -89,7 +89,7 @@ export function pageBlock(block: BlockData): PageElement {
   );
   canvas.setAttribute(
     'aria-label',
-    `Map of ${element.textContent ?? ''} Arrow keys move through the cells.`,
+    `Map of ${name}: ${shares}. Arrow keys move through the cells.`,
   );
   pageMap(frame, canvas, block);
   return element;
@@ -108,16 +108,15 @@ export function pageMap(
 
   const draw = (): void => {
     const width = Math.max(frame.clientWidth, 80);
-    pitch = Math.max(5, Math.min(12, Math.floor(width / 128)));
-    columns = Math.max(8, Math.floor(width / pitch / 8) * 8);
-    // What the whole columns leave over is divided among them.
+    // A power of two, so that what is one below the other has addresses that are alike.
+    columns = 2 ** Math.floor(Math.log2(width / (count > 256 ? 5 : 10)));
     pitch = Math.min(12, width / columns);
-    const height = Math.ceil(count / columns) * pitch;
+    const total = Math.ceil(count / columns) * pitch;
     const ratio = window.devicePixelRatio || 1;
     canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
+    canvas.height = Math.round(total * ratio);
     canvas.style.setProperty('width', `${width}px`);
-    canvas.style.setProperty('height', `${height}px`);
+    canvas.style.setProperty('height', `${total}px`);
     const context = canvas.getContext('2d');
     context.scale(ratio, ratio);
     const colours = ['resent', 'data', 'zero', 'absent'].map(pageColour);
@@ -132,11 +131,11 @@ export function pageMap(
       [resent, data - again, zero - (resent - again), absent].forEach((part, kind) => {
         if (part === 0) return;
         // The little that came must not vanish in what did not.
-        const part_height = Math.min(left, Math.max((size * part) / pages, 1.5));
+        const height = Math.min(left, Math.max((size * part) / pages, 1.5));
         context.fillStyle = colours[kind] as string;
-        context.fillRect(x, bottom - part_height, size, part_height);
-        bottom -= part_height;
-        left -= part_height;
+        context.fillRect(x, bottom - height, size, height);
+        bottom -= height;
+        left -= height;
       });
     }
     canvas.dataset.drawn = String(count);
@@ -195,9 +194,7 @@ export function pageMap(
 /** All blocks in numbers. */
 export function pageBlockTable(blocks: readonly BlockData[]): PageElement {
   const has = (test: (block: BlockData) => boolean): boolean => blocks.some(test);
-  const kinds = (['zero', 'normal', 'xbzrle', 'compressed', 'multifd'] as const).filter((kind) =>
-    has(({ records }) => (records?.[kind] ?? 0) > 0),
-  );
+  const kinds = pageKinds(blocks.map(({ records }) => records));
   const columns: [head: string, cell: (block: BlockData) => string][] = [
     ['Block', ({ name }) => name],
     ['Size', ({ usedLength }) => pageSize(usedLength)],
@@ -208,8 +205,8 @@ export function pageBlockTable(blocks: readonly BlockData[]): PageElement {
       columns.push([`Pages: ${head}`, ({ cells }) => pageNumber(pageTally(cells)[at] as number)]);
     });
   }
-  for (const kind of kinds) {
-    columns.push([`Sent: ${kind}`, ({ records }) => pageNumber(records?.[kind] ?? 0)]);
+  for (const [kind, text] of kinds) {
+    columns.push([`Sent: ${text}`, ({ records }) => pageNumber(records?.[kind] ?? 0)]);
   }
   if (has(({ hostPageSize }) => hostPageSize !== null)) {
     columns.push([
@@ -223,6 +220,8 @@ export function pageBlockTable(blocks: readonly BlockData[]): PageElement {
   return pageTable(
     'Blocks of guest memory',
     columns.map(([head]) => head),
-    blocks.map((block) => columns.map(([, cell]) => cell(block))),
+    blocks,
+    20,
+    (block) => columns.map(([, cell]) => cell(block)),
   );
 }
