@@ -20,9 +20,9 @@ export class Onlooker {
   constructor(check: RelayCheck) {
     this.file = new QemuFile({
       writevBuffer: (buffers) => {
-        const chunk = Buffer.concat(buffers);
-        if (this.#hasEnough) return chunk.length;
+        if (this.#hasEnough) return buffers.reduce((sum, { length }) => sum + length, 0);
         // A copy: who reads along may still have a part of it when it asks for the next.
+        const chunk = Buffer.concat(buffers);
         this.#chunk = chunk;
         this.#wake();
         return new Promise((resolve) => {
@@ -35,12 +35,18 @@ export class Onlooker {
         this.#wake();
       },
     });
-    this.done = check(this.#chunks()).finally(() => {
+    this.done = this.#run(check);
+    this.done.catch(ignore);
+  }
+
+  async #run(check: RelayCheck): Promise<void> {
+    try {
+      await check(this.#chunks());
+    } finally {
       this.#hasEnough = true;
       this.#chunk = null;
       this.#taken();
-    });
-    this.done.catch(ignore);
+    }
   }
 
   async *#chunks(): AsyncGenerator<Uint8Array, void> {

@@ -34,9 +34,14 @@ export function exitCodeOf(error: QemuFileError): number {
   return isEmptyInput(error) || error instanceof MigrationStreamError ? EXIT.INPUT : EXIT.IO;
 }
 
+/** Whether something was asked for that such an input cannot have: a snapshot of what is no disk image. */
+function isMisled({ code, operation }: QemuFileError): boolean {
+  return code === 'EINVAL' && operation === 'unwrap';
+}
+
 /** Gives the exit code of whatever reading a stream failed with. */
 export function readExitCode(error: QemuFileError): number {
-  if (!(error instanceof MigrationStreamError)) return EXIT.IO;
+  if (!(error instanceof MigrationStreamError)) return isMisled(error) ? EXIT.USAGE : EXIT.IO;
   const isEmpty = error.fault === 'truncated' && error.position === 0;
   return error.fault === 'not-a-stream' || isEmpty ? EXIT.INPUT : EXIT.BAD_STREAM;
 }

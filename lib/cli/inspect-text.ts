@@ -58,8 +58,9 @@ function showHead(title: string, { format, configuration }: StreamSummary): stri
 export function showRam({ ram }: StreamSummary, maps: readonly BlockMap[]): string {
   if (ram === null) return 'No RAM\n';
   const size = ram.blocks.reduce((sum, { usedLength }) => sum + usedLength, 0);
-  const rounds = ram.rounds === 1 ? '1 round' : `${ram.rounds} rounds`;
-  const head = `RAM: ${showSize(size)} in ${ram.blocks.length} blocks, pages of ${showSize(ram.pageSize)}, ${rounds}`;
+  const blocks = counted(ram.blocks.length, 'block');
+  const rounds = counted(ram.rounds, 'round');
+  const head = `RAM: ${showSize(size)} in ${blocks}, pages of ${showSize(ram.pageSize)}, ${rounds}`;
   const lines = [head];
   for (const block of ram.blocks) {
     const counts = showCounts(block.pages);
@@ -70,6 +71,10 @@ export function showRam({ ram }: StreamSummary, maps: readonly BlockMap[]): stri
   }
   if (maps.length > 0) lines.push(`    ${LEGEND}`);
   return `${lines.join('\n')}\n`;
+}
+
+function counted(count: number, noun: string): string {
+  return count === 1 ? `1 ${noun}` : `${count} ${noun}s`;
 }
 
 function showCounts(pages: PageCounts): string {

@@ -2,7 +2,7 @@ import type { RamBlock } from '../migration/events.ts';
 import { RamImage } from '../migration/ram-image.ts';
 import { RamMap } from '../migration/ram-map.ts';
 import { MigrationReader } from '../migration/reader.ts';
-import { MigrationStreamError } from '../migration/stream-error.ts';
+import { MigrationStreamError, type SectionName } from '../migration/stream-error.ts';
 import { StreamSummarizer, type StreamSummary } from '../migration/summary.ts';
 import { combineVisitors } from '../migration/visitors.ts';
 import { EXIT, readExitCode } from './exit.ts';
@@ -48,7 +48,7 @@ export function runInspect(fromText: string, flags: InspectFlags): Promise<numbe
     const said = await writeText(process.stdout, text);
     if (failure === null) return said ? EXIT.DONE : EXIT.IO;
     await say(`${fromText}: ${failure.message}`);
-    if (flags.json !== true && summary.sections.length > 0) {
+    if (flags.json !== true && flags.quiet !== true && summary.sections.length > 0) {
       await say('what is shown is what came before that');
     }
     return readExitCode(failure);
@@ -114,7 +114,14 @@ function deviceText({ devices }: StreamSummary, name: string): string {
 /** A fault as programs get it. */
 export function faultOf(error: MigrationStreamError): object {
   const { message, reason, fault, position, section } = error;
-  return { message, reason, fault, offset: position ?? null, section: section ?? null };
+  return { message, reason, fault, offset: position ?? null, section: nameOf(section) };
+}
+
+/** What tells a section from others; it may have come with all that is known about it. */
+function nameOf(section: SectionName | undefined): SectionName | null {
+  if (section === undefined) return null;
+  const { sectionId, name, instanceId } = section;
+  return { sectionId, name, instanceId };
 }
 
 function mapsOf({ blocks, map }: Inspection, cellsOf: (isLargest: boolean) => number): BlockMap[] {

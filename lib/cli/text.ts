@@ -1,4 +1,5 @@
 import type { WriteStream } from 'node:tty';
+import { printable } from '../migration/stream-error.ts';
 
 /** Makes a reader that leaves early, as in `qemu-file --help | head -1`, no reason to crash. */
 export function guardOutputs(): void {
@@ -14,8 +15,11 @@ export function writeText(stream: WriteStream, text: string): Promise<boolean> {
   return new Promise((resolve) => stream.write(text, (error) => resolve(!error)));
 }
 
-/** Writes one line for people to standard error. */
+/** Writes one line for people to standard error; what it quotes cannot do anything to a terminal. */
 export async function say(text: string): Promise<void> {
-  const line = text.trim().replace(/\s*\n\s*/g, ' | ');
+  const line = text
+    .trim()
+    .replace(/\s*\n\s*/g, ' | ')
+    .replace(/\p{Cc}/gu, printable);
   await writeText(process.stderr, `qemu-file: ${line}\n`);
 }

@@ -53,6 +53,10 @@ export async function readBlockList(
     }
     left -= usedLength;
     const hostPageSize = await readHostPageSize(input, layout, left);
+    if (hostPageSize !== null && hostPageSize < table.pageSize) {
+      const reason = `RAM block "${name}" has host pages of ${hostPageSize} bytes, less than the target's ${table.pageSize}`;
+      throw input.error('corrupt', reason, input.position - 8);
+    }
     const address = layout.ignoreShared ? await readAddress(input) : null;
     const block: RamBlock = { ...entry, hostPageSize, address };
     const unit = table.pageSizeKnown ? table.pageSize : LEAST_PAGE;

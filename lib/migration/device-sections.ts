@@ -6,26 +6,42 @@ import type { Sections } from './section-header.ts';
 import { DescribedDevices } from './state-devices.ts';
 import { MigrationStreamError, quoteSection } from './stream-error.ts';
 import { bodySize, type DeviceDescription, type VmDescription } from './vm-description.ts';
-import { ITEM } from './wire.ts';
+import { ITEM, LIMIT } from './wire.ts';
 
 /*
  * Device sections carry no length. With the VM description it is added up; without one the next footer
  * is looked for.
  */
 
+/** Values that all devices of a stream may have: real ones have some ten thousands. */
+const MOST_VALUES = 8_388_608;
+
 /** The bodies of a stream's device sections. */
 export class DeviceSections {
   readonly #sections: Sections;
   readonly #report: (error: MigrationStreamError) => void;
+  readonly #warn: (message: string, position: number) => void;
   #described: DescribedDevices | null = null;
   /** Bodies that came before the description, which may still come. */
   #undecoded: DeviceSection[] = [];
+  /** Bytes of these. */
+  #kept = 0;
+  readonly #budget = { values: MOST_VALUES };
   /** Whether any body was found by its footer for want of a description. */
   hasScanned = false;
 
-  constructor(sections: Sections, report: (error: MigrationStreamError) => void) {
+  /**
+   * @param report - Told of faults after which the stream can still be read.
+   * @param warn - Told of what a person should know.
+   */
+  constructor(
+    sections: Sections,
+    report: (error: MigrationStreamError) => void,
+    warn: (message: string, position: number) => void,
+  ) {
     this.#sections = sections;
     this.#report = report;
+    this.#warn = warn;
   }
 
   /** Whether the description is known. */
@@ -33,13 +49,17 @@ export class DeviceSections {
     return this.#described !== null;
   }
 
-  /** Takes in the description; gives the sections that came before it, decoded. */
-  describe({ devices }: VmDescription): DeviceSection[] {
+  /** Takes in the description; gives the sections that came before it, each decoded when it is asked for. */
+  describe({ devices }: VmDescription): Iterable<DeviceSection> {
     this.#described = new DescribedDevices(devices);
-    return this.#undecoded.splice(0).map((device) => {
+    return this.#decodeKept(this.#undecoded.splice(0));
+  }
+
+  *#decodeKept(kept: readonly DeviceSection[]): Generator<DeviceSection, void> {
+    for (const device of kept) {
       const description = this.#take(device.section);
-      return { ...device, state: this.#decode(description, device) };
-    });
+      yield { ...device, state: this.#decode(description, device) };
+    }
   }
 
   /** The sections that came before a description that never did. */
@@ -97,6 +117,11 @@ export class DeviceSections {
     }
     const device: DeviceSection = { section, bodyOffset, body, state: null };
     if (keep && this.#described === null) {
+      this.#kept += body.length;
+      if (this.#kept > LIMIT.DEVICE_TAIL) {
+        const reason = `the ${this.#kept} bytes of device sections so far are too many to wait for a VM description with`;
+        throw input.error('unsupported', reason, bodyOffset);
+      }
       this.#undecoded.push(device);
       return null;
     }
@@ -148,7 +173,10 @@ export class DeviceSections {
       this.#report(new MigrationStreamError('corrupt', reason, { position: offset, section }));
     }
     try {
-      return decodeState(description, body, { bodyOffset, section });
+      const warn = (message: string, position: number): void => {
+        this.#warn(`section ${quoteSection(section)}: ${message}`, position);
+      };
+      return decodeState(description, body, { bodyOffset, section, warn, budget: this.#budget });
     } catch (error) {
       if (!(error instanceof MigrationStreamError)) throw error;
       this.#report(error);

@@ -40,7 +40,8 @@ const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
  *
  * @param device - As `parseVmDescription` gave it.
  * @param body - All of the body, without header and footer.
- * @param where - For errors: offset in the stream of the body, and the section it is in.
+ * @param where - For errors: offset in the stream of the body, and the section it is in; `warn` is told
+ *   of values that are odd, but can be read; `budget` bounds the values of all states decoded with it.
  * @throws {MigrationStreamError} `corrupt` where body and description do not fit each other, with the
  *   path of the field and its offset in the stream. That need not mean that the body is damaged: see
  *   `bodySize` for what the description of a sound one may lack. `unsupported` for one of too many values.
@@ -48,9 +49,17 @@ const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
 export function decodeState(
   device: DeviceDescription,
   body: Uint8Array,
-  where: { readonly bodyOffset: number; readonly section: SectionName },
+  where: {
+    readonly bodyOffset: number;
+    readonly section: SectionName;
+    readonly warn?: (message: string, position: number) => void;
+    readonly budget?: { values: number };
+  },
 ): DeviceState {
-  return new StateDecoder(body, where.bodyOffset, where.section).decode(device);
+  const decoder = new StateDecoder(body, where);
+  const state = decoder.decode(device);
+  if (where.budget !== undefined) where.budget.values -= decoder.values;
+  return state;
 }
 
 /**
@@ -78,22 +87,35 @@ class StateDecoder {
   readonly #view: DataView;
   readonly #offset: number;
   readonly #section: SectionName;
+  readonly #warn: (message: string, position: number) => void;
   /** Names and indices of where the decoder is. */
   readonly #path: (string | number)[] = [];
   readonly #mostValues: number;
+  /** Whether that bound is one for the sake of memory. */
+  readonly #isScarce: boolean;
   #values = 0;
   #at = 0;
   /** Where the structure that is being decoded ends. */
   #end: number;
 
-  constructor(body: Uint8Array, offset: number, section: SectionName) {
+  constructor(
+    body: Uint8Array,
+    { bodyOffset, section, warn = () => {}, budget }: Parameters<typeof decodeState>[2],
+  ) {
     this.#body = body;
     this.#view = new DataView(body.buffer, body.byteOffset, body.length);
-    this.#offset = offset;
+    this.#offset = bodyOffset;
     this.#section = section;
+    this.#warn = warn;
     this.#end = body.length;
     // Elements of no size, nested, would be as many as somebody likes.
-    this.#mostValues = Math.min(1024 + 4 * body.length, MOST_VALUES);
+    this.#mostValues = Math.min(1024 + 4 * body.length, MOST_VALUES, budget?.values ?? Infinity);
+    this.#isScarce = this.#mostValues < 1024 + 4 * body.length;
+  }
+
+  /** Values decoded so far. */
+  get values(): number {
+    return this.#values;
   }
 
   decode(device: DeviceDescription): DeviceState {
@@ -173,6 +195,8 @@ class StateDecoder {
       if (scalar.size !== size) this.#fail(`is ${type}, but described as ${size} bytes`);
       value = scalar.read(this.#view, at);
       if (type === 'int32 le' && Number(value) < 0) this.#fail(`is ${value}, which is negative`);
+      if (type === 'bool' && (this.#body[at] as number) > 1)
+        this.#oddBool(this.#body[at] as number);
     }
     this.#at = at + size;
     return value;
@@ -188,6 +212,13 @@ class StateDecoder {
     }
     this.#end = outerEnd;
     return state;
+  }
+
+  #oddBool(byte: number): void {
+    this.#warn(
+      printable(`${this.#where()} is a bool of ${byte}, taken for true`),
+      this.#offset + this.#at,
+    );
   }
 
   #nullMark(size: number): void {
@@ -221,16 +252,18 @@ class StateDecoder {
 
   #tooMany(): never {
     const most = this.#mostValues;
-    if (most === MOST_VALUES)
-      this.#fail(`is beyond the ${most} values that are read`, 'unsupported');
+    if (this.#isScarce) this.#fail(`is beyond the ${most} values that are read`, 'unsupported');
     this.#fail(`is value ${most + 1} of ${this.#body.length} bytes, which cannot hold as many`);
   }
 
+  #where(): string {
+    const path = this.#path.map((key) => (typeof key === 'number' ? `[${key}]` : `.${key}`));
+    return path.join('').slice(1);
+  }
+
   #fail(reason: string, fault: 'corrupt' | 'unsupported' = 'corrupt'): never {
-    const path = this.#path
-      .map((key) => (typeof key === 'number' ? `[${key}]` : `.${key}`))
-      .join('');
-    const clause = path === '' ? reason : `${path.slice(1)} ${reason}`;
+    const path = this.#where();
+    const clause = path === '' ? reason : `${path} ${reason}`;
     throw new MigrationStreamError(fault, printable(clause), {
       position: this.#offset + this.#at,
       section: this.#section,

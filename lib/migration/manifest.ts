@@ -1,5 +1,5 @@
 import type { SectionKind } from './events.ts';
-import { MigrationStreamError } from './stream-error.ts';
+import { MigrationStreamError, printable } from './stream-error.ts';
 
 /** Digests of one section. */
 export interface SectionDigest {
@@ -34,6 +34,7 @@ export interface Manifest {
 }
 
 const XXH64 = /^[0-9a-f]{16}$/;
+const KINDS: ReadonlySet<unknown> = new Set<SectionKind>(['start', 'part', 'end', 'full']);
 
 /**
  * Reads a manifest.
@@ -55,6 +56,7 @@ export function parseManifest(text: string): Manifest {
   for (const section of value.sections as Partial<SectionDigest>[]) {
     const fits =
       typeof section?.name === 'string' &&
+      KINDS.has(section.kind) &&
       Number.isSafeInteger(section.offset) &&
       Number.isSafeInteger(section.bytes) &&
       XXH64.test(String(section.xxh64));
@@ -78,7 +80,7 @@ export function parseManifest(text: string): Manifest {
 export function compareManifests(expected: Manifest, found: Manifest): MigrationStreamError[] {
   const faults: MigrationStreamError[] = [];
   const fault = (reason: string, position?: number, section?: SectionDigest): void => {
-    faults.push(new MigrationStreamError('corrupt', reason, { position, section }));
+    faults.push(new MigrationStreamError('corrupt', printable(reason), { position, section }));
   };
   const count = Math.max(expected.sections.length, found.sections.length);
   for (let index = 0; index < count; index++) {

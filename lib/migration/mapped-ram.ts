@@ -19,6 +19,8 @@ const MAX_BITMAP = 134_217_728;
 /** Pages are handed over in pieces of at most this many bytes. */
 const PIECE = 262_144;
 const WORD_BITS = 64;
+/** What QEMU aligns the pages of a block to. */
+const PAGES_ALIGN = 1_048_576n;
 
 /** Reads the pages of a mapped-ram file in its order, so that it needs no seeking. */
 export class MappedRam {
@@ -67,6 +69,10 @@ export class MappedRam {
     if (pagesAt < end || pagesAt % BigInt(pageSize) !== 0n || pagesAt > 2n ** 53n) {
       const reason = `the pages of "${block.name}" are said to be at ${pagesAt} of the file`;
       throw input.error('corrupt', `${reason}, with the bitmap's end at ${end}`, at + 20);
+    }
+    if (pagesAt % PAGES_ALIGN !== 0n) {
+      const reason = `the pages of "${block.name}" are at ${pagesAt} of the file, no multiple of 1 MiB`;
+      this.#table.warn(reason, at + 20);
     }
     if (bitmapBytes > MAX_BITMAP) {
       throw input.error('unsupported', `a RAM block of ${block.usedLength} bytes`, at);

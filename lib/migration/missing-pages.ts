@@ -1,18 +1,22 @@
 import type { PageVisitor, RamBlock } from './events.ts';
 import { PageSet } from './page-set.ts';
+import { printable } from './stream-error.ts';
 
 /** Chunks of the set: 32 MiB of them tell of 1 TiB of pages of 4 KiB. */
 const MAX_CHUNKS = 32_768;
 
 /** Finds out which pages a stream did not bring. */
 export class MissingPages implements PageVisitor {
-  readonly #seen = new PageSet(MAX_CHUNKS);
+  #seen = new PageSet(MAX_CHUNKS);
   #blocks: readonly RamBlock[] = [];
   #first: number[] = [];
   #pageSize = 1;
   #isFull = false;
+  /** Pages that were changed before they had come. */
+  #unbased = 0;
 
   blocks(blocks: readonly RamBlock[], pageSize: number): void {
+    if (pageSize !== this.#pageSize) this.#seen = new PageSet(MAX_CHUNKS);
     this.#blocks = blocks;
     this.#pageSize = pageSize;
     this.#first = [];
@@ -32,6 +36,8 @@ export class MissingPages implements PageVisitor {
   }
 
   xbzrle(block: RamBlock, offset: number): void {
+    const page = (this.#first[block.index] as number) + offset / this.#pageSize;
+    if (!this.#isFull && !this.#seen.has(page)) this.#unbased += 1;
     this.#see(block, offset, 1);
   }
 
@@ -39,11 +45,16 @@ export class MissingPages implements PageVisitor {
   clauses(): string[] {
     if (this.#isFull) return [];
     const clauses: string[] = [];
+    if (this.#unbased > 0) {
+      clauses.push(`${this.#unbased} pages were changed (XBZRLE) before they had come`);
+    }
     for (const { index, name, usedLength } of this.#blocks) {
       const first = this.#first[index] as number;
       let missing = usedLength / this.#pageSize;
       for (const [from, end] of this.#seen.runs(first, first + missing)) missing -= end - from;
-      if (missing > 0) clauses.push(`${missing} pages of RAM block "${name}" never came`);
+      if (missing === 0) continue;
+      const pages = missing === 1 ? '1 page' : `${missing} pages`;
+      clauses.push(`${pages} of RAM block "${printable(name)}" never came`);
     }
     return clauses;
   }

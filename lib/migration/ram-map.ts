@@ -102,8 +102,11 @@ export class RamMap implements PageVisitor {
   #note(first: number, end: number, isData: boolean): void {
     if (this.#isFull) return;
     try {
-      for (let page = first; page < end; page++) {
-        if (this.#sent.has(page)) this.#resent.add(page, page + 1);
+      if (end - first === 1) {
+        if (this.#sent.has(first)) this.#resent.add(first, end);
+      } else {
+        // Of huge runs most may never have come: only what did is looked at.
+        for (const [from, to] of this.#sent.runs(first, end)) this.#resent.add(from, to);
       }
       this.#sent.add(first, end);
       if (isData) this.#data.add(first, end);

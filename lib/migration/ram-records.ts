@@ -99,7 +99,9 @@ export class RamRecords {
       available -= WORD;
       flags = word & mask;
       const offset = word - flags;
-      if (flags === NEXT_ZERO && available > 0 && offset < end) {
+      // Flags take less room than a page, so that a page of unknown size may lie out of line.
+      const isInLine = pageSizeKnown || offset % pageSize === 0;
+      if (flags === NEXT_ZERO && available > 0 && offset < end && isInLine) {
         const fill = file.getByte();
         available -= 1;
         if (fill !== 0) {
@@ -170,8 +172,13 @@ export class RamRecords {
     }
     const block = await this.#block(flags, at);
     if (!this.#table.pageSizeKnown) {
-      const pageSize = await probePageSize(input, this.#table, kind, block, this.#word);
-      if (pageSize !== null) await this.#table.setPageSize(pageSize);
+      const found = await probePageSize(input, this.#table, kind, block, this.#word);
+      if (found !== null) await this.#table.setPageSize(found, at);
+    }
+    const { pageSize } = this.#table;
+    if (offset % pageSize !== 0) {
+      const reason = `a page at ${hex(offset)} of "${block.name}", which is no multiple of the page size ${pageSize}`;
+      throw input.error('corrupt', reason, at);
     }
     const inside = offset < block.usedLength;
     if (inside) this.#table.visit(block.index, offset);

@@ -9,6 +9,9 @@ import type { RamTable } from './ram-table.ts';
 /** The only version there is. */
 const RAM_VERSION = 4;
 
+/** The only page size below the usual one that a block may have a whole number of. */
+const SMALL_PAGE = 1024;
+
 /** What the stream said before about its RAM. */
 export interface RamContext extends Omit<BlockListLayout, 'mapped'> {
   /** Whether pages lie at places of their own in the file. */
@@ -104,6 +107,8 @@ export class RamSections {
       mapped: mapped === null ? null : (block) => mapped.read(block),
     };
     const blocks = await readBlockList(input, total, layout, table);
+    const isSmall = blocks.some(({ usedLength }) => usedLength % table.pageSize !== 0);
+    if (isSmall) await table.setPageSize(SMALL_PAGE, offset);
     await table.list(blocks);
     if (mapped?.isBlank === true) {
       table.warn('no page is there by any bitmap: the save may never have been finished', offset);

@@ -20,7 +20,7 @@ import { RamTable } from './ram-table.ts';
 import { Sections, sectionKindOf } from './section-header.ts';
 import { SideChannels } from './side-channels.ts';
 import { inputOf, type StreamSource } from './source.ts';
-import { type MigrationStreamError, quoteSection } from './stream-error.ts';
+import { MigrationStreamError, quoteSection } from './stream-error.ts';
 import { parseVmDescription, type VmDescription } from './vm-description.ts';
 import { ITEM, LIMIT, STREAM_MAGIC, STREAM_VERSION } from './wire.ts';
 
@@ -31,6 +31,8 @@ import { ITEM, LIMIT, STREAM_MAGIC, STREAM_VERSION } from './wire.ts';
  * One pass, front to back. What cannot be read without what comes later, the device sections, is held
  * (hold.ts); a package is read as a stream within the stream.
  */
+
+const SWAPPED_MAGIC = 0x4d564551;
 
 /** How a stream is read. */
 export interface ReaderOptions {
@@ -46,7 +48,10 @@ export interface ReaderOptions {
   seekable?: boolean | undefined;
   /** Bytes of a target page, where it is known. */
   pageSize?: number | undefined;
-  /** Told of faults that the stream can be read in spite of; without it the first one is thrown. */
+  /**
+   * Told of faults that the stream can be read in spite of, the first `LIMIT.REMARKS` of them: the next one
+   * is thrown. Without it the first one is.
+   */
   onFault?: ((fault: MigrationStreamError) => void) | undefined;
 }
 
@@ -69,6 +74,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   readonly #options: ReaderOptions;
   readonly #report: (fault: MigrationStreamError) => void;
   readonly #warnings: MigrationEvent[] = [];
+  #remarks = 0;
   readonly #sections = new Sections();
   readonly #devices: DeviceSections;
   readonly #foreign = new ForeignSections((message, offset) => this.#warn(message, offset));
@@ -96,15 +102,15 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   constructor(source: StreamSource, options: ReaderOptions = {}) {
     this.#source = source;
     this.#options = options;
-    this.#report =
-      options.onFault ??
-      ((fault) => {
-        throw fault;
-      });
-    this.#devices = new DeviceSections(this.#sections, this.#report);
-    this.ram = new RamTable(options.pages ?? {}, this.#report, (message, offset) =>
-      this.#warn(message, offset),
-    );
+    const { onFault } = options;
+    let faults = 0;
+    this.#report = (fault) => {
+      if (onFault === undefined || ++faults > LIMIT.REMARKS) throw fault;
+      onFault(fault);
+    };
+    const warn = (message: string, offset: number): void => this.#warn(message, offset);
+    this.#devices = new DeviceSections(this.#sections, this.#report, warn);
+    this.ram = new RamTable(options.pages ?? {}, this.#report, warn);
   }
 
   /**
@@ -124,7 +130,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       const origin = seekable === true ? fileOffset : undefined;
       this.#input = new StreamInput(file, -file.getPosition, origin);
       yield* this.#read(this.#input);
-      await this.#side.finish();
+      await this.#side.finish(this.#postcopy.state !== 'none', this.#configuration?.uuid ?? null);
       yield* this.#takeWarnings();
     } catch (error) {
       failure = error;
@@ -162,7 +168,8 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     const magic = input.be32();
     if (magic !== STREAM_MAGIC) {
       const found = magic.toString(16).padStart(8, '0');
-      const reason = `it begins with ${found}, a migration stream with 5145564d ("QEVM")`;
+      const hint = magic === SWAPPED_MAGIC ? ': its bytes are swapped in words of four' : '';
+      const reason = `it begins with ${found}, a migration stream with 5145564d ("QEVM")${hint}`;
       throw input.error('not-a-stream', reason, offset);
     }
     const version = input.be32();
@@ -188,7 +195,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       (configured === null ? undefined : 2 ** configured) ??
       description?.description.page_size ??
       pageSizeOfMachine(this.#configuration?.machine ?? '');
-    if (size !== null) await this.ram.setPageSize(size);
+    if (size !== null) await this.ram.setPageSize(size, 0);
   }
 
   /** Reads items up to the end mark, or the end of a package; gives the input to go on with. */
@@ -316,13 +323,12 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     yield { type: 'command', ...item };
     this.#postcopy.follow(item, input);
     if (command.name === 'OPEN_RETURN_PATH') {
+      if (this.#answered) this.#warn('the return path is opened a second time', offset);
       this.#answered = true;
     } else if (command.name === 'POSTCOPY_ADVISE') {
       this.#advisedPageSizes = command.pageSizes ?? null;
       const { targetPageSize } = command;
-      if (targetPageSize !== undefined && !this.ram.pageSizeKnown) {
-        await this.ram.setPageSize(targetPageSize);
-      }
+      if (targetPageSize !== undefined) await this.#advise(targetPageSize, input, offset);
     } else if (command.name === 'POSTCOPY_LISTEN') {
       this.#isPostcopy = true;
       this.ram.nextRound();
@@ -332,10 +338,17 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       if (inPackage) throw input.error('corrupt', 'a package in a package', offset);
       yield* this.#package(input, command.size);
     } else if (command.name === 'UNKNOWN') {
-      const message = `command ${item.number} is not known; it was skipped`;
-      yield { type: 'warning', offset, message };
+      this.#warn(`command ${item.number} is not known; it was skipped`, offset);
     }
     return command;
+  }
+
+  async #advise(pageSize: number, input: StreamInput, offset: number): Promise<void> {
+    const { ram } = this;
+    if (!ram.pageSizeKnown) return ram.setPageSize(pageSize, offset);
+    if (ram.pageSize === pageSize) return;
+    const reason = `POSTCOPY_ADVISE gives a target page size of ${pageSize}, the stream has pages of ${ram.pageSize}`;
+    throw input.error('corrupt', reason, offset);
   }
 
   async *#package(outer: StreamInput, size: number): AsyncGenerator<MigrationEvent, void> {
@@ -344,9 +357,15 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     try {
       yield* this.#items(input, true);
     } catch (error) {
-      if (!(await input.isCut())) throw error;
-      const there = input.position - begun;
-      throw outer.error('truncated', `the stream ends inside a package: ${there} of ${size} bytes`);
+      if (!(error instanceof MigrationStreamError) || error.fault !== 'truncated') throw error;
+      if (await input.isCut()) {
+        const there = input.position - begun;
+        const reason = `the stream ends inside a package: ${there} of ${size} bytes`;
+        throw outer.error('truncated', reason);
+      }
+      const { position, section, reason } = error;
+      const clause = `an item goes beyond the ${size} bytes of its package (${reason})`;
+      throw new MigrationStreamError('corrupt', clause, { position: position as number, section });
     }
     if (input.left > 0) {
       const reason = `${input.left} bytes of a package are left over behind its end`;
@@ -374,9 +393,12 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     return held.input;
   }
 
-  async #describe(description: VmDescription, offset: number | null): Promise<DeviceSection[]> {
+  async #describe(
+    description: VmDescription,
+    offset: number | null,
+  ): Promise<Iterable<DeviceSection>> {
     this.#descriptionAt = offset;
-    if (!this.ram.pageSizeKnown) await this.ram.setPageSize(description.page_size);
+    if (!this.ram.pageSizeKnown) await this.ram.setPageSize(description.page_size, offset ?? 0);
     return this.#devices.describe(description);
   }
 
@@ -415,7 +437,15 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       throw input.error('unsupported', reason, offset + 1);
     }
     const text = await input.bytes(size, 'the VM description');
-    const description = parseVmDescription(text, offset + 5);
+    let description: VmDescription;
+    try {
+      description = parseVmDescription(text, offset + 5);
+    } catch (error) {
+      if (!(error instanceof MigrationStreamError)) throw error;
+      // The devices themselves are complete.
+      this.#report(error);
+      return;
+    }
     yield { type: 'vmDescription', offset, bytes: 5 + size, description };
     if (!this.#devices.isDescribed) {
       for (const device of await this.#describe(description, offset)) yield deviceEvent(device);
@@ -431,7 +461,11 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   }
 
   #warn(message: string, offset: number): void {
+    this.#remarks += 1;
+    if (this.#remarks > LIMIT.REMARKS) return;
     this.#warnings.push({ type: 'warning', offset, message });
+    if (this.#remarks < LIMIT.REMARKS) return;
+    this.#warnings.push({ type: 'warning', offset, message: 'further warnings are left out' });
   }
 
   *#takeWarnings(): Generator<MigrationEvent, void> {

@@ -3,6 +3,8 @@ import { LONGEST_HEADER, looksLikeItem } from './section-header.ts';
 import { ITEM, LIMIT } from './wire.ts';
 
 const FOOTER_BYTES = 5;
+/** Bytes that are taken at once. */
+const PIECE = 1_048_576;
 
 /**
  * Reads the body of a section whose length nothing tells, up to its footer: the next place where its
@@ -60,7 +62,7 @@ export async function scanBody(
     const pieces = [held];
     for (let more = 0; more < wanted && !atEnd; ) {
       if ((await input.file.fillOrEnd(1)) === 0) atEnd = true;
-      else pieces.push(input.file.getBuffer(Math.min(input.available, 1_048_576)));
+      else pieces.push(input.file.getBuffer(Math.min(input.available, wanted - more, PIECE)));
       more += (pieces.at(-1) as Buffer).length;
     }
     held = Buffer.concat(pieces);

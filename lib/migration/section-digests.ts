@@ -3,6 +3,8 @@ import type { MigrationEvent, RamBlock, Section } from './events.ts';
 import type { BlockDigest, Manifest, SectionDigest } from './manifest.ts';
 import type { MigrationReader } from './reader.ts';
 import type { StreamSource } from './source.ts';
+import { MigrationStreamError } from './stream-error.ts';
+import { LIMIT } from './wire.ts';
 
 /*
  * Bytes pass here before the reader gets them, and which section they belong to is known only afterwards:
@@ -11,6 +13,9 @@ import type { StreamSource } from './source.ts';
  *
  *   source ── through() ──► reader ── events ──► add()
  */
+
+/** Bytes that are kept at most until it is known what they belong to; a reader may look half as far ahead. */
+const MOST_HELD: number = 4 * LIMIT.DEVICE_TAIL;
 
 interface Chunk {
   readonly offset: number;
@@ -38,8 +43,10 @@ export class SectionDigests {
       this.#chunks.push({ offset: this.#bytes, bytes });
       this.#bytes += bytes.length;
       yield bytes;
-      // The reader wants more: it has gone through what it had.
-      if (this.#isRam && this.#reader !== null) this.#use(this.#reader.position);
+      // The reader wants more: it has gone through what it had, unless it looks for the end of a section,
+      // which it gives up before so many bytes.
+      const isMuch = this.#bytes - this.#used > MOST_HELD;
+      if ((this.#isRam || isMuch) && this.#reader !== null) this.#use(this.#reader.position);
     }
   }
 
@@ -59,6 +66,10 @@ export class SectionDigests {
     } else if (event.type === 'sectionEnd') {
       const { section } = event;
       this.#use(section.offset + section.bytes);
+      if (this.#sections.length === LIMIT.LISTED) {
+        const reason = `more than ${LIMIT.LISTED} sections and pieces of them are too many for a manifest`;
+        throw new MigrationStreamError('unsupported', reason, { position: section.offset });
+      }
       this.#sections.push(digestOf(section, this.#section as Digest));
       this.#section = null;
       this.#isRam = false;

@@ -9,6 +9,7 @@ import type {
   SectionKind,
 } from './events.ts';
 import type { RamTable } from './ram-table.ts';
+import { LIMIT } from './wire.ts';
 
 /** A section, as a summary lists it. */
 export interface SectionSummary {
@@ -47,7 +48,7 @@ export interface CommandSummary {
 export interface StreamSummary {
   format: {
     version: number;
-    /** Bytes of the stream, what follows it excepted. */
+    /** Bytes of the stream, what follows it excepted; of one that broke off, those of what is whole. */
     bytes: number;
     /** Bytes that follow the stream. */
     trailingBytes: number;
@@ -73,7 +74,8 @@ export interface StreamSummary {
   commands: CommandSummary[];
   /**
    * By name, or `NAME/INSTANCE` where the instance is not 0; ` (section ID)` is added to the second of two
-   * alike. `{ raw }` where nothing tells what the bytes are.
+   * alike. `{ raw }` where nothing tells what the bytes are, `{ bytes }`, their number, once these are more
+   * than `LIMIT.DEVICE_TAIL` in all.
    */
   devices: Record<string, unknown>;
   /** Whether the stream has a VM description. */
@@ -92,6 +94,9 @@ export class StreamSummarizer {
   readonly #commands: CommandSummary[] = [];
   readonly #devices = new Map<string, unknown>();
   readonly #warnings: string[] = [];
+  readonly #said = new Set<string>();
+  /** Of devices that are not decoded. */
+  #rawBytes = 0;
   #configuration: Configuration | null = null;
   #blocks: readonly RamBlock[] | null = null;
   #version = 0;
@@ -107,21 +112,22 @@ export class StreamSummarizer {
         break;
       case 'configuration':
         this.#configuration = event.configuration;
+        this.#bytes = event.offset + event.bytes;
         break;
       case 'section':
-        this.#sections.push(event.section);
+        this.#list(this.#sections, event.section, 'sections');
         break;
       case 'ramBlocks':
         this.#blocks = event.blocks;
         break;
       case 'device': {
         const { section, state, body } = event;
-        const shown = state === null ? { raw: body.toString('hex') } : stateToJson(state);
-        this.#addDevice(section, shown);
+        this.#addDevice(section, state === null ? this.#raw(body) : stateToJson(state));
         break;
       }
       case 'command':
-        this.#commands.push(commandSummary(event));
+        this.#list(this.#commands, commandSummary(event), 'commands');
+        this.#bytes = event.offset + event.bytes;
         break;
       case 'end':
         this.#bytes = event.offset + 1;
@@ -138,8 +144,27 @@ export class StreamSummarizer {
         break;
       case 'sectionEnd':
       case 'packageEnd':
+        this.#bytes = event.offset;
         break;
     }
+  }
+
+  #raw(body: Buffer): unknown {
+    this.#rawBytes += body.length;
+    if (this.#rawBytes <= LIMIT.DEVICE_TAIL) return { raw: body.toString('hex') };
+    this.#warnOnce('there are too many bytes of devices that are not decoded: some are left out');
+    return { bytes: body.length };
+  }
+
+  #warnOnce(message: string): void {
+    if (this.#said.has(message)) return;
+    this.#said.add(message);
+    this.warn(message);
+  }
+
+  #list<T>(list: T[], item: T, what: string): void {
+    if (list.length < LIMIT.LISTED) list.push(item);
+    else this.#warnOnce(`only the first ${LIMIT.LISTED} ${what} are listed`);
   }
 
   #addDevice(section: Section, shown: unknown): void {

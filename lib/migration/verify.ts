@@ -10,6 +10,7 @@ import type { StreamSource } from './source.ts';
 import { MigrationStreamError } from './stream-error.ts';
 import { combineVisitors } from './visitors.ts';
 import type { VmDescription } from './vm-description.ts';
+import { LIMIT } from './wire.ts';
 
 /** How a stream is verified. */
 export interface VerifyOptions extends Omit<ReaderOptions, 'onFault'> {
@@ -38,6 +39,7 @@ export interface Verification {
   warnings: string[];
   /** Bytes of the stream, and of what follows it. */
   bytes: number;
+  /** Those that come in pieces once for each piece; the first `LIMIT.LISTED` of all. */
   sections: readonly Section[];
   /** The blocks of guest memory. */
   blocks: readonly RamBlock[];
@@ -151,7 +153,7 @@ class Verifier {
   #note(event: MigrationEvent): void {
     const result = this.#result;
     if (event.type === 'section') {
-      this.#sections.push(event.section);
+      if (this.#sections.length < LIMIT.LISTED) this.#sections.push(event.section);
     } else if (event.type === 'ramBlocks') {
       this.#blocks = event.blocks;
       result.blocks = event.blocks;
@@ -168,18 +170,27 @@ class Verifier {
       result.warnings.push(`${event.message}, at byte ${event.offset}`);
     } else if (event.type === 'command') {
       if (event.command.name === 'POSTCOPY_LISTEN') this.#isPostcopy = true;
+      if (event.command.name === 'UNKNOWN') {
+        const reason = `command ${event.number} is not known, and no QEMU would go on after it`;
+        this.#fault(
+          new MigrationStreamError('unsupported', reason, { position: event.offset + 1 }),
+        );
+      }
     }
+  }
+
+  /** Takes note of a fault that the stream can be read in spite of; throws it if that shall be the end. */
+  #fault(error: MigrationStreamError): void {
+    if (this.#options.all !== true || this.#result.faults.length > LIMIT.REMARKS) throw error;
+    this.#result.faults.push(error);
   }
 
   /** What is missing at the end, although QEMU itself would not miss it. */
   #judge(reader: MigrationReader): void {
     const position = this.#end + 1;
     const machine = reader.configuration?.machine ?? '';
-    const fault = (reason: string): void => {
-      const error = new MigrationStreamError('truncated', reason, { position });
-      if (this.#options.all !== true) throw error;
-      this.#result.faults.push(error);
-    };
+    const fault = (reason: string): void =>
+      this.#fault(new MigrationStreamError('truncated', reason, { position }));
     if (this.#sections.length === 0) fault('there is not one section');
     const { description } = this.#result;
     const { withoutDescription } = this.#options;

@@ -77,4 +77,8 @@ export const LIMIT = {
   RAM: 1_125_899_906_842_624,
   /** Multifd channels of one migration. */
   CHANNELS: 255,
+  /** Warnings that are given, and faults that a stream is read in spite of. */
+  REMARKS: 1000,
+  /** Sections, pieces of them, and commands that are listed; there may be more. */
+  LISTED: 262_144,
 } as const;

@@ -157,6 +157,51 @@ test('keeps the partial file when told so', async () => {
   assert.equal(fs.existsSync(path), false);
 });
 
+test('asks whether to keep the partial file, by the error that it did not get whole for', async () => {
+  await using directory = makeTempDir();
+  const asked: [message: string, path: string][] = [];
+  const keepPartial = (error: Error, path: string): boolean => {
+    asked.push([error.message, path]);
+    return error.message === 'worth it';
+  };
+  const closed = async (error?: Error): Promise<string | undefined> => {
+    const ops = await openFd(directory.join('file'), { direction: 'write', keepPartial });
+    await write(ops, 'half');
+    await ops.close(error);
+    return ops.partialPath;
+  };
+  const dropped = await closed(new Error('not worth it'));
+  assert.deepEqual(list(directory), []);
+  const kept = await closed(new Error('worth it'));
+  assert.deepEqual(list(directory), [basename(kept ?? '')]);
+  assert.equal(contentOf(kept ?? ''), 'half');
+  assert.equal(modeOf(kept ?? ''), 0o600);
+  // A whole file is no question.
+  await closed();
+  assert.deepEqual(asked, [
+    ['not worth it', dropped],
+    ['worth it', kept],
+  ]);
+});
+
+test('asks whether to keep the partial file of which a write failed, by that error', async (t) => {
+  await using directory = makeTempDir();
+  const asked: unknown[] = [];
+  const ops = await openFd(directory.join('file'), {
+    direction: 'write',
+    keepPartial: (error) => asked.push((error as NodeJS.ErrnoException).code) > 0,
+  });
+  await write(ops, 'abc');
+  failing(t, 'writev', 'ENOSPC');
+  await assert.rejects(
+    promised(() => ops.writevBuffer([Buffer.from('def')], 3)),
+    { code: 'ENOSPC' },
+  );
+  await assert.rejects(ops.close(), { code: 'ENOSPC' });
+  assert.deepEqual(asked, ['ENOSPC']);
+  assert.deepEqual(list(directory), [basename(ops.partialPath ?? '')]);
+});
+
 test('does not publish a file of which a write failed', async (t) => {
   await using directory = makeTempDir();
   const ops = await openFd(directory.join('file'), { direction: 'write' });

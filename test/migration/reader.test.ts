@@ -600,7 +600,7 @@ describe('framing', () => {
     ],
     [
       'with a package that is cut off',
-      stream(header, PC, command(7, be32(900)), command(4)),
+      stream(header, PC, command(7, be32(900)), command(1)),
       'truncated',
       /inside a package: 5 of 900 bytes/,
       40,
@@ -628,7 +628,9 @@ describe('framing', () => {
       ),
     );
     const { events } = await readStream([bytes]);
-    const device = events.find(({ type }) => type === 'device') as unknown as { state: { x: unknown } };
+    const device = events.find(({ type }) => type === 'device') as unknown as {
+      state: { x: unknown };
+    };
     assert.equal(device.state.x, 42);
     assert.deepEqual(
       events

@@ -1,11 +1,10 @@
 // Streams that a real QEMU writes, read while they come and afterwards.
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import net from 'node:net';
 import { describe, test } from 'node:test';
-import xxhash from 'fast-xxhash';
 import { openFrom, openTo } from '../../adapters/index.ts';
 import { MemoryPageStore } from '../../lib/migration/page-store.ts';
 import { RamImage } from '../../lib/migration/ram-image.ts';
@@ -14,7 +13,9 @@ import type { StreamSummary } from '../../lib/migration/summary.ts';
 import { relay } from '../../lib/relay.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { Command, run } from '../helpers/command.ts';
+import { has } from '../helpers/reading-command.ts';
 import { until } from '../helpers/until.ts';
+import { xxh64 } from '../helpers/xxh64.ts';
 import { firmware, type GuestProgram, memoryProblems } from './guest.ts';
 import { differingPages, type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
 import { readRamBlocks } from './ram-blocks.ts';
@@ -24,11 +25,6 @@ const program: GuestProgram = { patternBytes: 1 << 20, dirtyBytes: 64 << 12 };
 const guest: QemuOptions = { memoryMiB: 8, firmware: firmware(program) };
 /** Slow enough for several rounds, as long as the guest writes. */
 const rounds = { parameters: { 'max-bandwidth': 8 << 20, 'downtime-limit': 10 } };
-const { h64Raw } = await xxhash();
-
-function xxh64(bytes: Uint8Array): string {
-  return h64Raw(bytes).toString(16).padStart(16, '0');
-}
 
 function summaryIn(stdout: Buffer): StreamSummary {
   return JSON.parse(stdout.toString()) as StreamSummary;
@@ -196,11 +192,6 @@ async function savedPc(dir: TempDir, machine: string): Promise<string> {
   await using source = await startQemu({ ...guest, machine });
   await save(source, dir.join('vm.mig'));
   return dir.join('vm.mig');
-}
-
-/** Whether a program is installed. */
-function has(name: string): boolean {
-  return spawnSync(name, ['--version']).status === 0;
 }
 
 describe('a saved PC', { skip }, () => {

@@ -1,0 +1,116 @@
+import assert from 'node:assert/strict';
+import type { PageVisitor, RamBlock } from '../../lib/migration/events.ts';
+import { MemoryPageStore } from '../../lib/migration/page-store.ts';
+import { RamImage } from '../../lib/migration/ram-image.ts';
+import { RamMap } from '../../lib/migration/ram-map.ts';
+import type { MigrationReader } from '../../lib/migration/reader.ts';
+import { MigrationStreamError } from '../../lib/migration/stream-error.ts';
+import { StreamSummarizer } from '../../lib/migration/summary.ts';
+import { type VerifyOptions, verifyStream } from '../../lib/migration/verify.ts';
+import { combineVisitors } from '../../lib/migration/visitors.ts';
+import { type Chance, partAtRandom } from './mutate.ts';
+import { chunksOf } from './read-stream.ts';
+
+/** A stream that may be anything. */
+export interface Hostile {
+  readonly main: Uint8Array;
+  readonly channels?: readonly Uint8Array[];
+}
+
+/** Milliseconds that a stream may take, however slow the machine is. */
+const PATIENCE = 30_000;
+
+/** Gives the bytes in pieces. */
+export function pieces(bytes: Uint8Array, chance?: Chance): AsyncGenerator<Uint8Array, void> {
+  const parts = chance === undefined ? [bytes] : partAtRandom(bytes, 8, chance);
+  return chunksOf(parts.filter(({ length }) => length > 0));
+}
+
+/** A turn of the event loop. */
+export function turn(): Promise<void> {
+  return new Promise((resolve) => void setImmediate(resolve));
+}
+
+/** Pages must be whole ones, and lie in the block they are said to be of. */
+class PageCheck implements PageVisitor {
+  #blocks: readonly RamBlock[] = [];
+  #pageSize = 0;
+
+  blocks(blocks: readonly RamBlock[], pageSize: number): void {
+    this.#blocks = blocks;
+    this.#pageSize = pageSize;
+  }
+
+  page(block: RamBlock, offset: number, bytes: Uint8Array): void {
+    this.#check(block, offset, bytes.length);
+  }
+
+  zero(block: RamBlock, offset: number, count: number): void {
+    this.#check(block, offset, count * this.#pageSize);
+  }
+
+  xbzrle(block: RamBlock, offset: number, encoded: Uint8Array): void {
+    assert.ok(encoded.length <= this.#pageSize);
+    this.#check(block, offset, this.#pageSize);
+  }
+
+  #check(block: RamBlock, offset: number, length: number): void {
+    const isInside = offset >= 0 && length > 0 && offset + length <= block.usedLength;
+    const isWhole = offset % this.#pageSize === 0 && length % this.#pageSize === 0;
+    const isKnown = this.#blocks[block.index] === block;
+    assert.ok(isInside && isWhole && isKnown, `${length} bytes at ${offset} of ${block.name}`);
+  }
+}
+
+/**
+ * Verifies a stream, and does all else that is done with streams on the way; whatever it is, that ends
+ * soon, with nothing but faults that say where.
+ *
+ * @param chance - Decides about the chunks it comes in, if given.
+ */
+export async function readHostile(
+  { main, channels = [] }: Hostile,
+  chance?: Chance,
+  options: VerifyOptions = {},
+): Promise<MigrationStreamError[]> {
+  // What is done with bytes at hand never waits: without a turn, nothing of zlib's is freed, and no timer goes off.
+  await turn();
+  const image = new RamImage({ store: () => new MemoryPageStore() });
+  const map = new RamMap();
+  const summarizer = new StreamSummarizer();
+  let reader: MigrationReader | undefined;
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error('it takes too long')), PATIENCE);
+  });
+  try {
+    const { faults } = await Promise.race([
+      verifyStream(pieces(main, chance), {
+        channels: channels.map((bytes) => pieces(bytes, chance)),
+        ...options,
+        pages: combineVisitors([new PageCheck(), image, map]),
+        onEvent(event, itself) {
+          reader = itself;
+          summarizer.add(event);
+        },
+      }),
+      late,
+    ]);
+    const longest = Math.max(main.length, ...channels.map(({ length }) => length));
+    for (const fault of faults) assertClear(fault, longest);
+    if (reader !== undefined) JSON.stringify(summarizer.summary(reader.ram, null));
+    for (const block of reader?.ram.blocks ?? []) map.cells(block, 8);
+    return faults;
+  } finally {
+    clearTimeout(timer);
+    image.close();
+  }
+}
+
+/** Checks that a fault says what and where, in characters that can be shown. */
+export function assertClear(fault: unknown, longest: number): void {
+  assert.ok(fault instanceof MigrationStreamError, String(fault));
+  const { position = -1, message } = fault;
+  assert.ok(Number.isSafeInteger(position) && position >= 0 && position <= longest, message);
+  assert.doesNotMatch(message, /\p{Cc}/u);
+}

@@ -1,0 +1,29 @@
+import fs from 'node:fs';
+
+/** The bytes of a recorded migration. */
+export interface RecordedParts {
+  /** The file with the main stream in it. */
+  main: Buffer;
+  /** The other channels. */
+  channels: Buffer[];
+  /** Where in its file the main stream begins. */
+  streamAt: number;
+}
+
+/** Bytes that are written, or left out, at a time. */
+const UNIT = 65_536;
+
+/** Writes a file with holes where the bytes are zeros, as QEMU leaves them. */
+export function writeSparse(path: string, bytes: Buffer): void {
+  const fd = fs.openSync(path, 'w');
+  try {
+    const zeros = Buffer.alloc(UNIT);
+    for (let at = 0; at < bytes.length; at += UNIT) {
+      const unit = bytes.subarray(at, at + UNIT);
+      if (!unit.equals(zeros.subarray(0, unit.length))) fs.writeSync(fd, unit, 0, unit.length, at);
+    }
+    fs.ftruncateSync(fd, bytes.length);
+  } finally {
+    fs.closeSync(fd);
+  }
+}

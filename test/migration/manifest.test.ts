@@ -1,0 +1,164 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { compareManifests, type Manifest, parseManifest } from '../../lib/migration/manifest.ts';
+
+const DIGEST = '0123456789abcdef';
+const OTHER = 'fedcba9876543210';
+
+/** A manifest, with some of it changed; what stands in it is JSON of its own. */
+function manifest(change: (manifest: Manifest) => void = () => {}): Manifest {
+  const made: Manifest = {
+    format: 'qemu-file-manifest',
+    version: 1,
+    machine: 'pc',
+    bytes: 1000,
+    xxh64: DIGEST,
+    sections: [
+      {
+        sectionId: 2,
+        name: 'ram',
+        instanceId: 0,
+        kind: 'start',
+        offset: 20,
+        bytes: 80,
+        xxh64: DIGEST,
+      },
+      {
+        sectionId: 3,
+        name: 'dma',
+        instanceId: 1,
+        kind: 'full',
+        offset: 100,
+        bytes: 50,
+        xxh64: DIGEST,
+      },
+    ],
+    ram: { pageSize: 4096, blocks: [{ name: 'pc.ram', usedLength: 4096, xxh64: DIGEST }] },
+  };
+  change(made);
+  return made;
+}
+
+function compare(
+  change: (found: Manifest) => void,
+): [reason: string, position: number | undefined][] {
+  const faults = compareManifests(manifest(), manifest(change));
+  return faults.map(({ message, reason, position }) => {
+    return [message.includes('in section') ? message.replace(/^EBADMSG: /, '') : reason, position];
+  });
+}
+
+describe('parseManifest', () => {
+  test('gives what was written', () => {
+    const made = manifest();
+    assert.deepEqual(parseManifest(JSON.stringify(made)), made);
+    const none = manifest((one) => {
+      one.ram = null;
+      one.machine = null;
+      one.sections = [];
+    });
+    assert.deepEqual(parseManifest(JSON.stringify(none)), none);
+  });
+
+  const broken: [what: string, text: string][] = [
+    ['null', 'null'],
+    ['a list', '[]'],
+    ['a text', '"manifest"'],
+    ['another format', JSON.stringify({ ...manifest(), format: 'sha256sums' })],
+    ['a version from the future', JSON.stringify({ ...manifest(), version: 2 })],
+    ['no number of bytes', JSON.stringify({ ...manifest(), bytes: '1000' })],
+    ['a digest of another length', JSON.stringify({ ...manifest(), xxh64: '0123' })],
+    ['no list of sections', JSON.stringify({ ...manifest(), sections: {} })],
+    ['a section that is none', JSON.stringify({ ...manifest(), sections: [null] })],
+    [
+      'a section of no known kind',
+      JSON.stringify({ ...manifest(), sections: [{ ...manifest().sections[0], kind: 'whole' }] }),
+    ],
+    [
+      'a section without a digest',
+      JSON.stringify({ ...manifest(), sections: [{ ...manifest().sections[0], xxh64: 1 }] }),
+    ],
+    ['RAM without blocks', JSON.stringify({ ...manifest(), ram: {} })],
+    ['RAM that is no object', JSON.stringify({ ...manifest(), ram: undefined })],
+    ['a block that is none', JSON.stringify({ ...manifest(), ram: { blocks: [{ name: 'x' }] } })],
+  ];
+  for (const [what, text] of broken) {
+    test(`refuses ${what}`, () => {
+      assert.throws(() => parseManifest(text), /^TypeError: it is no manifest of qemu-file: /);
+    });
+  }
+
+  test('refuses what is no JSON', () => {
+    assert.throws(() => parseManifest('{'), SyntaxError);
+  });
+});
+
+describe('compareManifests', () => {
+  test('finds nothing in what is the same', () => {
+    assert.deepEqual(
+      compare(() => {}),
+      [],
+    );
+  });
+
+  test('names the section whose bytes are others', () => {
+    const faults = compare((found) => {
+      (found.sections[1] as { xxh64: string }).xxh64 = OTHER;
+      found.xxh64 = OTHER;
+    });
+    assert.deepEqual(faults, [
+      [`in section "dma" 1: its XXH64 is ${OTHER}, by the manifest ${DIGEST} at byte 100`, 100],
+      [`the XXH64 of the whole is ${OTHER}, by the manifest ${DIGEST}`, undefined],
+    ]);
+  });
+
+  test('names the RAM block that ends up with other contents, or is missing', () => {
+    const other = compare((found) => {
+      (found.ram?.blocks[0] as { xxh64: string }).xxh64 = OTHER;
+    });
+    assert.match(other[0]?.[0] ?? '', /^RAM block "pc\.ram" ends up with other contents: /);
+    const missing = compare((found) => {
+      found.ram = null;
+    });
+    assert.deepEqual(missing, [['RAM block "pc.ram" is missing', undefined]]);
+  });
+
+  test('stops at the first section that is another one', () => {
+    const faults = compare((found) => {
+      found.sections = found.sections.map((one) => ({ ...one, offset: one.offset + 1 }));
+    });
+    assert.deepEqual(faults, [
+      [
+        'in section "ram": section 1 is, by the manifest, "ram" (start, 80 bytes at 20) at byte 21',
+        21,
+      ],
+    ]);
+  });
+
+  test('says that there are fewer sections, or more', () => {
+    const fewer = compare((found) => {
+      found.sections.pop();
+      found.bytes = 950;
+    });
+    assert.deepEqual(fewer, [
+      ['it has 1 sections, by its manifest 2', 950],
+      ['it has 950 bytes, by its manifest 1000', 950],
+    ]);
+    const more = compare((found) => {
+      found.sections.push({ ...(found.sections[1] as Manifest['sections'][0]), offset: 150 });
+    });
+    assert.deepEqual(more, [
+      ['in section "dma" 1: it has 3 sections, by its manifest 2 at byte 150', 150],
+    ]);
+  });
+
+  test('quotes nothing out of a manifest that a terminal would obey', () => {
+    const expected = manifest((one) => {
+      (one.ram?.blocks[0] as { name: string }).name = 'a\u001b[2Jb';
+      (one.sections[0] as { name: string }).name = 'c\u0007';
+    });
+    const faults = compareManifests(expected, manifest());
+    assert.equal(faults.length, 2);
+    for (const { message } of faults) assert.match(message, /^[\x20-\x7e]+$/);
+  });
+});

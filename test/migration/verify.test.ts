@@ -1,0 +1,256 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { QemuFileError } from '../../lib/errors.ts';
+import type { Manifest } from '../../lib/migration/manifest.ts';
+import { MemoryPageStore } from '../../lib/migration/page-store.ts';
+import { type VerifyOptions, verifyStream } from '../../lib/migration/verify.ts';
+import { piecesOf } from '../helpers/bytes.ts';
+import { TrackedStore } from '../helpers/page-stores.ts';
+import { chunksOf } from '../helpers/read-stream.ts';
+import {
+  blockList,
+  command,
+  configuration,
+  end,
+  eos,
+  header,
+  page,
+  piece,
+  section,
+  stream,
+  vmDescription,
+  workedExample,
+} from '../helpers/stream-bytes.ts';
+
+const NO_DEVICES = vmDescription('{"page_size": 4096, "devices": []}');
+
+function verify(bytes: Uint8Array, options: VerifyOptions = {}) {
+  return verifyStream(chunksOf(piecesOf(bytes, 1000)), options);
+}
+
+/** Faults as `fault@position reason`. */
+async function faultsIn(bytes: Uint8Array, options?: VerifyOptions): Promise<string[]> {
+  const { faults } = await verify(bytes, options);
+  return faults.map(({ fault, position, reason }) => `${fault}@${position} ${reason}`);
+}
+
+function changed(...places: readonly number[]): Buffer {
+  const bytes = workedExample();
+  for (const at of places) bytes[at] = (bytes[at] as number) ^ 0x40;
+  return bytes;
+}
+
+/** A stream of one block, of which some pages came. */
+function ramStream(machine: string, ...rest: readonly Uint8Array[]): Buffer {
+  return stream(
+    header,
+    configuration(machine),
+    section('start', 2, ['ram', 0, 4], blockList(['pc.ram', 0x3000]), eos),
+    piece('part', 2, page('pc.ram', 0x1000, Buffer.alloc(4096, 1)), eos),
+    piece('end', 2, eos),
+    ...rest,
+  );
+}
+
+describe('a verification', () => {
+  test('of a sound stream finds nothing, and says what it read', async () => {
+    const result = await verify(workedExample());
+    assert.deepEqual(result.faults, []);
+    assert.deepEqual(result.warnings, []);
+    assert.equal(result.bytes, 4664);
+    assert.equal(result.configuration?.machine, 'pc-i440fx-7.2');
+    assert.deepEqual(
+      result.sections.map(({ name, kind }) => `${name} ${kind}`),
+      ['ram start', 'ram part', 'ram end', 'demo full'],
+    );
+    assert.deepEqual(
+      result.blocks.map(({ name }) => name),
+      ['pc.ram', 'vga.vram'],
+    );
+    assert.equal(result.description?.devices[0]?.name, 'demo');
+    assert.equal(result.manifest, null);
+  });
+
+  test('gives the fault of a stream that ends at any place, and does not throw', async () => {
+    const bytes = workedExample();
+    for (let length = 0; length < bytes.length; length += length < 300 || length > 4200 ? 1 : 53) {
+      const { faults } = await verify(bytes.subarray(0, length));
+      assert.equal(faults.length, 1, `cut at ${length}`);
+      assert.equal(faults[0]?.fault, 'truncated', `cut at ${length}: ${faults[0]?.message}`);
+    }
+  });
+
+  test('stops at the first fault, or notes all it can go on after', async () => {
+    const bytes = changed(95, 4233);
+    assert.deepEqual(await faultsIn(bytes), ['corrupt@92 a footer of section 66, not 2']);
+    assert.deepEqual(await faultsIn(bytes, { all: true }), [
+      'corrupt@92 a footer of section 66, not 2',
+      'corrupt@4230 a footer of section 66, not 2',
+    ]);
+  });
+
+  test('throws what the transport fails with', async () => {
+    const failing = async function* (): AsyncGenerator<Uint8Array, void> {
+      yield workedExample().subarray(0, 3000);
+      throw Object.assign(new Error('reset'), { code: 'ECONNRESET' });
+    };
+    await assert.rejects(verifyStream(failing()), (error: QemuFileError) => {
+      return error instanceof QemuFileError && error.code === 'ECONNRESET';
+    });
+  });
+
+  test('hands pages and events on', async () => {
+    const pages: string[] = [];
+    const events: string[] = [];
+    await verify(workedExample(), {
+      pages: {
+        page: ({ name }, offset, bytes) => void pages.push(`${name} ${offset} ${bytes.length}`),
+        zero: ({ name }, offset, count) => void pages.push(`${name} ${offset} zero ${count}`),
+      },
+      onEvent: ({ type }) => void events.push(type),
+    });
+    assert.deepEqual(pages, ['pc.ram 0 4096', 'pc.ram 4096 zero 1', 'vga.vram 0 zero 1']);
+    assert.deepEqual([events[0], events.at(-1)], ['header', 'vmDescription']);
+  });
+});
+
+describe('what QEMU itself would not miss', () => {
+  test('is the description, unless that is said, or the machine is of old', async () => {
+    const bare = workedExample().subarray(0, 4321);
+    assert.match((await faultsIn(bare))[0] ?? '', /^truncated@4321 the VM description is missing/);
+    assert.deepEqual(await faultsIn(bare, { withoutDescription: true }), []);
+    for (const machine of ['pc-i440fx-2.2', 'pc-q35-2.0', 'pc-1.3', 'xenfv']) {
+      assert.deepEqual(await faultsIn(ramStream(machine, end)), [], machine);
+    }
+    for (const machine of ['pc-i440fx-2.3', 'pc-q35-10.0', 'virt', 'pc-i440fx-7.2']) {
+      assert.equal((await faultsIn(ramStream(machine, end))).length, 1, machine);
+    }
+  });
+
+  test('are sections', async () => {
+    const bytes = stream(header, configuration('none'), end, NO_DEVICES);
+    assert.match((await faultsIn(bytes))[0] ?? '', /^truncated@\d+ there is not one section/);
+    const all = await faultsIn(stream(header, configuration('none'), end), { all: true });
+    assert.equal(all.length, 2);
+  });
+
+  test('are pages of multifd channels that were not given', async () => {
+    const bytes = stream(
+      header,
+      configuration('pc-i440fx-10.0'),
+      section('start', 2, ['ram', 0, 4], blockList(['pc.ram', 0x1000]), '00000000 00000200', eos),
+      piece('end', 2, eos),
+      end,
+      NO_DEVICES,
+    );
+    assert.match((await faultsIn(bytes))[0] ?? '', /multifd channels, which were not given/);
+  });
+
+  test('are pages that never came, which is no fault', async () => {
+    const { faults, warnings } = await verify(ramStream('pc-i440fx-7.2', end, NO_DEVICES));
+    assert.deepEqual(faults, []);
+    assert.deepEqual(warnings, ['2 pages of RAM block "pc.ram" never came']);
+  });
+
+  test('are names that a terminal would obey', async () => {
+    const bytes = stream(
+      header,
+      configuration('pc-i440fx-7.2'),
+      section('start', 2, ['ram', 0, 4], blockList(['a\u001b[2J', 0x1000]), eos),
+      piece('end', 2, eos),
+      end,
+      NO_DEVICES,
+    );
+    const { faults, warnings } = await verify(bytes);
+    for (const { message } of faults) assert.match(message, /^[\x20-\x7e]+$/);
+    if (faults.length === 0) {
+      assert.deepEqual(warnings, ['1 page of RAM block "a\\u{1b}[2J" never came']);
+    }
+  });
+
+  test('is what follows the stream, which is told', async () => {
+    const { faults, warnings, bytes } = await verify(stream(workedExample(), Buffer.alloc(50)));
+    assert.deepEqual(faults, []);
+    assert.deepEqual(warnings, ['50 bytes follow the stream, at byte 4664']);
+    assert.equal(bytes, 4714);
+  });
+
+  test('is a command from the future, which may be gone on after', async () => {
+    const bytes = stream(header, configuration('none'), command(77), end);
+    assert.match((await faultsIn(bytes))[0] ?? '', /^unsupported@18 command 77 is not known/);
+    assert.ok((await faultsIn(bytes, { all: true })).length > 1);
+  });
+});
+
+describe('a verification with digests', () => {
+  const store = (): MemoryPageStore => new MemoryPageStore();
+
+  async function manifestOf(bytes: Uint8Array): Promise<Manifest> {
+    const { faults, manifest } = await verify(bytes, { digests: { store } });
+    assert.deepEqual(faults, []);
+    assert.ok(manifest !== null);
+    return manifest;
+  }
+
+  test('makes a manifest that the stream agrees with, and another does not', async () => {
+    const manifest = await manifestOf(workedExample());
+    const options = { manifest, digests: { store } };
+    assert.deepEqual(await faultsIn(workedExample(), options), []);
+    const [first, ...more] = await faultsIn(changed(200), options);
+    assert.match(first ?? '', /^corrupt@96 its XXH64 is /);
+    assert.deepEqual(more, []);
+    assert.equal((await faultsIn(changed(200), { ...options, all: true })).length, 3);
+    const [device] = await faultsIn(changed(4288), options);
+    assert.match(device ?? '', /^corrupt@4270 its XXH64 is /);
+  });
+
+  test('closes its stores, and makes no manifest of a bad stream', async () => {
+    const stores: TrackedStore[] = [];
+    const tracked = (): TrackedStore => {
+      const made = new TrackedStore();
+      stores.push(made);
+      return made;
+    };
+    for (const bytes of [workedExample(), workedExample().subarray(0, 4250)]) {
+      const { manifest } = await verify(bytes, { digests: { store: tracked } });
+      assert.equal(manifest === null, bytes.length < 4664);
+    }
+    assert.equal(stores.length, 4);
+    assert.ok(stores.every(({ isClosed }) => isClosed));
+  });
+
+  test('is ended by its signal while it digests', async () => {
+    const controller = new AbortController();
+    controller.abort(new Error('enough'));
+    const bytes = stream(
+      header,
+      configuration('pc-i440fx-7.2'),
+      section('start', 2, ['ram', 0, 4], blockList(['pc.ram', 1 << 30]), eos),
+      piece('end', 2, eos),
+      end,
+      NO_DEVICES,
+    );
+    const { signal } = controller;
+    await assert.rejects(verify(bytes, { digests: { store }, signal }), { code: 'ECANCELED' });
+  });
+
+  test('holds no more than a part of the stream', async () => {
+    // 64 MiB in RAM sections: each page the same buffer, so that only what is held takes room.
+    const one = page(null, 0x1000, Buffer.alloc(4096, 3));
+    const head = ramStream('pc-i440fx-7.2');
+    const closing = head.subarray(head.length - 18);
+    const before = process.memoryUsage().arrayBuffers;
+    let most = 0;
+    const source = async function* (): AsyncGenerator<Uint8Array, void> {
+      yield head.subarray(0, head.length - 18);
+      for (let count = 0; count < 64; count += 1) {
+        yield piece('part', 2, ...Array.from({ length: 250 }, () => one), eos);
+        most = Math.max(most, process.memoryUsage().arrayBuffers - before);
+      }
+      yield stream(closing, end, NO_DEVICES);
+    };
+    const { faults } = await verifyStream(source(), { digests: { store } });
+    assert.deepEqual(faults, []);
+    assert.ok(most < 48 << 20, `${most} bytes`);
+  });
+});
