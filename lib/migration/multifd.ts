@@ -88,11 +88,13 @@ export class MultifdChannels {
    * Waits until every channel has delivered its SYNC, and lets them go on; to be called at each word of the
    * main channel that ends a round, one at a time.
    *
+   * @param between - Called when all of this round has come, and nothing of the next.
    * @throws {MigrationStreamError} (rejects) `truncated` when a channel has ended; `corrupt`, `unsupported`
    *   or `not-a-stream`, with the channel, the packet and the offset in that channel; the transport's error.
    */
-  async sync(): Promise<void> {
+  async sync(between: () => void = () => {}): Promise<void> {
     await this.#all('sync', (channel) => channel.endsEarly());
+    between();
     this.#rounds = this.#channels.map((channel) => this.#watched(channel.round()));
   }
 

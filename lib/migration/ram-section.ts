@@ -65,9 +65,9 @@ export class RamSections {
       } else if (mark === 'flush') {
         this.#hasFlushes = true;
         this.#table.usesMultifd = true;
-        await this.#sync();
+        await this.#sync(true);
       } else {
-        if (!this.#hasFlushes) await this.#sync();
+        if (!this.#hasFlushes) await this.#sync(false);
         return;
       }
     }
@@ -113,14 +113,17 @@ export class RamSections {
     if (mapped?.isBlank === true) {
       table.warn('no page is there by any bitmap: the save may never have been finished', offset);
     }
+    if (this.#channels !== null) table.expectChannels();
     this.#channels?.start(table);
     return { type: 'ramBlocks', offset, section, blocks, pageSize: table.pageSize };
   }
 
-  /** Waits until all channels have delivered what belongs before this place. */
-  async #sync(): Promise<void> {
-    if (this.#channels === null) return;
-    await this.#channels.sync();
-    this.#table.nextRound();
+  /**
+   * Waits until all channels have delivered what belongs before this place.
+   *
+   * @param endsRound - Whether QEMU has gone through all blocks, or nothing tells.
+   */
+  async #sync(endsRound: boolean): Promise<void> {
+    await this.#channels?.sync(() => this.#table.syncRound(endsRound));
   }
 }

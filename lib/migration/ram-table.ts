@@ -24,6 +24,9 @@ export class RamTable {
   #block = -1;
   #offset = -1;
   #disorder = 0;
+  /** Whether rounds end only where all channels have come to, and whether the main channel began a new one. */
+  #hasChannels = false;
+  #hasWrapped = false;
 
   /** In the order of the list; empty until that came. */
   blocks: readonly RamBlock[] = [];
@@ -91,7 +94,8 @@ export class RamTable {
   /** Notes where a record is: one before the last begins a new pass over the list. */
   visit(block: number, offset: number): void {
     if (block < this.#block || (block === this.#block && offset + this.#disorder <= this.#offset)) {
-      this.nextRound();
+      if (this.#hasChannels) this.#hasWrapped = true;
+      else this.nextRound();
       this.#block = block;
       this.#offset = offset;
     } else if (block > this.#block || offset > this.#offset) {
@@ -103,6 +107,21 @@ export class RamTable {
   /** Pages come from several threads, out of order. */
   expectDisorder(): void {
     this.#disorder = DISORDER_PAGES * this.pageSize;
+  }
+
+  /** Pages come through several channels, each at its own pace. */
+  expectChannels(): void {
+    this.#hasChannels = true;
+  }
+
+  /**
+   * All channels have come to the same place.
+   *
+   * @param endsRound - Whether a pass over the list is over; if not, one is that the main channel went beyond.
+   */
+  syncRound(endsRound: boolean): void {
+    if (endsRound || this.#hasWrapped) this.nextRound();
+    this.#hasWrapped = false;
   }
 
   /** A pass over the list is over, if anything came in it. */

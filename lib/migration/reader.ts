@@ -365,7 +365,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       }
       const { position, section, reason } = error;
       const clause = `an item goes beyond the ${size} bytes of its package (${reason})`;
-      throw new MigrationStreamError('corrupt', clause, { position: position as number, section });
+      throw new MigrationStreamError('corrupt', clause, { position, section });
     }
     if (input.left > 0) {
       const reason = `${input.left} bytes of a package are left over behind its end`;
