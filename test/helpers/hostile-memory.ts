@@ -107,6 +107,8 @@ interface Case {
   readonly main: Chunks;
   readonly channels?: readonly Chunks[];
   readonly all?: boolean;
+  /** Makes a manifest, for which bytes are kept until it is known what they belong to. */
+  readonly digests?: boolean;
 }
 
 const CASES: Readonly<Record<string, () => Case>> = {
@@ -193,6 +195,26 @@ const CASES: Readonly<Record<string, () => Case>> = {
   'device sections without end, behind RAM': () => ({
     main: inRow([small, piece('end', 2, eos)], manyDevices(), [end]),
   }),
+  'contents of disks and bytes behind, for a manifest': () => {
+    const chunk = stream(be64(1), counted('vda'), Buffer.alloc(MIB, 1));
+    return {
+      main: inRow(
+        [small, section('start', 3, ['block', 0, 1], be64(2)), stream('02', be32(3))],
+        repeated(chunk, 800),
+        [stream(be64(2), '7e', be32(3)), piece('end', 3, be64(2)), finish],
+        repeated(Buffer.alloc(MIB), 800),
+      ),
+      digests: true,
+    };
+  },
+  'storage keys without end, for a manifest': () => ({
+    main: inRow(
+      [small, piece('end', 2, eos), stream('04', be32(9), counted('s390-skeys'), be32(0), be32(1))],
+      repeated(stream(be64(2), be64(MIB), Buffer.alloc(MIB)), 1000),
+      [stream(be64(1), '7e', be32(9)), end],
+    ),
+    digests: true,
+  }),
   'bytes behind it without end': () => ({
     main: inRow([small, finish], repeated(Buffer.alloc(MIB), 1500)),
   }),
@@ -203,13 +225,14 @@ async function* chunksOf(chunks: Chunks): AsyncGenerator<Uint8Array, void> {
 }
 
 async function run(name: string): Promise<void> {
-  const { main, channels = [], all } = (CASES[name] as () => Case)();
+  const { main, channels = [], all, digests } = (CASES[name] as () => Case)();
   const image = new RamImage({ store: () => discarding });
   const summarizer = new StreamSummarizer();
   const options: VerifyOptions = {
     channels: channels.map(chunksOf),
     all,
     withoutDescription: true,
+    digests: digests === true ? { store: () => discarding } : undefined,
     pages: combineVisitors([image, new RamMap()]),
     onEvent: (event) => summarizer.add(event),
   };

@@ -42,6 +42,8 @@ const OUTCOMES: readonly (readonly [name: string, outcome: RegExp])[] = [
   ['unknown commands without end', /^unsupported: command 99/],
   ['device sections without end, before RAM', /^unsupported: .* too many to wait/],
   ['device sections without end, behind RAM', /^fine$/],
+  ['contents of disks and bytes behind, for a manifest', /^fine$/],
+  ['storage keys without end, for a manifest', /^fine$/],
   ['bytes behind it without end', /^fine$/],
 ];
 

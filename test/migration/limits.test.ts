@@ -4,7 +4,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { deflateSync } from 'node:zlib';
-import type { MigrationEvent } from '../../lib/migration/events.ts';
+import type { MigrationEvent, RamBlock } from '../../lib/migration/events.ts';
+import { RamMap } from '../../lib/migration/ram-map.ts';
 import type { MigrationStreamError } from '../../lib/migration/stream-error.ts';
 import { StreamSummarizer } from '../../lib/migration/summary.ts';
 import { type Verification, type VerifyOptions, verifyStream } from '../../lib/migration/verify.ts';
@@ -562,6 +563,45 @@ describe('what there is a lot of', () => {
     const { commands, warnings } = summarizer.summary(reader.ram, null);
     assert.equal(commands.length, 262_144);
     assert.deepEqual(warnings, ['only the first 262144 commands are listed']);
+  });
+
+  test('pages of zeros in one run are noted in no time that grows with them', () => {
+    const map = new RamMap();
+    const block: RamBlock = {
+      index: 0,
+      name: 'a',
+      usedLength: 2 ** 42,
+      hostPageSize: null,
+      address: null,
+      pages: { zero: 0, normal: 0, xbzrle: 0, compressed: 0, multifd: 0 },
+    };
+    map.blocks([block], PAGE);
+    const begin = process.cpuUsage();
+    map.zero(block, 0, 2 ** 27);
+    map.zero(block, 2 ** 20 * PAGE, 2 ** 27);
+    const { user } = process.cpuUsage(begin);
+    const [cell] = map.cells(block, 1);
+    assert.deepEqual([cell?.zero, cell?.resent], [2 ** 27 + 2 ** 20, 2 ** 27 - 2 ** 20]);
+    assert.ok(user < 5_000_000, `${user} µs`);
+  });
+
+  test('values of devices are decoded up to a number in all', async () => {
+    const fields = [{ name: 'x', array_len: 600_000, type: 'uint8', size: 1 }];
+    const names = Array.from({ length: 15 }, (_, index) => `d${index}`);
+    const device = (name: string): object => ({ name, instance_id: 0, version: 1, fields });
+    const body = Buffer.alloc(600_000, 1);
+    const bytes = stream(
+      header,
+      PC,
+      start,
+      finish,
+      ...names.map((name, index) => section('full', 10 + index, [name, 0, 1], body)),
+      end,
+      described(...names.map(device)),
+    );
+    const fault = await onlyFault(bytes);
+    assert.equal(fault.fault, 'unsupported');
+    assert.equal(fault.section?.name, 'd13');
   });
 
   test('rounds of a page each take no time that grows with the number of blocks', async () => {

@@ -1,0 +1,79 @@
+import type { MigrationEvent } from './events.ts';
+import type { StreamInput } from './input.ts';
+import { deviceEvent, type SectionReader } from './section-reader.ts';
+import { MigrationStreamError } from './stream-error.ts';
+import type { StreamState } from './stream-state.ts';
+import { parseVmDescription, type VmDescription } from './vm-description.ts';
+import { ITEM, LIMIT } from './wire.ts';
+
+const HEADER_BYTES = 5;
+
+/**
+ * Reads what comes behind the end mark: the VM description, and what does not belong to the stream.
+ *
+ * @param goesOn - Whether the source may send more that nobody should wait for.
+ */
+export async function* readEnd(
+  input: StreamInput,
+  state: StreamState,
+  sections: SectionReader,
+  goesOn: boolean,
+): AsyncGenerator<MigrationEvent, void> {
+  input.section = undefined;
+  const end = input.position;
+  if (state.sections.isOpen) {
+    throw input.error('corrupt', 'an end mark before the end of all sections', end - 1);
+  }
+  const described = state.descriptionAt;
+  if (described !== null && described !== end) {
+    const reason = `an end mark ${described - end} bytes before the VM description`;
+    throw input.error('corrupt', reason, end - 1);
+  }
+  if (!(await input.atEnd()) && input.file.peekByte(0) === ITEM.VM_DESCRIPTION) {
+    yield* readDescription(input, state);
+  }
+  for (const device of state.devices.takeUndecoded()) yield deviceEvent(device);
+  yield* sections.sayScan(end);
+  if (goesOn) return;
+  const offset = input.position;
+  while (!(await input.atEnd())) await input.skip(input.available, 'what follows the stream');
+  const bytes = input.position - offset;
+  if (bytes > 0) yield { type: 'trailing', offset, bytes };
+}
+
+async function* readDescription(
+  input: StreamInput,
+  state: StreamState,
+): AsyncGenerator<MigrationEvent, void> {
+  const { ram, devices, remarks } = state;
+  const offset = input.position;
+  await input.need(HEADER_BYTES, 'the VM description');
+  input.u8();
+  const size = input.be32();
+  if (size > LIMIT.DESCRIPTION) {
+    const reason = `a VM description of ${size} bytes, more than ${LIMIT.DESCRIPTION}`;
+    throw input.error('unsupported', reason, offset + 1);
+  }
+  const text = await input.bytes(size, 'the VM description');
+  let description: VmDescription;
+  try {
+    description = parseVmDescription(text, offset + HEADER_BYTES);
+  } catch (error) {
+    if (!(error instanceof MigrationStreamError)) throw error;
+    // The devices themselves are complete.
+    remarks.report(error);
+    return;
+  }
+  yield { type: 'vmDescription', offset, bytes: HEADER_BYTES + size, description };
+  if (!devices.isDescribed) {
+    for (const device of await state.describe(description, offset)) yield deviceEvent(device);
+  }
+  if (ram.pageSizeKnown && ram.pageSize !== description.page_size) {
+    const reason = `the VM description says pages of ${description.page_size} bytes, RAM has ${ram.pageSize}`;
+    remarks.report(input.error('corrupt', reason, offset));
+  }
+  for (const name of devices.missing()) {
+    const reason = `the VM description has ${name}, and no such section came`;
+    remarks.report(input.error('corrupt', reason, offset));
+  }
+}
