@@ -26,5 +26,5 @@ export const FILE_SIZES: Partial<QemuFileSizes> = {
   stagingSize: 128 * KIB,
   gatherEntries: 1024,
   highWaterMark: 4096 * KIB,
-  lookAheadSize: 256 * KIB,
+  lookAheadSize: 512 * KIB,
 };

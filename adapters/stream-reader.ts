@@ -1,12 +1,16 @@
 import type { Readable } from 'node:stream';
 import { QemuFileError } from '../lib/errors.ts';
 import type { Answer } from '../lib/ops.ts';
+import { freeChunk } from './free-chunk.ts';
 import { keepHeap } from './keep-heap.ts';
 import { ReadAtOnce } from './read-at-once.ts';
 import { type Failure, failure, failureOf } from './stream-failure.ts';
 
 /** Bytes that a `StreamReader` holds before it pauses its stream: with less it stops and starts all the time (bench/read-pages.ts). */
 const READ_AHEAD = 256 * 1024;
+
+/** Room from which on chunks are copied, to lie together with what is read behind them. */
+const LEAST_TOGETHER = 128 * 1024;
 
 /** Bytes that may be read at once between two turns of the event loop, as many as libuv reads in one. */
 const MOST_PER_TURN = 2 * 1024 * 1024;
@@ -33,6 +37,8 @@ export class StreamReader {
   #resolve: ((answer: number | Uint8Array) => void) | undefined;
   #reject: ((error: QemuFileError) => void) | undefined;
   #position = 0;
+  /** Where the read that waits may have its bytes put. */
+  #space: Uint8Array | undefined;
 
   /**
    * @param stream - A stream of bytes that nobody else reads.
@@ -92,6 +98,7 @@ export class StreamReader {
       this.#resolve = resolve;
       this.#reject = reject;
       this.#position = position;
+      this.#space = space;
       if (space !== undefined && isTurnOver) setImmediate(this.#readLater, space, resolve);
       else this.#flow();
     });
@@ -156,6 +163,21 @@ export class StreamReader {
     }
   }
 
+  /** Puts a chunk, and what lies behind it, together where there is room for both: one chunk less to deal with. */
+  #withTheRest(chunk: Uint8Array): number | Uint8Array {
+    const space = this.#space;
+    if (space === undefined || space.length < LEAST_TOGETHER || this.#atOnce.fd < 0) return chunk;
+    space.set(chunk);
+    let bytes = chunk.length;
+    try {
+      bytes += this.#readAtOnce(space.subarray(bytes), this.#position);
+    } catch {
+      // The next read fails with it.
+    }
+    freeChunk(chunk, this.#stream);
+    return bytes;
+  }
+
   /** Goes on reading at once, for a read that waits, after others had their turn of the event loop. */
   readonly #readLater = (space: Uint8Array, resolve: unknown): void => {
     this.#leftAtOnce = MOST_PER_TURN;
@@ -180,7 +202,7 @@ export class StreamReader {
     this.#atOnce.arrived(chunk.length);
     this.#leftAtOnce = MOST_PER_TURN;
     if (this.#resolve !== undefined) {
-      this.#give(chunk);
+      this.#give(this.#withTheRest(chunk));
       return;
     }
     this.#chunks.push(chunk);
@@ -213,6 +235,7 @@ export class StreamReader {
   #forget(): void {
     this.#resolve = undefined;
     this.#reject = undefined;
+    this.#space = undefined;
   }
 
   #flow(): void {

@@ -108,8 +108,9 @@ export abstract class GatherList extends Staging {
   #closeRun(): void {
     if (this.index > this.#runStart) {
       const length = this.index - this.#runStart;
-      // Half the price of a Buffer's subarray (bench/ram-records.ts); a block is all of its memory.
-      this.#entries.push(new Uint8Array(this.block.buffer, this.#runStart, length));
+      // Half the price of a Buffer's subarray (bench/ram-records.ts).
+      const { buffer, byteOffset } = this.block;
+      this.#entries.push(new Uint8Array(buffer, byteOffset + this.#runStart, length));
       this.#runStart = this.index;
       this.#growing = null;
     }

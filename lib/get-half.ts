@@ -36,6 +36,12 @@ export interface GetSettings {
 /** How long to leave a backend alone that says EAGAIN although it should have waited. */
 const RETRY_MS = 5;
 
+/**
+ * Size of the buffer given to `getBuffer` while bytes are handed over: each one costs JavaScript time, and a
+ * unix socket takes no more than 208 KiB at once (bench/relay.ts).
+ */
+const HAND_OVER_SIZE = 192 * 1024;
+
 /** The greatest size of one peek or in-place get, as in QEMU. */
 export const PEEK_LIMIT = 32768;
 
@@ -50,6 +56,8 @@ export class GetHalf extends LookAhead {
   #ended = false;
   /** Unread bytes that were given away or dropped when the gets stopped. */
   #dropped = 0;
+  /** All bytes are handed over to somebody else: the stream gets none, only the end. */
+  #handsOver = false;
   /** The stream has asked for a chunk and has not got one. */
   #streamWaits = false;
   #streamServed = false;
@@ -186,6 +194,31 @@ export class GetHalf extends LookAhead {
     this.#serve();
   }
 
+  /** From now on bytes are for `handOver` alone. */
+  beginHandOver(): void {
+    this.#handsOver = true;
+    this.enlarge(HAND_OVER_SIZE);
+  }
+
+  /** From now on bytes, or the end that is all there is left, are for the stream again. */
+  endHandOver(): void {
+    this.#handsOver = false;
+    this.#serve();
+  }
+
+  /** Gives what comes next, to be returned with `handedOver`; null if it has to be waited for. */
+  handOver(): Uint8Array | null {
+    if (this.#error !== null || this.#waiters.length > 0) return null;
+    this.#takeBack();
+    while (this.available === 0 && this.#ask());
+    return this.available === 0 ? null : this.loan();
+  }
+
+  /** Takes back the memory of what `handOver` gave. */
+  handedOver(chunk: Uint8Array): void {
+    this.returned(chunk);
+  }
+
   /** Serves the stream with what it asked for and what is there by now: typed gets left it. */
   serveStream(): void {
     if (this.#streamWaits && this.available > 0) this.#serve();
@@ -317,7 +350,7 @@ export class GetHalf extends LookAhead {
           waiter.done(null);
           continue;
         }
-      } else if (!this.#streamWaits) {
+      } else if (!this.#streamWaits || this.#handsOver) {
         return;
       } else if (this.available > 0) {
         this.#streamWaits = false;

@@ -1,3 +1,4 @@
+import { makeBlock } from './block.ts';
 import { Fifo } from './fifo.ts';
 
 /*
@@ -20,6 +21,9 @@ const LEAST_ROOM = 0.25;
 /** Most unread bytes, as a fraction of the block's size, that are moved into it to lie before the next. */
 const MOST_MOVED = 0.125;
 
+/** Blocks kept for use after a loan; more are left to the garbage collector. */
+const SPARE_BLOCKS = 8;
+
 /** Bridges are carved out of blocks of this size: one of 4 KiB alone costs twice as much (bench/read-pages.ts). */
 const BRIDGE_SIZE = 65536;
 
@@ -36,10 +40,13 @@ export abstract class LookAhead {
   #bridgeView: DataView = EMPTY_VIEW;
   #bridgeUsed = 0;
 
-  readonly #blockSize: number;
+  #blockSize: number;
   #block: Uint8Array = EMPTY;
   #blockUsed = 0;
   #blockLent = false;
+  readonly #spare: Uint8Array[] = [];
+  /** Blocks that somebody else has for now. */
+  readonly #loans: Map<ArrayBufferLike, Uint8Array> = new Map();
   /** Whether others may hold bytes that come before the window: then nothing may enter the window. */
   #borrowed = false;
 
@@ -226,7 +233,7 @@ export abstract class LookAhead {
     const unread = this.#end - this.#start;
     if (!this.#blockLent && this.#nextBytes === 0) this.#toFront(unread);
     if (this.#block.length - this.#blockUsed < this.#blockSize * LEAST_ROOM) {
-      this.#block = Buffer.allocUnsafeSlow(this.#blockSize);
+      this.#block = this.#spare.pop() ?? makeBlock(this.#blockSize);
       this.#blockUsed = 0;
       this.#blockLent = false;
       if (this.#nextBytes === 0) this.#toFront(unread);
@@ -293,6 +300,33 @@ export abstract class LookAhead {
     this.#loadWindow(EMPTY);
     this.#borrowed = true;
     return chunk;
+  }
+
+  /** Makes blocks at least so large from now on. */
+  protected enlarge(blockSize: number): void {
+    this.#blockSize = Math.max(this.#blockSize, blockSize);
+  }
+
+  /** Takes the first available buffer, until `returned`: then its memory is used again. */
+  protected loan(): Uint8Array {
+    if (this.#start === this.#end) this.contiguous(1);
+    const chunk = this.#window.subarray(this.#start, this.#end);
+    if (chunk.buffer === this.#block.buffer) {
+      const isWhole = this.#window === this.#block && this.#nextBytes === 0 && !this.#blockLent;
+      if (isWhole) this.#loans.set(chunk.buffer, this.#block);
+      if (isWhole) this.#block = EMPTY;
+      else this.#blockLent = true;
+    }
+    this.#loadWindow(EMPTY);
+    return chunk;
+  }
+
+  /** Takes back what was on loan. */
+  protected returned(chunk: Uint8Array): void {
+    const block = this.#loans.get(chunk.buffer);
+    if (block === undefined) return;
+    this.#loans.delete(chunk.buffer);
+    if (this.#spare.length < SPARE_BLOCKS) this.#spare.push(block);
   }
 
   /** True if bytes were lent since `giveBack` was last called. */

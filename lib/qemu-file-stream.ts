@@ -22,6 +22,9 @@ type WriteCallback = (error: Error | null | undefined) => void;
 
 function ignore(): void {}
 
+/** Gives the get half of a file, to those in this package who move bytes by other ways than the stream's. */
+export let getHalfOf: (file: QemuFileStream) => GetHalf;
+
 /** Lifecycle, error latch and gates of a `QemuFile`; use `QemuFile`. */
 export class QemuFileStream extends StreamBase {
   /** The backend. */
@@ -408,6 +411,7 @@ export class QemuFileStream extends StreamBase {
   }
 
   static {
+    getHalfOf = (file) => file.getHalf;
     // The Writable's own figures are those of an always empty buffer; these are the real ones.
     Object.defineProperties(QemuFileStream.prototype, {
       writableLength: {

@@ -1,5 +1,6 @@
 import { Digest, loadDigest } from './digest.ts';
 import { abortError, QemuFileError, toQemuFileError } from './errors.ts';
+import { handOver } from './hand-over.ts';
 import { Onlooker, type RelayCheck } from './onlooker.ts';
 import { pump } from './pump.ts';
 import type { QemuFile } from './qemu-file.ts';
@@ -218,7 +219,7 @@ class Relay {
     const tee = this.#tee;
     const onlooker = this.#onlooker;
     const sinks = [to, tee, onlooker?.file].filter((sink) => sink !== undefined);
-    await pump(from, sinks).ended;
+    await handOver(from, sinks);
     await this.#attempt('to', to.flush());
     if (tee !== undefined) await this.#attempt('tee', tee.flush());
     // Closing may tell that the end was none, such as by the exit status of a command.

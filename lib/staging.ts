@@ -1,3 +1,5 @@
+import { makeBlock } from './block.ts';
+
 /*
  * Staging: the block into which small values are copied.
  *
@@ -145,8 +147,9 @@ export abstract class Staging {
   /** Lets puts go straight ahead. */
   protected open(): void {
     if (this.block === NO_BLOCK) {
-      this.block = this.#spare.pop() ?? Buffer.allocUnsafeSlow(this.stagingSize);
-      this.#view = new DataView(this.block.buffer);
+      const block = this.#spare.pop() ?? makeBlock(this.stagingSize);
+      this.block = block;
+      this.#view = new DataView(block.buffer, block.byteOffset, block.length);
     }
     this.room = this.stagingSize;
   }

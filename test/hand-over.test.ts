@@ -1,0 +1,95 @@
+// How a relay's bytes get from one file to others: whose memory they lie in, and who else sees them.
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { socketOps } from '../adapters/index.ts';
+import { handOver } from '../lib/hand-over.ts';
+import { QemuFile } from '../lib/index.ts';
+import { Sink, Source } from './helpers/backends.ts';
+import { pattern, piecesOf } from './helpers/bytes.ts';
+import { makeTempDir } from './helpers/cleanup.ts';
+import { plainSockets } from './helpers/sockets.ts';
+
+const SIZE = 8 * 1024 * 1024;
+
+/** A backend that fills what it is given, and notes whose memory that is. */
+class Filler {
+  readonly memories = new Set<ArrayBufferLike>();
+  readonly #bytes: Buffer;
+
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes;
+  }
+
+  async getBuffer(buffer: Uint8Array, position: number): Promise<number> {
+    this.memories.add(buffer.buffer);
+    return this.#bytes.copy(buffer, 0, position);
+  }
+}
+
+describe('handing over', { timeout: 20_000 }, () => {
+  test('uses the same memory again once the sinks have taken it', async () => {
+    const bytes = pattern(SIZE);
+    const filler = new Filler(bytes);
+    const sinks = [new Sink('async'), new Sink('async')];
+    const files = sinks.map((sink) => new QemuFile(sink));
+    await handOver(new QemuFile(filler), files);
+    for (const [at, sink] of sinks.entries()) {
+      await files[at]?.flush();
+      assert.ok(sink.written.equals(bytes));
+    }
+    assert.ok(filler.memories.size <= 6, `${filler.memories.size} blocks`);
+  });
+
+  test('lets those who listen to the source have copies of their own', async () => {
+    const bytes = pattern(SIZE);
+    const source = new QemuFile(new Filler(bytes));
+    const seen: Buffer[] = [];
+    const sink = new Sink('async');
+    const to = new QemuFile(sink);
+    const done = handOver(source, [to]);
+    source.on('data', (chunk: Buffer) => seen.push(chunk));
+    await done;
+    await to.flush();
+    assert.ok(Buffer.concat(seen).equals(bytes));
+    assert.ok(sink.written.equals(bytes));
+  });
+
+  test('begins with what was looked ahead, and with what the stream had', async () => {
+    const bytes = pattern(300_000);
+    const source = new QemuFile(
+      new Source(piecesOf(bytes, 50_000), { answering: 'async', hands: true }),
+    );
+    await source.readBe32();
+    source.unshift(bytes.subarray(0, 4));
+    const sink = new Sink('async');
+    const to = new QemuFile(sink);
+    await handOver(source, [to]);
+    await to.flush();
+    assert.ok(sink.written.equals(bytes));
+    assert.ok(source.readableEnded);
+  });
+
+  for (const way of ['tcp', 'unix']) {
+    test(`keeps the order from ${way} to ${way}`, async () => {
+      await using folder = makeTempDir();
+      const path = (name: string): string | undefined =>
+        way === 'unix' ? folder.join(name) : undefined;
+      const [near, sender] = await plainSockets(path('from'));
+      const [far, receiver] = await plainSockets(path('to'));
+      const bytes = pattern(SIZE);
+      sender.end(bytes);
+      const from = new QemuFile(socketOps(near));
+      const to = new QemuFile(socketOps(far));
+      const got: Buffer[] = [];
+      receiver.on('data', (chunk) => got.push(chunk));
+      const ended = new Promise((resolve) => receiver.once('end', resolve));
+      await handOver(from, [to]);
+      to.end();
+      await ended;
+      assert.ok(Buffer.concat(got).equals(bytes));
+      receiver.end();
+      await Promise.all([from.close(), to.close()]);
+      sender.destroy();
+    });
+  }
+});
