@@ -1,9 +1,9 @@
 /*
  * Blocks that the kernel copies to and from. C libraries put large ones 16 bytes behind the start of a page,
- * and that is where processors with "fast short rep mov" have a bad case: where the lower 12 bits of source
- * and destination are nearly the same, AMD's Zen 3 reads a file into such a block at 1.9 GB/s instead of 11,
- * and writes one at 4.9 GB/s instead of 9.8 (bench/look-ahead-size.ts, and with any offset in a page by hand).
- * What the kernel copies begins at the start of a page more often than not, so blocks begin in the middle.
+ * and that is where processors with "fast short rep mov" have a bad case: where the lower 12 bits of the
+ * destination are a little greater than those of the source, AMD's Zen 3 reads a file into such a block at
+ * 2.4 GB/s instead of 8.8 (bench/block-offset.ts). What the kernel copies begins at the start of a page more
+ * often than not, so blocks begin in the middle.
  */
 
 /** Half a page. */

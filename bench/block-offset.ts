@@ -1,0 +1,61 @@
+// Does it matter where in a page a block begins that the kernel copies to and from? Decides lib/block.ts.
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { makeBlock } from '../lib/block.ts';
+import { alternate, type Bench, type Contender, rowOf } from './harness/row.ts';
+
+const ours = 'our block';
+const floor = 'Buffer.allocUnsafeSlow';
+const SIZE = 256 * 1024;
+const FILE = 64 * 2 ** 20;
+
+type Call = (fd: number, block: Buffer, at: number) => unknown;
+
+const CALLS: Record<string, Call> = {
+  'reading a file': (fd, block, at) => readSync(fd, block, 0, SIZE, at),
+  'writing a file': (fd, block, at) => writeSync(fd, block, 0, SIZE, at),
+};
+
+/** Bytes per nanosecond, into or out of one block again and again. */
+function speed(fd: number, block: Buffer, call: Call, bytes: number): number {
+  const start = performance.now();
+  for (let at = 0; at < bytes; at += SIZE) call(fd, block, at % FILE);
+  return bytes / ((performance.now() - start) * 1e6);
+}
+
+const bench: Bench = {
+  question: 'Does it matter where in a page a block begins?',
+  async *run({ quick }) {
+    const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
+    try {
+      const path = join(folder, 'file');
+      writeFileSync(path, Buffer.alloc(FILE, 0xa5));
+      const fd = openSync(path, 'r+');
+      const bytes = quick ? FILE : 8 * FILE;
+      for (const [name, call] of Object.entries(CALLS)) {
+        const timed = (label: string, make: (size: number) => Buffer): Contender => ({
+          name: label,
+          run: () => Promise.resolve(speed(fd, make(SIZE).fill(0xa5), call, bytes)),
+        });
+        const contenders = [
+          timed(ours, makeBlock),
+          timed(floor, (size) => Buffer.allocUnsafeSlow(size)),
+        ];
+        const rounds = await alternate(contenders, quick ? 1 : 9);
+        yield rowOf(rounds, { name: `${name}, one block`, unit: 'GB/s', ours, against: [floor] });
+      }
+      closeSync(fd);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  },
+};
+export default bench;
