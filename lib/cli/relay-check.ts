@@ -80,12 +80,12 @@ function isBeginning(start: Uint8Array): boolean {
   return start.length < 4 && start.length > 0 && Buffer.from('QEVM').indexOf(start) === 0;
 }
 
-async function firstBytes(chunks: AsyncIterator<Uint8Array>): Promise<Uint8Array> {
+async function firstBytes(chunks: AsyncIterator<Uint8Array, undefined>): Promise<Uint8Array> {
   let start = Buffer.alloc(0);
   while (start.length < SNIFF_SIZE) {
-    const { done, value } = await chunks.next();
-    if (done === true) break;
-    start = Buffer.concat([start, value]);
+    const next = await chunks.next();
+    if (next.done === true) break;
+    start = Buffer.concat([start, next.value]);
     if (sniffContainer(start) !== null) break;
   }
   return start;
@@ -93,13 +93,13 @@ async function firstBytes(chunks: AsyncIterator<Uint8Array>): Promise<Uint8Array
 
 async function* resume(
   start: Uint8Array,
-  chunks: AsyncIterator<Uint8Array>,
+  chunks: AsyncIterator<Uint8Array, undefined>,
 ): AsyncGenerator<Uint8Array, void> {
   if (start.length > 0) yield start;
   for (;;) {
-    const { done, value } = await chunks.next();
-    if (done === true) return;
-    yield value;
+    const next = await chunks.next();
+    if (next.done === true) return;
+    yield next.value;
   }
 }
 
