@@ -41,7 +41,7 @@ export function checkOf(to: Uri, wish: CheckWish): CheckRun | undefined {
   if (!isAsked && (wish.check === false || !isFile(to))) return undefined;
   let manifest: Manifest | null = null;
   const check: RelayCheck = async (stream) => {
-    const chunks = stream[Symbol.asyncIterator]();
+    const chunks: AsyncIterator<Uint8Array, unknown> = stream[Symbol.asyncIterator]();
     const start = await firstBytes(chunks);
     if (sniffContainer(start)?.kind !== 'qevm' && !isBeginning(start)) {
       // A relay moves anything, compressed streams as well.
@@ -80,7 +80,7 @@ function isBeginning(start: Uint8Array): boolean {
   return start.length < 4 && start.length > 0 && Buffer.from('QEVM').indexOf(start) === 0;
 }
 
-async function firstBytes(chunks: AsyncIterator<Uint8Array, undefined>): Promise<Uint8Array> {
+async function firstBytes(chunks: AsyncIterator<Uint8Array, unknown>): Promise<Uint8Array> {
   let start = Buffer.alloc(0);
   while (start.length < SNIFF_SIZE) {
     const next = await chunks.next();
@@ -93,7 +93,7 @@ async function firstBytes(chunks: AsyncIterator<Uint8Array, undefined>): Promise
 
 async function* resume(
   start: Uint8Array,
-  chunks: AsyncIterator<Uint8Array, undefined>,
+  chunks: AsyncIterator<Uint8Array, unknown>,
 ): AsyncGenerator<Uint8Array, void> {
   if (start.length > 0) yield start;
   for (;;) {
