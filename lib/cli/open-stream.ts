@@ -1,11 +1,5 @@
 import { fstatSync } from 'node:fs';
-import {
-  decompressWith,
-  describeTarget,
-  openFrom,
-  parseUri,
-  type Uri,
-} from '../../adapters/index.ts';
+import { decompressWith, describeTarget, openFrom, type Uri } from '../../adapters/index.ts';
 import { type FoundDescription, findVmDescription } from '../migration/find-description.ts';
 import type { StreamSource } from '../migration/source.ts';
 import { type Unwrapped, unpack, unwrap } from '../migration/unwrap.ts';
@@ -77,11 +71,6 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
     await close();
     throw error;
   }
-}
-
-/** Takes the words of the command line for channels apart. */
-export function parseChannels(texts: readonly string[]): Uri[] {
-  return texts.map((text) => parseUri(text));
 }
 
 /**

@@ -7,6 +7,7 @@ import type { PageVisitor, RamBlock } from '../migration/events.ts';
 import { guestMap } from '../migration/memory-map.ts';
 import { PlacedStore } from '../migration/page-store.ts';
 import { RamImage } from '../migration/ram-image.ts';
+import { combineVisitors } from '../migration/visitors.ts';
 import { type KeptPages, keepPages } from './page-stores.ts';
 
 /** Longest file name that is made of a block's. */
@@ -42,15 +43,12 @@ export class BlockFiles implements Output {
       store: ({ name }) => this.#files.get(name)?.output.store ?? null,
     });
     this.#image = image;
-    this.visitor = {
-      blocks: async (blocks, pageSize) => {
+    const opener: PageVisitor = {
+      blocks: async (blocks) => {
         for (const block of blocks) await this.#open(block);
-        image.blocks(blocks, pageSize);
       },
-      page: (block, offset, bytes) => image.page(block, offset, bytes),
-      zero: (block, offset, count) => image.zero(block, offset, count),
-      xbzrle: (block, offset, encoded) => image.xbzrle(block, offset, encoded),
     };
+    this.visitor = combineVisitors([opener, image]);
   }
 
   async #open(block: RamBlock): Promise<void> {
@@ -113,15 +111,12 @@ export class ElfFile implements Output {
     // Where a block goes depends on all of them, and in mapped-ram files pages come in between.
     const image = new RamImage({ store: this.#kept.store });
     this.#image = image;
-    this.visitor = {
-      blocks: (blocks, pageSize) => {
+    const noter: PageVisitor = {
+      blocks: (blocks) => {
         this.#blocks = blocks;
-        image.blocks(blocks, pageSize);
       },
-      page: (block, offset, bytes) => image.page(block, offset, bytes),
-      zero: (block, offset, count) => image.zero(block, offset, count),
-      xbzrle: (block, offset, encoded) => image.xbzrle(block, offset, encoded),
     };
+    this.visitor = combineVisitors([noter, image]);
   }
 
   static async create(path: string): Promise<ElfFile> {
