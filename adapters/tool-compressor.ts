@@ -1,0 +1,120 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { Duplex } from 'node:stream';
+import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
+import { ChildEnd } from './child-end.ts';
+import { destroyStream, StreamReader, StreamWriter } from './duplex-transport.ts';
+
+/** Milliseconds from SIGTERM to SIGKILL of a tool that is not needed any more. */
+const GRACE_MS = 2000;
+
+type Callback = (error?: Error | null) => void;
+
+/** Has a tool of the system compress what is written to it; its output ends after the tool exited with status 0. */
+export class ToolCompressor extends Duplex {
+  readonly #format: string;
+  readonly #child: ChildProcess;
+  readonly #end: ChildEnd;
+  readonly #reader: StreamReader | undefined;
+  readonly #writer: StreamWriter | undefined;
+  #written = 0;
+  #read = 0;
+
+  /**
+   * @param format - Name of the format, and of the tool that is looked for in `PATH`.
+   * @param args - What makes it compress its standard input to its standard output.
+   * @throws {QemuFileError} The system's own code, if it has no room for one more process.
+   */
+  constructor(format: string, args: readonly string[]) {
+    super();
+    this.#format = format;
+    this.#child = start(format, args);
+    this.#end = new ChildEnd(this.#child, false, GRACE_MS);
+    // Where the system had no descriptors left Node makes no streams, whatever was asked for.
+    const { stdin, stdout } = this.#child as Partial<ChildProcess>;
+    stdin?.on('error', ignore);
+    stdout?.on('error', ignore);
+    if (stdout) this.#reader = new StreamReader(stdout, 'EIO');
+    if (stdin) this.#writer = new StreamWriter(stdin);
+  }
+
+  override _write(chunk: Buffer, _encoding: string, callback: Callback): void {
+    void this.#settle(callback, async () => {
+      await this.#writer?.writev([chunk], this.#written);
+      this.#written += chunk.length;
+    });
+  }
+
+  override _final(callback: Callback): void {
+    void this.#settle(callback, async () => {
+      await this.#writer?.end();
+    });
+  }
+
+  override _read(): void {
+    void this.#settle(
+      (error) => error && this.destroy(error),
+      async () => {
+        const chunk = (await this.#reader?.read(this.#read)) ?? new Uint8Array(0);
+        this.#read += chunk.length;
+        if (chunk.length > 0) {
+          this.push(chunk);
+          return;
+        }
+        // Whether that is the end shows when the tool has exited.
+        const failure = await this.#failure();
+        if (failure !== undefined) throw failure;
+        this.push(null);
+      },
+    );
+  }
+
+  override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
+    this.#close().then(
+      () => callback(error),
+      (failure: unknown) => callback(error ?? (failure as Error)),
+    );
+  }
+
+  /** What the tool failed with is told rather than what came of that. */
+  async #settle(callback: Callback, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      callback(this.destroyed ? (error as Error) : ((await this.#failure()) ?? (error as Error)));
+      return;
+    }
+    callback();
+  }
+
+  async #failure(): Promise<Error | undefined> {
+    await this.#end.ended;
+    const cause = this.#end.startFailure?.('compress', this.#written);
+    if (cause?.code !== 'ENOENT') return cause ?? this.#end.failure?.('compress', this.#written);
+    const reason = `there is no ${this.#format} here to compress with: install ${this.#format}, use Node.js 22.15 or newer, or choose gzip`;
+    return new QemuFileError('ENOTSUP', reason, { operation: 'compress', cause });
+  }
+
+  async #close(): Promise<void> {
+    const closed = new QemuFileError('ECANCELED', 'the compressor was destroyed');
+    this.#reader?.close(closed);
+    this.#writer?.close(closed);
+    await this.#end.force();
+    await this.#end.release();
+    const { stdin, stdout } = this.#child as Partial<ChildProcess>;
+    for (const stream of [stdin, stdout]) {
+      if (!stream) continue;
+      await destroyStream(stream);
+      stream.off('error', ignore);
+    }
+  }
+}
+
+function start(tool: string, args: readonly string[]): ChildProcess {
+  try {
+    return spawn(tool, args, { stdio: 'pipe' });
+  } catch (error) {
+    throw toQemuFileError(error, { operation: 'compress' });
+  }
+}
+
+function ignore(): void {}
