@@ -17,7 +17,7 @@ const PRIVATE = 0o600;
  * Decides whether a file that did not get whole is kept.
  *
  * @param error - Why it did not.
- * @param partialPath - Its temporary name.
+ * @param partialPath - Where it is: no longer under the name that it was written under.
  */
 export type KeepPartial = (error: Error, partialPath: string) => boolean;
 
@@ -47,7 +47,10 @@ export interface OpenFdOptions {
 export interface PathWriteOps extends FdWriteOps {
   /** The file that is written in the end: an absolute path, links resolved; a device's as it was given. */
   readonly path: string;
-  /** Temporary name of the file until `close()`; `undefined` where it is written in place. */
+  /**
+   * Temporary name of the file until `close()`, and the name that a file which did not get whole was kept
+   * under after that; `undefined` where it is written in place.
+   */
   readonly partialPath: string | undefined;
 }
 
@@ -55,10 +58,12 @@ export interface PathWriteOps extends FdWriteOps {
  * Opens a regular file, a block device or a character device. FIFOs are `openFifo`'s; `openPath` takes
  * either.
  *
- * A regular file is written under a temporary name beside its own (`.name.random.qemu-file-partial`,
+ * A regular file is written under a temporary name beside its own (`.name.writer.qemu-file-partial`,
  * mode 0600). `close()` makes it durable and gives it its name, at one stroke and only if every write
  * went well; `close(error)` removes it. So the name never shows half a file, and a file that had it
- * stays until the new one is whole. A process that is killed leaves the temporary file behind.
+ * stays until the new one is whole. A process that is killed leaves the temporary file behind: it goes
+ * when the same name is written to again, once its writer is known to be dead, or was on another
+ * machine, or in another container, and has not touched the file for a day.
  * Devices, and files with an `offset`, are written in place, and synced by `close()`.
  * Where the path is a symbolic link, what it points at is replaced, and the link stays.
  *
@@ -152,7 +157,7 @@ async function openInPlace(
       if (failed !== undefined) throw failed;
       if (canSync) await inClose(() => syncFd(fd));
     };
-    return writeTable(fd, offset, finish, path, undefined);
+    return writeTable(fd, offset, finish, path, () => undefined);
   });
 }
 
@@ -164,8 +169,11 @@ async function openPartial(
   const file = await PartialFile.create(path, mode, options.replace ?? true);
   const { keepPartial = false } = options;
   const discard = async (error: Error): Promise<void> => {
-    const keep = typeof keepPartial === 'function' ? keepPartial(error, file.path) : keepPartial;
-    if (!keep) await inClose(() => file.discard());
+    if (keepPartial !== false) {
+      const path = await file.keep();
+      if (keepPartial === true || keepPartial(error, path)) return;
+    }
+    await inClose(() => file.discard());
   };
   const finish: Finish = async (error, failed) => {
     if (error !== undefined || failed !== undefined) {
@@ -183,7 +191,7 @@ async function openPartial(
   return orClose(file.fd, async () => {
     try {
       checkSignal(options.signal);
-      return writeTable(file.fd, 0, finish, path, file.path);
+      return writeTable(file.fd, 0, finish, path, () => file.path);
     } catch (error) {
       await file.discard();
       throw error;
@@ -196,10 +204,16 @@ function writeTable(
   offset: number,
   finish: Finish,
   path: string,
-  partialPath: string | undefined,
+  partialPath: () => string | undefined,
 ): PathWriteOps {
   const table = fdTable(fd, { direction: 'write', offset }, finish) as FdWriteOps;
-  return { ...table, path, partialPath };
+  return {
+    ...table,
+    path,
+    get partialPath() {
+      return partialPath();
+    },
+  };
 }
 
 /** What writing to a path is about to touch: the path behind its links, and what is there. */

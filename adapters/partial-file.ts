@@ -3,14 +3,10 @@ import fs from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { QemuFileError } from '../lib/errors.ts';
 import { closeFd, openFile, syncFd } from './fs-calls.ts';
+import { PartialNames } from './partial-name.ts';
+import { ownWriter, removeStalePartials, TOUCH_MS } from './stale-partials.ts';
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = fs.constants;
-
-/** How the name of a file that is not whole yet ends. */
-const PARTIAL_SUFFIX = '.qemu-file-partial';
-
-/** Bytes of the final name kept in the temporary one: file names end at 255 bytes. */
-const KEPT_NAME_BYTES = 200;
 
 /** Codes with which file systems say that they do not sync directories, or not for us. */
 const NO_DIRECTORY_SYNC: ReadonlySet<unknown> = new Set([
@@ -21,35 +17,60 @@ const NO_DIRECTORY_SYNC: ReadonlySet<unknown> = new Set([
   'EPERM',
 ]);
 
-/** A file that is written under a temporary name until it is whole. */
+/** A file that is written under a temporary name until it is whole. Ends with `publish`, `keep` or `discard`. */
 export class PartialFile {
   /** Descriptor, open for writing; whoever holds the object closes it. */
   readonly fd: number;
-  /** The temporary name. */
-  readonly path: string;
   readonly #target: string;
+  readonly #keptPath: string;
   readonly #replace: boolean;
+  #path: string;
+  readonly #touching: NodeJS.Timeout;
 
-  private constructor(fd: number, path: string, target: string, replace: boolean) {
+  private constructor(
+    fd: number,
+    path: string,
+    keptPath: string,
+    target: string,
+    replace: boolean,
+  ) {
     this.fd = fd;
-    this.path = path;
+    this.#path = path;
+    this.#keptPath = keptPath;
     this.#target = target;
     this.#replace = replace;
+    // Bytes may not come for days, and others must see all that time that somebody waits for them. By its
+    // path, because the number of the descriptor may belong to another file by the time of the call.
+    this.#touching = setInterval(() => {
+      const now = new Date();
+      fs.lutimes(this.#path, now, now, ignore);
+    }, TOUCH_MS);
+    this.#touching.unref();
+  }
+
+  /** Where it is for the time being. */
+  get path(): string {
+    return this.#path;
   }
 
   /**
-   * Makes one beside its final name, so that the two are on one file system.
+   * Makes one beside its final name, so that the two are on one file system. Before that, what processes
+   * that were killed left there of files of this name is removed.
    *
    * @param target - The final name.
    * @param mode - Permission bits.
    * @param replace - Whether a file that has the final name at the end is replaced.
    */
   static async create(target: string, mode: number, replace: boolean): Promise<PartialFile> {
-    const kept = Buffer.from(basename(target)).subarray(0, KEPT_NAME_BYTES).toString();
+    const directory = dirname(target);
+    const names = new PartialNames(basename(target));
+    await removeStalePartials(directory, names);
     const random = randomBytes(6).toString('hex');
-    const path = join(dirname(target), `.${kept}.${random}${PARTIAL_SUFFIX}`);
+    const writer = ownWriter();
+    const keptPath = join(directory, names.kept(random));
+    const path = writer === undefined ? keptPath : join(directory, names.written(writer, random));
     const fd = await openFile(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
-    return new PartialFile(fd, path, target, replace);
+    return new PartialFile(fd, path, keptPath, target, replace);
   }
 
   /**
@@ -60,18 +81,36 @@ export class PartialFile {
   async publish(): Promise<void> {
     await syncFd(this.fd);
     if (this.#replace) {
-      await fs.promises.rename(this.path, this.#target);
+      await fs.promises.rename(this.#path, this.#target);
     } else {
       // Unlike rename(2), link(2) never replaces.
-      await fs.promises.link(this.path, this.#target);
-      await fs.promises.unlink(this.path);
+      await fs.promises.link(this.#path, this.#target);
+      await fs.promises.unlink(this.#path);
     }
+    clearInterval(this.#touching);
     await syncDirectory(dirname(this.#target));
+  }
+
+  /**
+   * Leaves the file as it is, under a name that nobody takes for that of a file which is left over.
+   *
+   * @returns Where it is now.
+   */
+  async keep(): Promise<string> {
+    clearInterval(this.#touching);
+    try {
+      await fs.promises.rename(this.#path, this.#keptPath);
+      this.#path = this.#keptPath;
+    } catch {
+      // It is there all the same.
+    }
+    return this.#path;
   }
 
   /** Removes the file. */
   async discard(): Promise<void> {
-    await fs.promises.rm(this.path, { force: true });
+    clearInterval(this.#touching);
+    await fs.promises.rm(this.#path, { force: true });
   }
 }
 
@@ -91,3 +130,5 @@ async function syncDirectory(path: string): Promise<void> {
 export function takenError(path: string): QemuFileError {
   return new QemuFileError('EEXIST', `${path} exists already`, { operation: 'open' });
 }
+
+function ignore(): void {}

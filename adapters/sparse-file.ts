@@ -240,7 +240,11 @@ export class SparseOutput {
       await this.#file.publish();
     } catch (error) {
       await this.discard();
-      throw toQemuFileError(error, { operation: 'close' });
+      if (error instanceof QemuFileError) throw error;
+      // What the system says of descriptors names no file.
+      const { code } = toQemuFileError(error);
+      const reason = `cannot finish ${this.store.name}`;
+      throw new QemuFileError(code, reason, { operation: 'close', cause: error });
     }
     this.store.close();
   }

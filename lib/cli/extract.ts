@@ -6,9 +6,8 @@ import { EXIT, readExitCode } from './exit.ts';
 import type { OpenStream } from './open-stream.ts';
 import { BlockFiles, blockFilesIn, ElfFile, type Output } from './outputs.ts';
 import { keepPages } from './page-stores.ts';
-import { type ReadFlags, readStream, UsageError } from './read-command.ts';
+import { type ReadFlags, readStream, UsageError, writeOutput } from './read-command.ts';
 import { say, writeText } from './text.ts';
-import { writeWhole } from './write-whole.ts';
 
 /** Options of `qemu-file extract`. */
 export interface ExtractFlags extends ReadFlags {
@@ -84,7 +83,7 @@ async function extract(
       warnings.push(...published.warnings);
     }
     if (flags.manifest !== undefined) {
-      await writeWhole(flags.manifest, `${JSON.stringify(manifest, null, 2)}\n`);
+      await writeOutput(flags.manifest, `${JSON.stringify(manifest, null, 2)}\n`);
       paths.push(flags.manifest);
     }
     return await report(fromText, flags, paths, warnings);

@@ -9,9 +9,8 @@ import { EXIT, readExitCode } from './exit.ts';
 import { type BlockMap, MAP_CELLS, MAP_WIDTH, showSummary } from './inspect-text.ts';
 import type { OpenStream } from './open-stream.ts';
 import { keepPages } from './page-stores.ts';
-import { type ReadFlags, readStream, UsageError } from './read-command.ts';
+import { type ReadFlags, readStream, UsageError, writeOutput } from './read-command.ts';
 import { say, writeText } from './text.ts';
-import { writeWhole } from './write-whole.ts';
 
 /** Options of `qemu-file inspect`. */
 export interface InspectFlags extends ReadFlags {
@@ -139,5 +138,5 @@ async function writeReport(title: string, path: string, inspection: Inspection):
   const { reportHtml } = await import('./report-html.ts');
   const maps = mapsOf(inspection, () => REPORT_CELLS);
   const html = await reportHtml({ title, summary: inspection.summary, maps });
-  await writeWhole(path, html);
+  await writeOutput(path, html);
 }

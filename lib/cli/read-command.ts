@@ -1,10 +1,11 @@
 import { parseUri, type Uri } from '../../adapters/index.ts';
-import { toQemuFileError } from '../errors.ts';
+import { type QemuFileError, toQemuFileError } from '../errors.ts';
 import { sizeOf } from './endpoints.ts';
 import { EXIT, Interruption, readExitCode, SIGNAL_EXITS } from './exit.ts';
 import { Meter } from './meter.ts';
 import { type OpenStream, openStream } from './open-stream.ts';
 import { say } from './text.ts';
+import { writeWhole } from './write-whole.ts';
 
 /** Options of all commands that read a stream. */
 export interface ReadFlags {
@@ -18,6 +19,27 @@ export interface ReadFlags {
 
 /** What is wrong with the words of a command line. */
 export class UsageError extends Error {}
+
+/** What went wrong with something that is written, and not with the stream. */
+export class OutputError extends Error {
+  readonly path: string;
+  readonly error: QemuFileError;
+
+  constructor(path: string, error: QemuFileError) {
+    super(error.message, { cause: error });
+    this.path = path;
+    this.error = error;
+  }
+}
+
+/** Writes a text into a file, as `writeWhole` does; what it fails with names the file. */
+export async function writeOutput(path: string, text: string): Promise<void> {
+  try {
+    await writeWhole(path, text);
+  } catch (error) {
+    throw new OutputError(path, toQemuFileError(error));
+  }
+}
 
 /**
  * Runs a command that reads a stream: opens it, shows progress, closes it, and says what failed.
@@ -62,6 +84,10 @@ export async function readStream(
     if (by !== undefined) {
       await say(`interrupted by ${by}`);
       return SIGNAL_EXITS[by];
+    }
+    if (error instanceof OutputError) {
+      await say(`${error.path}: ${error.message}`);
+      return EXIT.IO;
     }
     const failure = toQemuFileError(error);
     await say(`${fromText}: ${failure.message}`);
