@@ -14,6 +14,12 @@ export interface SocketOptions {
    * other end to finish too. What still comes in meanwhile is dropped. Default 1000.
    */
   lingerMs?: number | undefined;
+  /**
+   * Whether a TLS connection is ended in TLS's own way, by an alert (`close_notify`) before the FIN. A QEMU
+   * does not read it on the main channel, and a socket that is closed with unread bytes is reset: what it
+   * sent last can be lost. False ends as QEMU does there: with the FIN alone. Default true.
+   */
+  closeNotify?: boolean | undefined;
   /** Overrules the sizes that suit the socket; QEMU's own for a stream that is none. */
   sizes?: Partial<QemuFileSizes> | undefined;
 }
@@ -42,7 +48,7 @@ const LINGER_MS = 1000;
  *   where Node has one, else -1; it remains Node's to close.
  *
  * @param socket - `net.Socket`, `tls.TLSSocket`, or any `Duplex` that is not in object mode.
- * @param options - `lingerMs` and `sizes`.
+ * @param options - `lingerMs`, `closeNotify` and `sizes`.
  */
 export function socketOps(socket: Duplex, options: SocketOptions = {}): ConnectionOps {
   return shareTransport(new SocketTransport(socket, options));
@@ -52,6 +58,8 @@ class SocketTransport implements Transport {
   readonly sizes: Partial<QemuFileSizes> | undefined;
   readonly #socket: Duplex;
   readonly #lingerMs: number;
+  /** The socket below TLS, if it is that which is to be ended. */
+  readonly #endsBelow: Duplex | undefined;
   /** True for a socket of the system's; false for a stream that somebody else made. */
   readonly #isSocket: boolean;
   readonly #reader: StreamReader;
@@ -66,6 +74,7 @@ class SocketTransport implements Transport {
   constructor(socket: Duplex, options: SocketOptions) {
     this.#socket = socket;
     this.#lingerMs = options.lingerMs ?? LINGER_MS;
+    this.#endsBelow = options.closeNotify === false ? underTls(socket) : undefined;
     this.#isSocket = hasHandle(socket);
     this.sizes = options.sizes ?? (this.#isSocket ? SOCKET_SIZES : undefined);
     socket.allowHalfOpen = true;
@@ -120,6 +129,7 @@ class SocketTransport implements Transport {
   async close(error?: Error): Promise<void> {
     let failure: QemuFileError | undefined;
     if (error !== undefined) {
+      await this.#finSent();
       this.#break(error);
     } else if (!this.#isShutDown) {
       failure = await this.#endInOrder();
@@ -139,8 +149,16 @@ class SocketTransport implements Transport {
   }
 
   #sendFin(): Promise<void> {
-    this.#fin ??= this.#writer.end();
+    this.#fin ??= this.#writer.end(this.#endsBelow);
     return this.#fin;
+  }
+
+  /** Waits for a FIN on its way: libuv refuses to reset meanwhile, and Node then loses the socket, still open. */
+  async #finSent(): Promise<void> {
+    const socket = this.#socket;
+    if (!socket.writableEnded || socket.writableFinished || socket.destroyed) return;
+    this.#letGo();
+    await this.#linger(['finish', 'close']);
   }
 
   async #endInOrder(): Promise<QemuFileError | undefined> {

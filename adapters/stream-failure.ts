@@ -1,4 +1,5 @@
 import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
+import { tlsReason } from './tls-reason.ts';
 
 /** Codes of Node's and of libuv's that say no more than that the stream is gone. */
 const GONE: ReadonlySet<string> = new Set([
@@ -39,5 +40,8 @@ export function failureOf(cause: unknown, lost: (cause: unknown) => Failure): Fa
   const code = (cause as { code?: unknown } | null | undefined)?.code;
   const isOurs = cause instanceof QemuFileError;
   if (!isOurs && typeof code === 'string' && GONE.has(code)) return lost(cause);
+  // TLS 1.3 tells only after the handshake that the other end does not accept a certificate.
+  const reason = !isOurs && cause instanceof Error ? tlsReason(cause) : undefined;
+  if (reason !== undefined) return failure('EPROTO', reason, cause);
   return (operation, position) => toQemuFileError(cause, { operation, position });
 }

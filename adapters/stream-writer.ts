@@ -76,11 +76,12 @@ export class StreamWriter {
   /**
    * Ends the stream and waits until it has finished: how a transport half-closes.
    *
+   * @param lower - What is ended in place of the stream: what that writes to, and nobody else.
    * @throws {QemuFileError} As `writev`; nothing when the stream has finished already.
    */
-  async end(): Promise<void> {
+  async end(lower: Writable = this.#stream): Promise<void> {
     if (this.#stream.writableFinished) return;
-    await this.#begin('close', 0, undefined, () => this.#stream.end(this.#onWritten));
+    await this.#begin('close', 0, undefined, () => lower.end(this.#onWritten));
     this.#failure ??= gone();
   }
 

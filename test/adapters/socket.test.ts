@@ -17,6 +17,7 @@ import {
 } from '../helpers/backend.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
 import { duplexPair } from '../helpers/duplex-pair.ts';
+import { withoutLeaks } from '../helpers/leaks.ts';
 import { plainSockets, tlsSockets } from '../helpers/sockets.ts';
 import { streamPeer } from '../helpers/stream-peer.ts';
 
@@ -204,6 +205,21 @@ describe('closing a socket', LIMITS, () => {
     await ops.close();
     assert.equal(stream.destroyed, true);
   });
+
+  for (const [kind, connect] of Object.entries({ TCP: plainSockets, TLS: tlsSockets })) {
+    test(`with an error leaves no descriptor while a half-close is under way over ${kind}`, async () => {
+      await withoutLeaks(async () => {
+        const [socket, other] = await connect();
+        other.on('error', () => {}).resume();
+        const ops = socketOps(socket);
+        const ended = promised(() => ops.shutDown(false, true)).catch(() => {});
+        await ops.close(new Error('not whole'));
+        await ended;
+        assert.equal(ops.getFd(), -1);
+        other.destroy();
+      });
+    });
+  }
 });
 
 describe('shutting a socket down', LIMITS, () => {

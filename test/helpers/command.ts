@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import type { Stream } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { onProcessEnd } from './cleanup.ts';
 import { until, within } from './until.ts';
@@ -21,11 +22,20 @@ export class Command {
   #stderr = '';
   readonly #ended: Promise<Ended>;
 
-  constructor(args: readonly string[], input?: string | Buffer) {
+  /**
+   * @param args - What follows the program's name.
+   * @param input - Its standard input; empty unless given.
+   * @param inherit - Descriptors that it gets as number 3 and up; they stay open here.
+   */
+  constructor(
+    args: readonly string[],
+    input?: string | Buffer,
+    inherit: readonly (number | Stream)[] = [],
+  ) {
     const stdin = input === undefined ? 'ignore' : 'pipe';
     this.child = spawn(process.execPath, ['--import', 'tsx', 'lib/cli/main.ts', ...args], {
       cwd: ROOT,
-      stdio: [stdin, 'pipe', 'pipe'],
+      stdio: [stdin, 'pipe', 'pipe', ...inherit],
       // What the environment says about colours or options must not matter.
       env: { PATH: process.env.PATH },
     });
@@ -51,7 +61,7 @@ export class Command {
   async listening(): Promise<number> {
     const line = await until(
       () => /listening on (?:tcp:.*:(\d+)|unix:.*)\n/.exec(this.#stderr) ?? undefined,
-      { what: 'the command to listen' },
+      { what: 'the command to listen', deadlineMs: 30_000 },
     );
     return Number(line[1] ?? 0);
   }

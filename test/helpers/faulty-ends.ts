@@ -1,0 +1,113 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { basename } from 'node:path';
+import { type ConnectionOps, memoryPair, openFd, socketOps } from '../../adapters/index.ts';
+import type { QemuFileOps } from '../../lib/ops.ts';
+import { readOnce } from './backend.ts';
+import { makeTempDir } from './cleanup.ts';
+import { plainSockets } from './sockets.ts';
+
+/** What came out at the far end of a backend, and how that ended: in order, or by which error. */
+export interface Received {
+  bytes: Buffer;
+  /** `end`, `absent` for a file that did not appear, or an error's code. */
+  how: string;
+}
+
+/** A real backend with its far end. */
+export interface FarEnd {
+  ops: QemuFileOps;
+  /** Whether the far end can tell a connection that broke from one that ended. */
+  tells: boolean;
+  /** Whether bytes that were taken arrive though the connection breaks behind them; TCP drops them. */
+  keeps: boolean;
+  /** Whether bytes can go the other way, too. */
+  isTwoWay: boolean;
+  /** Reads all that comes out. */
+  receive(): Promise<Received>;
+  /** Sends bytes, and then the end; a connection that breaks meanwhile is no failure. */
+  send(bytes: Uint8Array): Promise<void>;
+  /** Frees what is left. */
+  close(): Promise<void>;
+}
+
+async function drain(read: () => Promise<Uint8Array>): Promise<Received> {
+  const chunks: Uint8Array[] = [];
+  try {
+    for (;;) {
+      const chunk = await read();
+      if (chunk.length === 0) return { bytes: Buffer.concat(chunks), how: 'end' };
+      chunks.push(Buffer.from(chunk));
+    }
+  } catch (error) {
+    const { code = 'broken' } = error as NodeJS.ErrnoException;
+    return { bytes: Buffer.concat(chunks), how: code };
+  }
+}
+
+function overConnection(
+  ops: QemuFileOps,
+  other: ConnectionOps,
+  traits: Pick<FarEnd, 'tells' | 'keeps'>,
+): FarEnd {
+  return {
+    ops,
+    ...traits,
+    isTwoWay: true,
+    receive: () => drain(() => readOnce(other)),
+    send: async (bytes) => {
+      try {
+        if (bytes.length > 0) await other.writevBuffer([bytes], 0);
+        await other.shutDown(false, true);
+      } catch {
+        // The connection broke.
+      }
+    },
+    close: () => other.close(new Error('the test is over')),
+  };
+}
+
+/** The far end is a table of ours, too: a plain socket of Node's can take a reset for an end. */
+async function overTcp(): Promise<FarEnd> {
+  const [socket, other] = await plainSockets();
+  return overConnection(socketOps(socket), socketOps(other), { tells: true, keeps: false });
+}
+
+async function overUnix(): Promise<FarEnd> {
+  await using directory = makeTempDir();
+  const [socket, other] = await plainSockets(directory.join('s'));
+  return overConnection(socketOps(socket), socketOps(other), { tells: false, keeps: true });
+}
+
+async function overMemory(): Promise<FarEnd> {
+  const [ops, other] = memoryPair();
+  return overConnection(ops, other, { tells: true, keeps: true });
+}
+
+/** A file that appears only when it is whole. */
+async function overFile(): Promise<FarEnd> {
+  const directory = makeTempDir();
+  const path = directory.join('file');
+  const ops = await openFd(path, { direction: 'write' });
+  return {
+    ops,
+    tells: true,
+    keeps: true,
+    isTwoWay: false,
+    receive: async () => {
+      const left = readdirSync(directory.path).filter((name) => name !== basename(path));
+      if (existsSync(path)) return { bytes: readFileSync(path), how: left[0] ?? 'end' };
+      return { bytes: Buffer.alloc(0), how: left[0] ?? 'absent' };
+    },
+    send: async () => {},
+    close: async () => directory.remove(),
+  };
+}
+
+/** Makers of real backends, by name. */
+export const farEnds: Readonly<Record<'memory' | 'tcp' | 'unix' | 'file', () => Promise<FarEnd>>> =
+  {
+    memory: overMemory,
+    tcp: overTcp,
+    unix: overUnix,
+    file: overFile,
+  };
