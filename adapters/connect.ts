@@ -22,6 +22,8 @@ export interface ConnectOptions {
   signal?: AbortSignal | undefined;
   /** Milliseconds for the whole attempt, the TLS handshake included. Default: as the system has it. */
   timeoutMs?: number | undefined;
+  /** Milliseconds for the TLS handshake. Default 10000. */
+  handshakeTimeoutMs?: number | undefined;
   /**
    * Encrypts the connection, with these options of `tls.connect`. The other end's certificate is
    * verified, against the name in `servername` (default: the host), unless they say otherwise. With
@@ -31,6 +33,9 @@ export interface ConnectOptions {
   tls?: tls.ConnectionOptions | undefined;
 }
 
+/** As long as the listening side waits. */
+const HANDSHAKE_MS = 10_000;
+
 /** What is connected to when the host is left empty. */
 const THIS_MACHINE = '127.0.0.1';
 
@@ -38,7 +43,7 @@ const THIS_MACHINE = '127.0.0.1';
  * Connects to a listening TCP or unix socket, half-open allowed and without Nagle's delay.
  *
  * @param target - Where to; with TLS over a unix socket, `tls.servername` should say whom to expect.
- * @param options - `signal`, `timeoutMs`, `tls`.
+ * @param options - `signal`, `timeoutMs`, `handshakeTimeoutMs`, `tls`.
  * @returns A connected `net.Socket`, or a `tls.TLSSocket` after its handshake; pass it to `socketOps`.
  * @throws {QemuFileError} `ECONNREFUSED`, `ENOENT` or `EACCES` (of a path), `ETIMEDOUT`, `ECANCELED` by the
  *   signal, `EPROTO` when TLS failed or the other end is not whom its certificate must name, or
@@ -64,6 +69,7 @@ export async function connectSocket(
     giveUp = reject;
   });
   const onAbort = () => giveUp(abortError(signal as AbortSignal, 'connect'));
+  let handshakeTimer: NodeJS.Timeout | undefined;
   const timer =
     options.timeoutMs === undefined
       ? undefined
@@ -72,6 +78,11 @@ export async function connectSocket(
   try {
     await Promise.race([ready(socket, 'connect', where), gaveUp]);
     if (options.tls !== undefined) {
+      const { handshakeTimeoutMs = HANDSHAKE_MS } = options;
+      handshakeTimer = setTimeout(
+        () => giveUp(timeoutError(where, handshakeTimeoutMs, 'did not finish the TLS handshake')),
+        handshakeTimeoutMs,
+      );
       current = startTls(tlsOptions(socket, target, options.tls), where);
       await Promise.race([ready(current, 'secureConnect', where), gaveUp]);
     }
@@ -81,6 +92,7 @@ export async function connectSocket(
     throw error;
   } finally {
     clearTimeout(timer);
+    clearTimeout(handshakeTimer);
     signal?.removeEventListener('abort', onAbort);
   }
 }
@@ -159,8 +171,12 @@ function ready(socket: net.Socket, event: string, where: string): Promise<void> 
   });
 }
 
-function timeoutError(where: string, timeoutMs: number | undefined): QemuFileError {
-  return new QemuFileError('ETIMEDOUT', `${where} did not answer in ${timeoutMs} ms`, {
+function timeoutError(
+  where: string,
+  timeoutMs: number | undefined,
+  what: string = 'did not answer',
+): QemuFileError {
+  return new QemuFileError('ETIMEDOUT', `${where} ${what} in ${timeoutMs} ms`, {
     operation: 'connect',
   });
 }

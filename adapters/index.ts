@@ -1,4 +1,12 @@
 export {
+  type AdmissionOptions,
+  admit,
+  type Refusal,
+  type RefusalReason,
+  type Welcome,
+} from './admission.ts';
+export { type CompressFormat, type CompressOptions, compressTo } from './compress.ts';
+export {
   type ConnectOptions,
   connectSocket,
   describeTarget,
@@ -29,7 +37,7 @@ export {
   fdOps,
 } from './fd.ts';
 export { type OpenFifoOptions, openFifo } from './fifo.ts';
-export { type Listener, type ListenOptions, listenSocket } from './listen.ts';
+export { type AcceptOptions, type Listener, type ListenOptions, listenSocket } from './listen.ts';
 export {
   type MemoryOps,
   type MemoryOptions,

@@ -5,6 +5,7 @@ import { describeTarget, type SocketTarget } from './connect.ts';
 import { destroyStream } from './duplex-transport.ts';
 import { networkError } from './network-error.ts';
 import { startListening } from './start-listening.ts';
+import { unverifiedReason } from './tls-reason.ts';
 import { underTls } from './under-tls.ts';
 
 /** How `listenSocket` behaves. */
@@ -13,16 +14,34 @@ export interface ListenOptions {
   signal?: AbortSignal | undefined;
   /**
    * Connections that may wait for `accept()`: as many in the process, as many more in the kernel.
-   * Those beyond are closed. Default 16.
+   * Those beyond are closed. With TLS as many handshakes may go on at a time besides: for one more
+   * that which has sent least is dropped, the oldest of those. Default 16.
    */
   backlog?: number | undefined;
   /**
-   * Encrypts the connections, with these options of `tls.createServer` (`minVersion` is `'TLSv1.2'`
-   * unless given). A connection can be accepted once its handshake is done.
+   * Encrypts the connections, with these options of `tls.createServer`; unless given, `minVersion` and
+   * `maxVersion` are `'TLSv1.2'` and `handshakeTimeout` is 10000. A connection can be accepted once its
+   * handshake is done.
+   *
+   * With TLS 1.3 Node sends session tickets after the handshake. A QEMU without return path never reads
+   * them, and a socket that is closed with unread bytes is reset: the end of the stream can be lost.
    */
   tls?: tls.TlsOptions | undefined;
   /** Called with each connection that failed before it could be accepted; waiting goes on. */
   onConnectionError?: ((error: QemuFileError) => void) | undefined;
+}
+
+/** How a connection is accepted. */
+export interface AcceptOptions {
+  /** Gives up with `ECANCELED`. */
+  signal?: AbortSignal | undefined;
+  /**
+   * A connection of this listener that a further channel is wanted for, such as QEMU's for postcopy
+   * preemption, which sends nothing for a long time. To what `admit` gave: a connection from the same
+   * address (ports aside) that came after this one is let in at once, whatever it sends; any other
+   * as usual. Other listeners look at nothing anyway.
+   */
+  alongside?: net.Socket | undefined;
 }
 
 /** A socket that listens. */
@@ -30,16 +49,22 @@ export interface Listener extends AsyncDisposable {
   /** Where it listens, with the port that the system chose. */
   readonly address: SocketTarget;
   /**
-   * Gives the next connection, paused; pass it to `socketOps`. Several may wait at once.
+   * Gives the next connection, paused; pass it to `socketOps` before anything else is waited for, so that
+   * somebody listens when it breaks. Several may wait at once.
    *
-   * @throws {QemuFileError} `ECANCELED` by the signal, `EBADF` when the listener is or gets closed.
+   * @throws {QemuFileError} `ECANCELED` by the signal, `EBADF` when the listener is or gets closed,
+   *   `EINVAL` for an `alongside` that `admit` does not know.
    */
-  accept(options?: { signal?: AbortSignal | undefined }): Promise<net.Socket | tls.TLSSocket>;
+  accept(options?: AcceptOptions): Promise<net.Socket | tls.TLSSocket>;
   /** Stops listening, removes a unix socket's path, and destroys connections nobody accepted. */
   close(): Promise<void>;
 }
 
 const BACKLOG = 16;
+/** See the option `tls`. */
+const MAX_VERSION = 'TLSv1.2';
+/** Node's own default is two minutes. */
+const HANDSHAKE_MS = 10_000;
 
 /**
  * Listens on a TCP or unix socket, half-open allowed and without Nagle's delay.
@@ -86,7 +111,13 @@ function createServer(options: tls.TlsOptions | undefined): net.Server {
   const common = { allowHalfOpen: true, noDelay: true };
   if (options === undefined) return net.createServer({ ...common, pauseOnConnect: true });
   try {
-    return tls.createServer({ minVersion: 'TLSv1.2', ...options, ...common });
+    return tls.createServer({
+      minVersion: 'TLSv1.2',
+      maxVersion: MAX_VERSION,
+      handshakeTimeout: HANDSHAKE_MS,
+      ...options,
+      ...common,
+    });
   } catch (error) {
     throw new QemuFileError('EINVAL', `the TLS options are wrong: ${String(error)}`, {
       operation: 'listen',
@@ -108,8 +139,12 @@ class ConnectionQueue {
   readonly #bound: number;
   readonly #waiters = new Set<Waiter>();
   readonly #ready = new Map<net.Socket, (error: unknown) => void>();
-  /** TCP connections whose TLS handshake is not done. */
+  /** TCP connections whose TLS handshake is not done, the oldest first. */
   readonly #raw = new Set<net.Socket>();
+  /** Those of them that made room for another. */
+  readonly #displaced = new WeakSet<net.Socket>();
+  /** Where they come from; a socket that is closed no longer knows. */
+  readonly #peers = new WeakMap<net.Socket, string>();
   #closed: QemuFileError | undefined;
   #ending: Promise<void> | undefined;
 
@@ -127,7 +162,12 @@ class ConnectionQueue {
       this.#raw.delete(underTls(socket) as net.Socket);
       this.#add(socket.pause());
     });
-    server.on('tlsClientError', (error: Error) => this.#report(error));
+    server.on('tlsClientError', (error: Error, socket: tls.TLSSocket) => {
+      const raw = underTls(socket) as net.Socket;
+      // Node leaves those open whose time is up.
+      if (!raw.destroyed) void destroyStream(raw);
+      if (!this.#displaced.has(raw)) this.#report(this.#handshakeError(error, socket));
+    });
   }
 
   listener(address: SocketTarget): Listener {
@@ -199,13 +239,42 @@ class ConnectionQueue {
   }
 
   #addRaw(socket: net.Socket): void {
-    // As many handshakes may go on as connections may wait that have done theirs.
-    if (this.#closed !== undefined || this.#raw.size >= this.#bound) {
+    if (this.#closed !== undefined) {
       void destroyStream(socket);
       return;
     }
+    if (this.#raw.size >= this.#bound) this.#makeRoom();
+    const { remoteAddress: host, remotePort: port } = socket;
+    if (host !== undefined && port !== undefined) {
+      this.#peers.set(socket, describeTarget({ host, port }));
+    }
     this.#raw.add(socket);
     socket.on('close', () => this.#raw.delete(socket));
+  }
+
+  /** Who means it has sent the hundreds of bytes that a handshake begins with. */
+  #makeRoom(): void {
+    let [least] = this.#raw;
+    if (least === undefined) return;
+    for (const socket of this.#raw) if (socket.bytesRead < least.bytesRead) least = socket;
+    this.#raw.delete(least);
+    this.#displaced.add(least);
+    void destroyStream(least);
+    const reason = `${this.#where}: newer connections came before its handshake was done`;
+    this.#report(new QemuFileError('ECONNABORTED', reason, { operation: 'accept' }));
+  }
+
+  /** Node tells of a certificate that it does not trust only that the connection was ended. */
+  #handshakeError(error: Error, socket: tls.TLSSocket): QemuFileError {
+    const unverified: unknown = socket.authorizationError;
+    const reason = typeof unverified === 'string' ? unverifiedReason(unverified) : undefined;
+    const peer = this.#peers.get(underTls(socket) as net.Socket);
+    const where = peer ?? this.#where;
+    if (reason === undefined) return networkError(error, 'accept', where);
+    return new QemuFileError('EPROTO', `${where}: ${reason}`, {
+      operation: 'accept',
+      cause: error,
+    });
   }
 
   #report(error: Error): void {

@@ -1,9 +1,20 @@
 import { constants } from 'node:os';
 import { QemuFileError } from '../lib/errors.ts';
+import { tlsReason } from './tls-reason.ts';
+
+/** What Node says of an end that leaves during the handshake, on the connecting and the listening side. */
+const HUNG_UP: ReadonlySet<string> = new Set([
+  'Client network socket disconnected before secure TLS connection was established',
+  'socket hang up',
+]);
+const LEFT_EARLY =
+  'it ended the connection during the TLS handshake: it may not speak TLS, or refuse the ' +
+  'certificate or the shared key (PSK) of this side';
 
 /**
  * Turns an error of `node:net` or `node:tls` into one that says where it happened. What has no errno
- * (a certificate that does not verify, a handshake that failed) is `EPROTO`.
+ * (a certificate that does not verify, a handshake that failed) is `EPROTO`; a handshake that took too long
+ * is `ETIMEDOUT`.
  *
  * @param error - What the socket or the server reported.
  * @param operation - `connect`, `listen` or `accept`.
@@ -13,8 +24,10 @@ export function networkError(error: Error, operation: string, where: string): Qe
   const { code } = error as { code?: unknown };
   const known = typeof code === 'string' && code in constants.errno ? code : undefined;
   const isLookup = (error as { syscall?: unknown }).syscall === 'getaddrinfo';
-  const fallback = isLookup ? 'EHOSTUNREACH' : 'EPROTO';
-  return new QemuFileError(known ?? fallback, `${where}: ${reasonOf(error)}`, {
+  const isLate = code === 'ERR_TLS_HANDSHAKE_TIMEOUT';
+  const fallback = isLookup ? 'EHOSTUNREACH' : isLate ? 'ETIMEDOUT' : 'EPROTO';
+  const reason = tlsReason(error) ?? reasonOf(error);
+  return new QemuFileError(known ?? fallback, `${where}: ${reason}`, {
     operation,
     cause: error,
   });
@@ -22,6 +35,7 @@ export function networkError(error: Error, operation: string, where: string): Qe
 
 /** Node leaves the message of an `AggregateError` empty, one error per address tried inside. */
 function reasonOf(error: Error): string {
+  if (HUNG_UP.has(error.message)) return LEFT_EARLY;
   if (error.message !== '') return error.message;
   const { errors } = error as { errors?: unknown };
   return Array.isArray(errors)

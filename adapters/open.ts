@@ -3,9 +3,10 @@ import { abortError, QemuFileError, toQemuFileError } from '../lib/errors.ts';
 import type { QemuFileOps } from '../lib/ops.ts';
 import type { QemuFileOptions } from '../lib/options.ts';
 import { QemuFile } from '../lib/qemu-file.ts';
+import { type AdmissionOptions, admit, MAX_CANDIDATES } from './admission.ts';
 import { connectSocket, type SocketTarget } from './connect.ts';
 import { execOps } from './exec.ts';
-import { listenSocket } from './listen.ts';
+import { type ListenOptions, listenSocket } from './listen.ts';
 import type { KeepPartial } from './open-fd.ts';
 import { openPath } from './open-path.ts';
 import { pipeOps } from './pipe.ts';
@@ -28,6 +29,13 @@ export interface OpenFromOptions extends OpenOptions {
   tls?: TlsOptions | undefined;
   /** Called once it listens, with the port that the system chose if it was 0. */
   onListening?: ((address: SocketTarget) => void) | undefined;
+  /**
+   * Lets in only who sends in time what is expected, as `admit` does; `{}` is for whoever sends anything.
+   * Heeded with `tcp:` and `unix:`. Default: the first connection is taken, even before it sends anything.
+   */
+  admission?: AdmissionOptions | undefined;
+  /** Called with each connection that failed before it was taken, such as for its certificate. */
+  onConnectionError?: ListenOptions['onConnectionError'];
 }
 
 /** How `openTo` opens. */
@@ -47,10 +55,10 @@ const STDOUT = 1;
  * machine only, where QEMU's is every interface: say `tcp:0.0.0.0:port` or `tcp:[::]:port` for that.
  *
  * @param uri - Text as for `parseUri`, or what that gave.
- * @param options - `signal`, `timeoutMs`, `tls`, `onListening`, `file`.
+ * @param options - `signal`, `timeoutMs`, `tls`, `onListening`, `admission`, `onConnectionError`, `file`.
  * @returns A file; one over a socket can be written, too: that is its return path.
  * @throws {QemuFileError} As `parseUri`, `listenSocket`, `openPath`, `pipeOps` and `execOps`; `ETIMEDOUT`,
- *   `ECANCELED` by the signal, `EINVAL` for `tls` with what is no socket.
+ *   `ECANCELED` by the signal, `EINVAL` for `tls` with what is no socket, and as `admit`.
  *
  * @example
  * ```js
@@ -157,10 +165,15 @@ async function acceptOne(
   options: OpenFromOptions,
   signal: AbortSignal | undefined,
 ): Promise<QemuFileOps> {
-  const listener = await listenSocket(target, { signal, tls: options.tls });
+  const { admission, tls, onConnectionError } = options;
+  const backlog = admission && (admission.maxCandidates ?? MAX_CANDIDATES);
+  let listener = await listenSocket(target, { signal, tls, onConnectionError, backlog });
   try {
+    if (admission !== undefined) listener = admit(listener, admission);
     options.onListening?.(listener.address);
-    return socketOps(await listener.accept({ signal }));
+    return socketOps(await listener.accept({ signal }), {
+      closeNotify: false,
+    });
   } finally {
     await listener.close();
   }
@@ -171,7 +184,8 @@ async function connect(
   options: OpenToOptions,
   signal: AbortSignal | undefined,
 ): Promise<QemuFileOps> {
-  return socketOps(await connectSocket(target, { signal, tls: options.tls }));
+  const socket = await connectSocket(target, { signal, tls: options.tls });
+  return socketOps(socket, { closeNotify: false });
 }
 
 function openError(code: string, reason: string, cause?: unknown): QemuFileError {

@@ -4,6 +4,7 @@ import { type FoundDescription, findVmDescription } from '../migration/find-desc
 import type { StreamSource } from '../migration/source.ts';
 import { type Unwrapped, unpack, unwrap } from '../migration/unwrap.ts';
 import { QemuFile } from '../qemu-file.ts';
+import { admissionAt } from './admission.ts';
 import { say } from './text.ts';
 
 /** A migration stream to be read. */
@@ -53,7 +54,8 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
     const onListening = (address: Parameters<typeof describeTarget>[0]): void => {
       if (!quiet) void say(`listening on ${describeTarget(address)}`);
     };
-    const outer = await openFrom(from, { signal, onListening, file: { signal } });
+    const door = admissionAt(choice);
+    const outer = await openFrom(from, { signal, onListening, ...door, file: { signal } });
     opened.push(outer);
     const unwrapped = await unwrap(outer, { decompress, snapshot });
     opened.push(unwrapped.file);

@@ -56,6 +56,18 @@ export function sniffContainer(bytes: Uint8Array): Container | null {
   return null;
 }
 
+/**
+ * Tells whether a file of which nothing is known yet may turn out to be something that is.
+ *
+ * @param bytes - Its first bytes; none may become anything.
+ */
+export function mayBecomeKnown(bytes: Uint8Array): boolean {
+  return SIGNATURES.some(
+    ([signature]) =>
+      bytes.length < signature.length && bytes.every((byte, at) => signature[at] === byte),
+  );
+}
+
 /** Tells what only has to be decompressed. */
 export function isCompressed(
   container: Container,

@@ -1,0 +1,89 @@
+import type { OpenFromOptions, Refusal, Uri, Welcome } from '../../adapters/index.ts';
+import { describeTarget } from '../../adapters/index.ts';
+import { describeContainer, mayBecomeKnown, sniffContainer } from '../migration/container.ts';
+import { MULTIFD_MAGIC } from '../migration/multifd-packet.ts';
+import { COMMAND, ITEM } from '../migration/wire.ts';
+import { say } from './text.ts';
+import type { TlsEnds } from './tls-flags.ts';
+import { refusedHint } from './tls-hints.ts';
+
+/** Who is let in where a command listens. */
+export interface Door {
+  from: Uri;
+  /** Whether whatever sends anything is welcome, not only migration streams and what they are wrapped in. */
+  anything?: boolean | undefined;
+  /** Whether it speaks TLS. */
+  tls?: TlsEnds | undefined;
+  quiet: boolean;
+}
+
+/** Lines that are written about those who are not let in: a flood of them must not become one of lines. */
+const MOST_LINES = 5;
+const FIRST_BYTE_MS = 10_000;
+const TLS_HANDSHAKE = 0x16;
+const COMMANDS: ReadonlySet<number> = new Set(Object.values(COMMAND));
+
+/** Gives what `openFrom`, or `listenSocket` and `admit`, is told about whom to let in. */
+export function admissionAt({
+  from,
+  anything,
+  tls,
+  quiet,
+}: Door): Required<Pick<OpenFromOptions, 'admission' | 'onConnectionError'>> {
+  const where = 'host' in from || from.scheme === 'unix' ? describeTarget(from) : from.scheme;
+  let lines = 0;
+  const note = (line: string): void => {
+    lines += 1;
+    if (quiet || lines > MOST_LINES) return;
+    const last = lines === MOST_LINES ? '; no more is said about others' : '';
+    void say(`${where}: ${line}${last}`);
+  };
+  return {
+    admission: {
+      firstByteMs: FIRST_BYTE_MS,
+      ...(anything === true ? {} : { welcomes: welcomesMigration }),
+      onRefused: (refusal) => note(describeRefusal(refusal) + refusedHint(refusal, tls)),
+    },
+    onConnectionError: (error) => note(`refused a connection: ${error.message}`),
+  };
+}
+
+/** Welcomes a migration stream, also a further channel of one and what it may be wrapped in. */
+export function welcomesMigration(start: Buffer): Welcome {
+  if (start[0] === ITEM.COMMAND) return welcomesCommand(start);
+  const container = sniffContainer(start);
+  if (container === null) return mayBecomeKnown(start) ? 'more' : 'no';
+  return container.kind !== 'other' || isMultifd(start) ? 'yes' : 'no';
+}
+
+/** A stream on which postcopy is resumed has no header: it begins with a command. */
+function welcomesCommand(start: Buffer): Welcome {
+  if (start.length < 3) return (start[1] ?? 0) === 0 ? 'more' : 'no';
+  return COMMANDS.has(start.readUInt16BE(1)) ? 'yes' : 'no';
+}
+
+function isMultifd(start: Buffer): boolean {
+  return start.length >= 4 && start.readUInt32BE(0) === MULTIFD_MAGIC;
+}
+
+function describeRefusal(refusal: Refusal): string {
+  const from = refusal.peer === undefined ? '' : ` from ${refusal.peer}`;
+  return `refused a connection${from}: ${reasonOf(refusal)}`;
+}
+
+function reasonOf({ why, start, error }: Refusal): string {
+  const sent = start.length === 0 ? 'nothing' : `no more than ${start.length} bytes`;
+  switch (why) {
+    case 'unwelcome':
+      if (start[0] === TLS_HANDSHAKE) return 'it speaks TLS, which is not spoken here';
+      return `it sent ${describeContainer(sniffContainer(start), start)}, which is no migration stream`;
+    case 'late':
+      return `it sent ${sent} in ${FIRST_BYTE_MS / 1000} s`;
+    case 'displaced':
+      return `it sent ${sent}, and too many newer ones came`;
+    case 'crowded':
+      return 'too many wait already';
+    case 'gone':
+      return error === undefined ? `it ended after it sent ${sent}` : `it broke: ${error.message}`;
+  }
+}
