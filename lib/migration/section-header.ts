@@ -32,6 +32,9 @@ interface Begun {
 export class Sections {
   readonly #begun = new Map<number, Begun>();
   #open = 0;
+  /** Whether any section has ended, and whether any came all at once. */
+  #hasEnd = false;
+  #hasFull = false;
 
   /** Whether any section has begun that comes in pieces. */
   hasIterables = false;
@@ -39,6 +42,11 @@ export class Sections {
   /** Whether pieces of a section are still to come. */
   get isOpen(): boolean {
     return this.#open > 0;
+  }
+
+  /** Whether no section has ended and devices have come all the same, as in a background snapshot. */
+  get isSnapshot(): boolean {
+    return this.isOpen && !this.#hasEnd && this.#hasFull;
   }
 
   /** The id of a section that has begun, by its name; for tests of what may follow. */
@@ -77,6 +85,8 @@ export class Sections {
     if (kind === 'start') {
       this.#open += 1;
       this.hasIterables = true;
+    } else {
+      this.#hasFull = true;
     }
     return { sectionId, name, instanceId, versionId, kind, offset, bytes: 0 };
   }
@@ -96,6 +106,7 @@ export class Sections {
     }
     if (kind === 'end') {
       begun.ended = true;
+      this.#hasEnd = true;
       this.#open -= 1;
     }
     return { sectionId, name, instanceId, versionId, kind, offset, bytes: 0 };

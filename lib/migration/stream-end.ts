@@ -22,7 +22,10 @@ export async function* readEnd(
   input.section = undefined;
   const end = input.position;
   if (state.sections.isOpen) {
-    throw input.error('corrupt', 'an end mark before the end of all sections', end - 1);
+    if (state.isPostcopy || !state.sections.isSnapshot) {
+      throw input.error('corrupt', 'an end mark before the end of all sections', end - 1);
+    }
+    state.remarks.warn('no section has its END: a background snapshot', end - 1);
   }
   const described = state.descriptionAt;
   if (described !== null && described !== end) {

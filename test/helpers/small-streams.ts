@@ -96,7 +96,9 @@ function otherSection(
 }
 
 function piece(kind: 'part' | 'end', id: number, ...body: readonly Part[]): Part {
-  return join(fixed(kind === 'part' ? '02' : '03', be32(id)), ...body, fixed(footer(id)));
+  // A stream whose END is a PART may be a background snapshot, which is a warning.
+  const type = kind === 'part' ? fixed('02') : loose('03', '01');
+  return join(type, fixed(be32(id)), ...body, fixed(footer(id)));
 }
 
 function whole(

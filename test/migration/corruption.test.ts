@@ -69,10 +69,13 @@ describe('a byte that is another', () => {
       [0x1074 + 6, 0x10],
     ]);
     const bytes = workedExample();
+    // With a PART instead of its END it is a background snapshot, which is a warning.
+    const end = 0x108a;
+    assert.equal(bytes[end], 3);
     for (const at of bytes.keys()) {
       if (contents.some(([from, to]) => at >= from && at < to)) continue;
       for (const flip of FLIPS) {
-        if (inBlock.get(at) === flip) continue;
+        if (inBlock.get(at) === flip || (at === end && flip === 1)) continue;
         const faults = await readHostile({ main: changed(bytes, at, flip) });
         assert.equal(faults.length, 1, `byte ${at} changed by 0x${flip.toString(16)}`);
       }

@@ -640,6 +640,30 @@ describe('framing', () => {
     );
   });
 
+  test('of a background snapshot ends without the END of any section', async () => {
+    // As a QEMU with the capability sends it: the devices were saved first and come last.
+    const whole = workedExample();
+    const bytes = Buffer.concat([whole.subarray(0, 4234), whole.subarray(4270)]);
+    const { events, ram } = await readStream([bytes]);
+    const last = events.slice(-7).map(({ type, offset }) => `${type} ${offset}`);
+    assert.deepEqual(last, [
+      'sectionEnd 4234',
+      'section 4234',
+      'sectionEnd 4284',
+      'end 4284',
+      'vmDescription 4285',
+      'device 4234',
+      'warning 4284',
+    ]);
+    const device = events.at(-2);
+    assert.ok(device?.type === 'device' && device.state !== null, 'the device is decoded');
+    assert.deepEqual(ram.get('vga.vram'), Buffer.alloc(PAGE));
+    assert.deepEqual(
+      ram.get('pc.ram'),
+      Buffer.concat([Buffer.alloc(PAGE, 0xaa), Buffer.alloc(PAGE)]),
+    );
+  });
+
   test('with a command from the future goes on, with a warning', async () => {
     const { events } = await readStream([
       stream(header, PC, start, command(77, '01020304'), finish, end),
