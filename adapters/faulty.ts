@@ -97,7 +97,7 @@ class Plan {
       direction.failure = error;
       direction.cancel(error);
     }
-    for (const breakOff of this.#breakers) breakOff(error);
+    for (const breaker of this.#breakers) breaker(error);
   };
 
   #table(ops: QemuFileOps): QemuFileOps {
@@ -109,7 +109,11 @@ class Plan {
       return closing.answer;
     };
     this.#breakers.push((error) => {
-      closing ??= { answer: quietly(async () => ops.close?.(error)) };
+      if (closing !== undefined) return;
+      const answer = breakOff(ops, writer, error);
+      // Nobody has to close what is broken.
+      answer.catch(() => {});
+      closing = { answer };
     });
     return {
       ...(ops.getBuffer && {
@@ -199,11 +203,17 @@ function shutDownError(operation: string): QemuFileError {
   return new QemuFileError('ECANCELED', 'shut down while it stalled', { operation });
 }
 
-/** Starts what may fail without anybody to hear of it. */
-async function quietly(work: () => Promise<unknown>): Promise<void> {
+/** Closes what a reset has broken; what that cost of writes answered early is told here. */
+async function breakOff(
+  ops: QemuFileOps,
+  writer: FaultyWriter,
+  error: QemuFileError,
+): Promise<void> {
   try {
-    await work();
+    await ops.close?.(error);
   } catch {
     // The reset that it is part of is known.
   }
+  await writer.behind;
+  if (writer.failedBehind !== undefined) throw writer.failedBehind;
 }

@@ -321,6 +321,20 @@ describe('writes go wrong', () => {
     assert.ok(sink.closes[0] instanceof Error);
   });
 
+  test('by early answers: what a reset behind them loses, close tells', async () => {
+    const sink = new Sink('sync');
+    const ops = faultyOps(sink, [
+      { on: 'writevBuffer', do: 'early' },
+      { on: 'writevBuffer', at: 2, do: 'reset' },
+    ]);
+    assert.equal(await write(ops, bytes), 1000);
+    await rejectsWith(
+      promised(() => ops.close?.()),
+      'ECONNRESET',
+    );
+    assert.equal(sink.closes.length, 1);
+  });
+
   test('by early answers: close waits for what is behind them', async () => {
     const sink = new Sink('manual');
     const ops = faultyOps(sink, { on: 'writevBuffer', do: 'early' });
