@@ -211,7 +211,9 @@ export class GetHalf extends LookAhead {
     if (this.#error !== null || this.#waiters.length > 0) return null;
     this.#takeBack();
     while (this.available === 0 && this.#ask());
-    return this.available === 0 ? null : this.loan();
+    if (this.available === 0) return null;
+    // What the backend is still filling must not be used for anything else.
+    return this.#asking ? this.lend() : this.loan();
   }
 
   /** Takes back the memory of what `handOver` gave. */

@@ -1,3 +1,11 @@
+export { BandwidthBudget } from './bandwidth-budget.ts';
+export type {
+  AcceptChannelOptions,
+  ChannelResult,
+  ChannelsFailure,
+  ChannelsOptions,
+  ChannelsResult,
+} from './channels.ts';
 export * from './constants.ts';
 export { QemuFileError, type QemuFileErrorContext } from './errors.ts';
 export type { BytesSent, QemuFileHooks, QemuFileRamHook } from './hooks.ts';
@@ -14,3 +22,4 @@ export {
   type RelayResult,
   relay,
 } from './relay.ts';
+export { relayChannels } from './relay-channels.ts';

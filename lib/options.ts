@@ -1,3 +1,4 @@
+import { BandwidthBudget } from './bandwidth-budget.ts';
 import { IO_BUF_SIZE, MAX_IOV_SIZE } from './constants.ts';
 import type { GetSettings } from './get-half.ts';
 import type { QemuFileOps, QemuFileSizes } from './ops.ts';
@@ -15,6 +16,11 @@ export interface QemuFileOptions extends Partial<QemuFileSizes> {
   digest?: 'xxh64';
   /** Bytes per second at which bytes may leave, kept by the file itself. Default 0: no limit of its own. */
   maxBandwidth?: number;
+  /**
+   * The limit that this file keeps together with others: its `maxBandwidth` is theirs, too. Default: one of
+   * its own.
+   */
+  budget?: BandwidthBudget;
   /** Bytes that may wait for the backend before `ENOBUFS` is latched by the next put. Default 134217728. */
   maxPendingBytes?: number;
   /** Bytes that one `fill` or `read…` may ask for. Default 16777216. */
@@ -38,7 +44,6 @@ const MAX_LOOK_AHEAD = 16 * 1024 * 1024;
 
 /** All settings of a file, decided. */
 export interface Settings {
-  maxBandwidth: number;
   put: PutSettings;
   get: GetSettings;
 }
@@ -69,10 +74,8 @@ export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Set
   const preferred = ops.sizes ?? {};
   const size = (name: keyof QemuFileSizes, qemus: number): number =>
     positive(name, options[name] ?? preferred[name] ?? qemus);
-  const maxBandwidth = options.maxBandwidth ?? 0;
-  if (!(maxBandwidth >= 0 && maxBandwidth < Number.POSITIVE_INFINITY)) {
-    throw new RangeError(`maxBandwidth: ${maxBandwidth} is not a number of bytes per second`);
-  }
+  const { maxBandwidth, budget = new BandwidthBudget(maxBandwidth) } = options;
+  if (maxBandwidth !== undefined) budget.maxBandwidth = maxBandwidth;
   const digest = options.digest === 'xxh64';
   const maxPendingBytes = positive('maxPendingBytes', options.maxPendingBytes ?? MAX_PENDING_BYTES);
   // A table without either direction makes a file that only stages, for putQemuFile.
@@ -80,7 +83,6 @@ export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Set
   const stagingSize = Math.max(16, size('stagingSize', IO_BUF_SIZE));
   const copyLimit = notNegative('copyLimit', options.copyLimit ?? preferred.copyLimit ?? 0);
   return {
-    maxBandwidth,
     put: {
       writable: (ops.writevBuffer !== undefined && options.writable !== false) || stagesOnly,
       stagingSize,
@@ -91,6 +93,7 @@ export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Set
       maxPendingBytes,
       autoFlush: options.autoFlush !== false,
       digest,
+      budget,
     },
     get: {
       readable: ops.getBuffer !== undefined && options.readable !== false,

@@ -1,4 +1,5 @@
 import { badAnswer } from './answers.ts';
+import type { BandwidthBudget, BudgetWaiter } from './bandwidth-budget.ts';
 import { type Batch, lengthOf, splitOff } from './batch.ts';
 import { HalfDigest } from './digest.ts';
 import { QemuFileError, toQemuFileError } from './errors.ts';
@@ -33,6 +34,7 @@ export interface PutSettings {
   maxPendingBytes: number;
   autoFlush: boolean;
   digest: boolean;
+  budget: BandwidthBudget;
 }
 
 /** Someone who waits until a number of bytes has been taken. */
@@ -44,7 +46,7 @@ interface Waiter {
 const DETACHED = 'a buffer put by reference was detached or resized before it was sent';
 
 export class PutHalf extends GatherList {
-  readonly limiter: RateLimiter = new RateLimiter();
+  readonly limiter: RateLimiter;
   readonly #ops: QemuFileOps;
   readonly #settings: PutSettings;
   readonly #host: PutHost;
@@ -62,7 +64,8 @@ export class PutHalf extends GatherList {
   #flushWanted = false;
   #tickScheduled = false;
   #held = 0;
-  #timer: NodeJS.Timeout | null = null;
+  /** Set while the budget is waited for. */
+  #turn: BudgetWaiter | null = null;
   readonly #waiters: Waiter[] = [];
   #error: QemuFileError | null = null;
   readonly #digest: HalfDigest;
@@ -74,6 +77,7 @@ export class PutHalf extends GatherList {
     this.#ops = ops;
     this.#settings = settings;
     this.#host = host;
+    this.limiter = new RateLimiter(settings.budget);
     this.#digest = new HalfDigest(settings.digest);
     if (!settings.writable) this.#closedBecause = 'the file is not writable';
   }
@@ -156,8 +160,7 @@ export class PutHalf extends GatherList {
     if (this.#error !== null) return;
     this.#error = error;
     this.room = 0;
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = null;
+    this.#leaveQueue();
     this.limiter.held(false);
     const dropped = [...this.#queue.splice(0), this.cut()];
     this.#queued = this.#inFlight === null ? 0 : this.#inFlight.bytes;
@@ -187,8 +190,7 @@ export class PutHalf extends GatherList {
 
   /** Sends again what the limiter held back; for a limit that changed. */
   resume(): void {
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = null;
+    this.#leaveQueue();
     this.#send();
   }
 
@@ -257,7 +259,7 @@ export class PutHalf extends GatherList {
     if (this.#sending) return;
     this.#sending = true;
     try {
-      while (this.#inFlight === null && this.#timer === null && this.#error === null) {
+      while (this.#inFlight === null && this.#turn === null && this.#error === null) {
         if (!this.#digest.ready(this.#resume, this.#digestFailed)) return;
         const batch = this.#nextBatch();
         if (batch === null) return;
@@ -319,11 +321,12 @@ export class PutHalf extends GatherList {
       this.#queue.push(batch);
     }
     const batch = this.#queue[0] as Batch;
-    const allowed = this.limiter.allowance(batch.bytes);
+    const allowed = this.limiter.budget.allowance(batch.bytes);
     const limited = allowed < batch.bytes;
     if (limited && allowed === 0) {
       this.limiter.held(true);
-      this.#timer = setTimeout(this.#onTimer, this.limiter.waitMs(batch.bytes));
+      this.#turn = { wanted: batch.bytes, wake: this.#onTurn };
+      this.limiter.budget.wait(this.#turn);
       return null;
     }
     this.limiter.held(false);
@@ -333,10 +336,15 @@ export class PutHalf extends GatherList {
     return batch;
   }
 
-  readonly #onTimer = (): void => {
-    this.#timer = null;
+  readonly #onTurn = (): void => {
+    this.#turn = null;
     this.#send();
   };
+
+  #leaveQueue(): void {
+    if (this.#turn !== null) this.limiter.budget.leave(this.#turn);
+    this.#turn = null;
+  }
 
   /** Accounts for the backend's answer to the batch in flight. */
   #settle(count: number, error: unknown): void {

@@ -77,7 +77,6 @@ export class QemuFileStream extends StreamBase {
       held: () => this.readableLength,
       takeBack: () => reclaim(this),
     });
-    if (settings.maxBandwidth > 0) this.putHalf.limiter.setBandwidth(settings.maxBandwidth, 0);
     this.#closed = new Promise((resolve) => {
       this.#markClosed = resolve;
     });

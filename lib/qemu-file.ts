@@ -1,4 +1,5 @@
 import { answerOf } from './answers.ts';
+import type { BandwidthBudget } from './bandwidth-budget.ts';
 import {
   RAM_CONTROL_HOOK,
   RAM_SAVE_CONTROL_DELAYED,
@@ -132,17 +133,22 @@ export class QemuFile extends QemuFilePosition {
     this.#limitChanged();
   }
 
-  /** Bytes per second at which the file lets bytes leave; 0 is no limit. May be set at any time. */
+  /**
+   * Bytes per second at which the file lets bytes leave, together with those that share its `budget`; 0 is
+   * no limit. May be set at any time.
+   */
   get maxBandwidth(): number {
     return this.putHalf.limiter.bandwidth;
   }
 
   set maxBandwidth(bytesPerSecond: number) {
-    if (!(bytesPerSecond >= 0 && bytesPerSecond < Number.POSITIVE_INFINITY)) {
-      throw new RangeError(`maxBandwidth: ${bytesPerSecond} is not a number of bytes per second`);
-    }
     this.putHalf.limiter.setBandwidth(bytesPerSecond, this.putHalf.putPosition);
     this.#limitChanged();
+  }
+
+  /** The limit that `maxBandwidth` is of: its own one, or that given as the option `budget`. */
+  get budget(): BandwidthBudget {
+    return this.putHalf.limiter.budget;
   }
 
   /** Bytes per second that the transport took while something waited for it; 0 before the first byte. */
@@ -192,7 +198,7 @@ export class QemuFile extends QemuFilePosition {
     const path = this.ops.getReturnPath?.();
     if (path === null || path === undefined) return null;
     if (path instanceof QemuFile) return path;
-    const { maxBandwidth, signal, readable, writable, ...own } = this.#options;
+    const { maxBandwidth, budget, signal, readable, writable, ...own } = this.#options;
     return new QemuFile(path as QemuFileOps, options ?? own);
   }
 

@@ -1,34 +1,25 @@
+import type { BandwidthBudget } from './bandwidth-budget.ts';
 import { RATE_LIMIT_WINDOW_MS } from './constants.ts';
 
 /*
  * The budget gate and the meter.
  *
  * Run by the caller, as in QEMU: bytes queued since the last reset are compared with the limit of a
- * window, and nobody is held back but who asks. Run by the file (`bandwidth` > 0): bytes leave at that
- * rate, in slices, and the gate is shut while more than one window's worth waits.
+ * window, and nobody is held back but who asks. Run by the file (`bandwidth` > 0): bytes leave at the rate
+ * of a budget, in slices, and the gate is shut while more than one window's worth waits.
  */
 
-/**
- * Longest stretch whose unused budget may be caught up: it bounds how far one second can go over, and a
- * timer that is later than this and the slice allow loses budget (bench/limiter.ts).
- */
-const BURST_MS = 15;
-/** Shortest stretch whose budget is worth a write of its own: waking up is what waiting costs (bench/limiter.ts). */
-const SLICE_MS = 10;
 /** Least time over which throughput is averaged. */
 const SAMPLE_MS = 100;
-/** Longest wait that a timer can keep. */
-const MAX_WAIT_MS = 2 ** 31 - 1;
 /** Weight of the newest sample in the measured bandwidth. */
 const SAMPLE_WEIGHT = 0.3;
 
 export class RateLimiter {
   readonly #now: () => number;
+  /** What limits by the second, this file or several together. */
+  readonly budget: BandwidthBudget;
   #limit = 0;
   #windowStart = 0;
-  #bandwidth = 0;
-  #tokens = 0;
-  #refilledAt = 0;
   #heldSince = -1;
   #heldMs = 0;
 
@@ -38,18 +29,19 @@ export class RateLimiter {
   #measured = 0;
 
   /** @param now - A monotonic clock in milliseconds. */
-  constructor(now: () => number = () => performance.now()) {
+  constructor(budget: BandwidthBudget, now: () => number = () => performance.now()) {
+    this.budget = budget;
     this.#now = now;
   }
 
   /** Bytes per window; 0 or less is no limit. */
   get limit(): number {
-    return this.#limit;
+    return this.bandwidth > 0 ? this.budget.window : this.#limit;
   }
 
   /** Sets bytes per window; changes the self-run rate if there is one. */
   set limit(bytes: number) {
-    if (this.#bandwidth > 0) {
+    if (this.bandwidth > 0) {
       this.setBandwidth(Math.max(0, (bytes * 1000) / RATE_LIMIT_WINDOW_MS), this.#windowStart);
     } else {
       this.#limit = bytes;
@@ -58,25 +50,18 @@ export class RateLimiter {
 
   /** Bytes per second at which the file itself lets bytes leave; 0 where the caller runs the windows. */
   get bandwidth(): number {
-    return this.#bandwidth;
+    return this.budget.maxBandwidth;
   }
 
   /**
    * Changes the self-run rate, from now on.
    *
-   * @param bytesPerSecond - 0 ends self-running and the limit.
+   * @param bytesPerSecond - Of all who share the budget; 0 ends self-running and the limit.
    * @param queued - Stream position of the newest queued byte.
    */
   setBandwidth(bytesPerSecond: number, queued: number): void {
-    if (this.#bandwidth === 0) {
-      this.#tokens = (bytesPerSecond * BURST_MS) / 1000;
-      this.#refilledAt = this.#now();
-    } else {
-      this.#refill();
-    }
-    this.#bandwidth = bytesPerSecond;
-    this.#tokens = Math.min(this.#tokens, this.#burst);
-    this.#limit = Math.ceil((bytesPerSecond * RATE_LIMIT_WINDOW_MS) / 1000);
+    this.budget.maxBandwidth = bytesPerSecond;
+    this.#limit = 0;
     this.#windowStart = queued;
   }
 
@@ -97,23 +82,9 @@ export class RateLimiter {
    * @param pending - Bytes queued and not yet taken by the backend.
    */
   exceeded(queued: number, pending: number): boolean {
-    if (this.#limit <= 0) return false;
-    return (this.#bandwidth > 0 ? pending : queued - this.#windowStart) > this.#limit;
-  }
-
-  /** Bytes that may leave now: `wanted` if nothing limits, 0 if it is better to wait `waitMs()`. */
-  allowance(wanted: number): number {
-    if (this.#bandwidth === 0) return wanted;
-    this.#refill();
-    const least = Math.max(1, Math.min(wanted, (this.#bandwidth * SLICE_MS) / 1000));
-    return this.#tokens >= least ? Math.min(wanted, Math.floor(this.#tokens)) : 0;
-  }
-
-  /** Milliseconds, at least 1, until `allowance(wanted)` is more than 0 again. */
-  waitMs(wanted: number): number {
-    const least = Math.max(1, Math.min(wanted, (this.#bandwidth * SLICE_MS) / 1000));
-    const ms = Math.ceil(((least - this.#tokens) * 1000) / this.#bandwidth);
-    return Math.min(Math.max(1, ms), MAX_WAIT_MS);
+    const { window } = this.budget;
+    if (window > 0) return pending > window;
+    return this.#limit > 0 && queued - this.#windowStart > this.#limit;
   }
 
   /** Notes whether bytes wait for the budget alone from now on. */
@@ -134,7 +105,7 @@ export class RateLimiter {
 
   /** Takes bytes out of the budget as they are handed to the backend: the transport is busy from now on. */
   spend(bytes: number): void {
-    if (this.#bandwidth > 0) this.#tokens -= bytes;
+    this.budget.spend(bytes);
     this.#busySince = this.#now();
   }
 
@@ -154,16 +125,5 @@ export class RateLimiter {
   get measured(): number {
     if (this.#measured > 0) return this.#measured;
     return this.#sampleMs > 0 ? (this.#sampleBytes * 1000) / this.#sampleMs : 0;
-  }
-
-  get #burst(): number {
-    return Math.max(1, (this.#bandwidth * BURST_MS) / 1000);
-  }
-
-  #refill(): void {
-    const now = this.#now();
-    const earned = ((now - this.#refilledAt) * this.#bandwidth) / 1000;
-    this.#tokens = Math.min(this.#tokens + earned, this.#burst);
-    this.#refilledAt = now;
   }
 }

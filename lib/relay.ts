@@ -32,6 +32,8 @@ export interface RelayOptions {
    * given. Default 5000. A return path is waited for without limit.
    */
   lingerMs?: number | undefined;
+  /** Whether a `from` may end without one byte. Default false. */
+  mayBeEmpty?: boolean | undefined;
 }
 
 /** One of the files of a relay. */
@@ -86,7 +88,7 @@ const LINGER_MS = 5000;
  * @param from - A file that can be read: what was not consumed yet is moved. It and the others are the
  *   relay's from now on.
  * @param to - A file that can be written. Its `maxBandwidth` is the relay's, and so is its `digest`.
- * @param options - `tee`, `signal`, `lingerMs`.
+ * @param options - `tee`, `check`, `signal`, `lingerMs`, `mayBeEmpty`.
  * @returns What came of it, once all files are closed; a failure of a file is in there, not thrown.
  * @throws {QemuFileError} (rejects) `EBADF` if a file is not of the direction that it is given for.
  *
@@ -137,6 +139,7 @@ class Relay {
   readonly #onlooker: Onlooker | undefined;
   readonly #signal: AbortSignal | undefined;
   readonly #lingerMs: number;
+  readonly #mayBeEmpty: boolean;
   readonly #startedAt = performance.now();
   readonly #forwardStart: number;
   /** Whether `to` can be read, and whether what it sends goes to `from`. */
@@ -163,6 +166,7 @@ class Relay {
     if (options.check !== undefined) this.#onlooker = new Onlooker(options.check);
     this.#signal = options.signal;
     this.#lingerMs = options.lingerMs ?? LINGER_MS;
+    this.#mayBeEmpty = options.mayBeEmpty === true;
     this.#forwardStart = takenBy(to);
     this.#hears = to.readable;
     this.#returns = to.readable && from.isWritable();
@@ -224,7 +228,7 @@ class Relay {
     if (tee !== undefined) await this.#attempt('tee', tee.flush());
     // Closing may tell that the end was none, such as by the exit status of a command.
     if (!from.isWritable()) await this.#attempt('from', from.close());
-    if (takenBy(to) === this.#forwardStart) {
+    if (takenBy(to) === this.#forwardStart && !this.#mayBeEmpty) {
       const empty = new QemuFileError('ENODATA', 'it ended before its first byte', {
         operation: 'relay',
       });

@@ -102,7 +102,7 @@ describe('relay', { concurrency }, () => {
     const sockets: net.Socket[] = [];
     const server = await listen((socket) => sockets.push(socket));
     const unix = `unix:${dir.join('s')}`;
-    const options = ['--json', '--digest'];
+    const options = ['--json', '--digest', '--no-check'];
     const second = new Command(['relay', unix, `tcp:127.0.0.1:${portOf(server)}`, ...options]);
     const first = new Command(['relay', 'tcp:127.0.0.1:0', unix, ...options]);
     await second.listening();
@@ -263,7 +263,7 @@ describe('exit code', { concurrency }, () => {
     const server = await listen((socket) => sockets.push(socket));
     const command = new Command([
       ...['relay', 'tcp:127.0.0.1:0', `tcp:127.0.0.1:${portOf(server)}`],
-      ...['--json', '--tee', dir.join('copy')],
+      ...['--no-check', '--json', '--tee', dir.join('copy')],
     ]);
     const source = net.connect({ port: await command.listening(), host: '127.0.0.1' });
     source.write(bytes.subarray(0, 5000));
@@ -283,7 +283,7 @@ describe('exit code', { concurrency }, () => {
 
   test('4: the source breaks off: no file appears, and no temporary one stays', async () => {
     await using dir = makeTempDir();
-    const command = new Command(['relay', 'tcp:127.0.0.1:0', dir.join('out')]);
+    const command = new Command(['relay', 'tcp:127.0.0.1:0', dir.join('out'), '--no-check']);
     const source = net.connect({ port: await command.listening(), host: '127.0.0.1' });
     source.write(bytes);
     await until(() => fs.readdirSync(dir.path).some((name) => sizeIn(dir.path, name) > 0), {
@@ -313,7 +313,8 @@ describe('exit code', { concurrency }, () => {
   ] as const) {
     test(`${code}: ${signal}, even twice, ends both ends in order`, async () => {
       await using dir = makeTempDir();
-      const command = new Command(['relay', 'tcp:127.0.0.1:0', dir.join('out'), '--json']);
+      const args = ['relay', 'tcp:127.0.0.1:0', dir.join('out'), '--json', '--no-check'];
+      const command = new Command(args);
       const source = net.connect({ port: await command.listening(), host: '127.0.0.1' });
       source.write(bytes.subarray(0, 70_000));
       await until(

@@ -8,6 +8,7 @@ import { Sink, Source } from './helpers/backends.ts';
 import { pattern, piecesOf } from './helpers/bytes.ts';
 import { makeTempDir } from './helpers/cleanup.ts';
 import { plainSockets } from './helpers/sockets.ts';
+import { until } from './helpers/until.ts';
 
 const SIZE = 8 * 1024 * 1024;
 
@@ -67,6 +68,31 @@ describe('handing over', { timeout: 20_000 }, () => {
     await to.flush();
     assert.ok(sink.written.equals(bytes));
     assert.ok(source.readableEnded);
+  });
+
+  test('leaves alone the memory that the backend is filling for a wait which was given up', async () => {
+    const bytes = pattern(300_000);
+    const gates: (() => void)[] = [];
+    const source = new QemuFile({
+      getBuffer: async (buffer, position) => {
+        // Ten bytes at once, the next only when they are asked for, and then as fast as it goes.
+        if (position > 0 && gates.length === 0) await new Promise<void>((go) => gates.push(go));
+        return bytes.copy(buffer, 0, position, position === 0 ? 10 : undefined);
+      },
+    });
+    const abort = new AbortController();
+    const waiting = source.fillOrEnd(100, { signal: abort.signal });
+    await until(() => gates.length > 0, { what: 'the backend to be asked again' });
+    abort.abort();
+    await assert.rejects(waiting, { code: 'ECANCELED' });
+    const sink = new Sink('async');
+    const to = new QemuFile(sink);
+    const done = handOver(source, [to]);
+    await to.flush();
+    gates[0]?.();
+    await done;
+    await to.flush();
+    assert.ok(sink.written.equals(bytes));
   });
 
   for (const way of ['tcp', 'unix']) {

@@ -3,10 +3,12 @@ import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { describe, test } from 'node:test';
+import { BandwidthBudget } from '../lib/bandwidth-budget.ts';
 import { QemuFile } from '../lib/qemu-file.ts';
 import { RateLimiter } from '../lib/rate-limiter.ts';
 import { Sink } from './helpers/backends.ts';
 import { pattern, piecesOf, turn, wrongly } from './helpers/bytes.ts';
+import { until } from './helpers/until.ts';
 
 describe('the budget of a window that the caller runs', () => {
   function queued(limit: number, bytes: number): QemuFile {
@@ -330,11 +332,14 @@ describe('maxPendingBytes', () => {
 });
 
 describe('a limiter of its own rate', () => {
-  function limiter(bytesPerSecond: number): { clock: { ms: number }; rate: RateLimiter } {
+  function limiter(bytesPerSecond: number): {
+    clock: { ms: number };
+    rate: BandwidthBudget;
+    limit: RateLimiter;
+  } {
     const clock = { ms: 1000 };
-    const rate = new RateLimiter(() => clock.ms);
-    rate.setBandwidth(bytesPerSecond, 0);
-    return { clock, rate };
+    const rate = new BandwidthBudget(bytesPerSecond, () => clock.ms);
+    return { clock, rate, limit: new RateLimiter(rate, () => clock.ms) };
   }
 
   test('lets out 15 ms worth at once, and no more than that after any pause', () => {
@@ -411,71 +416,71 @@ describe('a limiter of its own rate', () => {
 
   test('changes from now on: slower does not pay for what was earned, faster does not wait', () => {
     const { clock, rate } = limiter(1_000_000);
-    rate.setBandwidth(1000, 0);
+    rate.maxBandwidth = 1000;
     assert.equal(rate.allowance(1000), 15);
     rate.spend(15);
     assert.equal(rate.allowance(1000), 0);
-    rate.setBandwidth(1_000_000, 0);
+    rate.maxBandwidth = 1_000_000;
     clock.ms += 10;
     assert.equal(rate.allowance(1_000_000), 10_000);
-    rate.setBandwidth(0, 0);
+    rate.maxBandwidth = 0;
     assert.equal(rate.allowance(1_000_000), 1_000_000);
   });
 
   test('has a window limit of a tenth, which sets ten times as much', () => {
-    const { rate } = limiter(1_000_000);
-    assert.equal(rate.limit, 100_000);
-    rate.limit = 5000;
-    assert.equal(rate.bandwidth, 50_000);
-    assert.equal(rate.limit, 5000);
-    assert.equal(rate.exceeded(1e9, 5000), false);
-    assert.equal(rate.exceeded(1e9, 5001), true);
-    rate.limit = 0;
-    assert.equal(rate.bandwidth, 0);
-    assert.equal(rate.exceeded(1e9, 1e9), false);
+    const { limit } = limiter(1_000_000);
+    assert.equal(limit.limit, 100_000);
+    limit.limit = 5000;
+    assert.equal(limit.bandwidth, 50_000);
+    assert.equal(limit.limit, 5000);
+    assert.equal(limit.exceeded(1e9, 5000), false);
+    assert.equal(limit.exceeded(1e9, 5001), true);
+    limit.limit = 0;
+    assert.equal(limit.bandwidth, 0);
+    assert.equal(limit.exceeded(1e9, 1e9), false);
   });
 
   test('lifted by a window limit of 0 does not begin a window that nobody reset', () => {
-    const { rate } = limiter(1000);
-    rate.reset(5000);
-    rate.limit = 0;
-    rate.limit = 100;
-    assert.equal(rate.exceeded(5100, 0), false);
-    assert.equal(rate.exceeded(5101, 0), true);
+    const { limit } = limiter(1000);
+    limit.reset(5000);
+    limit.limit = 0;
+    limit.limit = 100;
+    assert.equal(limit.exceeded(5100, 0), false);
+    assert.equal(limit.exceeded(5101, 0), true);
   });
 
   test('counts the time in which bytes wait for it', () => {
-    const { clock, rate } = limiter(1000);
-    rate.held(true);
+    const { clock, limit } = limiter(1000);
+    limit.held(true);
     clock.ms += 50;
-    assert.equal(rate.limitedMs, 50);
-    rate.held(true);
+    assert.equal(limit.limitedMs, 50);
+    limit.held(true);
     clock.ms += 10;
-    rate.held(false);
-    rate.held(false);
+    limit.held(false);
+    limit.held(false);
     clock.ms += 1000;
-    assert.equal(rate.limitedMs, 60);
-    rate.held(true);
+    assert.equal(limit.limitedMs, 60);
+    limit.held(true);
     clock.ms += 5;
-    assert.equal(rate.limitedMs, 65);
+    assert.equal(limit.limitedMs, 65);
   });
 
   test('measures what the transport takes while it has something, without pauses and waits for the limit', () => {
-    const { clock, rate } = limiter(100);
-    assert.equal(rate.measured, 0);
+    const { clock, limit } = limiter(100);
+    assert.equal(limit.measured, 0);
     for (let batch = 0; batch < 50; batch += 1) {
-      rate.spend(1000);
+      limit.spend(1000);
       clock.ms += 10;
-      rate.taken(1000);
+      limit.taken(1000);
       clock.ms += 990;
     }
-    assert.equal(Math.round(rate.measured), 100_000);
+    assert.equal(Math.round(limit.measured), 100_000);
     for (let batch = 0; batch < 500; batch += 1) {
-      rate.spend(1000);
+      limit.spend(1000);
       clock.ms += 100;
-      rate.taken(1000);
+      limit.taken(1000);
     }
-    assert.equal(Math.round(rate.measured), 10_000);
+    assert.equal(Math.round(limit.measured), 10_000);
   });
 });
 
@@ -622,5 +627,97 @@ describe('maxBandwidth', () => {
     assert.equal(sink.busy, true);
     assert.equal(file.limitedMs, 0);
     file.destroy();
+  });
+});
+
+describe('a budget of several files', () => {
+  /** Files that want more than they get, over transports that take everything at once. */
+  function sharers(
+    budget: BandwidthBudget,
+    answering: 'sync' | 'async',
+  ): { sink: Sink; file: QemuFile }[] {
+    return Array.from({ length: 3 }, () => {
+      const sink = new Sink(answering);
+      return { sink, file: new QemuFile(sink, { budget }) };
+    });
+  }
+
+  test('is kept by all together, and gives each its turn', async () => {
+    for (const answering of ['sync', 'async'] as const) {
+      const budget = new BandwidthBudget(3_000_000);
+      const all = sharers(budget, answering);
+      const start = performance.now();
+      // Sizes differ: who sends little at a time must not get in before the others.
+      const sizes = [100_000, 30_000, 1000];
+      for (const [at, { file }] of all.entries()) {
+        for (const piece of piecesOf(pattern(100_000), sizes[at] as number))
+          file.putBufferAsync(piece);
+        void file.flush();
+      }
+      await until(() => all.every(({ sink }) => sink.written.length > 0), {
+        what: 'a turn of each',
+      });
+      await Promise.all(all.map(({ file }) => file.close()));
+      const seconds = (performance.now() - start) / 1000;
+      assert.ok(300_000 <= 3_000_000 * (seconds + 0.015), `300000 bytes in ${seconds} s`);
+      for (const { sink, file } of all) {
+        assert.equal(Buffer.compare(sink.written, pattern(100_000)), 0);
+        assert.ok(file.limitedMs <= budget.limitedMs + 1);
+      }
+      assert.ok(budget.limitedMs > 0 && budget.limitedMs <= seconds * 1000);
+    }
+  });
+
+  test('is served in the order of waiting', () => {
+    const clock = { ms: 0 };
+    const budget = new BandwidthBudget(1000, () => clock.ms);
+    assert.equal(budget.allowance(15), 15);
+    budget.spend(15);
+    const waiter = { wanted: 10, wake: () => {} };
+    budget.wait(waiter);
+    clock.ms += 15;
+    assert.equal(budget.allowance(1), 0, 'somebody waits already');
+    budget.leave(waiter);
+    assert.equal(budget.allowance(1), 1);
+  });
+
+  test('is no share that an idle file keeps to itself', () => {
+    const budget = new BandwidthBudget(100_000);
+    const [busy] = sharers(budget, 'sync');
+    busy?.file.putBuffer(pattern(1500));
+    void busy?.file.flush();
+    assert.equal(busy?.sink.written.length, 1500);
+  });
+
+  test('is changed for all, by itself or by one of the files', async () => {
+    const budget = new BandwidthBudget(1);
+    const all = sharers(budget, 'sync');
+    for (const { file } of all) file.putBuffer(pattern(1000));
+    const flushed = all.map(({ file }) => file.flush());
+    await turn();
+    budget.maxBandwidth = 1_000_000;
+    await Promise.all(flushed);
+    const [first, second] = all as [(typeof all)[0], (typeof all)[0]];
+    first.file.maxBandwidth = 10;
+    assert.equal(second.file.maxBandwidth, 10);
+    for (const { file } of all) file.putBuffer(pattern(1000));
+    const lifted = all.map(({ file }) => file.flush());
+    first.file.maxBandwidth = 0;
+    await Promise.all(lifted);
+    assert.equal(second.file.getRateLimit(), 0);
+  });
+
+  test('goes on without a file that is destroyed while it waits for its turn', async () => {
+    const budget = new BandwidthBudget(100_000);
+    const [first, second] = sharers(budget, 'sync') as [
+      { file: QemuFile },
+      { file: QemuFile; sink: Sink },
+    ];
+    for (const { file } of [first, second]) file.putBuffer(pattern(3000));
+    const flushed = [first.file.flush(), second.file.flush()];
+    first.file.destroy();
+    await assert.rejects(flushed[0] as Promise<void>, { code: 'ECANCELED' });
+    await flushed[1];
+    assert.equal(second.sink.written.length, 3000);
   });
 });

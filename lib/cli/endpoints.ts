@@ -4,13 +4,16 @@ import {
   type KeepPartial,
   openFrom,
   openTo,
+  type SocketTarget,
   type Uri,
 } from '../../adapters/index.ts';
 import { type QemuFileError, toQemuFileError } from '../errors.ts';
 import type { QemuFileOptions } from '../options.ts';
 import type { QemuFile } from '../qemu-file.ts';
 import type { RelayEnd } from '../relay.ts';
+import { admissionAt } from './admission.ts';
 import { say } from './text.ts';
+import type { TlsEnds } from './tls-flags.ts';
 
 /** What a relay is to be opened with. */
 export interface Endpoints {
@@ -22,6 +25,10 @@ export interface Endpoints {
   toOptions: QemuFileOptions;
   /** Decides whether what did not become a file is kept. */
   keepPartial?: KeepPartial | undefined;
+  /** Whether whoever sends anything is let in where this listens. */
+  anything?: boolean | undefined;
+  /** How the ends speak TLS, if they do. */
+  tls?: TlsEnds | undefined;
   signal: AbortSignal;
   quiet: boolean;
 }
@@ -47,7 +54,7 @@ export interface OpenFailure {
  * before a source has connected.
  */
 export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints | OpenFailure> {
-  const { from, to, tee, toOptions, keepPartial } = endpoints;
+  const { from, to, tee, toOptions, keepPartial, tls } = endpoints;
   const stop = new AbortController();
   const signal = AbortSignal.any([endpoints.signal, stop.signal]);
   const opened: QemuFile[] = [];
@@ -64,12 +71,13 @@ export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints
       throw error;
     }
   };
-  const onListening = (address: Parameters<typeof describeTarget>[0]): void => {
-    if (!endpoints.quiet) void say(`listening on ${describeTarget(address)}`);
-  };
-  const openingFrom = open('from', () => openFrom(from, { signal, onListening }));
+  const onListening = endpoints.quiet ? undefined : sayListening;
+  const door = admissionAt(endpoints);
+  const openingFrom = open('from', () =>
+    openFrom(from, { signal, onListening, tls: tls?.from, ...door }),
+  );
   const openTheTo = (): Promise<QemuFile> =>
-    open('to', () => openTo(to, { signal, file: toOptions, keepPartial }));
+    open('to', () => openTo(to, { signal, file: toOptions, keepPartial, tls: tls?.to }));
   const openingTo = to.scheme === 'file' ? openTheTo() : openingFrom.then(openTheTo);
   const openingTee =
     tee === undefined
@@ -86,6 +94,11 @@ export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints
   return failure;
 }
 
+/** Says where a relay listens. */
+export function sayListening(address: SocketTarget): void {
+  void say(`listening on ${describeTarget(address)}`);
+}
+
 /** How many bytes will come from an end, where that is known. */
 export function sizeOf(uri: Uri, file: QemuFile): number | undefined {
   const fd = file.getFd();
@@ -97,7 +110,17 @@ export function sizeOf(uri: Uri, file: QemuFile): number | undefined {
 
 /** Whether what goes to an endpoint goes to standard output, so that nothing else may. */
 export function isStdout(uri: Uri): boolean {
+  return isStandard(uri, 1, 'stdout');
+}
+
+/** Whether what comes from an endpoint comes from standard input, so that nothing else can. */
+export function isStdin(uri: Uri): boolean {
+  return isStandard(uri, 0, 'stdin');
+}
+
+function isStandard(uri: Uri, fd: number, name: string): boolean {
   if (uri.scheme === 'stdio') return true;
-  if (uri.scheme === 'fd') return uri.fd === 1;
-  return uri.scheme === 'file' && /^\/(dev\/stdout|(dev|proc\/self)\/fd\/1)$/.test(uri.path);
+  if (uri.scheme === 'fd') return uri.fd === fd;
+  const paths = [`/dev/${name}`, `/dev/fd/${fd}`, `/proc/self/fd/${fd}`];
+  return uri.scheme === 'file' && paths.includes(uri.path);
 }

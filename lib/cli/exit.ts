@@ -65,13 +65,16 @@ export class Interruption implements Disposable {
     return this.#by;
   }
 
+  /** Does what one of the signals does, without one. */
+  interrupt(name: EndingSignal): void {
+    this.#by ??= name;
+    this.#controller.abort(new Error(`interrupted by ${name}`));
+  }
+
   /** Gives the signals their usual meaning again. */
   [Symbol.dispose](): void {
     for (const name of Object.keys(SIGNAL_EXITS)) process.off(name, this.#onSignal);
   }
 
-  readonly #onSignal = (name: EndingSignal): void => {
-    this.#by ??= name;
-    this.#controller.abort(new Error(`interrupted by ${name}`));
-  };
+  readonly #onSignal = (name: EndingSignal): void => this.interrupt(name);
 }

@@ -1,5 +1,6 @@
 import type { SingleBar } from 'cli-progress';
 import type { QemuFile } from '../qemu-file.ts';
+import type { RelaySteering } from './relay-steering.ts';
 import { showSize } from './sizes.ts';
 
 const FRAMES_PER_SECOND = 5;
@@ -12,6 +13,14 @@ const LIMITED_SHARE = 0.1;
 /** What a file that is written has come to. */
 export function measurePuts(file: QemuFile): () => Measure {
   return () => ({ bytes: file.putPosition - file.writableLength, limitedMs: file.limitedMs });
+}
+
+/** What a relay has come to. */
+export function measureStatus(steering: RelaySteering): () => Measure {
+  return () => {
+    const { forward, limitedSeconds } = steering.status();
+    return { bytes: forward, limitedMs: limitedSeconds * 1000 };
+  };
 }
 
 /** What the progress line shows. */

@@ -11,10 +11,16 @@ import { say } from './text.ts';
 
 /** What a relay is to check. */
 export interface CheckWish {
-  /** False: nothing. Undefined: migration streams, if they go to a file. */
+  /** False: nothing. Undefined: migration streams, if they go to a file or come over TLS. */
   check?: boolean | undefined;
   /** Path of a manifest to write. */
   manifest?: string | undefined;
+  /**
+   * Whether it comes over TLS, where an end that somebody else made must not pass for the stream's own:
+   * then it is checked wherever it goes. Node tells no end that was announced from one that was not, and
+   * QEMU announces none.
+   */
+  overTls?: boolean | undefined;
   quiet?: boolean | undefined;
 }
 
@@ -38,7 +44,8 @@ function isFile(to: Uri): boolean {
 /** Gives what is to read along with a relay; undefined if nothing is. */
 export function checkOf(to: Uri, wish: CheckWish): CheckRun | undefined {
   const isAsked = wish.check === true || wish.manifest !== undefined;
-  if (!isAsked && (wish.check === false || !isFile(to))) return undefined;
+  if (!isAsked && (wish.check === false || !(wish.overTls === true || isFile(to))))
+    return undefined;
   let manifest: Manifest | null = null;
   const check: RelayCheck = async (stream) => {
     const chunks: AsyncIterator<Uint8Array, unknown> = stream[Symbol.asyncIterator]();

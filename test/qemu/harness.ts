@@ -69,6 +69,8 @@ export interface MigrationInfo {
   'total-time'?: number;
   /** Milliseconds. */
   downtime?: number;
+  /** Only with the capability `auto-converge`, and only while the processor is slowed down. */
+  'cpu-throttle-percentage'?: number;
   'socket-address'?: { type: string; host?: string; port?: string; path?: string }[];
   ram?: {
     total: number;

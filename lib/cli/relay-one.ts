@@ -1,0 +1,60 @@
+import { relay } from '../relay.ts';
+import { openEndpoints, sizeOf } from './endpoints.ts';
+import { Meter, measureStatus } from './meter.ts';
+import { checkOf, streamFaultOf } from './relay-check.ts';
+import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './relay-outcome.ts';
+import type { Steering } from './relay-steering.ts';
+import { watchSilence } from './silence.ts';
+import { say } from './text.ts';
+
+const SILENCE =
+  'nothing has come for 10 s; a QEMU whose capability "return-path" is on waits for an answer that ' +
+  'such a destination cannot give: cancel the migration and turn it off';
+
+/** Opens both ends and relays one connection, with the progress line. */
+export async function relayOne(
+  { from, to, tls }: RelayEnds,
+  flags: RelayFlags,
+  steering: Steering,
+  signal: AbortSignal,
+): Promise<Outcome> {
+  const quiet = flags.quiet === true;
+  let partialPath: string | undefined;
+  const ends = await openEndpoints({
+    from,
+    to,
+    tee: flags.tee,
+    toOptions: {
+      budget: steering.budget,
+      ...(flags.digest === true ? { digest: 'xxh64' } : {}),
+    },
+    // What came of a stream that broke off may be all that there is.
+    keepPartial: (error, path) => {
+      const isKept = streamFaultOf(error) !== undefined;
+      if (isKept) partialPath = path;
+      return isKept;
+    },
+    anything: flags.check === false,
+    tls,
+    signal,
+    quiet,
+  });
+  if ('error' in ends) return { ...NOTHING, failure: ends, opened: false };
+  steering.add(ends.from, ends.to);
+  const shows = process.stderr.isTTY && !quiet;
+  const meter = shows
+    ? await Meter.start(measureStatus(steering), sizeOf(from, ends.from))
+    : undefined;
+  const endWatch = watchSilence(ends.from, ends.to, () => {
+    if (!quiet) void say(SILENCE);
+  });
+  try {
+    const { tee } = ends;
+    const reading = checkOf(to, { ...flags, overTls: tls.from !== undefined });
+    const result = await relay(ends.from, ends.to, { tee, signal, check: reading?.check });
+    return { ...result, opened: true, partialPath, manifest: reading?.manifest() };
+  } finally {
+    endWatch();
+    meter?.stop();
+  }
+}

@@ -1,0 +1,140 @@
+import type { Uri } from '../../adapters/index.ts';
+import type { ChannelResult } from '../channels.ts';
+import type { QemuFileError } from '../errors.ts';
+import type { Manifest } from '../migration/manifest.ts';
+import type { RelayDirection, RelayEnd, RelayResult } from '../relay.ts';
+import { type EndingSignal, isEmptyInput } from './exit.ts';
+import { streamFaultOf } from './relay-check.ts';
+import { showExactSize, showSize } from './sizes.ts';
+import type { TlsEnds, TlsFlags } from './tls-flags.ts';
+import { tlsHint } from './tls-hints.ts';
+
+/** Options of `qemu-file relay`. */
+export interface RelayFlags extends TlsFlags {
+  /** Bytes per second; 0 is no limit. */
+  maxBandwidth?: number;
+  /** Most connections that belong to the migration; 1 unless given. */
+  channels?: number;
+  /** Where commands come from while it runs: `-`, or the path of a socket. */
+  control?: string;
+  digest?: boolean;
+  /** Path of the copy. */
+  tee?: string;
+  /** False: the stream is not checked. Undefined: if it goes to a file. */
+  check?: boolean;
+  /** Path of the manifest. */
+  manifest?: string;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+/** Where a relay leads, taken apart. */
+export interface RelayEnds {
+  from: Uri;
+  to: Uri;
+  tls: TlsEnds;
+}
+
+/** Why a relay is not complete. */
+export interface OutcomeFailure {
+  end: RelayEnd | null;
+  error: QemuFileError;
+  /** Of which channel, where there may be several. */
+  channel?: number | null;
+}
+
+/** What came of a relay of one connection or several. */
+export interface Outcome extends Omit<RelayResult, 'failure'> {
+  failure: OutcomeFailure | null;
+  /** Each of them, the main one first, where there may be several. */
+  channels?: ChannelResult[];
+  /** Whether both ends were open. */
+  opened: boolean;
+  /** Where what did not become a file was left. */
+  partialPath?: string | undefined;
+  manifest?: Manifest | null | undefined;
+}
+
+/** What a relay comes to that never began. */
+export const NOTHING: RelayResult = {
+  complete: false,
+  forward: { bytes: 0, xxh64: null },
+  return: null,
+  seconds: 0,
+  limitedSeconds: 0,
+  failure: null,
+};
+
+/** Says which end failed, how far it got, and why. */
+export function blame(
+  outcome: Outcome,
+  names: Readonly<Record<RelayEnd, string>>,
+  tls: TlsEnds,
+): string {
+  const { opened, partialPath } = outcome;
+  const { end, error, channel } = outcome.failure as OutcomeFailure;
+  const place =
+    channel === undefined || channel === null
+      ? ''
+      : ` of ${channel === 0 ? 'the main channel' : `channel ${channel}`}`;
+  const who = end === null ? 'the relay' : `"${end}" (${names[end]})${place}`;
+  if (!opened) return `${who} cannot be opened: ${error.message}`;
+  if (isEmptyInput(error)) return `${who} is empty: there is nothing to relay`;
+  const left = partialPath === undefined ? '' : `; what came is in ${partialPath}`;
+  if (streamFaultOf(error) !== undefined) {
+    return `${who} is no sound migration stream: ${error.message}${left}`;
+  }
+  return `${who} failed ${after(outcome)}: ${error.message}${tlsHint(end, error, tls)}`;
+}
+
+/** Says that a signal ended it, and how far it got. */
+export function interrupted(by: EndingSignal, outcome: Outcome): string {
+  return `interrupted by ${by} ${outcome.opened ? after(outcome) : 'before the relay began'}`;
+}
+
+function after({ forward }: Outcome): string {
+  return `after ${showExactSize(forward.bytes)}`;
+}
+
+/** Says what was moved. */
+export function summary(outcome: Outcome): string {
+  const { forward, return: back, seconds, limitedSeconds, channels } = outcome;
+  const moved = `relayed ${showExactSize(forward.bytes)}`;
+  const returned = back === null ? '' : ` and ${showExactSize(back.bytes)} back`;
+  const count = channels?.length ?? 1;
+  const over = count > 1 ? ` over ${count} channels` : '';
+  const rate = seconds > 0 ? `, ${showSize(Math.round(forward.bytes / seconds))}/s` : '';
+  const limited = limitedSeconds > 0 ? `, limited for ${limitedSeconds.toFixed(1)} s` : '';
+  return `${moved}${returned}${over} in ${seconds.toFixed(1)} s${rate}${limited}`;
+}
+
+/** Gives what was asked for: the JSON object, the digests, or nothing. */
+export function reportOf(outcome: Outcome, from: string, to: string, flags: RelayFlags): string {
+  const { forward, return: back, complete, channels } = outcome;
+  if (flags.json === true) {
+    const seconds = toMilliseconds(outcome.seconds);
+    const limitedSeconds = toMilliseconds(outcome.limitedSeconds);
+    const moved = { from, to, forward, return: back, seconds, limitedSeconds, complete };
+    return `${JSON.stringify(channels === undefined ? moved : { ...moved, channels })}\n`;
+  }
+  if (flags.digest !== true) return '';
+  if (channels === undefined) return digestLines(outcome, '');
+  return channels.map((each, index) => digestLines(each, `${channelName(index)}  `)).join('');
+}
+
+function digestLines(
+  { forward, return: back }: Pick<Outcome, 'forward' | 'return'>,
+  prefix: string,
+): string {
+  const line = (name: string, { bytes, xxh64 }: RelayDirection): string =>
+    `${prefix}${name.padEnd(7)}  ${xxh64 ?? '-'.repeat(16)}  ${bytes}\n`;
+  return line('forward', forward) + (back === null ? '' : line('return', back));
+}
+
+function channelName(index: number): string {
+  return index === 0 ? 'main channel' : `channel ${index}`;
+}
+
+function toMilliseconds(seconds: number): number {
+  return Math.round(seconds * 1000) / 1000;
+}

@@ -1,0 +1,135 @@
+import type { Socket } from 'node:net';
+import {
+  admit,
+  type Listener,
+  listenSocket,
+  openTo,
+  type SocketTarget,
+  socketOps,
+  type Uri,
+  type Welcome,
+} from '../../adapters/index.ts';
+import { CHANNEL_START_SIZE, kindOfChannel } from '../channel-start.ts';
+import type { ChannelResult } from '../channels.ts';
+import { toQemuFileError } from '../errors.ts';
+import { QemuFile } from '../qemu-file.ts';
+import type { RelayDirection } from '../relay.ts';
+import { relayChannels } from '../relay-channels.ts';
+import { admissionAt } from './admission.ts';
+import { sayListening } from './endpoints.ts';
+import { Meter, measureStatus } from './meter.ts';
+import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './relay-outcome.ts';
+import type { Steering } from './relay-steering.ts';
+
+/** Connections that may wait to show what they are, or to be accepted. */
+const BACKLOG = 64;
+
+/** Tells why a relay of several connections cannot be as it was asked for; undefined if it can. */
+export function refuseSeveral(
+  { from, to }: Pick<RelayEnds, 'from' | 'to'>,
+  flags: RelayFlags,
+): string | undefined {
+  const only = `--channels ${flags.channels}: `;
+  for (const [name, uri] of Object.entries({ from, to })) {
+    if (targetOf(uri) !== undefined) continue;
+    return `${only}both ends must be sockets (tcp: or unix:), and <${name}> is none`;
+  }
+  const given = [
+    flags.check === true ? '--check' : undefined,
+    flags.manifest === undefined ? undefined : '--manifest',
+    flags.tee === undefined ? undefined : '--tee',
+  ].find((name) => name !== undefined);
+  if (given === undefined) return undefined;
+  return `${only}${given} is for one connection: pages on the others are not in what it would read`;
+}
+
+/** Relays a migration of several connections, with the progress line. */
+export async function relaySeveral(
+  { from, to, tls }: RelayEnds,
+  flags: RelayFlags,
+  steering: Steering,
+  signal: AbortSignal,
+): Promise<Outcome> {
+  const quiet = flags.quiet === true;
+  const door = admissionAt({ from, tls, quiet });
+  let listener: Listener;
+  try {
+    const { onConnectionError } = door;
+    listener = admit(
+      await listenSocket(targetOf(from) as SocketTarget, {
+        signal,
+        tls: tls.from,
+        backlog: BACKLOG,
+        onConnectionError,
+      }),
+      { ...door.admission, maxCandidates: BACKLOG, welcomes: welcomesChannel },
+    );
+  } catch (error) {
+    const failure = { end: 'from', error: toQemuFileError(error) } as const;
+    return { ...NOTHING, channels: [], failure, opened: false };
+  }
+  if (!quiet) sayListening(listener.address);
+  const shows = process.stderr.isTTY && !quiet;
+  const meter = shows ? await Meter.start(measureStatus(steering), undefined) : undefined;
+  const sockets = new WeakMap<QemuFile, Socket>();
+  let opened = false;
+  try {
+    const { channels, ...result } = await relayChannels({
+      channels: flags.channels as number,
+      signal,
+      accept: async ({ signal: stop, main }) => {
+        const alongside = main && sockets.get(main);
+        const socket = await listener.accept({ signal: stop, alongside });
+        const file = new QemuFile(socketOps(socket, { closeNotify: false }));
+        sockets.set(file, socket);
+        return file;
+      },
+      connect: ({ signal: stop }) =>
+        openTo(to, {
+          signal: stop,
+          tls: tls.to,
+          file: {
+            budget: steering.budget,
+            ...(flags.digest === true ? { digest: 'xxh64' } : {}),
+          },
+        }),
+      onAllAccepted: () => void listener.close(),
+      onChannel: (source, target) => {
+        opened = true;
+        steering.add(source, target);
+      },
+    });
+    return { ...result, ...sumOf(channels), channels, opened };
+  } finally {
+    meter?.stop();
+    await listener.close();
+  }
+}
+
+/** Lets in what a channel may begin with; what is silent comes alongside the main one. */
+function welcomesChannel(start: Buffer): Welcome {
+  if (start.length < CHANNEL_START_SIZE) return 'more';
+  return kindOfChannel(start) === 'unknown' ? 'no' : 'yes';
+}
+
+function targetOf(uri: Uri): SocketTarget | undefined {
+  if (uri.scheme === 'tcp') return { host: uri.host, port: uri.port };
+  return uri.scheme === 'unix' ? { path: uri.path } : undefined;
+}
+
+/** What all channels moved together; a digest is that of one channel. */
+function sumOf(channels: readonly ChannelResult[]): {
+  forward: RelayDirection;
+  return: RelayDirection | null;
+} {
+  let forward = 0;
+  let back: number | null = null;
+  for (const channel of channels) {
+    forward += channel.forward.bytes;
+    if (channel.return !== null) back = (back ?? 0) + channel.return.bytes;
+  }
+  return {
+    forward: { bytes: forward, xxh64: null },
+    return: back === null ? null : { bytes: back, xxh64: null },
+  };
+}

@@ -1,0 +1,272 @@
+import { readdir } from 'node:fs/promises';
+import { isIP } from 'node:net';
+import { join } from 'node:path';
+import { type ConnectionOptions, createSecureContext, type TlsOptions } from 'node:tls';
+import type { Uri } from '../../adapters/index.ts';
+import { QemuFileError, toQemuFileError } from '../errors.ts';
+import {
+  badFile,
+  readCertificates,
+  readPrivateKey,
+  readRevoked,
+  readSharedKeys,
+  type Warn,
+} from './tls-files.ts';
+import type { TlsSide } from './tls-options.ts';
+
+/** What the options of `addTlsOptions` come to; paths, unless they say otherwise. */
+export interface TlsFlags {
+  fromTls?: string;
+  fromTlsCa?: string;
+  fromTlsCert?: string;
+  fromTlsKey?: string;
+  fromTlsPsk?: string;
+  /** Clients need no certificate. */
+  fromTlsAnonymous?: boolean;
+  toTls?: string;
+  toTlsCa?: string;
+  toTlsCert?: string;
+  toTlsKey?: string;
+  toTlsPsk?: string;
+  /** Name or number that the other end's certificate must be for. */
+  toTlsHostname?: string;
+  /** User of the shared key. */
+  toTlsUser?: string;
+}
+
+/** How the ends of a command speak TLS: undefined for one that does not. */
+export interface TlsEnds {
+  /** For `openFrom` and `listenSocket`. */
+  from?: TlsOptions | undefined;
+  /** For `openTo` and `connectSocket`. */
+  to?: ConnectionOptions | undefined;
+}
+
+/** The flags of one side, by the ends of their names. */
+interface SideFlags {
+  dir?: string | undefined;
+  ca?: string | undefined;
+  cert?: string | undefined;
+  key?: string | undefined;
+  psk?: string | undefined;
+  crl?: string | undefined;
+  anonymous?: boolean | undefined;
+  hostname?: string | undefined;
+  user?: string | undefined;
+}
+
+/** Credentials of either side in the words of `node:tls`. */
+interface Certificates {
+  ca?: string;
+  cert?: string;
+  key?: string;
+  crl?: string;
+}
+
+const DEFAULT_USER = 'qemu';
+
+/*
+ * What OpenSSL and GnuTLS have in common of ciphers for shared keys that hide what was sent before from
+ * who gets the key later. TLS 1.2 is the newest that keeps to them: with 1.3 a certificate of any
+ * authority that Node trusts would do as well as the key.
+ */
+const PSK_CIPHERS = [
+  'ECDHE-PSK-CHACHA20-POLY1305',
+  'DHE-PSK-AES256-GCM-SHA384',
+  'DHE-PSK-AES128-GCM-SHA256',
+  'DHE-PSK-CHACHA20-POLY1305',
+].join(':');
+const PSK_COMMON = { ciphers: PSK_CIPHERS, maxVersion: 'TLSv1.2' } as const;
+
+/**
+ * Reads what the TLS options name, before anything listens or connects.
+ *
+ * @param flags - As given.
+ * @param ends - The endpoints; undefined for a side that the command does not have.
+ * @param warn - Gets what a person should know although it stops nothing.
+ * @throws {QemuFileError} `EINVAL` if the options do not fit each other or the endpoint; `EBADMSG` if a file
+ *   holds something else than it should, or the key is not that of the certificate; the system's code if
+ *   a file cannot be read.
+ */
+export async function readTls(
+  flags: TlsFlags,
+  ends: { readonly from?: Uri | undefined; readonly to?: Uri | undefined },
+  warn: Warn,
+): Promise<TlsEnds> {
+  const from = sideOf('from', flags);
+  const to = sideOf('to', flags);
+  for (const [side, given] of [['from', from] as const, ['to', to] as const]) {
+    if (given !== undefined) checkEndpoint(side, ends[side]);
+  }
+  return {
+    from: from && (await readServer(await complete('from', from), warn)),
+    to: to && (await readClient(await complete('to', to), warn)),
+  };
+}
+
+/** Whether an error of `readTls` is one of usage. */
+export function isTlsUsage({ code, operation }: QemuFileError): boolean {
+  return code === 'EINVAL' && operation === 'tls';
+}
+
+function sideOf(side: TlsSide, flags: TlsFlags): SideFlags | undefined {
+  const given: SideFlags =
+    side === 'from'
+      ? {
+          dir: flags.fromTls,
+          ca: flags.fromTlsCa,
+          cert: flags.fromTlsCert,
+          key: flags.fromTlsKey,
+          psk: flags.fromTlsPsk,
+          anonymous: flags.fromTlsAnonymous,
+        }
+      : {
+          dir: flags.toTls,
+          ca: flags.toTlsCa,
+          cert: flags.toTlsCert,
+          key: flags.toTlsKey,
+          psk: flags.toTlsPsk,
+          hostname: flags.toTlsHostname,
+          user: flags.toTlsUser,
+        };
+  return Object.values(given).some((value) => value !== undefined) ? given : undefined;
+}
+
+function checkEndpoint(side: TlsSide, uri: Uri | undefined): void {
+  if (uri?.scheme === 'tcp' || uri?.scheme === 'unix') return;
+  throw usage(`--${side}-tls…: only tcp: and unix: can speak TLS, and <${side}> is neither`);
+}
+
+/** Adds the files of the directory, and checks that the flags fit each other. */
+async function complete(side: TlsSide, given: SideFlags): Promise<SideFlags> {
+  const { dir, ...named } = given;
+  const all =
+    dir === undefined ? named : { ...(await filesIn(side, dir, named)), ...defined(named) };
+  const name = (what: keyof SideFlags): string => `--${side}-tls-${what}`;
+  const certificates = (['ca', 'cert', 'key', 'anonymous', 'hostname'] as const).filter(
+    (what) => all[what] !== undefined,
+  );
+  if (all.psk !== undefined) {
+    const [other] = certificates;
+    if (other === undefined) return all;
+    throw usage(`${name('psk')} is instead of certificates: it does not go with ${name(other)}`);
+  }
+  if (all.user !== undefined) throw usage(`${name('user')} needs ${name('psk')}`);
+  if ((all.cert === undefined) !== (all.key === undefined)) {
+    const [has, lacks] = all.cert === undefined ? ['key', 'cert'] : ['cert', 'key'];
+    throw usage(`${name(has as 'key')} needs ${name(lacks as 'cert')}, too`);
+  }
+  if (side === 'from' && all.cert === undefined) {
+    throw usage(
+      `<from> needs a certificate: ${name('cert')} and ${name('key')}, or ${name('psk')}`,
+    );
+  }
+  if (all.ca === undefined && all.anonymous !== true) {
+    const or = side === 'from' ? `, or ${name('anonymous')} to let in anybody` : '';
+    throw usage(`<${side}> needs an authority to verify the other end by: ${name('ca')}${or}`);
+  }
+  return all;
+}
+
+/** The files of one of QEMU's directories of credentials, under the names that QEMU gives them. */
+async function filesIn(side: TlsSide, dir: string, named: SideFlags): Promise<SideFlags> {
+  let names: ReadonlySet<string>;
+  try {
+    names = new Set(await readdir(dir));
+  } catch (error) {
+    const { code, message } = toQemuFileError(error);
+    const said = message.replace(/^\w+: /, '').replace(/, \w+ '.*'/, '');
+    throw new QemuFileError(code, `${dir}: ${said}`, { operation: 'tls', cause: error });
+  }
+  const find = (name: string): string | undefined =>
+    names.has(name) ? join(dir, name) : undefined;
+  const role = side === 'from' ? 'server' : 'client';
+  const own = {
+    ca: find('ca-cert.pem'),
+    cert: find(`${role}-cert.pem`),
+    key: find(`${role}-key.pem`),
+    crl: find('ca-crl.pem'),
+  };
+  const psk = find('keys.psk');
+  const hasOwn = own.ca !== undefined || own.cert !== undefined;
+  const wantsOwn = named.ca !== undefined || named.cert !== undefined;
+  if (named.psk !== undefined || (psk !== undefined && !hasOwn && !wantsOwn)) return { psk };
+  if (psk !== undefined && !wantsOwn) {
+    throw usage(`${dir}: there are both certificates and keys.psk: name what to use one by one`);
+  }
+  if (!hasOwn && !wantsOwn) {
+    throw badFile(
+      dir,
+      `there is neither a ca-cert.pem nor a ${role}-cert.pem nor a keys.psk in it`,
+    );
+  }
+  // A certificate that is named goes with the key that is named, and with no other.
+  return named.cert === undefined && named.key === undefined ? own : { ca: own.ca, crl: own.crl };
+}
+
+function defined(flags: SideFlags): SideFlags {
+  return Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined));
+}
+
+async function readServer(files: SideFlags, warn: Warn): Promise<TlsOptions> {
+  if (files.psk !== undefined) {
+    const keys = await readSharedKeys(files.psk, warn);
+    return { ...PSK_COMMON, pskCallback: (_socket, user) => keys.get(user) ?? null };
+  }
+  // Who is let in without a certificate is not asked for one, as with QEMU's verify-peer=off.
+  const asks = files.anonymous !== true;
+  const { ca, crl, ...own } = await readX509(files, warn);
+  if (!asks) return own;
+  return { ...own, ca, crl, requestCert: true, rejectUnauthorized: true };
+}
+
+async function readClient(files: SideFlags, warn: Warn): Promise<ConnectionOptions> {
+  if (files.psk !== undefined) {
+    const user = files.user ?? DEFAULT_USER;
+    const psk = (await readSharedKeys(files.psk, warn)).get(user);
+    if (psk === undefined) {
+      throw badFile(
+        files.psk,
+        `there is no key of the user "${user}" in it: --to-tls-user names another`,
+      );
+    }
+    return { ...PSK_COMMON, pskCallback: () => ({ psk, identity: user }) };
+  }
+  const options: ConnectionOptions = await readX509(files, warn);
+  // So that no word of the environment's (NODE_TLS_REJECT_UNAUTHORIZED) turns it off.
+  options.rejectUnauthorized = true;
+  const { hostname } = files;
+  if (hostname === undefined) return options;
+  // A number is verified, but must not be sent as a name (RFC 6066).
+  if (isIP(hostname) !== 0) return { ...options, host: hostname, servername: '' };
+  return { ...options, servername: hostname };
+}
+
+async function readX509(files: SideFlags, warn: Warn): Promise<Certificates> {
+  const read: Certificates = {};
+  if (files.ca !== undefined) read.ca = (await readCertificates(files.ca)).pem;
+  if (files.crl !== undefined) read.crl = await readRevoked(files.crl);
+  if (files.cert !== undefined && files.key !== undefined) {
+    const { pem, first } = await readCertificates(files.cert);
+    const { pem: keyPem, key } = await readPrivateKey(files.key, warn);
+    if (!first.checkPrivateKey(key)) {
+      throw badFile(files.key, `this is not the private key of ${files.cert}`);
+    }
+    if (Date.parse(first.validTo) < Date.now()) {
+      warn(`${files.cert}: this certificate has expired (${first.validTo}): others will refuse it`);
+    }
+    Object.assign(read, { cert: pem, key: keyPem });
+  }
+  try {
+    createSecureContext(read);
+  } catch (error) {
+    const named = [files.ca, files.crl, files.cert].filter((path) => path !== undefined).join(', ');
+    const { reason, message } = error as { reason?: string; message: string };
+    throw badFile(named, `TLS does not take this: ${reason ?? message}`, error);
+  }
+  return read;
+}
+
+function usage(reason: string): QemuFileError {
+  return new QemuFileError('EINVAL', reason, { operation: 'tls' });
+}

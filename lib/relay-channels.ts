@@ -1,0 +1,284 @@
+import { CHANNEL_START_SIZE, type ChannelKind, hasEnded, lookAtStart } from './channel-start.ts';
+import type {
+  ChannelResult,
+  ChannelsFailure,
+  ChannelsOptions,
+  ChannelsResult,
+} from './channels.ts';
+import { abortError, QemuFileError, toQemuFileError } from './errors.ts';
+import type { QemuFile } from './qemu-file.ts';
+import { type RelayEnd, relay } from './relay.ts';
+
+/*
+ *   accepted ──► looked at ──(there is a main channel)──► connected ──► relayed
+ *                   │                                     the main one first, then
+ *                   └─► dropped, if it ends               one after another
+ *                       without a byte
+ *
+ * Connections arrive in any order: a source opens them at the same time. A destination before QEMU 8.0
+ * tells them by the order in which they arrive there, the main channel first. A channel of
+ * postcopy-preempt is silent until the guest runs at the destination, so nobody may wait for its bytes.
+ */
+
+/**
+ * Moves a migration that has several connections: a main channel, and those of multifd or
+ * postcopy-preempt. The main channel is the one that begins with `QEVM`, or with a command, as where
+ * postcopy is resumed; it may come last. The destination is connected to for it, and then for the others,
+ * each time when the former connection stands. Further connections are accepted until the main channel has
+ * ended. Each channel is moved as by `relay`; if one fails all are destroyed, so that both QEMUs see it.
+ *
+ * To limit all of them together, give one `BandwidthBudget` to the files that `connect` makes.
+ *
+ * @param options - `accept`, `connect`, `channels`, `signal`, `lingerMs`, `onAllAccepted`, `onChannel`.
+ * @returns What came of it, once all files are closed; failures are in there, not thrown. `EPROTO`: while
+ *   there was no main channel a connection began as none does.
+ * @throws RangeError (rejects) if `channels` is no positive integer.
+ *
+ * @example
+ * ```js
+ * const listener = await listenSocket({ path: '/run/from.sock' });
+ * const budget = new BandwidthBudget(100 * 2 ** 20);
+ * const { complete, channels } = await relayChannels({
+ *   channels: 9, // 8 of multifd, and the main one
+ *   accept: async ({ signal }) => new QemuFile(socketOps(await listener.accept({ signal }))),
+ *   connect: ({ signal }) => openTo('tcp:otherhost:4444', { signal, file: { budget } }),
+ *   onAllAccepted: () => void listener.close(),
+ * });
+ * ```
+ */
+export async function relayChannels(options: ChannelsOptions): Promise<ChannelsResult> {
+  const { channels } = options;
+  if (!Number.isSafeInteger(channels) || channels < 1) {
+    throw new RangeError(`channels: ${channels} is not a number of connections`);
+  }
+  return new ChannelGroup(options).run();
+}
+
+/** What a file fails with whose other end has closed. */
+const GONE: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE']);
+
+/** How long a destination may take from closing a channel to closing the main one. */
+const LINGER_MS = 5000;
+
+const NOTHING: ChannelResult = {
+  complete: false,
+  forward: { bytes: 0, xxh64: null },
+  return: null,
+};
+
+class ChannelGroup {
+  readonly #options: ChannelsOptions;
+  /** Fires with the first failure. */
+  readonly #broken = new AbortController();
+  /** Fires, besides, when the main channel has ended. */
+  readonly #noMore = new AbortController();
+  /** Connections that wait for the main channel, in the order of their arrival. */
+  readonly #waiting = new Set<QemuFile>();
+  /** Connections accepted, less those that were none. */
+  #accepted = 0;
+  #main: QemuFile | undefined;
+  #mainMoving: Promise<void> = Promise.resolve();
+  readonly #onMain = new AbortController();
+  /** What is under way for each connection. */
+  readonly #work = new Set<Promise<void>>();
+  /** Connections to the destination are made one after another. */
+  #connecting: Promise<unknown> = Promise.resolve();
+  readonly #results: ChannelResult[] = [];
+  #failure: ChannelsFailure | null = null;
+  #startedAt = 0;
+  #limitedMs: () => number = () => 0;
+  #onSlot: () => void = ignore;
+
+  constructor(options: ChannelsOptions) {
+    this.#options = options;
+  }
+
+  async run(): Promise<ChannelsResult> {
+    const { signal, onAllAccepted } = this.#options;
+    const onAbort = (): void => this.#fail(null, null, abortError(signal as AbortSignal, 'relay'));
+    signal?.addEventListener('abort', onAbort);
+    if (signal?.aborted) onAbort();
+    await this.#acceptAll();
+    onAllAccepted?.();
+    // What is under way may have something further follow.
+    while (this.#work.size > 0) await Promise.all(this.#work);
+    signal?.removeEventListener('abort', onAbort);
+    return this.#result();
+  }
+
+  async #acceptAll(): Promise<void> {
+    const { channels, accept } = this.#options;
+    while (!this.#noMore.signal.aborted) {
+      if (this.#accepted < channels) {
+        const main = this.#main;
+        // Who waits for a connection is told of the main channel, too: it may change what is wanted.
+        const changes = main === undefined ? [this.#onMain.signal] : [];
+        const signal = AbortSignal.any([this.#noMore.signal, ...changes]);
+        try {
+          this.#arrived(await accept({ signal, main }));
+        } catch (error) {
+          if (!signal.aborted) this.#fail(null, 'from', toQemuFileError(error));
+        }
+      } else if (this.#main === undefined) {
+        await new Promise<void>((resolve) => {
+          this.#onSlot = resolve;
+        });
+      } else {
+        return;
+      }
+    }
+  }
+
+  #arrived(from: QemuFile): void {
+    this.#accepted += 1;
+    if (this.#failure !== null) this.#do(discard(from, this.#failure.error));
+    else if (this.#main !== undefined) this.#do(this.#move(from));
+    else this.#do(this.#lookAt(from));
+  }
+
+  /** Has it counted as under way; it must not reject. */
+  #do(work: Promise<void>): void {
+    const done = work.finally(() => this.#work.delete(done));
+    this.#work.add(done);
+  }
+
+  /** Sees what a connection is, as long as nobody knows which is the main channel. */
+  async #lookAt(from: QemuFile): Promise<void> {
+    this.#waiting.add(from);
+    const stop = AbortSignal.any([this.#onMain.signal, this.#broken.signal]);
+    let kind: ChannelKind = 'empty';
+    let error: QemuFileError | undefined;
+    try {
+      kind = await lookAtStart(from, stop);
+      // It sends no more than its introduction now; that it breaks or ends should be noticed.
+      if (kind === 'multifd' && (await hasEnded(from, stop))) kind = 'empty';
+    } catch (failure) {
+      kind = 'empty';
+      error = toQemuFileError(failure);
+    }
+    if (this.#failure !== null) return discard(from, this.#failure.error);
+    // The main channel has come, and took it along.
+    if (!this.#waiting.has(from)) return;
+    if (kind === 'main') return this.#begin(from);
+    if (kind === 'multifd') return;
+    if (kind === 'unknown') this.#fail(null, 'from', strangeStart(from));
+    await this.#drop(from, error);
+  }
+
+  /** A connection is gone before it was anything: another may come in its place. */
+  async #drop(from: QemuFile, error: QemuFileError | undefined): Promise<void> {
+    this.#waiting.delete(from);
+    await discard(from, error);
+    this.#accepted -= 1;
+    this.#onSlot();
+  }
+
+  /** The main channel is known: it goes first, and whatever waited for it follows. */
+  async #begin(main: QemuFile): Promise<void> {
+    this.#waiting.delete(main);
+    this.#main = main;
+    this.#startedAt = performance.now();
+    const moving = this.#move(main);
+    this.#mainMoving = moving;
+    for (const side of this.#waiting) this.#do(this.#move(side));
+    this.#waiting.clear();
+    this.#onMain.abort();
+    this.#onSlot();
+    await moving;
+    this.#noMore.abort();
+  }
+
+  /** Connects a channel to the destination when it is its turn, and moves it to its end. */
+  async #move(from: QemuFile): Promise<void> {
+    const channel = this.#results.push(NOTHING) - 1;
+    const opening = this.#connecting.then(() => this.#connect(channel));
+    this.#connecting = opening;
+    const to = await opening;
+    if (to === undefined || this.#failure !== null) {
+      await Promise.all([from, to].map((file) => discard(file, this.#failure?.error)));
+      return;
+    }
+    if (channel === 0) {
+      const before = to.budget.limitedMs;
+      this.#limitedMs = () => to.budget.limitedMs - before;
+    }
+    this.#options.onChannel?.(from, to);
+    const { lingerMs } = this.#options;
+    const { signal } = this.#broken;
+    try {
+      const moved = await relay(from, to, { signal, lingerMs, mayBeEmpty: channel > 0 });
+      const { complete, forward, return: back, failure } = moved;
+      this.#results[channel] = { complete, forward, return: back };
+      if (failure === null) return;
+      const isGone = channel > 0 && failure.end === 'to' && GONE.has(failure.error.code);
+      if (isGone && (await this.#mainCompletes())) return;
+      this.#fail(channel, failure.end, failure.error);
+    } catch (error) {
+      this.#fail(channel, null, toQemuFileError(error));
+      await Promise.all([from, to].map((file) => discard(file, this.#failure?.error)));
+    }
+  }
+
+  /**
+   * Whether the main channel ends well soon. A destination that has all it needs closes the others without
+   * reading what is left in them, such as QEMU's last packets of multifd, and the main one last.
+   */
+  async #mainCompletes(): Promise<boolean> {
+    let timer: NodeJS.Timeout | undefined;
+    const tooLong = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, this.#options.lingerMs ?? LINGER_MS);
+    });
+    await Promise.race([this.#mainMoving, tooLong]);
+    clearTimeout(timer);
+    return this.#results[0]?.complete === true;
+  }
+
+  /** Opens a channel at the destination; undefined if that failed, or is of no use any more. */
+  async #connect(channel: number): Promise<QemuFile | undefined> {
+    if (this.#failure !== null) return undefined;
+    try {
+      return await this.#options.connect({ signal: this.#broken.signal });
+    } catch (error) {
+      this.#fail(channel, 'to', toQemuFileError(error));
+      return undefined;
+    }
+  }
+
+  #fail(channel: number | null, end: RelayEnd | null, error: QemuFileError): void {
+    if (this.#failure !== null) return;
+    this.#failure = { channel, end, error };
+    for (const from of this.#waiting) this.#do(discard(from, error));
+    this.#waiting.clear();
+    this.#broken.abort(error);
+    this.#noMore.abort(error);
+    this.#onSlot();
+  }
+
+  #result(): ChannelsResult {
+    const since = this.#startedAt;
+    return {
+      complete: this.#failure === null,
+      channels: this.#results,
+      seconds: since === 0 ? 0 : (performance.now() - since) / 1000,
+      limitedSeconds: this.#limitedMs() / 1000,
+      failure: this.#failure,
+    };
+  }
+}
+
+function strangeStart(from: QemuFile): QemuFileError {
+  const start = Buffer.from(from.peekBuffer(CHANNEL_START_SIZE)).toString('hex');
+  const reason = `it begins with ${start} (hexadecimal), as neither a main channel nor one of multifd does`;
+  return new QemuFileError('EPROTO', reason, { operation: 'relay' });
+}
+
+/** Closes a file in such a way that nobody takes that for an end in order. */
+async function discard(
+  file: QemuFile | undefined,
+  error: QemuFileError | undefined,
+): Promise<void> {
+  file?.destroy(error);
+  await file?.close().catch(ignore);
+}
+
+function ignore(): void {}
