@@ -3,8 +3,13 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import * as faulty from '../adapters/faulty.ts';
+import * as adapters from '../adapters/index.ts';
 import * as library from '../lib/index.ts';
 import { QemuFile } from '../lib/index.ts';
+import * as migration from '../lib/migration/index.ts';
+import * as vm from '../lib/vm/index.ts';
+import { run } from './helpers/command.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
@@ -102,4 +107,49 @@ describe('the header table of README', () => {
       }
     });
   }
+});
+
+const MODULES: Readonly<Record<string, object>> = {
+  'qemu-file': library,
+  'qemu-file/adapters': adapters,
+  'qemu-file/adapters/faulty': faulty,
+  'qemu-file/migration': migration,
+  'qemu-file/vm': vm,
+};
+
+describe('the examples of README', () => {
+  const examples = [...readme.matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code as string);
+
+  test('import what is exported', () => {
+    let count = 0;
+    for (const example of examples) {
+      for (const [, names, path] of example.matchAll(/import \{ (.*) \} from '(qemu-file.*)'/g)) {
+        const exported = MODULES[path as string];
+        assert.ok(exported, `${path} is exported`);
+        for (const name of (names as string).split(', ')) {
+          count += 1;
+          assert.ok(name in exported, `${path} has ${name}`);
+        }
+      }
+    }
+    assert.ok(count > 10);
+  });
+
+  test('and its tables name options that the command has', async () => {
+    const helps = await Promise.all(
+      ['save', 'restore', 'relay', 'inspect', 'verify', 'extract'].map(async (command) => {
+        const { code, stdout } = await run([command, '--help']);
+        assert.equal(code, 0);
+        return stdout.toString();
+      }),
+    );
+    const known = new Set(helps.join('').match(/--[a-z-]*[a-z]/g));
+    const foreign = new Set(['--quick', '--minutes', '--import']);
+    const named = new Set(readme.match(/(?<=[\s`(])--[a-z-]*[a-z]/g));
+    assert.ok(named.size > 20);
+    assert.deepEqual(
+      [...named].filter((name) => !known.has(name) && !foreign.has(name)),
+      [],
+    );
+  });
 });

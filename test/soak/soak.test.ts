@@ -1,0 +1,25 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { chanceOf } from '../helpers/mutate.ts';
+import { requireQemu } from '../qemu/harness.ts';
+import { randomMigration } from './migrations.ts';
+import { randomSave } from './saves.ts';
+import { randomStream } from './streams.ts';
+import { randomRelay } from './transports.ts';
+
+// What the soak tries for hours must work when it is needed; chance has decided here.
+test('twenty relays with random faults lose nothing in silence', async () => {
+  for (let seed = 0; seed < 20; seed++) assert.ok((await randomRelay(chanceOf(seed))).how);
+});
+
+test('twenty damaged streams are read to an end', async () => {
+  for (let seed = 0; seed < 20; seed++) assert.ok((await randomStream(chanceOf(seed))).how);
+});
+
+test('a random migration between two QEMUs ends well', { skip: requireQemu() }, async () => {
+  assert.ok((await randomMigration(chanceOf(7002))).how);
+});
+
+test('a random save is restored', { skip: requireQemu() }, async () => {
+  assert.ok((await randomSave(chanceOf(9004))).how);
+});
