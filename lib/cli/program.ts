@@ -1,10 +1,13 @@
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { EXIT } from './exit.ts';
 import type { ExtractFlags } from './extract.ts';
 import type { InspectFlags } from './inspect.ts';
 import type { RelayFlags } from './relay.ts';
+import type { RestoreFlags } from './restore.ts';
+import type { SaveFlags } from './save.ts';
 import { parseSize } from './sizes.ts';
 import { guardOutputs } from './text.ts';
+import { addTlsOptions } from './tls-options.ts';
 import type { VerifyFlags } from './verify.ts';
 
 const ENDPOINTS = `
@@ -20,6 +23,8 @@ Endpoints are QEMU's own: <from> takes what QEMU's -incoming takes, <to> what it
 `;
 
 const RELAY_NOTES = `${ENDPOINTS}
+SIGUSR1 prints a line that says how far it is.
+
 A file that is written appears under its name only when it is whole; a migration stream
 that goes to a file must also be sound (--no-check: it need not be).
 
@@ -30,7 +35,11 @@ Examples:
   qemu-file relay tcp:0.0.0.0:4444 tcp:otherhost:4444 --max-bandwidth 100MiB
   qemu-file relay unix:/run/migrate.sock guest.mig --digest
   qemu-file relay guest.mig "exec:gzip -c > guest.mig.gz"
+  qemu-file relay unix:/run/from.sock tcp:otherhost:4444 --channels 9   (8 of multifd)
 `;
+
+/** More than QEMU's 255 of multifd, and those beside them. */
+const MOST_CHANNELS = 1024;
 
 const READ_NOTES = `${ENDPOINTS}
 The stream may be compressed (gzip, zstd, xz, bzip2, lzop), in an image of libvirt's, or, in a
@@ -40,10 +49,29 @@ Exit codes: 0 fine, 1 the stream is bad, 2 usage, 3 not a migration stream,
 4 input or output failed, 130 interrupted (128 + the signal's number).
 `;
 
+const VM_NOTES = `${ENDPOINTS}
+QEMU must run as the same user, with a monitor for programs: -qmp unix:PATH,server=on,wait=off.
+Whatever fails, a guest that is saved goes on as before, and no file appears.
+
+Exit codes: 0 done, 2 usage, 3 the stream is not what it should be, 4 anything else failed,
+130 interrupted (128 + the signal's number).
+
+Examples:
+  qemu-file save --qmp /run/vm.qmp vm.mig.zst --compress zstd
+  qemu-system-x86_64 … -incoming defer -qmp unix:/run/new.qmp,server=on,wait=off
+  qemu-file restore --qmp /run/new.qmp vm.mig.zst
+`;
+
 function bandwidth(text: string): number {
   const size = parseSize(text);
   if (size !== undefined) return size;
   throw new InvalidArgumentError('Give bytes per second, such as 100MiB, 1.5G or 1048576.');
+}
+
+function connections(text: string): number {
+  const count = /^\d{1,4}$/.test(text) ? Number(text) : 0;
+  if (count >= 1 && count <= MOST_CHANNELS) return count;
+  throw new InvalidArgumentError(`Give a number from 1 to ${MOST_CHANNELS}.`);
 }
 
 function collect(value: string, before: string[] = []): string[] {
@@ -64,7 +92,7 @@ function addReader(program: Command, name: string, description: string): Command
 }
 
 function addRelay(program: Command, done: (code: number) => void): void {
-  program
+  const command = program
     .command('relay')
     .description('Move a migration from one endpoint to another, return path included.')
     .argument('<from>', 'where it comes from')
@@ -74,16 +102,26 @@ function addRelay(program: Command, done: (code: number) => void): void {
       'bytes per second; k, M, G and T (also as MB or MiB) are powers of 1024; 0 is no limit',
       bandwidth,
     )
+    .option(
+      '--channels <n>',
+      'connections that the migration may have: 1 + multifd-channels, 2 with postcopy-preempt',
+      connections,
+    )
+    .option(
+      '--control <path>',
+      'take commands while it runs (status, max-bandwidth, stop) on a unix socket, or - for standard input',
+    )
     .option('--digest', 'print XXH64 and number of bytes of each direction at the end')
     .option('--tee <file>', 'write a copy of what goes forward into a file, too')
     .option(
       '--check',
-      'fail if it is no sound migration stream; by default only on its way to a file',
+      'fail if it is no sound migration stream; by default only to a file, or if it comes over TLS',
     )
     .option('--no-check', 'do not look at what goes forward')
     .option('--manifest <file>', 'check, and write digests of sections and RAM blocks into a file')
     .option('--json', 'print the result as one JSON object at the end')
-    .option('--quiet', 'no progress and no messages but errors')
+    .option('--quiet', 'no progress and no messages but errors');
+  addTlsOptions(command, ['from', 'to'])
     .addHelpText('after', RELAY_NOTES)
     .action(async (from: string, to: string, flags: RelayFlags) => {
       const { runRelay } = await import('./relay.ts');
@@ -124,6 +162,44 @@ function addReaders(program: Command, done: (code: number) => void): void {
     });
 }
 
+/** Adds a command that talks to a QEMU, and the options that both have. */
+function addVmCommand(program: Command, name: string, description: string): Command {
+  return program
+    .command(name)
+    .description(description)
+    .requiredOption('--qmp <socket>', "QEMU's monitor: a path, unix:path or tcp:host:port")
+    .option('--max-bandwidth <size>', 'bytes per second; 0, as without it, is no limit', bandwidth)
+    .option('--no-check', 'do not look at the stream')
+    .option('--json', 'print the result as one JSON object at the end')
+    .option('--quiet', 'no progress and no messages but errors')
+    .addHelpText('after', VM_NOTES);
+}
+
+function addVmCommands(program: Command, done: (code: number) => void): void {
+  addVmCommand(program, 'save', 'Save a running guest: all of it, or nothing.')
+    .argument('<to>', 'where it goes to')
+    .addOption(
+      new Option('--compress <format>', 'compress the stream').choices(['gzip', 'zstd'] as const),
+    )
+    .option('--manifest <file>', 'write digests of sections and RAM blocks into a file')
+    .option('--pause', 'stop the guest first; it is restored stopped, too')
+    .option('--resume', 'let the guest run on here afterwards')
+    .option('--keep-paused', 'leave the guest stopped afterwards, which is the default')
+    .action(async (to: string, flags: SaveFlags) => {
+      const { runSave } = await import('./save.ts');
+      done(await runSave(to, flags));
+    });
+  addVmCommand(program, 'restore', 'Load a guest into a QEMU started with -incoming defer.')
+    .argument('<from>', 'where it comes from')
+    .option('--snapshot <name>', 'which snapshot of a qcow2 image, by name or id')
+    .option('--resume', 'have the guest run, also if it was saved while it was stopped')
+    .option('--keep-paused', 'leave the guest stopped, also if it ran when it was saved')
+    .action(async (from: string, flags: RestoreFlags) => {
+      const { runRestore } = await import('./restore.ts');
+      done(await runRestore(from, flags));
+    });
+}
+
 function makeProgram(version: string, done: (code: number) => void): Command {
   const program = new Command('qemu-file');
   program
@@ -133,6 +209,7 @@ function makeProgram(version: string, done: (code: number) => void): Command {
     .exitOverride();
   addRelay(program, done);
   addReaders(program, done);
+  addVmCommands(program, done);
   return program;
 }
 

@@ -1,0 +1,61 @@
+import { describeTarget, openFrom } from '../../adapters/index.ts';
+import { type RestoreResult, restoreVm } from '../vm/index.ts';
+import { sizeOf } from './endpoints.ts';
+import { EXIT } from './exit.ts';
+import { showExactSize, showSize } from './sizes.ts';
+import { say, writeText } from './text.ts';
+import { runWithVm, type VmFlags } from './vm-command.ts';
+
+/** Options of `qemu-file restore`. */
+export interface RestoreFlags extends VmFlags {
+  /** Name or id of a snapshot in a disk image. */
+  snapshot?: string;
+}
+
+const UNHARMED = 'no guest was restored';
+
+/**
+ * The command `qemu-file restore`.
+ *
+ * @param fromText - Where from, as typed.
+ * @param flags - Options.
+ * @returns The exit code.
+ */
+export function runRestore(fromText: string, flags: RestoreFlags): Promise<number> {
+  return runWithVm(fromText, flags, UNHARMED, async (parts) => {
+    const { qmp, uri, signal } = parts;
+    const onListening = (address: Parameters<typeof describeTarget>[0]): void => {
+      if (flags.quiet !== true) void say(`listening on ${describeTarget(address)}`);
+    };
+    const from = await openFrom(uri, { signal, onListening });
+    const measure = () => ({ bytes: from.getPosition, limitedMs: 0 });
+    await parts.meter(measure, sizeOf(uri, from));
+    const result = await restoreVm(qmp, from, {
+      maxBandwidth: flags.maxBandwidth,
+      snapshot: flags.snapshot,
+      resume: flags.resume,
+      keepPaused: flags.keepPaused,
+      check: flags.check,
+      signal,
+    });
+    return (await report(fromText, flags, result)) ? EXIT.DONE : EXIT.IO;
+  });
+}
+
+async function report(
+  from: string,
+  { json, quiet }: RestoreFlags,
+  { bytes, seconds, limitedSeconds, status, warnings }: RestoreResult,
+): Promise<boolean> {
+  if (quiet !== true) {
+    for (const warning of warnings) await say(warning);
+    const size = bytes === null ? '' : ` ${showExactSize(bytes)}`;
+    const rate =
+      bytes !== null && seconds > 0 ? `, ${showSize(Math.round(bytes / seconds))}/s` : '';
+    const state = status === 'running' ? 'runs' : `is stopped (${status})`;
+    await say(`restored${size} in ${seconds.toFixed(1)} s${rate}; the guest ${state}`);
+  }
+  if (json !== true) return true;
+  const object = { from, bytes, seconds, limitedSeconds, status, warnings };
+  return writeText(process.stdout, `${JSON.stringify(object)}\n`);
+}

@@ -1,0 +1,83 @@
+import { type CompressFormat, openTo } from '../../adapters/index.ts';
+import { type MigrationProgress, type SaveResult, saveVm } from '../vm/index.ts';
+import { isStdout } from './endpoints.ts';
+import { EXIT } from './exit.ts';
+import { showExactSize, showSize } from './sizes.ts';
+import { say, writeText } from './text.ts';
+import { runWithVm, type VmFlags } from './vm-command.ts';
+import { writeWhole } from './write-whole.ts';
+
+/** Options of `qemu-file save`. */
+export interface SaveFlags extends VmFlags {
+  compress?: CompressFormat;
+  /** Path of the manifest. */
+  manifest?: string;
+  /** Stops the guest first. */
+  pause?: boolean;
+}
+
+const UNHARMED = 'the migration was cancelled, and the guest goes on as before';
+
+/**
+ * The command `qemu-file save`.
+ *
+ * @param toText - Where to, as typed.
+ * @param flags - Options.
+ * @returns The exit code.
+ */
+export async function runSave(toText: string, flags: SaveFlags): Promise<number> {
+  if (flags.check === false && flags.manifest !== undefined) {
+    await say('--manifest needs the check that --no-check switches off');
+    return EXIT.USAGE;
+  }
+  return runWithVm(toText, flags, UNHARMED, async (parts) => {
+    const { qmp, uri, signal } = parts;
+    const to = await openTo(uri, { signal });
+    let progress: MigrationProgress | undefined;
+    await parts.meter(() => ({ bytes: progress?.transferred ?? 0, limitedMs: to.limitedMs }));
+    const result = await saveVm(qmp, to, {
+      maxBandwidth: flags.maxBandwidth,
+      compress: flags.compress,
+      manifest: flags.manifest !== undefined,
+      pause: flags.pause,
+      resume: flags.resume,
+      check: flags.check,
+      signal,
+      onProgress: (now) => {
+        progress = now;
+      },
+    });
+    // Not what failed, whatever comes of the rest: the guest is saved.
+    let code: number = EXIT.DONE;
+    if (flags.manifest !== undefined) {
+      try {
+        await writeWhole(flags.manifest, `${JSON.stringify(result.manifest, null, 2)}\n`);
+      } catch (error) {
+        const { message } = error as Error;
+        await say(`the guest is saved, but not the manifest (${flags.manifest}): ${message}`);
+        code = EXIT.IO;
+      }
+    }
+    const said = await report(toText, flags, result, isStdout(uri));
+    return said ? code : EXIT.IO;
+  });
+}
+
+async function report(
+  to: string,
+  { json, quiet }: SaveFlags,
+  { bytes, seconds, limitedSeconds, status, warnings }: SaveResult,
+  usesStdout: boolean,
+): Promise<boolean> {
+  if (quiet !== true) {
+    for (const warning of warnings) await say(warning);
+    const rate = seconds > 0 ? `, ${showSize(Math.round(bytes / seconds))}/s` : '';
+    const state = status === 'running' ? 'runs on' : `is stopped (${status})`;
+    await say(
+      `saved ${showExactSize(bytes)} in ${seconds.toFixed(1)} s${rate}; the guest ${state}`,
+    );
+  }
+  if (json !== true) return true;
+  const object = { to, bytes, seconds, limitedSeconds, status, warnings };
+  return writeText(usesStdout ? process.stderr : process.stdout, `${JSON.stringify(object)}\n`);
+}

@@ -1,0 +1,95 @@
+import { parseUri, type SocketTarget, type Uri } from '../../adapters/index.ts';
+import { QemuFileError, toQemuFileError } from '../errors.ts';
+import { QmpClient } from '../vm/index.ts';
+import { EXIT, exitCodeOf, Interruption, SIGNAL_EXITS } from './exit.ts';
+import { type Measure, Meter } from './meter.ts';
+import { UsageError } from './read-command.ts';
+import { say } from './text.ts';
+
+/** Options of the commands that talk to a QEMU. */
+export interface VmFlags {
+  /** Where QEMU's monitor is. */
+  qmp: string;
+  /** Bytes per second; 0 is no limit. */
+  maxBandwidth?: number;
+  /** False: the stream is not checked. */
+  check?: boolean;
+  resume?: boolean;
+  keepPaused?: boolean;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+/** What such a command works with. */
+export interface VmWork {
+  qmp: QmpClient;
+  /** The other endpoint. */
+  uri: Uri;
+  signal: AbortSignal;
+  /** Shows how far the work is, where somebody looks. */
+  meter(measure: () => Measure, total?: number): Promise<void>;
+}
+
+/**
+ * Runs a command that talks to a QEMU: connects, shows progress, and says what failed.
+ *
+ * @param uriText - The endpoint, as typed.
+ * @param flags - Options.
+ * @param unharmed - What an interrupted work leaves behind, as a clause.
+ * @param work - Gives the exit code.
+ */
+export async function runWithVm(
+  uriText: string,
+  flags: VmFlags,
+  unharmed: string,
+  work: (parts: VmWork) => Promise<number>,
+): Promise<number> {
+  let monitor: SocketTarget;
+  let uri: Uri;
+  try {
+    if (flags.resume === true && flags.keepPaused === true) {
+      throw new UsageError('--resume and --keep-paused exclude each other');
+    }
+    uri = parseUri(uriText);
+    monitor = monitorOf(flags.qmp);
+  } catch (error) {
+    await say(toQemuFileError(error).message.replace(/^\w+: (parseUri: )?/, ''));
+    return EXIT.USAGE;
+  }
+  using interruption = new Interruption();
+  const { signal } = interruption;
+  let qmp: QmpClient | undefined;
+  let meter: Meter | undefined;
+  try {
+    try {
+      qmp = await QmpClient.connect(monitor, { signal });
+    } catch (error) {
+      const { code, message } = toQemuFileError(error);
+      throw new QemuFileError(code, `${flags.qmp}: ${message}`, { cause: error });
+    }
+    const start = async (measure: () => Measure, total?: number): Promise<void> => {
+      if (process.stderr.isTTY && flags.quiet !== true) meter = await Meter.start(measure, total);
+    };
+    return await work({ qmp, uri, signal, meter: start });
+  } catch (error) {
+    meter?.stop();
+    const { by } = interruption;
+    if (by !== undefined) {
+      await say(`interrupted by ${by}; ${unharmed}`);
+      return SIGNAL_EXITS[by];
+    }
+    const failure = toQemuFileError(error);
+    await say(failure.message);
+    return exitCodeOf(failure);
+  } finally {
+    meter?.stop();
+    await qmp?.close();
+  }
+}
+
+function monitorOf(text: string): SocketTarget {
+  const uri = parseUri(text);
+  if (uri.scheme === 'tcp') return { host: uri.host, port: uri.port };
+  if (uri.scheme === 'unix' || uri.scheme === 'file') return { path: uri.path };
+  throw new UsageError(`--qmp: ${text} is no socket: give a path, unix:path or tcp:host:port`);
+}

@@ -1,0 +1,48 @@
+import { abortError, QemuFileError } from '../errors.ts';
+
+/** How long something is waited for. */
+export interface Patience {
+  /** Ends the wait with `ECANCELED`. */
+  signal?: AbortSignal | undefined;
+  /** Milliseconds until `ETIMEDOUT`; 0 is no limit. */
+  timeoutMs?: number | undefined;
+}
+
+/** Who waits, and what for, as errors say it. */
+export interface Waiting {
+  operation: string;
+  /** Says what did not come, as a clause. */
+  tooLate: () => string;
+}
+
+/**
+ * Waits for a promise, but not for ever; whatever came of the promise afterwards is dropped.
+ *
+ * @throws {QemuFileError} (rejects) `ECANCELED` by the signal, `ETIMEDOUT`, or what the promise rejects with.
+ */
+export async function withPatience<T>(
+  work: Promise<T>,
+  { signal, timeoutMs = 0 }: Patience,
+  { operation, tooLate }: Waiting,
+): Promise<T> {
+  work.catch(ignore);
+  if (signal?.aborted) throw abortError(signal, operation);
+  let stop = ignore;
+  const givenUp = new Promise<never>((_resolve, reject) => {
+    const onAbort = (): void => reject(abortError(signal as AbortSignal, operation));
+    const onTimeout = (): void => reject(new QemuFileError('ETIMEDOUT', tooLate(), { operation }));
+    const timer = timeoutMs > 0 ? setTimeout(onTimeout, timeoutMs) : undefined;
+    signal?.addEventListener('abort', onAbort);
+    stop = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', onAbort);
+    };
+  });
+  try {
+    return await Promise.race([work, givenUp]);
+  } finally {
+    stop();
+  }
+}
+
+function ignore(): void {}

@@ -1,0 +1,432 @@
+// Real guests saved and restored by one call, and what becomes of them when that fails.
+import assert from 'node:assert/strict';
+import {
+  existsSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { after, before, describe, test } from 'node:test';
+import { openFrom, openTo } from '../../adapters/index.ts';
+import { keepPages } from '../../lib/cli/page-stores.ts';
+import { QemuFileError } from '../../lib/index.ts';
+import { unwrap, verifyStream } from '../../lib/migration/index.ts';
+import {
+  QmpClient,
+  type RestoreOptions,
+  restoreVm,
+  type SaveOptions,
+  saveVm,
+} from '../../lib/vm/index.ts';
+import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { mountSmallDisk, requireSmallDisk } from '../helpers/small-disk.ts';
+import { until } from '../helpers/until.ts';
+import { firmware, type GuestProgram, memoryProblems } from './guest.ts';
+import { differingPages, type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
+import { findQemu10, requireQemu10 } from './qemu10.ts';
+
+const program: GuestProgram = { patternBytes: 3 << 20, dirtyBytes: 1 << 20 };
+const image = firmware(program);
+/** Slow enough for a test to get in between: the guest is three seconds' worth. */
+const SLOW: SaveOptions = { maxBandwidth: 1 << 20 };
+
+/** Checks an error's code and message. */
+function fails(code: string, message: RegExp): (error: unknown) => true {
+  return (error) => {
+    assert.ok(error instanceof QemuFileError, String(error));
+    assert.equal(error.code, code, error.message);
+    assert.match(error.message, message);
+    return true;
+  };
+}
+
+/**
+ * Checks the error of a save that somebody else cancelled. With a return path QEMU may see the connection break,
+ * which its own cancelling does, before it notes that it was cancelled.
+ */
+function isCancelled(error: unknown): true {
+  assert.ok(error instanceof QemuFileError, String(error));
+  assert.match(error.message, /ECANCELED: .*somebody cancelled|EIO: .*QEMU's migration failed/);
+  return true;
+}
+
+/** A QEMU with a monitor of our client's. */
+interface Machine extends AsyncDisposable {
+  qemu: Qemu;
+  qmp: QmpClient;
+}
+
+async function machine(options: QemuOptions = {}): Promise<Machine> {
+  const dir = makeTempDir();
+  const monitor = `unix:${dir.join('qmp')},server=on,wait=off`;
+  const qemu = await startQemu({ firmware: image, extraArgs: ['-qmp', monitor], ...options });
+  const qmp = await QmpClient.connect(dir.join('qmp'));
+  return {
+    qemu,
+    qmp,
+    [Symbol.asyncDispose]: async () => {
+      await qmp.close();
+      await qemu.stop();
+      dir.remove();
+    },
+  };
+}
+
+/** Everything that a user may have set for migrations. */
+async function settingsOf({ qmp }: Machine): Promise<unknown> {
+  const capabilities = await qmp.execute('query-migrate-capabilities');
+  return { capabilities, parameters: await qmp.execute('query-migrate-parameters') };
+}
+
+/** A signal that aborts once some bytes have been saved. */
+function afterSome(): { signal: AbortSignal; onProgress: NonNullable<SaveOptions['onProgress']> } {
+  const controller = new AbortController();
+  const onProgress = ({ transferred }: { transferred: number }): void => {
+    if (transferred > 0) controller.abort();
+  };
+  return { signal: controller.signal, onProgress };
+}
+
+for (const { version, skip, binary } of [
+  { version: '7.2', skip: requireQemu(), binary: undefined },
+  { version: '10.0', skip: requireQemu10(), binary: findQemu10() },
+]) {
+  const which: QemuOptions = binary === undefined ? {} : { binary };
+
+  describe(`a guest of QEMU ${version} is saved`, { skip }, () => {
+    let dir: TempDir;
+    let source: Machine;
+    before(async () => {
+      dir = makeTempDir();
+      source = await machine(which);
+      await source.qemu.waitGuestReady();
+      // What its user wants of migrations of their own; a save would stall or be of no use with these.
+      await source.qemu.setMigration({
+        capabilities: { events: false, multifd: true, 'pause-before-switchover': true },
+        parameters: { 'max-bandwidth': 12345678 },
+      });
+    });
+    after(async () => {
+      await source[Symbol.asyncDispose]();
+      dir.remove();
+    });
+
+    /** Saves, and checks that QEMU has the settings it had. */
+    const save = async (name: string, options: SaveOptions = {}): ReturnType<typeof saveVm> => {
+      const settings = await settingsOf(source);
+      const path = name.startsWith('/') ? name : dir.join(name);
+      try {
+        return await saveVm(source.qmp, await openTo(path), options);
+      } finally {
+        assert.deepEqual(await settingsOf(source), settings);
+      }
+    };
+
+    const load = async (
+      name: string,
+      options: RestoreOptions,
+      use: (restored: Machine, status: string) => Promise<void>,
+    ): Promise<void> => {
+      await using restored = await machine({ ...which, incoming: 'defer' });
+      const settings = await settingsOf(restored);
+      const result = await restoreVm(restored.qmp, await openFrom(dir.join(name)), options);
+      assert.deepEqual(await settingsOf(restored), settings);
+      assert.equal(await restored.qemu.status(), result.status);
+      await use(restored, result.status);
+    };
+
+    test('while it runs on, plain and compressed, and each file is a guest that runs', async () => {
+      for (const [name, compress] of [
+        ['plain', undefined],
+        ['gzip', 'gzip'],
+        ['zstd', 'zstd'],
+      ] as const) {
+        const { status, bytes, warnings } = await save(name, { compress, resume: true });
+        assert.deepEqual([status, warnings], ['running', []]);
+        assert.ok(bytes > 3 << 20);
+        assert.equal(statSync(dir.join(name)).mode & 0o777, 0o600);
+        await source.qemu.waitCounterRises();
+        await load(name, {}, async ({ qemu }, restored) => {
+          assert.equal(restored, 'running');
+          await qemu.waitCounterRises();
+          await qemu.pause();
+          assert.deepEqual(memoryProblems(await qemu.readRam(), program), []);
+        });
+      }
+      assert.ok(statSync(dir.join('gzip')).size < statSync(dir.join('plain')).size);
+      assert.equal(readFileSync(dir.join('zstd')).readUInt32LE(), 0xfd2fb528);
+    });
+
+    test('with a manifest that the file agrees with', async () => {
+      const options: SaveOptions = { compress: 'gzip', manifest: true, resume: true };
+      const { manifest } = await save('manifest', options);
+      assert.ok(manifest !== null);
+      using kept = keepPages();
+      const { file } = await unwrap(await openFrom(dir.join('manifest')));
+      const { faults } = await verifyStream(file, { manifest, digests: { store: kept.store } });
+      await file.close();
+      assert.deepEqual(faults, []);
+    });
+
+    test('stopped, and it is restored stopped unless it is to run', async () => {
+      await save('stopped', { pause: true, resume: true });
+      await source.qemu.waitCounterRises();
+      await load('stopped', {}, async (_, status) => assert.equal(status, 'paused'));
+      await load('stopped', { resume: true }, async ({ qemu }, status) => {
+        assert.equal(status, 'running');
+        await qemu.waitCounterRises();
+      });
+    });
+
+    test('whose file system is full, and it runs on', { skip: requireSmallDisk() }, async () => {
+      await using disk = mountSmallDisk();
+      for (const options of [{}, { check: false }, { compress: 'gzip' } as const]) {
+        disk.fill(options.compress === undefined ? 65536 : 4096);
+        await assert.rejects(save(disk.join('vm'), options), fails('ENOSPC', /no space left/));
+        assert.deepEqual(readdirSync(disk.path), ['fill']);
+        await source.qemu.waitCounterRises();
+      }
+      await assert.rejects(save('/dev/full'), fails('ENOSPC', /no space left/));
+      await source.qemu.waitCounterRises();
+    });
+
+    test('until it is given up, and it runs on, or is still stopped', async () => {
+      await assert.rejects(
+        save('aborted', { ...SLOW, ...afterSome() }),
+        fails('ECANCELED', /aborted/),
+      );
+      await source.qemu.waitCounterRises();
+      const paused = save('aborted', { ...SLOW, ...afterSome(), pause: true });
+      await assert.rejects(paused, fails('ECANCELED', /aborted/));
+      await source.qemu.waitCounterRises();
+      await source.qemu.pause();
+      const still = save('aborted', { ...SLOW, ...afterSome() });
+      await assert.rejects(still, fails('ECANCELED', /aborted/));
+      assert.equal(await source.qemu.status(), 'paused');
+      await source.qemu.resume();
+      assert.equal(existsSync(dir.join('aborted')), false);
+    });
+
+    test('until it is given up at once, again and again, and can be saved after all', async () => {
+      for (let i = 0; i < 10; i++) {
+        const controller = new AbortController();
+        const setUp = source.qmp.waitForEvent('MIGRATION').then(() => controller.abort());
+        const saving = save('early', { signal: controller.signal });
+        await assert.rejects(saving, fails('ECANCELED', /aborted/));
+        await setUp;
+        assert.match((await source.qemu.migrationInfo()).status ?? '', /^(cancelled|failed)$/);
+      }
+      await save('early', { resume: true });
+      await source.qemu.waitCounterRises();
+    });
+
+    test('until somebody else cancels that, and it runs on', async () => {
+      const saving = save('cancelled', {
+        ...SLOW,
+        onProgress: ({ transferred }) => {
+          if (transferred > 0) void source.qemu.qmp.execute('migrate_cancel');
+        },
+      });
+      await assert.rejects(saving, isCancelled);
+      assert.equal(existsSync(dir.join('cancelled')), false);
+      await source.qemu.waitCounterRises();
+    });
+
+    test('by one at a time', async () => {
+      const first = save('first', SLOW);
+      await until(async () => (await source.qemu.migrationInfo()).status === 'active', {
+        what: 'the first save',
+      });
+      const second = saveVm(source.qmp, await openTo(dir.join('second')));
+      await assert.rejects(second, fails('EBUSY', /under way already, in state "active"/));
+      await source.qemu.qmp.execute('migrate_cancel');
+      await assert.rejects(first, isCancelled);
+      assert.equal(existsSync(dir.join('second')), false);
+      await source.qemu.waitCounterRises();
+    });
+
+    test('and left stopped: page by page the same where it is restored, and kept stopped', async () => {
+      assert.equal((await save('kept')).status, 'postmigrate');
+      await load('kept', { keepPaused: true }, async ({ qemu }, status) => {
+        assert.equal(status, 'paused');
+        const [here, there] = [await source.qemu.readRam(), await qemu.readRam()];
+        assert.deepEqual(differingPages(here, there), []);
+        await qemu.resume();
+        await qemu.waitCounterRises();
+      });
+      await assert.rejects(save('again'), fails('EBUSY', /saved or migrated away already.*"cont"/));
+      // What was saved is not the last that is heard of it.
+      await source.qemu.resume();
+      await source.qemu.waitCounterRises();
+    });
+
+    test('by any QEMU that reads a file by itself, too', async () => {
+      await save('file', { resume: true });
+      const uris = [`exec:cat ${dir.join('file')}`];
+      if (version === '10.0') uris.push(`file:${dir.join('file')}`);
+      for (const uri of uris) {
+        await using restored = await machine({ ...which, incoming: 'defer' });
+        await restored.qemu.migrateIncoming(uri);
+        await restored.qemu.waitIncomingEnd();
+        await restored.qemu.waitCounterRises();
+      }
+    });
+
+    test('until QEMU is killed, and then there is no file', async () => {
+      await using victim = await machine(which);
+      await victim.qemu.waitGuestReady();
+      const saving = saveVm(victim.qmp, await openTo(dir.join('killed')), {
+        ...SLOW,
+        onProgress: ({ transferred }) => {
+          if (transferred > 0) process.kill(victim.qemu.pid, 'SIGKILL');
+        },
+      });
+      await assert.rejects(saving, fails('ECONNRESET', /QEMU cannot be reached any more/));
+      assert.equal(existsSync(dir.join('killed')), false);
+    });
+  });
+
+  describe(`a guest of QEMU ${version} is not restored`, { skip }, () => {
+    let dir: TempDir;
+    before(async () => {
+      dir = makeTempDir();
+      await using source = await machine(which);
+      await source.qemu.waitGuestReady();
+      await saveVm(source.qmp, await openTo(dir.join('vm.mig')));
+    });
+    after(() => dir.remove());
+
+    /** Has a QEMU that waits load something that it must not. */
+    const fail = async (
+      name: string,
+      { check, abort }: { check?: boolean; abort?: true },
+      is: (error: unknown) => true,
+      options: QemuOptions = {},
+    ): Promise<Machine> => {
+      const waiting = await machine({ ...which, incoming: 'defer', ...options });
+      const signal = abort ? AbortSignal.timeout(200) : undefined;
+      const limit = abort ? 1 << 20 : 0;
+      const restoring = restoreVm(waiting.qmp, await openFrom(dir.join(name)), {
+        check,
+        signal,
+        maxBandwidth: limit,
+      });
+      await assert.rejects(restoring, is);
+      return waiting;
+    };
+
+    /** Waits for the end of a QEMU that has no guest and can get none. */
+    const isGone = async ({ qmp, qemu }: Machine): Promise<void> => {
+      await until(() => qmp.isClosed, { what: 'the end of QEMU' });
+      await assert.rejects(qemu.status());
+    };
+
+    test('if the file is cut off: half a guest never runs', async () => {
+      writeFileSync(dir.join('cut'), readFileSync(dir.join('vm.mig')));
+      truncateSync(dir.join('cut'), 2_000_000);
+      await using checked = await fail('cut', {}, fails('ENODATA', /the stream ends inside/));
+      await isGone(checked);
+      const reason =
+        version === '7.2' ? /its standard error tells why/ : /load of migration failed/;
+      await using unchecked = await fail('cut', { check: false }, fails('EIO', reason));
+      await isGone(unchecked);
+      assert.match(checked.qemu.stderr, /load/);
+    });
+
+    test('if it is given up', async () => {
+      await using waiting = await fail('vm.mig', { abort: true }, fails('ECANCELED', /aborted/));
+      await isGone(waiting);
+    });
+
+    test('into another machine type, and that one goes on waiting', async () => {
+      const is = fails(
+        'EINVAL',
+        /saved on a machine "microvm", and this QEMU has "pc-i440fx-.*-M microvm/,
+      );
+      await using waiting = await fail('vm.mig', {}, is, { machine: 'pc' });
+      assert.equal(await waiting.qemu.status(), 'inmigrate');
+    });
+
+    test('into a machine with other memory, and what QEMU says of that is passed on', async () => {
+      const says =
+        version === '7.2' ? /ended: its standard error tells why/ : /load of migration failed/;
+      await using waiting = await fail('vm.mig', {}, fails('EIO', says), { memoryMiB: 32 });
+      await isGone(waiting);
+      assert.match(waiting.qemu.stderr, /Size mismatch: microvm.ram/);
+    });
+
+    test('from what is no stream, and QEMU goes on waiting for one', async () => {
+      writeFileSync(dir.join('text'), 'nothing of the kind');
+      await using waiting = await fail('text', {}, fails('EPROTO', /this is no migration stream/));
+      assert.equal(await waiting.qemu.status(), 'inmigrate');
+      await restoreVm(waiting.qmp, await openFrom(dir.join('vm.mig')));
+      await waiting.qemu.waitCounterRises();
+    });
+
+    test('by a QEMU that does not wait for one, or waits for another', async () => {
+      const running = { incoming: undefined as never };
+      await using busy = await fail(
+        'vm.mig',
+        {},
+        fails('EINVAL', /start it with -incoming defer/),
+        running,
+      );
+      assert.equal(await busy.qemu.status(), 'running');
+      const code = version === '7.2' ? 'EIO' : 'EBUSY';
+      const other = { incoming: 'tcp:127.0.0.1:0' };
+      await using waiting = await fail('vm.mig', {}, fails(code, /already/), other);
+      assert.equal(await waiting.qemu.status(), 'inmigrate');
+    });
+  });
+}
+
+describe('a mapped-ram file', { skip: requireQemu10() }, () => {
+  test('is read by QEMU 10.0 itself, and QEMU 7.2 is not troubled with it', async () => {
+    await using dir = makeTempDir();
+    const binary = findQemu10() ?? '';
+    await using source = await machine({ binary });
+    await source.qemu.waitGuestReady();
+    const capabilities = { 'mapped-ram': true, multifd: true };
+    await source.qemu.migrate(`file:${dir.join('vm')},offset=4096`, { capabilities });
+    const from = `file:${dir.join('vm')},offset=4096`;
+    await using restored = await machine({ binary, incoming: 'defer' });
+    const { bytes, status } = await restoreVm(restored.qmp, await openFrom(from));
+    assert.deepEqual([bytes, status], [null, 'running']);
+    await restored.qemu.waitCounterRises();
+    assert.equal(requireQemu(), false);
+    await using old = await machine({ incoming: 'defer' });
+    await assert.rejects(restoreVm(old.qmp, await openFrom(from)), fails('ENOTSUP', /mapped-ram/));
+    assert.equal(await old.qemu.status(), 'inmigrate');
+  });
+});
+
+describe('a monitor', { skip: requireQemu() }, () => {
+  test('that another client uses is said to be busy, and free once that one has closed', async () => {
+    await using dir = makeTempDir();
+    const monitor = `unix:${dir.join('qmp')},server=on,wait=off`;
+    await using qemu = await startQemu({ firmware: image, extraArgs: ['-qmp', monitor] });
+    const first = await QmpClient.connect(dir.join('qmp'));
+    const second = QmpClient.connect(dir.join('qmp'), { timeoutMs: 100 });
+    await assert.rejects(second, fails('ETIMEDOUT', /another one is connected/));
+    await first.close();
+    await using third = await QmpClient.connect(dir.join('qmp'));
+    const since = third.eventCount;
+    await third.execute('stop');
+    assert.equal((await third.waitForEvent('STOP', { since })).event, 'STOP');
+    assert.equal((await third.execute<{ status: string }>('query-status')).status, 'paused');
+    const ended = third.waitForEvent('NEVER');
+    process.kill(qemu.pid, 'SIGKILL');
+    await assert.rejects(ended, fails('ECONNRESET', /./));
+  });
+
+  test('for people is told from one for programs', async () => {
+    await using dir = makeTempDir();
+    const monitor = `unix:${dir.join('hmp')},server=on,wait=off`;
+    await using qemu = await startQemu({ firmware: image, extraArgs: ['-monitor', monitor] });
+    const connecting = QmpClient.connect(dir.join('hmp'));
+    await assert.rejects(connecting, fails('EPROTO', /monitor for people.*give it -qmp/));
+    assert.equal(await qemu.status(), 'running');
+  });
+});

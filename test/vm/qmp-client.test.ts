@@ -1,0 +1,331 @@
+import assert from 'node:assert/strict';
+import net from 'node:net';
+import { Duplex } from 'node:stream';
+import { describe, test } from 'node:test';
+import { QemuFileError } from '../../lib/errors.ts';
+import { QmpClient, QmpError, type QmpEvent } from '../../lib/vm/index.ts';
+import { LineSplitter } from '../../lib/vm/line-splitter.ts';
+import { makeTempDir } from '../helpers/cleanup.ts';
+import { duplexPair } from '../helpers/duplex-pair.ts';
+import { watchLeaks } from '../helpers/leaks.ts';
+import { until } from '../helpers/until.ts';
+import { connectFake, FakeMonitor, GREETING } from './fake-monitor.ts';
+
+/** Checks an error's code and message. */
+function fails(code: string, message: RegExp): (error: unknown) => true {
+  return (error) => {
+    assert.ok(error instanceof QemuFileError, String(error));
+    assert.equal(error.code, code, error.message);
+    assert.match(error.message, message);
+    return true;
+  };
+}
+
+describe('a QMP client that connects', () => {
+  test('knows what the greeting said, and has left negotiation', async () => {
+    const { qmp, monitor } = await connectFake();
+    assert.deepEqual(qmp.greeting, {
+      version: { major: 10, minor: 0, micro: 2 },
+      package: 'Debian 1:10.0.2',
+      capabilities: ['oob'],
+    });
+    assert.deepEqual(monitor.received, []);
+    await qmp.close();
+  });
+
+  for (const [what, line, code, message] of [
+    [
+      'garbage',
+      'HTTP/1.1 400 Bad Request\r\n',
+      'EPROTO',
+      /does not speak QMP, but says "HTTP\/1.1/,
+    ],
+    ['JSON that is no greeting', '{"return": {}}\r\n', 'EPROTO', /does not speak QMP/],
+    ['a list', '[1, 2]\n', 'EPROTO', /does not speak QMP/],
+    [
+      'the monitor for people',
+      "QEMU 7.2.22 monitor - type 'help'\r\n",
+      'EPROTO',
+      /-monitor.*give it -qmp/,
+    ],
+    ['a monitor that is pretty', '{\r\n    "QMP": {\r\n', 'EPROTO', /instead of -qmp-pretty/],
+    ['control characters', '\u001b[2Jboo\n', 'EPROTO', /\\u\{1b\}\[2Jboo/],
+  ] as const) {
+    test(`says so if what is there is ${what}`, async () => {
+      const [ours, theirs] = duplexPair(Duplex);
+      const connecting = QmpClient.connect(ours);
+      theirs.on('error', () => {}).write(line);
+      await assert.rejects(connecting, fails(code, message));
+      assert.equal(ours.destroyed, true);
+    });
+  }
+
+  test('says that another client may be connected if no greeting comes', async () => {
+    await using dir = makeTempDir();
+    const server = net.createServer().listen(dir.join('qmp'));
+    const connecting = QmpClient.connect(dir.join('qmp'), { timeoutMs: 50 });
+    await assert.rejects(connecting, fails('ETIMEDOUT', /one client of a monitor at a time/));
+    server.close();
+  });
+
+  test('quotes the beginning of a line that did not end in time', async () => {
+    const [ours, theirs] = duplexPair(Duplex);
+    const connecting = QmpClient.connect(ours, { timeoutMs: 50 });
+    theirs.on('error', () => {}).write('login: ');
+    await assert.rejects(connecting, fails('ETIMEDOUT', /only "login:"/));
+  });
+
+  test('ends with the connection, with its signal, and where nothing listens', async () => {
+    const [ours, theirs] = duplexPair(Duplex);
+    const ended = QmpClient.connect(ours);
+    theirs.end();
+    await assert.rejects(ended, fails('ECONNRESET', /QEMU ended the connection/));
+    await assert.rejects(QmpClient.connect(ours), fails('ECONNRESET', /ended the connection/));
+
+    const aborted = QmpClient.connect(duplexPair(Duplex)[0], { signal: AbortSignal.timeout(10) });
+    await assert.rejects(aborted, fails('ECANCELED', /connect: aborted/));
+    const late = { signal: AbortSignal.abort() };
+    await assert.rejects(
+      QmpClient.connect(duplexPair(Duplex)[0], late),
+      fails('ECANCELED', /aborted/),
+    );
+    await assert.rejects(QmpClient.connect('/nowhere/qmp'), fails('ENOENT', /nowhere/));
+  });
+
+  test('leaves nothing behind, whatever came of it', async () => {
+    await using dir = makeTempDir();
+    const silent: net.Socket[] = [];
+    const server = net.createServer((socket) => silent.push(socket)).listen(dir.join('qmp'));
+    await using leaks = await watchLeaks();
+    for (let i = 0; i < 3; i++) {
+      await assert.rejects(QmpClient.connect(dir.join('qmp'), { timeoutMs: 20 }));
+      const { qmp, stream } = await connectFake((command) => command.arguments);
+      await qmp.execute('echo', { a: 1 });
+      await qmp.close();
+      for (const name of ['data', 'end', 'error'])
+        assert.equal(stream.listenerCount(name), 0, name);
+    }
+    for (const socket of silent) socket.destroy();
+    await leaks.check();
+    server.close();
+  });
+});
+
+describe('a command', () => {
+  test('gets its own answer, in whatever order they come and however they are cut', async () => {
+    const { qmp, monitor } = await connectFake();
+    const names = ['query-a', 'query-b', 'query-c'];
+    const answers = names.map((name) => qmp.execute(name, { x: name }));
+    const lines: Buffer[] = [];
+    for (const name of names.toReversed()) {
+      const { id, arguments: args } = await monitor.command(name);
+      assert.deepEqual(args, { x: name });
+      lines.push(Buffer.from(`${JSON.stringify({ return: `${name} ✓ 🐧`, id })}\r\n`));
+      lines.push(
+        Buffer.from(
+          '{"event": "STOP", "data": {}, "timestamp": {"seconds": 1, "microseconds": 2}}\n',
+        ),
+      );
+    }
+    for (const byte of Buffer.concat(lines)) monitor.say(Buffer.of(byte));
+    assert.deepEqual(
+      await Promise.all(answers),
+      names.map((name) => `${name} ✓ 🐧`),
+    );
+    await until(() => qmp.eventCount === 3, { what: 'the events' });
+    await qmp.close();
+  });
+
+  test('that QEMU refuses says its class and its words, and only that one fails', async () => {
+    const { qmp, monitor } = await connectFake(() => undefined);
+    const refused = qmp.execute('bogus', {});
+    const { id } = await monitor.command('bogus');
+    monitor.say({
+      id,
+      error: { class: 'CommandNotFound', desc: 'The command bogus has not been found' },
+    });
+    await assert.rejects(refused, (error: unknown) => {
+      assert.ok(error instanceof QmpError && error instanceof QemuFileError);
+      assert.deepEqual(
+        [error.code, error.command, error.qmpClass, error.description],
+        ['ENOTSUP', 'bogus', 'CommandNotFound', 'The command bogus has not been found'],
+      );
+      assert.match(error.message, /^ENOTSUP: bogus: QEMU refused: The command bogus/);
+      return true;
+    });
+    assert.equal(new QemuFileError('EIO', 'x') instanceof QmpError, false);
+    await qmp.close();
+  });
+
+  test('that is given up leaves the client usable, and its late answer is dropped', async () => {
+    const { qmp, monitor } = await connectFake();
+    const slow = qmp.execute('slow', {}, { timeoutMs: 20 });
+    const { id } = await monitor.command('slow');
+    await assert.rejects(slow, fails('ETIMEDOUT', /slow: QEMU did not answer in 20 ms/));
+    const controller = new AbortController();
+    const aborted = qmp.execute('aborted', {}, { signal: controller.signal });
+    controller.abort(new Error('enough'));
+    await assert.rejects(aborted, fails('ECANCELED', /aborted: aborted by its signal/));
+    monitor.say({ return: 'late', id });
+    monitor.say({ return: 'nobody asked', id: 4711 });
+    monitor.say({ return: 'not even an id' });
+    monitor.say({ error: { class: 'GenericError', desc: 'JSON parse error' } });
+    const next = qmp.execute('next');
+    const { id: nextId } = await monitor.command('next');
+    monitor.say({ return: 1, id: nextId });
+    assert.equal(await next, 1);
+    const signal = AbortSignal.abort();
+    await assert.rejects(qmp.execute('never', {}, { signal }), fails('ECANCELED', /never/));
+    assert.equal(
+      monitor.received.some(({ execute }) => execute === 'never'),
+      false,
+    );
+    await qmp.close();
+  });
+
+  test('is rejected by the end of the connection, and so are all that come after', async () => {
+    const { qmp, monitor } = await connectFake();
+    const closes: unknown[] = [];
+    qmp.on('close', (error) => closes.push(error));
+    const pending = [qmp.execute('a'), qmp.execute('b'), qmp.waitForEvent('STOP')];
+    await monitor.command('b');
+    monitor.stream.destroy();
+    for (const one of pending) await assert.rejects(one, fails('ECONNRESET', /QEMU ended/));
+    await assert.rejects(qmp.execute('c'), fails('ECONNRESET', /QEMU ended/));
+    await assert.rejects(qmp.waitForEvent('STOP'), fails('ECONNRESET', /QEMU ended/));
+    assert.equal(qmp.isClosed, true);
+    assert.equal(closes.length, 1);
+    await qmp.close();
+  });
+
+  test('is rejected by close(), which may be called again', async () => {
+    const { qmp, monitor } = await connectFake();
+    const pending = qmp.execute('a');
+    await monitor.command('a');
+    const closing = qmp.close();
+    await assert.rejects(pending, fails('ECANCELED', /a: the QMP client is closed/));
+    await closing;
+    await qmp.close();
+    await assert.rejects(qmp.execute('b'), fails('ECANCELED', /b: the QMP client is closed/));
+  });
+
+  test('is rejected if what comes is no QMP any more', async () => {
+    const { qmp, monitor } = await connectFake();
+    const pending = qmp.execute('a');
+    monitor.say('Segmentation fault\n');
+    await assert.rejects(pending, fails('EPROTO', /says "Segmentation fault"/));
+    await qmp.close();
+  });
+
+  test('whose arguments have no JSON is rejected and not sent', async () => {
+    const { qmp, monitor } = await connectFake();
+    await assert.rejects(qmp.execute('a', { size: 1n }), TypeError);
+    assert.deepEqual(monitor.received, []);
+    await qmp.close();
+  });
+});
+
+describe('events', () => {
+  const event = (name: string, data: object = {}): object => ({ event: name, data });
+
+  test('are waited for from before their cause, or with a count from before it', async () => {
+    const { qmp, monitor } = await connectFake((command) => {
+      if (command.execute === 'stop') monitor.say(event('STOP'));
+      return {};
+    });
+    const stopped = qmp.waitForEvent('STOP');
+    await qmp.execute('stop');
+    assert.equal((await stopped).sequence, 1);
+
+    const since = qmp.eventCount;
+    await qmp.execute('stop');
+    await qmp.execute('query-status');
+    assert.equal((await qmp.waitForEvent('STOP', { since })).sequence, 2);
+    const missed = qmp.waitForEvent('STOP', { timeoutMs: 20 });
+    await assert.rejects(missed, fails('ETIMEDOUT', /the event STOP did not come in 20 ms/));
+    await qmp.close();
+  });
+
+  test('are told apart by name and by what they say', async () => {
+    const { qmp, monitor } = await connectFake();
+    const completed = qmp.waitForEvent('MIGRATION', {
+      matches: ({ data }) => data.status === 'completed',
+    });
+    monitor.say(event('STOP'));
+    monitor.say(event('MIGRATION', { status: 'active' }));
+    monitor.say(event('MIGRATION', { status: 'completed' }));
+    assert.deepEqual((await completed).data, { status: 'completed' });
+    assert.equal(qmp.listenerCount('close'), 0);
+    await qmp.close();
+  });
+
+  test('are iterated over from where that began, to the end of the client', async () => {
+    const { qmp, monitor } = await connectFake();
+    monitor.say(event('BEFORE'));
+    await until(() => qmp.eventCount === 1, { what: 'the first event' });
+    const names: string[] = [];
+    const iterating = (async () => {
+      for await (const { event: name } of qmp) names.push(name);
+    })();
+    for (const name of ['A', 'B', 'C']) monitor.say(event(name));
+    await until(() => names.length === 3, { what: 'the events' });
+    await qmp.close();
+    await iterating;
+    assert.deepEqual(names, ['A', 'B', 'C']);
+  });
+
+  test('that are not taken are kept up to a bound, and the loss is told', async () => {
+    const { qmp, monitor } = await connectFake();
+    const iterator = qmp[Symbol.asyncIterator]();
+    for (let i = 1; i <= 2500; i++) monitor.say(event('FLOOD', { i }));
+    await until(() => qmp.eventCount === 2500, { what: 'the events' });
+    await assert.rejects(iterator.next(), fails('ENOBUFS', /events came before/));
+    const kept = await qmp.waitForEvent('FLOOD', { since: 1501 });
+    assert.equal(kept.data.i, 1502);
+    await qmp.close();
+  });
+
+  test('are emitted, too, without the time that QEMU could not tell', async () => {
+    const { qmp, monitor } = await connectFake(() => 'fine');
+    const seen: QmpEvent[] = [];
+    qmp.on('event', (one) => seen.push(one));
+    monitor.say({
+      ...event('RESET', { guest: true }),
+      timestamp: { seconds: -1, microseconds: -1 },
+    });
+    await until(() => seen.length === 1, { what: 'the event' });
+    assert.deepEqual(seen, [{ event: 'RESET', data: { guest: true }, sequence: 1 }]);
+    await qmp.close();
+  });
+});
+
+describe('lines', () => {
+  test('come out the same wherever the bytes are cut in two', () => {
+    const bytes = Buffer.from('{"a": "ä€🐧"}\r\n\n{"b": 2}\nrest');
+    for (let cut = 0; cut <= bytes.length; cut++) {
+      const lines = new LineSplitter(100);
+      const found = [...lines.add(bytes.subarray(0, cut)), ...lines.add(bytes.subarray(cut))];
+      assert.deepEqual(found, ['{"a": "ä€🐧"}\r', '', '{"b": 2}'], `cut at ${cut}`);
+    }
+  });
+
+  test('have a greatest length, in one piece or in many', () => {
+    const whole = new LineSplitter(10);
+    assert.deepEqual(whole.add(Buffer.from('0123456789\n0123456789')), ['0123456789']);
+    assert.throws(() => whole.add(Buffer.from('x')), fails('EMSGSIZE', /longer than 10 bytes/));
+    assert.throws(() => new LineSplitter(10).add(Buffer.alloc(11)), fails('EMSGSIZE', /longer/));
+  });
+});
+
+test('the end of a monitor reaches the client in the middle of a line', async () => {
+  const [ours, theirs] = duplexPair(Duplex);
+  const monitor = new FakeMonitor(theirs);
+  const connecting = QmpClient.connect(ours);
+  monitor.say(GREETING);
+  const qmp = await connecting;
+  const pending = qmp.execute('a');
+  monitor.say('{"return": {}, "i');
+  monitor.stream.end();
+  await assert.rejects(pending, fails('ECONNRESET', /QEMU ended/));
+  await qmp.close();
+});
