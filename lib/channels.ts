@@ -26,6 +26,8 @@ export interface ChannelsOptions {
   onAllAccepted?: (() => void) | undefined;
   /** Called with both ends of each channel before its bytes move, the main channel first. */
   onChannel?: ((from: QemuFile, to: QemuFile) => void) | undefined;
+  /** Gets each chunk of the main channel's return path that the source has taken. */
+  onReturned?: ((chunk: Uint8Array) => void) | undefined;
 }
 
 /** What came of one channel. */

@@ -29,7 +29,8 @@ import { type RelayEnd, relay } from './relay.ts';
  *
  * To limit all of them together, give one `BandwidthBudget` to the files that `connect` makes.
  *
- * @param options - `accept`, `connect`, `channels`, `signal`, `lingerMs`, `onAllAccepted`, `onChannel`.
+ * @param options - `accept`, `connect`, `channels`, `signal`, `lingerMs`, `onAllAccepted`, `onChannel`,
+ *   `onReturned`.
  * @returns What came of it, once all files are closed; failures are in there, not thrown. `EPROTO`: while
  *   there was no main channel a connection began as none does.
  * @throws RangeError (rejects) if `channels` is no positive integer.
@@ -206,7 +207,9 @@ class ChannelGroup {
     const { lingerMs } = this.#options;
     const { signal } = this.#broken;
     try {
-      const moved = await relay(from, to, { signal, lingerMs, mayBeEmpty: channel > 0 });
+      const onReturned = channel === 0 ? this.#options.onReturned : undefined;
+      const mayBeEmpty = channel > 0;
+      const moved = await relay(from, to, { signal, lingerMs, mayBeEmpty, onReturned });
       const { complete, forward, return: back, failure } = moved;
       this.#results[channel] = { complete, forward, return: back };
       if (failure === null) return;

@@ -32,6 +32,8 @@ export interface RelayOptions {
    * given. Default 5000. A return path is waited for without limit.
    */
   lingerMs?: number | undefined;
+  /** Gets each chunk of the return path that `from` has taken. */
+  onReturned?: ((chunk: Uint8Array) => void) | undefined;
   /** Whether a `from` may end without one byte. Default false. */
   mayBeEmpty?: boolean | undefined;
 }
@@ -139,6 +141,7 @@ class Relay {
   readonly #onlooker: Onlooker | undefined;
   readonly #signal: AbortSignal | undefined;
   readonly #lingerMs: number;
+  readonly #onReturned: ((chunk: Uint8Array) => void) | undefined;
   readonly #mayBeEmpty: boolean;
   readonly #startedAt = performance.now();
   readonly #forwardStart: number;
@@ -166,6 +169,7 @@ class Relay {
     if (options.check !== undefined) this.#onlooker = new Onlooker(options.check);
     this.#signal = options.signal;
     this.#lingerMs = options.lingerMs ?? LINGER_MS;
+    this.#onReturned = options.onReturned;
     this.#mayBeEmpty = options.mayBeEmpty === true;
     this.#forwardStart = takenBy(to);
     this.#hears = to.readable;
@@ -254,6 +258,7 @@ class Relay {
     }
     const returned = pump(this.#to, [this.#from], (chunk) => {
       this.#returned += chunk.length;
+      this.#onReturned?.(chunk);
       this.#returnDigest?.update(chunk);
     });
     this.#loseReturn = () => {

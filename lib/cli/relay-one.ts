@@ -4,6 +4,7 @@ import { Meter, measureStatus } from './meter.ts';
 import { checkOf, streamFaultOf } from './relay-check.ts';
 import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './relay-outcome.ts';
 import type { Steering } from './relay-steering.ts';
+import { ReturnEnd } from './return-end.ts';
 import { watchSilence } from './silence.ts';
 import { say } from './text.ts';
 
@@ -51,8 +52,17 @@ export async function relayOne(
   try {
     const { tee } = ends;
     const reading = checkOf(to, { ...flags, overTls: tls.from !== undefined });
-    const result = await relay(ends.from, ends.to, { tee, signal, check: reading?.check });
-    return { ...result, opened: true, partialPath, manifest: reading?.manifest() };
+    const back = new ReturnEnd();
+    const result = await relay(ends.from, ends.to, {
+      tee,
+      signal,
+      check: reading?.check,
+      onReturned: back.note,
+    });
+    const failure = result.failure ?? (flags.check === false ? null : back.failure());
+    const complete = failure === null;
+    const manifest = reading?.manifest();
+    return { ...result, complete, failure, opened: true, partialPath, manifest };
   } finally {
     endWatch();
     meter?.stop();

@@ -20,6 +20,7 @@ import { sayListening } from './endpoints.ts';
 import { Meter, measureStatus } from './meter.ts';
 import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './relay-outcome.ts';
 import type { Steering } from './relay-steering.ts';
+import { ReturnEnd } from './return-end.ts';
 
 /** Connections that may wait to show what they are, or to be accepted. */
 const BACKLOG = 64;
@@ -72,6 +73,7 @@ export async function relaySeveral(
   const shows = process.stderr.isTTY && !quiet;
   const meter = shows ? await Meter.start(measureStatus(steering), undefined) : undefined;
   const sockets = new WeakMap<QemuFile, Socket>();
+  const back = new ReturnEnd();
   let opened = false;
   try {
     const { channels, ...result } = await relayChannels({
@@ -94,12 +96,16 @@ export async function relaySeveral(
           },
         }),
       onAllAccepted: () => void listener.close(),
+      onReturned: back.note,
       onChannel: (source, target) => {
         opened = true;
         steering.add(source, target);
       },
     });
-    return { ...result, ...sumOf(channels), channels, opened };
+    const said = flags.check === false ? null : back.failure();
+    const failure = result.failure ?? (said && { ...said, channel: 0 });
+    const complete = failure === null;
+    return { ...result, complete, failure, ...sumOf(channels), channels, opened };
   } finally {
     meter?.stop();
     await listener.close();
