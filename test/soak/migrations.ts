@@ -47,11 +47,14 @@ export async function randomMigration(chance: Chance): Promise<Outcome> {
 
 function planOf(chance: Chance): Plan {
   const isNew = findQemu10() !== undefined && below(3, chance) === 0;
+  // Slow enough, in MiB/s, that a mishap can hit it.
+  const bandwidth = 4 + below(61, chance);
+  const limit = below(3, chance) === 0 ? 4 + below(61, chance) : undefined;
   const pattern = 1 + below(8, chance);
   const program: GuestProgram = {
     patternBytes: pattern * MIB,
     wordsPerPage: oneOf([2, 64, 1024], chance),
-    dirtyBytes: below(pattern + 1, chance) * MIB,
+    dirtyBytes: dirtied(pattern, Math.min(bandwidth, limit ?? bandwidth), chance),
   };
   const capabilities: Record<string, boolean> = { 'return-path': below(2, chance) === 0 };
   const parameters: Record<string, number | string> = {};
@@ -84,10 +87,9 @@ function planOf(chance: Chance): Plan {
   }
   const settings: MigrationSettings = { capabilities, parameters };
   if (!relay.includes('--channels') && below(2, chance) === 0) relay.push('--check');
-  if (below(3, chance) === 0) relay.push('--max-bandwidth', `${1 + below(64, chance)}MiB`);
+  if (limit !== undefined) relay.push('--max-bandwidth', `${limit}MiB`);
   if (below(3, chance) === 0) relay.push('--digest');
-  // Slow enough that a mishap can hit it.
-  parameters['max-bandwidth'] = (4 + below(61, chance)) * MIB;
+  parameters['max-bandwidth'] = bandwidth * MIB;
   return {
     options: {
       program,
@@ -100,6 +102,17 @@ function planOf(chance: Chance): Plan {
     mishap: oneOf(MISHAPS, chance),
     at: below(6 * MIB, chance),
   };
+}
+
+/**
+ * How much a guest goes on writing to: no more than is sent in the pause that QEMU may make, or the migration
+ * would never end.
+ *
+ * @param bandwidth - In MiB/s.
+ */
+export function dirtied(patternMiB: number, bandwidth: number, chance: Chance): number {
+  const most = Math.min(patternMiB, Math.floor(bandwidth / 4));
+  return below(most + 1, chance) * MIB;
 }
 
 async function carryOut(plan: Plan): Promise<string> {

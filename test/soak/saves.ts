@@ -8,6 +8,7 @@ import { until } from '../helpers/until.ts';
 import { firmware, type GuestProgram, memoryProblems } from '../qemu/guest.ts';
 import { type Qemu, startQemu } from '../qemu/harness.ts';
 import { findQemu10 } from '../qemu/qemu10.ts';
+import { dirtied } from './migrations.ts';
 import type { Outcome } from './outcome.ts';
 
 const MIB = 1 << 20;
@@ -34,8 +35,9 @@ interface Plan {
 /** Saves a guest and asserts that it is in the file or goes on, and never half of it. */
 export async function randomSave(chance: Chance): Promise<Outcome> {
   const pattern = 1 + below(8, chance);
+  const limit = below(3, chance) === 0 ? 4 + below(60, chance) : undefined;
   const plan: Plan = {
-    program: { patternBytes: pattern * MIB, dirtyBytes: below(pattern + 1, chance) * MIB },
+    program: { patternBytes: pattern * MIB, dirtyBytes: dirtied(pattern, limit ?? 64, chance) },
     binary: below(2, chance) === 0 ? undefined : findQemu10(),
     returnPath: below(2, chance) === 0,
     args: [],
@@ -43,7 +45,7 @@ export async function randomSave(chance: Chance): Promise<Outcome> {
     at: below(pattern * MIB, chance),
   };
   if (below(2, chance) === 0) plan.args.push('--compress', oneOf(['gzip', 'zstd'], chance));
-  if (below(3, chance) === 0) plan.args.push('--max-bandwidth', `${4 + below(60, chance)}MiB`);
+  if (limit !== undefined) plan.args.push('--max-bandwidth', `${limit}MiB`);
   const what = JSON.stringify(plan);
   try {
     return { what, how: await carryOut(plan) };
