@@ -176,7 +176,7 @@ function addVmCommand(program: Command, name: string, description: string): Comm
 }
 
 function addVmCommands(program: Command, done: (code: number) => void): void {
-  addVmCommand(program, 'save', 'Save a running guest: all of it, or nothing.')
+  const save = addVmCommand(program, 'save', 'Save a running guest: all of it, or nothing.')
     .argument('<to>', 'where it goes to')
     .addOption(
       new Option('--compress <format>', 'compress the stream').choices(['gzip', 'zstd'] as const),
@@ -184,20 +184,24 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
     .option('--manifest <file>', 'write digests of sections and RAM blocks into a file')
     .option('--pause', 'stop the guest first; it is restored stopped, too')
     .option('--resume', 'let the guest run on here afterwards')
-    .option('--keep-paused', 'leave the guest stopped afterwards, which is the default')
-    .action(async (to: string, flags: SaveFlags) => {
-      const { runSave } = await import('./save.ts');
-      done(await runSave(to, flags));
-    });
-  addVmCommand(program, 'restore', 'Load a guest into a QEMU started with -incoming defer.')
+    .option('--keep-paused', 'leave the guest stopped afterwards, which is the default');
+  addTlsOptions(save, ['to']).action(async (to: string, flags: SaveFlags) => {
+    const { runSave } = await import('./save.ts');
+    done(await runSave(to, flags));
+  });
+  const restore = addVmCommand(
+    program,
+    'restore',
+    'Load a guest into a QEMU started with -incoming defer.',
+  )
     .argument('<from>', 'where it comes from')
     .option('--snapshot <name>', 'which snapshot of a qcow2 image, by name or id')
     .option('--resume', 'have the guest run, also if it was saved while it was stopped')
-    .option('--keep-paused', 'leave the guest stopped, also if it ran when it was saved')
-    .action(async (from: string, flags: RestoreFlags) => {
-      const { runRestore } = await import('./restore.ts');
-      done(await runRestore(from, flags));
-    });
+    .option('--keep-paused', 'leave the guest stopped, also if it ran when it was saved');
+  addTlsOptions(restore, ['from']).action(async (from: string, flags: RestoreFlags) => {
+    const { runRestore } = await import('./restore.ts');
+    done(await runRestore(from, flags));
+  });
 }
 
 function makeProgram(version: string, done: (code: number) => void): Command {

@@ -1,6 +1,7 @@
-import { describeTarget, openFrom } from '../../adapters/index.ts';
+import { openFrom } from '../../adapters/index.ts';
 import { type RestoreResult, restoreVm } from '../vm/index.ts';
-import { sizeOf } from './endpoints.ts';
+import { admissionAt } from './admission.ts';
+import { sayListening, sizeOf } from './endpoints.ts';
 import { EXIT } from './exit.ts';
 import { showExactSize, showSize } from './sizes.ts';
 import { say, writeText } from './text.ts';
@@ -22,12 +23,12 @@ const UNHARMED = 'no guest was restored';
  * @returns The exit code.
  */
 export function runRestore(fromText: string, flags: RestoreFlags): Promise<number> {
-  return runWithVm(fromText, flags, UNHARMED, async (parts) => {
-    const { qmp, uri, signal } = parts;
-    const onListening = (address: Parameters<typeof describeTarget>[0]): void => {
-      if (flags.quiet !== true) void say(`listening on ${describeTarget(address)}`);
-    };
-    const from = await openFrom(uri, { signal, onListening });
+  return runWithVm('from', fromText, flags, UNHARMED, async (parts) => {
+    const { qmp, uri, tls, signal } = parts;
+    const quiet = flags.quiet === true;
+    const onListening = quiet ? undefined : sayListening;
+    const door = admissionAt({ from: uri, tls, quiet, anything: flags.check === false });
+    const from = await openFrom(uri, { signal, onListening, tls: tls.from, ...door });
     const measure = () => ({ bytes: from.getPosition, limitedMs: 0 });
     await parts.meter(measure, sizeOf(uri, from));
     const result = await restoreVm(qmp, from, {

@@ -30,9 +30,9 @@ export async function runSave(toText: string, flags: SaveFlags): Promise<number>
     await say('--manifest needs the check that --no-check switches off');
     return EXIT.USAGE;
   }
-  return runWithVm(toText, flags, UNHARMED, async (parts) => {
-    const { qmp, uri, signal } = parts;
-    const to = await openTo(uri, { signal });
+  return runWithVm('to', toText, flags, UNHARMED, async (parts) => {
+    const { qmp, uri, tls, signal } = parts;
+    const to = await openTo(uri, { signal, tls: tls.to });
     let progress: MigrationProgress | undefined;
     await parts.meter(() => ({ bytes: progress?.transferred ?? 0, limitedMs: to.limitedMs }));
     const result = await saveVm(qmp, to, {

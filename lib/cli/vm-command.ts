@@ -5,9 +5,11 @@ import { EXIT, exitCodeOf, Interruption, SIGNAL_EXITS } from './exit.ts';
 import { type Measure, Meter } from './meter.ts';
 import { UsageError } from './read-command.ts';
 import { say } from './text.ts';
+import { isTlsUsage, readTls, type TlsEnds, type TlsFlags } from './tls-flags.ts';
+import type { TlsSide } from './tls-options.ts';
 
 /** Options of the commands that talk to a QEMU. */
-export interface VmFlags {
+export interface VmFlags extends TlsFlags {
   /** Where QEMU's monitor is. */
   qmp: string;
   /** Bytes per second; 0 is no limit. */
@@ -25,6 +27,8 @@ export interface VmWork {
   qmp: QmpClient;
   /** The other endpoint. */
   uri: Uri;
+  /** How it speaks TLS. */
+  tls: TlsEnds;
   signal: AbortSignal;
   /** Shows how far the work is, where somebody looks. */
   meter(measure: () => Measure, total?: number): Promise<void>;
@@ -33,12 +37,14 @@ export interface VmWork {
 /**
  * Runs a command that talks to a QEMU: connects, shows progress, and says what failed.
  *
+ * @param side - Which end the endpoint is.
  * @param uriText - The endpoint, as typed.
  * @param flags - Options.
  * @param unharmed - What an interrupted work leaves behind, as a clause.
  * @param work - Gives the exit code.
  */
 export async function runWithVm(
+  side: TlsSide,
   uriText: string,
   flags: VmFlags,
   unharmed: string,
@@ -46,15 +52,18 @@ export async function runWithVm(
 ): Promise<number> {
   let monitor: SocketTarget;
   let uri: Uri;
+  let tls: TlsEnds;
   try {
     if (flags.resume === true && flags.keepPaused === true) {
       throw new UsageError('--resume and --keep-paused exclude each other');
     }
     uri = parseUri(uriText);
     monitor = monitorOf(flags.qmp);
+    tls = await readTls(flags, { [side]: uri }, (text) => void say(text));
   } catch (error) {
-    await say(toQemuFileError(error).message.replace(/^\w+: (parseUri: )?/, ''));
-    return EXIT.USAGE;
+    const failure = toQemuFileError(error);
+    await say(failure.message.replace(/^\w+: (parseUri: |tls: )?/, ''));
+    return failure.operation === 'tls' && !isTlsUsage(failure) ? EXIT.IO : EXIT.USAGE;
   }
   using interruption = new Interruption();
   const { signal } = interruption;
@@ -70,7 +79,7 @@ export async function runWithVm(
     const start = async (measure: () => Measure, total?: number): Promise<void> => {
       if (process.stderr.isTTY && flags.quiet !== true) meter = await Meter.start(measure, total);
     };
-    return await work({ qmp, uri, signal, meter: start });
+    return await work({ qmp, uri, tls, signal, meter: start });
   } catch (error) {
     meter?.stop();
     const { by } = interruption;

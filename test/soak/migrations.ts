@@ -128,7 +128,8 @@ async function carryOut(plan: Plan): Promise<string> {
   const [first] = await run.relaysEnded();
   // What ends too early on a unix socket looks like any end to who does not read along.
   const isChecked = plan.options.relays?.[0]?.includes('--check') === true;
-  if (isChecked) assert.notEqual(first?.code, 0, first?.stderr);
+  // What was cancelled after its last byte has arrived all the same: QEMU lets both ends have the guest then.
+  if (isChecked && first?.code === 0) await run.destination.waitIncomingEnd();
   return `${plan.mishap}: the guest stayed`;
 }
 
