@@ -13,17 +13,23 @@ const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
   version: string;
 };
 
-/** The n-th JavaScript example of README. */
-function example(index: number): string {
-  const code = [...readme.matchAll(/^```js\n([\s\S]*?)^```/gm)][index]?.[1];
-  assert.ok(code !== undefined, `README has ${index + 1} JavaScript examples`);
-  return code;
+/** The JavaScript example of README that has certain words in it. */
+function example(words: string): string {
+  const examples = [...readme.matchAll(/^```js\n([\s\S]*?)^```/gm)].map(([, code]) => code ?? '');
+  const found = examples.filter((code) => code.includes(words));
+  assert.equal(found.length, 1, `README has one JavaScript example with ${words}`);
+  return found[0] as string;
 }
 
 describe('the packed package', () => {
   let project: TempDir;
   const run = (command: string, ...args: string[]): string =>
-    execFileSync(command, args, { cwd: project.path, encoding: 'utf8', stdio: 'pipe' });
+    execFileSync(command, args, {
+      cwd: project.path,
+      encoding: 'utf8',
+      stdio: 'pipe',
+      timeout: 120_000,
+    });
 
   before(() => {
     project = makeTempDir();
@@ -38,7 +44,7 @@ describe('the packed package', () => {
   after(() => project.remove());
 
   test("runs README's first example as it stands", () => {
-    writeFileSync(project.join('example.mjs'), example(0));
+    writeFileSync(project.join('example.mjs'), example('new QemuFile(here)'));
     assert.equal(run('node', 'example.mjs'), '5145564d 3\nram\n4096 more bytes\n');
   });
 
@@ -47,7 +53,7 @@ describe('the packed package', () => {
       project.join('backend.mjs'),
       `import { EventEmitter } from 'node:events';
 import { QemuFile } from 'qemu-file';
-${example(3)}
+${example('function webSocketOps')}
 const socket = Object.assign(new EventEmitter(), {
   readyState: 1,
   send(batch, done) {
@@ -73,6 +79,15 @@ await file.close();
     assert.ok(major > 20 || minor >= 19, 'the oldest Node we support can');
     const code = "console.log(typeof require('qemu-file').QemuFile)";
     assert.equal(run('node', '--no-warnings', '-e', code), 'function\n');
+  });
+
+  test('has all its entries', () => {
+    const names = ['saveVm', 'faultyOps', 'MigrationReader', 'openTo'];
+    const paths = ['vm', 'adapters/faulty', 'migration', 'adapters'];
+    for (const [index, path] of paths.entries()) {
+      const code = `console.log(typeof (await import('qemu-file/${path}')).${names[index]})`;
+      assert.equal(run('node', '--input-type=module', '-e', code), 'function\n');
+    }
   });
 
   test('has the command qemu-file', () => {
