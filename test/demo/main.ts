@@ -1,8 +1,9 @@
 // `npm start`: the main job, on the bundled recording, and live where QEMU is installed.
 import { once } from 'node:events';
-import { statSync } from 'node:fs';
+import { createReadStream, statSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import net from 'node:net';
+import { createGunzip } from 'node:zlib';
 import { openFrom, openTo, socketOps } from '../../adapters/index.ts';
 import { showRam } from '../../lib/cli/inspect-text.ts';
 import { Meter, measurePuts } from '../../lib/cli/meter.ts';
@@ -15,10 +16,11 @@ import {
   verifyStream,
 } from '../../lib/migration/index.ts';
 import { type RelayResult, relay } from '../../lib/relay.ts';
+import { QmpClient, restoreVm, saveVm } from '../../lib/vm/index.ts';
 import { readSidecar, recordingPath } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
 import { firmware } from '../qemu/guest.ts';
-import { qemuVersion, startQemu } from '../qemu/harness.ts';
+import { type Qemu, qemuVersion, startQemu } from '../qemu/harness.ts';
 
 const LIMIT = 4 * 2 ** 20;
 /** Cells of the map of a block. */
@@ -86,53 +88,41 @@ async function lookInto(path: string): Promise<void> {
   console.log(showRam(summary, maps).trimEnd());
 }
 
-async function verify(path: string): Promise<void> {
-  await using from = await openFrom(`file:${path}`);
-  const { faults, sections } = await verifyStream(from);
-  if (faults[0] !== undefined) throw faults[0];
-  console.log(`  verified: ${sections.length} sections, each page in its place, nothing missing`);
-}
-
-/** A running guest, saved through our stream and restored in another QEMU. */
+/** A running guest, saved into a packed file, and restored in another QEMU. */
 async function moveGuest(): Promise<void> {
-  const options = { firmware: firmware({ patternBytes: 4 << 20, dirtyBytes: 1 << 20 }) };
   await using dir = makeTempDir();
-  await using source = await startQemu(options);
+  const start = (name: string, incoming?: string): Promise<Qemu> =>
+    startQemu({
+      firmware: firmware({ patternBytes: 4 << 20, dirtyBytes: 1 << 20 }),
+      extraArgs: ['-qmp', `unix:${dir.join(name)},server=on,wait=off`],
+      ...(incoming === undefined ? {} : { incoming }),
+    });
+  await using source = await start('source.qmp');
   await source.waitGuestReady();
   console.log(
     `  a guest of 16 MiB runs and dirties memory; its counter is at ${await source.counter()}`,
   );
 
-  const path = dir.join('save.sock');
-  let migrating: Promise<unknown> = Promise.resolve();
-  const from = await openFrom(`unix:${path}`, {
-    onListening: () => {
-      migrating = source.migrate(`unix:${path}`);
-    },
-  });
-  const to = await openTo(`file:${dir.join('guest.mig')}`, { file: { digest: 'xxh64' } });
-  const saved = check(await relay(from, to));
-  await migrating;
-  const counter = await source.counter();
-  const { size, mode } = statSync(dir.join('guest.mig'));
+  const file = dir.join('guest.mig.gz');
+  await using qmp = await QmpClient.connect(dir.join('source.qmp'));
+  const { bytes, seconds } = await saveVm(qmp, await openTo(file), { compress: 'gzip' });
+  const { size, mode } = statSync(file);
   console.log(
-    `  saved while it ran: ${showExactSize(size)}, mode ${(mode & 0o777).toString(8)}, XXH64 ${saved.forward.xxh64}`,
+    `  saved while it ran: ${showExactSize(bytes)} in ${seconds.toFixed(2)} s, ${showSize(size)} as gzip, mode ${(mode & 0o777).toString(8)}`,
   );
+  const counter = await source.counter();
   console.log(`  the first QEMU is in state "${await source.status()}", its counter at ${counter}`);
 
-  await verify(dir.join('guest.mig'));
-  await using second = await startQemu({ ...options, incoming: 'defer' });
-  await second.migrateIncoming(`unix:${dir.join('restore.sock')}`);
-  check(
-    await relay(
-      await openFrom(`file:${dir.join('guest.mig')}`),
-      await openTo(`unix:${dir.join('restore.sock')}`),
-    ),
-  );
-  await second.waitRunning();
+  const { faults, sections } = await verifyStream(createReadStream(file).pipe(createGunzip()));
+  if (faults[0] !== undefined) throw faults[0];
+  console.log(`  verified: ${sections.length} sections, each page in its place, nothing missing`);
+
+  await using second = await start('second.qmp', 'defer');
+  await using other = await QmpClient.connect(dir.join('second.qmp'));
+  const { status } = await restoreVm(other, await openFrom(file));
   const rise = await second.waitCounterRises();
   console.log(
-    `  the second QEMU is in state "${await second.status()}", its counter rises: ${rise.from} → ${rise.to}`,
+    `  the second QEMU is in state "${status}", its counter rises: ${rise.from} → ${rise.to}`,
   );
 }
 
@@ -141,6 +131,6 @@ const version = qemuVersion();
 if (version === undefined) {
   console.log('\nWith qemu-system-x86_64 installed, this also saves and restores a live guest.');
 } else {
-  console.log(`\nThe same with a live guest (${version.split(' (')[0]}):`);
+  console.log(`\nA live guest (${version.split(' (')[0]}):`);
   await moveGuest();
 }
