@@ -44,7 +44,7 @@ export class WireTap implements AsyncDisposable {
       ] as const) {
         sockets.add(one);
         one.on('data', (chunk: Buffer) => kept.push(chunk));
-        one.on('error', () => other.resetAndDestroy());
+        one.on('error', () => breakOff(other));
         one.on('close', () => sockets.delete(one));
         one.pipe(other);
       }
@@ -66,6 +66,12 @@ export class WireTap implements AsyncDisposable {
     this.#server.close();
     for (const socket of this.#sockets) socket.destroy();
   }
+}
+
+/** Resets a connection; one whose FIN is on its way cannot be reset, and Node would lose it, still open. */
+function breakOff(socket: net.Socket): void {
+  if (socket.writableEnded && !socket.writableFinished) socket.destroy();
+  else socket.resetAndDestroy();
 }
 
 /**

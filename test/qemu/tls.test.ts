@@ -309,7 +309,7 @@ async function assertRefuses(listening: Listening, qemu: QemuOptions): Promise<v
   await source.waitGuestReady();
   const secret = await secretOf(source);
   // So slow that it is not over, for a source that is not told otherwise, before it has been refused.
-  const slow = { 'max-bandwidth': 256 << 10 };
+  const slow = { 'max-bandwidth': 32 << 10 };
   for (const [i, { name, source: tls, says }] of listening.refused.entries()) {
     await using wire = await WireTap.before(port);
     const before = relay.stderr.length;
@@ -418,7 +418,7 @@ async function assertShuns(row: Shunned, source: Qemu, qemu: QemuOptions): Promi
   const { relay } = running;
   const uri = `tcp:127.0.0.1:${await relay.listening()}`;
   // Slow enough that it is not over, for the source, before it has been refused.
-  await source.startMigration(uri, { parameters: { 'max-bandwidth': 256 << 10 } });
+  await source.startMigration(uri, { parameters: { 'max-bandwidth': 32 << 10 } });
   const { code, stderr } = await relay.ended();
   assert.equal(code, 4, stderr);
   assert.match(stderr, /"to" \(/);

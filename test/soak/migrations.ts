@@ -1,5 +1,6 @@
 // Migrations between two live QEMUs through the command, of a random kind, with a random mishap.
 import assert from 'node:assert/strict';
+import type { Command } from '../helpers/command.ts';
 import { below, type Chance, oneOf } from '../helpers/mutate.ts';
 import { until } from '../helpers/until.ts';
 import type { GuestProgram } from '../qemu/guest.ts';
@@ -125,11 +126,11 @@ async function carryOut(plan: Plan): Promise<string> {
   if (info.status === 'completed') return await arrived(run, plan, happened);
   assert.ok(happened, `the migration ended as ${info.status}: ${info['error-desc']}`);
   await run.assertStayed();
-  const [first] = await run.relaysEnded();
+  await until(() => isAtItsEnd(run.relay), { what: 'the relay to be through' });
   // What ends too early on a unix socket looks like any end to who does not read along.
   const isChecked = plan.options.relays?.[0]?.includes('--check') === true;
   // What was cancelled after its last byte has arrived all the same: QEMU lets both ends have the guest then.
-  if (isChecked && first?.code === 0) await run.destination.waitIncomingEnd();
+  if (isChecked && run.relay.child.exitCode === 0) await run.destination.waitIncomingEnd();
   return `${plan.mishap}: the guest stayed`;
 }
 
@@ -186,7 +187,7 @@ async function arrived(run: Scenario, { mishap }: Plan, happened: boolean): Prom
 
 /** A destination whose source was killed has all of the guest or does not run it. */
 async function withoutSource(run: Scenario): Promise<string> {
-  await run.relaysEnded();
+  await until(() => run.relays.every(isAtItsEnd), { what: 'the relays to be through' });
   const status = await run.destination
     .waitStatus(['paused', 'running', 'inmigrate'])
     // QEMU 7.2 ends with an incoming migration that fails.
@@ -197,4 +198,10 @@ async function withoutSource(run: Scenario): Promise<string> {
   await run.destination.pause();
   assert.deepEqual(memoryProblems(await run.destination.readRam(), run.program), []);
   return 'SIGKILL to the source: after the last byte';
+}
+
+/** One to which nothing has come goes on listening. */
+function isAtItsEnd({ child, stderr }: Command): boolean {
+  const hasEnded = child.exitCode !== null || child.signalCode !== null;
+  return hasEnded || stderr.includes('refused a connection');
 }
