@@ -36,6 +36,9 @@ export interface ConnectOptions {
 /** As long as the listening side waits. */
 const HANDSHAKE_MS = 10_000;
 
+/** Longest path of a unix socket, in bytes; Node may cut off what is longer, which is another path then. */
+const LONGEST_PATH = process.platform === 'darwin' ? 103 : 107;
+
 /** What is connected to when the host is left empty. */
 const THIS_MACHINE = '127.0.0.1';
 
@@ -45,7 +48,7 @@ const THIS_MACHINE = '127.0.0.1';
  * @param target - Where to; with TLS over a unix socket, `tls.servername` should say whom to expect.
  * @param options - `signal`, `timeoutMs`, `handshakeTimeoutMs`, `tls`.
  * @returns A connected `net.Socket`, or a `tls.TLSSocket` after its handshake; pass it to `socketOps`.
- * @throws {QemuFileError} `ECONNREFUSED`, `ENOENT` or `EACCES` (of a path), `ETIMEDOUT`, `ECANCELED` by the
+ * @throws {QemuFileError} `ECONNREFUSED`, `ENOENT`, `EACCES` or `ENAMETOOLONG` (of a path), `ETIMEDOUT`, `ECANCELED` by the
  *   signal, `EPROTO` when TLS failed or the other end is not whom its certificate must name, or
  *   whatever errno the system gave. `EINVAL` for a bad target or bad TLS options.
  *
@@ -104,7 +107,19 @@ export function describeTarget(target: SocketTarget): string {
   return `tcp:${host}:${target.port}`;
 }
 
+/**
+ * Makes sure that a path is none that would be cut off.
+ *
+ * @throws {QemuFileError} `ENAMETOOLONG`.
+ */
+export function checkSocketPath(path: string, operation: string): void {
+  if (Buffer.byteLength(path) <= LONGEST_PATH) return;
+  const reason = `unix:${path}: the path of a unix socket has at most ${LONGEST_PATH} bytes`;
+  throw new QemuFileError('ENAMETOOLONG', reason, { operation });
+}
+
 function connectPlain(target: SocketTarget): net.Socket {
+  if ('path' in target) checkSocketPath(target.path, 'connect');
   const common = { allowHalfOpen: true };
   try {
     if ('path' in target) return net.connect({ ...common, path: target.path });

@@ -76,7 +76,7 @@ const HANDSHAKE_MS = 10_000;
  * @param target - Where to listen.
  * @param options - `signal`, `backlog`, `tls`, `onConnectionError`.
  * @throws {QemuFileError} `EADDRINUSE` (a port in use; a path that is in use or no socket), `EACCES`,
- *   `EADDRNOTAVAIL`, `ENOENT` (no such directory), `ECANCELED` by the signal, or whatever errno the
+ *   `EADDRNOTAVAIL`, `ENOENT` (no such directory), `ENAMETOOLONG` (of a path), `ECANCELED` by the signal, or whatever errno the
  *   system gave. `EINVAL` for a bad target, backlog or TLS option.
  *
  * @example

@@ -17,7 +17,8 @@ export interface SocketOptions {
   /**
    * Whether a TLS connection is ended in TLS's own way, by an alert (`close_notify`) before the FIN. A QEMU
    * does not read it on the main channel, and a socket that is closed with unread bytes is reset: what it
-   * sent last can be lost. False ends as QEMU does there: with the FIN alone. Default true.
+   * sent last can be lost. False ends as QEMU does there: with the FIN alone; it has no effect on a TLS
+   * socket that was not made over another socket (`tls.connect` with a port). Default true.
    */
   closeNotify?: boolean | undefined;
   /** Overrules the sizes that suit the socket; QEMU's own for a stream that is none. */
@@ -155,10 +156,10 @@ class SocketTransport implements Transport {
 
   /** Waits for a FIN on its way: libuv refuses to reset meanwhile, and Node then loses the socket, still open. */
   async #finSent(): Promise<void> {
-    const socket = this.#socket;
-    if (!socket.writableEnded || socket.writableFinished || socket.destroyed) return;
+    const ended = this.#endsBelow ?? this.#socket;
+    if (!ended.writableEnded || ended.writableFinished || ended.destroyed) return;
     this.#letGo();
-    await this.#linger(['finish', 'close']);
+    await this.#linger(['finish', 'close'], ended);
   }
 
   async #endInOrder(): Promise<QemuFileError | undefined> {
@@ -194,8 +195,7 @@ class SocketTransport implements Transport {
   }
 
   /** Waits for one of the events, for as long as `close()` may wait. */
-  #linger(events: readonly string[]): Promise<void> {
-    const socket = this.#socket;
+  #linger(events: readonly string[], socket: Duplex = this.#socket): Promise<void> {
     if (this.#hasClosed) return Promise.resolve();
     return new Promise((resolve) => {
       const timer = setTimeout(settle, this.#lingerMs);

@@ -3,7 +3,7 @@ import net from 'node:net';
 import { dirname } from 'node:path';
 import { isMainThread } from 'node:worker_threads';
 import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import { describeTarget, type SocketTarget } from './connect.ts';
+import { checkSocketPath, describeTarget, type SocketTarget } from './connect.ts';
 import { networkError } from './network-error.ts';
 
 /** Who but the owner may do what with a unix socket: nothing; and nobody may execute it. */
@@ -39,6 +39,7 @@ async function listenAtPath(
   backlog: number,
 ): Promise<void> {
   const { path } = target;
+  checkSocketPath(path, 'listen');
   const listen = () => listening(server, target, () => bindPrivately(server, path, backlog));
   try {
     await listen();

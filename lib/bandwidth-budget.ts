@@ -126,7 +126,10 @@ export class BandwidthBudget {
     const place = this.#queue.indexOf(waiter);
     if (place < 0) return;
     this.#queue.splice(place, 1);
-    if (place === 0) this.#arm();
+    if (place !== 0) return;
+    // Lest the next one wait anew for what was earned meanwhile.
+    this.#refill();
+    this.#arm();
   }
 
   /** Sets the timer for the first in the queue, and takes note of whether there is any. */
@@ -145,18 +148,25 @@ export class BandwidthBudget {
 
   readonly #onTimer = (): void => {
     this.#timer = null;
-    this.#wakeFirst();
-    // Without a limit nobody has to wait for another.
-    while (this.#bandwidth === 0 && this.#queue.length > 0) this.#wakeFirst();
-    if (this.#timer === null) this.#arm();
+    try {
+      this.#wakeFirst();
+      // Without a limit nobody has to wait for another.
+      while (this.#bandwidth === 0 && this.#queue.length > 0) this.#wakeFirst();
+    } finally {
+      // What somebody's callback throws must not leave the others asleep.
+      if (this.#timer === null) this.#arm();
+    }
   };
 
   #wakeFirst(): void {
     const waiter = this.#queue.shift() as BudgetWaiter;
     this.#isTurn = true;
     this.#isUsed = false;
-    waiter.wake();
-    this.#isTurn = false;
+    try {
+      waiter.wake();
+    } finally {
+      this.#isTurn = false;
+    }
   }
 
   /** Tokens without which it is not worth to begin. */

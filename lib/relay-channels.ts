@@ -132,7 +132,8 @@ class ChannelGroup {
 
   #arrived(from: QemuFile): void {
     this.#accepted += 1;
-    if (this.#failure !== null) this.#do(discard(from, this.#failure.error));
+    // It may have come although nobody wants one any more.
+    if (this.#noMore.signal.aborted) this.#do(discard(from, this.#failure?.error ?? tooLate()));
     else if (this.#main !== undefined) this.#do(this.#move(from));
     else this.#do(this.#lookAt(from));
   }
@@ -203,10 +204,10 @@ class ChannelGroup {
       const before = to.budget.limitedMs;
       this.#limitedMs = () => to.budget.limitedMs - before;
     }
-    this.#options.onChannel?.(from, to);
     const { lingerMs } = this.#options;
     const { signal } = this.#broken;
     try {
+      this.#options.onChannel?.(from, to);
       const onReturned = channel === 0 ? this.#options.onReturned : undefined;
       const mayBeEmpty = channel > 0;
       const moved = await relay(from, to, { signal, lingerMs, mayBeEmpty, onReturned });
@@ -275,7 +276,12 @@ function strangeStart(from: QemuFile): QemuFileError {
   return new QemuFileError('EPROTO', reason, { operation: 'relay' });
 }
 
-/** Closes a file in such a way that nobody takes that for an end in order. */
+function tooLate(): QemuFileError {
+  const reason = 'it came when the main channel had ended already';
+  return new QemuFileError('ECANCELED', reason, { operation: 'relay' });
+}
+
+/** Closes a file in such a way that, with an error, nobody takes that for an end in order. */
 async function discard(
   file: QemuFile | undefined,
   error: QemuFileError | undefined,

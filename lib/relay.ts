@@ -90,7 +90,7 @@ const LINGER_MS = 5000;
  * @param from - A file that can be read: what was not consumed yet is moved. It and the others are the
  *   relay's from now on.
  * @param to - A file that can be written. Its `maxBandwidth` is the relay's, and so is its `digest`.
- * @param options - `tee`, `check`, `signal`, `lingerMs`, `mayBeEmpty`.
+ * @param options - `tee`, `check`, `signal`, `lingerMs`, `onReturned`, `mayBeEmpty`.
  * @returns What came of it, once all files are closed; a failure of a file is in there, not thrown.
  * @throws {QemuFileError} (rejects) `EBADF` if a file is not of the direction that it is given for.
  *

@@ -720,4 +720,42 @@ describe('a budget of several files', () => {
     await flushed[1];
     assert.equal(second.sink.written.length, 3000);
   });
+
+  test('lets the next one in at its time although the first left the queue just before', (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    const clock = { ms: 0 };
+    const pass = (ms: number): void => {
+      clock.ms += ms;
+      t.mock.timers.tick(ms);
+    };
+    const budget = new BandwidthBudget(1000, () => clock.ms);
+    budget.spend(15);
+    const first = { wanted: 10, wake: () => {} };
+    let isWoken = false;
+    budget.wait(first);
+    budget.wait({ wanted: 10, wake: () => (isWoken = true) });
+    pass(9);
+    budget.leave(first);
+    pass(1);
+    assert.equal(isWoken, true);
+  });
+
+  test('wakes the others although what one of them calls throws', async (t) => {
+    const thrown: Error[] = [];
+    process.setUncaughtExceptionCaptureCallback((error) => thrown.push(error));
+    t.after(() => process.setUncaughtExceptionCaptureCallback(null));
+    const budget = new BandwidthBudget(100_000);
+    budget.spend(1500);
+    const wake = (): never => {
+      throw new Error('a callback of the first');
+    };
+    budget.wait({ wanted: 1000, wake });
+    let isWoken = false;
+    budget.wait({ wanted: 1000, wake: () => (isWoken = true) });
+    await until(() => isWoken, { what: 'the second to be woken' });
+    assert.deepEqual(
+      thrown.map(({ message }) => message),
+      ['a callback of the first'],
+    );
+  });
 });

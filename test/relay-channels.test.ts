@@ -211,6 +211,27 @@ describe('channels in any order of connecting', () => {
     assert.deepEqual([complete, channels.length, stage.allAccepted], [true, 1, 1]);
   });
 
+  test('a connection that comes as the main one ends is cut off, and none to the destination made', async () => {
+    const { near, far } = connection();
+    const arriving = [connection()];
+    const main = arriving[0] as Connection;
+    const stage = new Stage({
+      accept: async ({ signal }) => {
+        const next = arriving.shift();
+        if (next !== undefined) return next.near;
+        await until(() => signal.aborted, { what: 'the end of the main channel' });
+        return near;
+      },
+    });
+    main.far.end(MAIN);
+    const target = await stage.stand();
+    target.end();
+    await all(target);
+    const { complete, channels } = await stage.ended();
+    assert.deepEqual([complete, channels.length, stage.dialled.length], [true, 1, 1]);
+    await assertCut(far, 'the late connection');
+  });
+
   test('no more connections are accepted than there may be', async () => {
     const stage = new Stage({ channels: 1 });
     const main = stage.arrive(MAIN);
@@ -319,6 +340,19 @@ describe('a failure', () => {
     await assertCut(main, 'the main channel');
     await assertCut(waiting, 'the channel that waited');
     assert.equal(stage.dialled.length, 1);
+  });
+
+  test('of onChannel cuts off all, and is told', async () => {
+    const onChannel = (): never => {
+      throw new Error('no such channel');
+    };
+    const stage = new Stage({ onChannel });
+    const source = stage.arrive(MAIN);
+    await stage.stand();
+    const { complete, failure } = await stage.ended();
+    assert.deepEqual([complete, failure?.channel, failure?.end], [false, 0, null]);
+    assert.match(failure?.error.message ?? '', /no such channel/);
+    await assertCut(source, 'the channel');
   });
 
   test('to accept is one of the source', async () => {

@@ -9,6 +9,8 @@ import { say } from './text.ts';
 const LONGEST_LINE = 1024;
 /** Clients that a control socket has at a time. */
 const MAX_CLIENTS = 8;
+/** Milliseconds in which a client may take its last answers when the relay has ended. */
+const LAST_ANSWERS_MS = 1000;
 
 const COMMANDS = ['status', 'max-bandwidth SIZE', 'stop', 'help'] as const;
 
@@ -134,8 +136,11 @@ export async function startControl(
     [Symbol.asyncDispose]: async () => {
       await listener.close();
       await serving;
-      // The answer to a `stop` shall still arrive.
-      for (const client of clients) client.destroySoon();
+      // The answer to a `stop` shall still arrive; but who reads none must not keep the process.
+      for (const client of clients) {
+        const timer = setTimeout(() => client.destroy(), LAST_ANSWERS_MS);
+        client.once('close', () => clearTimeout(timer)).destroySoon();
+      }
     },
   };
 }

@@ -1,5 +1,5 @@
 import { parseUri, type SocketTarget, type Uri } from '../../adapters/index.ts';
-import { QemuFileError, toQemuFileError } from '../errors.ts';
+import { toQemuFileError } from '../errors.ts';
 import { QmpClient } from '../vm/index.ts';
 import { EXIT, exitCodeOf, Interruption, SIGNAL_EXITS } from './exit.ts';
 import { type Measure, Meter } from './meter.ts';
@@ -40,7 +40,7 @@ export interface VmWork {
  * @param side - Which end the endpoint is.
  * @param uriText - The endpoint, as typed.
  * @param flags - Options.
- * @param unharmed - What an interrupted work leaves behind, as a clause.
+ * @param unharmed - What an interruption leaves behind, if nothing else goes wrong, as a clause.
  * @param work - Gives the exit code.
  */
 export async function runWithVm(
@@ -73,8 +73,9 @@ export async function runWithVm(
     try {
       qmp = await QmpClient.connect(monitor, { signal });
     } catch (error) {
-      const { code, message } = toQemuFileError(error);
-      throw new QemuFileError(code, `${flags.qmp}: ${message}`, { cause: error });
+      if (signal.aborted) throw error;
+      await say(`${flags.qmp}: ${toQemuFileError(error).message}`);
+      return EXIT.IO;
     }
     const start = async (measure: () => Measure, total?: number): Promise<void> => {
       if (process.stderr.isTTY && flags.quiet !== true) meter = await Meter.start(measure, total);
@@ -82,12 +83,15 @@ export async function runWithVm(
     return await work({ qmp, uri, tls, signal, meter: start });
   } catch (error) {
     meter?.stop();
+    const failure = toQemuFileError(error);
     const { by } = interruption;
     if (by !== undefined) {
-      await say(`interrupted by ${by}; ${unharmed}`);
+      // More may have gone wrong than that: a guest that does not run on, say.
+      await say(
+        `interrupted by ${by}; ${failure.cause === signal.reason ? unharmed : failure.message}`,
+      );
       return SIGNAL_EXITS[by];
     }
-    const failure = toQemuFileError(error);
     await say(failure.message);
     return exitCodeOf(failure);
   } finally {

@@ -8,6 +8,9 @@ export interface Patience {
   timeoutMs?: number | undefined;
 }
 
+/** Longest that a timer of Node's waits, some 24 days; it takes what is longer for nothing at all. */
+const LONGEST_MS = 2 ** 31 - 1;
+
 /** Who waits, and what for, as errors say it. */
 export interface Waiting {
   operation: string;
@@ -31,7 +34,8 @@ export async function withPatience<T>(
   const givenUp = new Promise<never>((_resolve, reject) => {
     const onAbort = (): void => reject(abortError(signal as AbortSignal, operation));
     const onTimeout = (): void => reject(new QemuFileError('ETIMEDOUT', tooLate(), { operation }));
-    const timer = timeoutMs > 0 ? setTimeout(onTimeout, timeoutMs) : undefined;
+    const timer =
+      timeoutMs > 0 ? setTimeout(onTimeout, Math.min(timeoutMs, LONGEST_MS)) : undefined;
     signal?.addEventListener('abort', onAbort);
     stop = () => {
       clearTimeout(timer);

@@ -39,8 +39,12 @@ export async function changeSettings(
   return {
     has: (name) => newCapabilities[name] ?? capabilities[name] ?? false,
     restore: async () => {
-      await setCapabilities(qmp, formerCapabilities);
-      await setParameters(qmp, formerParameters);
+      // One that is refused must not keep the other, such as TLS, from being as before.
+      try {
+        await setCapabilities(qmp, formerCapabilities);
+      } finally {
+        await setParameters(qmp, formerParameters);
+      }
     },
   };
 }

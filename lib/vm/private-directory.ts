@@ -30,8 +30,8 @@ export class PrivateDirectory implements AsyncDisposable {
     return join(this.#path, name);
   }
 
-  /** Removes it, and whatever is in it. */
+  /** Removes it, and whatever is in it, if that can be done: what it was for does not fail for that. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await rm(this.#path, { recursive: true, force: true });
+    await rm(this.#path, { recursive: true, force: true }).catch(() => {});
   }
 }

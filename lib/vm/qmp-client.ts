@@ -8,6 +8,7 @@ import { QmpError } from './qmp-error.ts';
 import { type QmpEvent, QmpEvents } from './qmp-events.ts';
 import {
   greetingOf,
+  isObject,
   parseMessage,
   type QmpGreeting,
   type QmpMessage,
@@ -89,6 +90,8 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
 
   private constructor(stream: Duplex) {
     super();
+    // Any number may wait for events at a time.
+    this.setMaxListeners(0);
     this.#stream = stream;
     this.#closed = new Promise((resolve) => {
       if (stream.closed) resolve();
@@ -199,15 +202,22 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
    *
    * @param name - Such as `STOP`.
    * @throws {QemuFileError} (rejects) `ETIMEDOUT`, `ECANCELED` by the signal or if the client is closed; what ended the
-   *   connection.
+   *   connection; what `matches` throws.
    */
   async waitForEvent(name: string, options: QmpEventOptions = {}): Promise<QmpEvent> {
     const { matches, since, signal, timeoutMs = COMMAND_TIMEOUT_MS } = options;
-    const isIt = (event: QmpEvent): boolean =>
-      event.event === name && (matches === undefined || matches(event));
     let withdraw = ignore;
     let onClose = ignore;
     const next = new Promise<QmpEvent>((resolve, reject) => {
+      const isIt = (event: QmpEvent): boolean => {
+        try {
+          return event.event === name && (matches === undefined || matches(event));
+        } catch (error) {
+          // Whoever waits is told, not whoever reads the connection.
+          reject(error);
+          return false;
+        }
+      };
       withdraw = this.#events.first(since ?? this.#events.count, isIt, resolve);
       onClose = () => reject(this.#end?.error ?? closedError('waitForEvent'));
       if (this.#end === null) this.once('close', onClose);
@@ -282,8 +292,9 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
       this.#greeting = greetingOf(message.QMP);
       this.#greeted(this.#greeting);
     } else if (typeof message.event === 'string') {
-      const { event, data = {}, timestamp } = message;
-      const known = timestamp !== undefined && timestamp.seconds >= 0;
+      const { event, timestamp } = message;
+      const data = isObject(message.data) ? message.data : {};
+      const known = isObject(timestamp) && timestamp.seconds >= 0;
       const whole = known ? { event, data, timestamp } : { event, data };
       this.emit('event', this.#events.add(whole));
     } else if (typeof message.id === 'number') {
@@ -292,7 +303,7 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
       if (pending === undefined) return;
       const { error } = message;
       if (error === undefined) pending.resolve(message.return);
-      else pending.reject(new QmpError(pending.command, text(error.class), text(error.desc)));
+      else pending.reject(new QmpError(pending.command, text(error?.class), text(error?.desc)));
     }
   }
 

@@ -19,10 +19,10 @@ export interface QmpMessage {
   };
   readonly id?: unknown;
   readonly return?: unknown;
-  readonly error?: { class?: unknown; desc?: unknown };
+  readonly error?: { class?: unknown; desc?: unknown } | null;
   readonly event?: unknown;
-  readonly data?: Record<string, unknown>;
-  readonly timestamp?: { seconds: number; microseconds: number };
+  readonly data?: unknown;
+  readonly timestamp?: { seconds: number; microseconds: number } | null;
 }
 
 /** How much of what is no QMP is quoted. */
@@ -41,9 +41,13 @@ export function parseMessage(line: string, isFirst: boolean): QmpMessage {
   } catch {
     message = undefined;
   }
-  const isObject = typeof message === 'object' && message !== null && !Array.isArray(message);
-  if (isObject && (!isFirst || 'QMP' in (message as object))) return message as QmpMessage;
+  if (isObject(message) && (!isFirst || isObject(message.QMP))) return message;
   throw new QemuFileError('EPROTO', notQmp(line), { operation: 'QmpClient' });
+}
+
+/** Whether something is an object as JSON has them. */
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function notQmp(line: string): string {
@@ -75,5 +79,5 @@ export function greetingOf({ version, capabilities }: NonNullable<QmpMessage['QM
 
 /** Gives what should be text as text. */
 export function text(value: unknown): string {
-  return typeof value === 'string' ? value : JSON.stringify(value);
+  return typeof value === 'string' ? value : (JSON.stringify(value) ?? '');
 }

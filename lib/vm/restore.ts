@@ -77,9 +77,11 @@ const LINGER_MS = 2 ** 31 - 1;
  *   now on `restoreVm` closes it. A mapped-ram file must be a bare file, that QEMU can open, too.
  * @param options - See `RestoreOptions`.
  * @throws {QemuFileError} (rejects) `EINVAL` if QEMU does not wait for a migration, if its machine type is not the
- *   one that was saved, or for options that exclude each other; `EBUSY` if it waits for another one; `EIO` if it does not load the stream, with its own reason, which
- *   QEMU before 9.1 writes to its standard error only; `ECANCELED` by the signal; what the source fails with.
- *   {MigrationStreamError} if there is no sound stream in it. {QmpError} for any command that QEMU refuses.
+ *   one that was saved, or for options that exclude each other; `EBUSY` if it waits for another one; `ENOTSUP` for
+ *   a mapped-ram file that this QEMU cannot read by itself; `EIO` if it does not load the stream, with its own
+ *   reason, which QEMU before 9.1 writes to its standard error only; `ETIMEDOUT` if it does not answer; `ECANCELED`
+ *   by the signal; what the source fails with. {MigrationStreamError} if there is no sound stream in it. {QmpError}
+ *   for any command that QEMU refuses.
  *
  * @example
  * ```js
@@ -208,6 +210,11 @@ class Restoring {
       throw restoreError('ENOTSUP', reason);
     }
     const path = await readlink(`/proc/self/fd/${fd}`);
+    if (path.includes(',offset=')) {
+      // Another file, and maybe there.
+      const reason = `QEMU would take a part of the file's name for an offset: ${path}`;
+      throw restoreError('ENOTSUP', reason);
+    }
     const offset = fileOffset === 0 ? '' : `,offset=${fileOffset}`;
     await this.#begin(`file:${path}${offset}`);
     using watch = new MigrationWatch(this.#qmp, this.#options.onProgress);

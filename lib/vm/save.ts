@@ -32,18 +32,20 @@ const CONNECT_GRACE_MS = 2000;
  * Saves a guest: migrates its QEMU into a sink, as one act. Either the sink gets a whole, sound stream and is
  * closed in order, and QEMU has completed its migration; or the sink is destroyed, so that no file appears,
  * QEMU's migration is cancelled, and the guest goes on as before, running or not. QEMU completes only after the
- * sink was closed; so the guest also goes on if this process is killed. Its settings of migration are in
- * every case as they were.
+ * sink was closed; so the guest also goes on if this process is killed. Its settings of migration are then as
+ * they were, unless this process is killed or QEMU cannot be reached any more.
  *
  * QEMU connects to a socket in a private directory: it has to be the same user's, or root's.
  *
  * @param qmp - A client of the QEMU's; it stays open.
  * @param sink - A file as `openTo` makes it, or any stream of bytes; from now on `saveVm` closes or destroys it.
+ *   It has to keep the stream: what another QEMU at its end says of that is not heard, so use `relay` for one.
  * @param options - See `SaveOptions`.
- * @throws {QemuFileError} (rejects) `EBUSY` if a migration is under way or has been; `ENOTSUP` if QEMU cannot migrate
- *   this guest; `EIO` if its migration fails, with its own reason; `ECONNRESET` if it goes away; `ECANCELED` by the
- *   signal, or if somebody else cancels; what the sink fails with. {MigrationStreamError} if the stream is not
- *   sound. {QmpError} for any command that QEMU refuses.
+ * @throws {QemuFileError} (rejects) `EINVAL` for a manifest of what is not checked; `EBUSY` if a migration is under
+ *   way or has been; `ENOTSUP` if QEMU cannot migrate this guest; `EIO` if its migration fails, with its own reason;
+ *   `ECONNRESET` if it goes away; `ETIMEDOUT` if it does not answer; `ECANCELED` by the signal, or if somebody else
+ *   cancels; what the sink fails with. {MigrationStreamError} if the stream is not sound. {QmpError} for any command
+ *   that QEMU refuses.
  *
  * @example
  * ```js
@@ -59,8 +61,9 @@ export async function saveVm(
 ): Promise<SaveResult> {
   // An error that nobody listens to must not end the process: it is in what this rejects with.
   sink.on('error', ignore);
-  const to = sinkFile(sink, options.compress);
+  let to: QemuFile | undefined;
   try {
+    to = sinkFile(sink, options.compress);
     if (options.check === false && options.manifest === true) {
       const reason = 'there is no manifest of a stream that is not checked';
       throw new QemuFileError('EINVAL', reason, { operation: 'saveVm' });
@@ -70,8 +73,8 @@ export async function saveVm(
   } catch (error) {
     const failure = toQemuFileError(error, { operation: 'saveVm' });
     // What was closed in order is not undone by that.
-    to.destroy(failure);
-    await to.close().catch(ignore);
+    (to ?? sink).destroy(failure);
+    await to?.close().catch(ignore);
     throw failure;
   }
 }
@@ -240,7 +243,14 @@ class Saving {
 
   /** After a failure: the guest runs if it did before. */
   async #runOn(wasRunning: boolean, cause: QemuFileError): Promise<void> {
-    if (!wasRunning || this.#qmp.isClosed) return;
+    if (this.#qmp.isClosed) {
+      const { signal } = this.#options;
+      if (signal?.aborted !== true || cause.cause !== signal.reason) return;
+      // Who gave it up would not be told otherwise that QEMU may be gone, too, as by a Ctrl-C for both.
+      const reason = `${cause.message}; and QEMU cannot be reached any more`;
+      throw new QemuFileError(cause.code, reason, { operation: 'saveVm', cause });
+    }
+    if (!wasRunning) return;
     try {
       const { status } = await settledRunState(this.#qmp);
       const wasStoppedHere = status === 'paused' && this.#options.pause === true;

@@ -128,6 +128,7 @@ describe('connecting', LIMITS, () => {
   test('reports a unix socket that is not there, and one that is left over', async () => {
     await using directory = makeTempDir();
     await rejectsWith(connectSocket({ path: directory.join('none') }), 'ENOENT');
+    await rejectsWith(connectSocket({ path: directory.join('s'.repeat(108)) }), 'ENAMETOOLONG');
     const path = directory.join('left-over');
     await leaveSocketOver(path);
     await rejectsWith(connectSocket({ path }), 'ECONNREFUSED');

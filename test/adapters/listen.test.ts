@@ -1,6 +1,13 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { existsSync, lstatSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import net from 'node:net';
 import { describe, test } from 'node:test';
 import tls from 'node:tls';
@@ -252,6 +259,14 @@ describe('listening at a path', LIMITS, () => {
     symlinkSync(directory.join('nowhere'), link);
     await rejectsWith(listenSocket({ path: link }), 'EEXIST', 'EADDRINUSE');
     assert.ok(lstatSync(link).isSymbolicLink());
+  });
+
+  test('takes no path that the system would cut off', async () => {
+    await using directory = makeTempDir();
+    const longest = `${directory.path}/`.padEnd(107, 's');
+    await (await listenSocket({ path: longest })).close();
+    await rejectsWith(listenSocket({ path: `${longest}s` }), 'ENAMETOOLONG');
+    assert.deepEqual(readdirSync(directory.path), []);
   });
 
   test('reports a directory that is not there', async () => {

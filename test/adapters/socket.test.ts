@@ -206,12 +206,16 @@ describe('closing a socket', LIMITS, () => {
     assert.equal(stream.destroyed, true);
   });
 
-  for (const [kind, connect] of Object.entries({ TCP: plainSockets, TLS: tlsSockets })) {
+  for (const [kind, connect, closeNotify] of [
+    ['TCP', plainSockets, true],
+    ['TLS', tlsSockets, true],
+    ['TLS that says no goodbye', tlsSockets, false],
+  ] as const) {
     test(`with an error leaves no descriptor while a half-close is under way over ${kind}`, async () => {
       await withoutLeaks(async () => {
         const [socket, other] = await connect();
         other.on('error', () => {}).resume();
-        const ops = socketOps(socket);
+        const ops = socketOps(socket, { closeNotify });
         const ended = promised(() => ops.shutDown(false, true)).catch(() => {});
         await ops.close(new Error('not whole'));
         await ended;

@@ -120,6 +120,28 @@ test('a client that sends an endless line is cut off, and others are not', async
   assert.deepEqual(await other.ask('status'), { ok: true, ...STATUS });
 });
 
+test('a client that never reads its answers is let go of when the relay has ended', async () => {
+  await using dir = makeTempDir();
+  const path = dir.join('control');
+  const control = await startControl(path, new Steering(), noInput);
+  const deaf = connect(path).pause();
+  let isGone = false;
+  deaf.on('error', () => {
+    isGone = true;
+  });
+  // Their answers are more than a socket holds.
+  const lines = 'status\n'.repeat(9000);
+  deaf.write(lines);
+  const hasAll = (): boolean => deaf.bytesWritten === lines.length && deaf.writableLength === 0;
+  await until(hasAll, { what: 'the commands to be taken' });
+  await control[Symbol.asyncDispose]();
+  const notices = (): boolean => {
+    if (!isGone) deaf.write('help\n');
+    return isGone;
+  };
+  await until(notices, { what: 'the connection to be closed', intervalMs: 100 });
+});
+
 test('the ninth client is refused and told so', async () => {
   await using dir = makeTempDir();
   const path = dir.join('control');

@@ -102,11 +102,32 @@ describe('save and restore', { skip: requireQemu() }, () => {
     }
   });
 
+  test('promise nothing when they are interrupted and QEMU is gone, too', async () => {
+    await using there = makeTempDir();
+    await using qemu = await start(there);
+    await qemu.waitGuestReady();
+    const args = ['save', '--qmp', there.join('qmp'), there.join('x'), '--max-bandwidth', '512k'];
+    const saving = new Command(args);
+    const hasBegun = async (): Promise<boolean> =>
+      ((await qemu.migrationInfo()).ram?.transferred ?? 0) > 0;
+    await until(hasBegun, { what: 'the save to begin', deadlineMs: 20_000 });
+    // Stopped, so that it cannot be told to cancel before it is gone.
+    process.kill(qemu.pid, 'SIGSTOP');
+    saving.child.kill('SIGINT');
+    const isGone = (): boolean => filesIn(there).length === 0;
+    await until(isGone, { what: 'the file to be given up' });
+    process.kill(qemu.pid, 'SIGKILL');
+    const { code, stderr } = await saving.ended();
+    assert.equal(code, 130, stderr);
+    assert.match(stderr, /interrupted by SIGINT; .*(cannot be reached|does not run on)/);
+    assert.doesNotMatch(stderr, /goes on as before/);
+  });
+
   test('say what is wrong, and nothing is harmed', async () => {
     assertSays(await save('/dev/full').ended(), 4, /ENOSPC.*no space left on device/);
     await source.waitCounterRises();
     const nowhere = await run(['save', '--qmp', dir.join('nothing'), dir.join('x')]);
-    assertSays(nowhere, 4, /nothing: ENOENT/);
+    assertSays(nowhere, 4, /qemu-file: \S*nothing: ENOENT: [^;]*; check the path$/m);
     const wrong = await run(['restore', '--qmp', dir.join('qmp'), '/dev/null']);
     assertSays(wrong, 4, /state "running" and waits for no migration: start it with -incoming/);
     assert.equal(existsSync(dir.join('x')), false);

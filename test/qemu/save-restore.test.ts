@@ -1,6 +1,7 @@
 // Real guests saved and restored by one call, and what becomes of them when that fails.
 import assert from 'node:assert/strict';
 import {
+  copyFileSync,
   existsSync,
   readdirSync,
   readFileSync,
@@ -392,6 +393,11 @@ describe('a mapped-ram file', { skip: requireQemu10() }, () => {
     await source.qemu.migrate(`file:${dir.join('vm')},offset=4096`, { capabilities });
     const from = `file:${dir.join('vm')},offset=4096`;
     await using restored = await machine({ binary, incoming: 'defer' });
+    // QEMU would take this for the one above, at another place.
+    const misleading = { scheme: 'file', path: dir.join('vm,offset=8'), offset: 4096 } as const;
+    copyFileSync(dir.join('vm'), misleading.path);
+    const misled = restoreVm(restored.qmp, await openFrom(misleading));
+    await assert.rejects(misled, fails('ENOTSUP', /for an offset/));
     const { bytes, status } = await restoreVm(restored.qmp, await openFrom(from));
     assert.deepEqual([bytes, status], [null, 'running']);
     await restored.qemu.waitCounterRises();

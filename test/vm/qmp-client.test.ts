@@ -42,6 +42,7 @@ describe('a QMP client that connects', () => {
     ],
     ['JSON that is no greeting', '{"return": {}}\r\n', 'EPROTO', /does not speak QMP/],
     ['a list', '[1, 2]\n', 'EPROTO', /does not speak QMP/],
+    ['a greeting of nothing', '{"QMP": null}\n', 'EPROTO', /does not speak QMP/],
     [
       'the monitor for people',
       "QEMU 7.2.22 monitor - type 'help'\r\n",
@@ -157,6 +158,23 @@ describe('a command', () => {
     await qmp.close();
   });
 
+  test('is answered by whatever sends objects of another shape, and nothing else breaks', async () => {
+    const { qmp, monitor } = await connectFake();
+    const events: QmpEvent[] = [];
+    qmp.on('event', (one) => events.push(one));
+    for (const error of [null, {}, 'no']) {
+      const refused = qmp.execute('first');
+      const { id } = await monitor.command('first');
+      monitor.received.length = 0;
+      for (const timestamp of [null, 'now', {}]) monitor.say({ event: 'E', data: 1, timestamp });
+      monitor.say({ id, error });
+      await assert.rejects(refused, fails('EIO', /QEMU refused: /));
+    }
+    const [event] = events;
+    assert.deepEqual([events.length, event], [9, { event: 'E', data: {}, sequence: 1 }]);
+    await qmp.close();
+  });
+
   test('that is given up leaves the client usable, and its late answer is dropped', async () => {
     const { qmp, monitor } = await connectFake();
     const slow = qmp.execute('slow', {}, { timeoutMs: 20 });
@@ -256,6 +274,33 @@ describe('events', () => {
     monitor.say(event('MIGRATION', { status: 'completed' }));
     assert.deepEqual((await completed).data, { status: 'completed' });
     assert.equal(qmp.listenerCount('close'), 0);
+    await qmp.close();
+  });
+
+  test('may be waited for by many at a time, without a warning', async () => {
+    const { qmp, monitor } = await connectFake();
+    const warnings: Error[] = [];
+    const onWarning = (warning: Error): void => void warnings.push(warning);
+    process.on('warning', onWarning);
+    const waits = Array.from({ length: 20 }, () => qmp.waitForEvent('STOP'));
+    monitor.say(event('STOP'));
+    await Promise.all(waits);
+    process.off('warning', onWarning);
+    assert.deepEqual(warnings, []);
+    await qmp.close();
+  });
+
+  test('that somebody cannot judge fail that one alone', async () => {
+    const { qmp, monitor } = await connectFake();
+    const matches = (): boolean => {
+      throw new Error('what is that?');
+    };
+    const failing = assert.rejects(qmp.waitForEvent('STOP', { matches }), /what is that/);
+    // Longer than a timer can wait.
+    const stopped = qmp.waitForEvent('STOP', { timeoutMs: Number.POSITIVE_INFINITY });
+    monitor.say(event('STOP'));
+    await failing;
+    assert.equal((await stopped).sequence, 1);
     await qmp.close();
   });
 

@@ -7,9 +7,11 @@ import { gunzipSync } from 'node:zlib';
 import { memoryPair, openTo } from '../../adapters/index.ts';
 import { QemuFile, QemuFileError } from '../../lib/index.ts';
 import { type MigrationProgress, type SaveOptions, saveVm } from '../../lib/vm/index.ts';
+import { changeSettings } from '../../lib/vm/migration-settings.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { watchLeaks } from '../helpers/leaks.ts';
 import { until } from '../helpers/until.ts';
+import { connectFake } from './fake-monitor.ts';
 import { FakeQemu } from './fake-qemu.ts';
 
 /** Checks an error's code and message. */
@@ -300,6 +302,26 @@ describe('a save that fails leaves no file, and QEMU as it was:', () => {
     await fake.qmp.close();
   });
 
+  test('it is given up as the monitor is lost, and does not claim that the guest runs on', async () => {
+    await using dir = makeTempDir();
+    const fake = await FakeQemu.start();
+    fake.stream = fake.stream.subarray(0, 500_000);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const saving = save(fake, dir, await openTo(dir.join('vm.mig')), { signal });
+    await until(() => fake.socket !== undefined, { what: 'the connection' });
+    await fake.sent();
+    controller.abort();
+    fake.monitor.stream.destroy();
+    await assert.rejects(saving, (error: Error) => {
+      fails('ECANCELED', /aborted by its signal; and QEMU cannot be reached any more/)(error);
+      return error.cause !== signal.reason;
+    });
+    assert.deepEqual(readdirSync(dir.path), []);
+    fake.socket?.destroy();
+    await fake.qmp.close();
+  });
+
   test('QEMU cannot connect, or the save is given up before it does', async () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
@@ -348,6 +370,24 @@ describe('a save that fails leaves no file, and QEMU as it was:', () => {
   }
 });
 
+test('settings of which QEMU takes some not back are otherwise as before', async () => {
+  const parameters = { 'tls-creds': 'tls0' };
+  let changed = 0;
+  const { qmp } = await connectFake(({ execute, arguments: args }) => {
+    if (execute === 'query-migrate-capabilities') return [{ capability: 'multifd', state: true }];
+    if (execute === 'query-migrate-parameters') return parameters;
+    if (execute === 'migrate-set-parameters') return Object.assign(parameters, args);
+    changed += 1;
+    return changed === 1 ? {} : new Error('not now');
+  });
+  const wanted = { capabilities: { multifd: false }, parameters: { 'tls-creds': '' } };
+  const settings = await changeSettings(qmp, wanted);
+  assert.deepEqual(parameters, { 'tls-creds': '' });
+  await assert.rejects(settings.restore(), fails('EIO', /not now/));
+  assert.deepEqual(parameters, { 'tls-creds': 'tls0' });
+  await qmp.close();
+});
+
 test('saves leave nothing behind, good ones and bad ones', async () => {
   await using dir = makeTempDir();
   const fake = await FakeQemu.start();
@@ -360,6 +400,9 @@ test('saves leave nothing behind, good ones and bad ones', async () => {
   await assert.rejects(save(fake, dir, await full(), { compress: 'gzip' }), fails('ENOSPC', /./));
   const options: SaveOptions = { check: false, manifest: true };
   await assert.rejects(save(fake, dir, await full(), options), fails('EINVAL', /no manifest/));
+  const sink = await openTo(dir.join('three'));
+  const strange = { compress: 'rar' as 'gzip' };
+  await assert.rejects(save(fake, dir, sink, strange), fails('EIO', /no format rar/));
   await leaks.end();
   await fake.qmp.close();
 });
