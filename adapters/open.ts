@@ -42,6 +42,8 @@ export interface OpenFromOptions extends OpenOptions {
 export interface OpenToOptions extends OpenOptions {
   /** Encrypts, with these options of `tls.connect`. For `tcp:` and `unix:` only. */
   tls?: ConnectionOptions | undefined;
+  /** As for `socketOps`, for `tls`; but false by default, because QEMU's main channel wants none. */
+  closeNotify?: boolean | undefined;
   /** As for `openFd`; for files only. */
   keepPartial?: boolean | KeepPartial | undefined;
 }
@@ -185,7 +187,7 @@ async function connect(
   signal: AbortSignal | undefined,
 ): Promise<QemuFileOps> {
   const socket = await connectSocket(target, { signal, tls: options.tls });
-  return socketOps(socket, { closeNotify: false });
+  return socketOps(socket, { closeNotify: options.closeNotify === true });
 }
 
 function openError(code: string, reason: string, cause?: unknown): QemuFileError {

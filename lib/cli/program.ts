@@ -51,7 +51,8 @@ Exit codes: 0 fine, 1 the stream is bad, 2 usage, 3 not a migration stream,
 
 const VM_NOTES = `${ENDPOINTS}
 QEMU must run as the same user, with a monitor for programs: -qmp unix:PATH,server=on,wait=off.
-Whatever fails, a guest that is saved goes on as before, and no file appears.
+Whatever fails, a guest that is saved goes on as before, and no file appears. Save to what
+keeps the stream; towards a live destination use relay.
 
 Exit codes: 0 done, 2 usage, 3 the stream is not what it should be, 4 anything else failed,
 130 interrupted (128 + the signal's number).

@@ -75,6 +75,7 @@ export async function relaySeveral(
   const sockets = new WeakMap<QemuFile, Socket>();
   const back = new ReturnEnd();
   let opened = false;
+  let connections = 0;
   try {
     const { channels, ...result } = await relayChannels({
       channels: flags.channels as number,
@@ -90,6 +91,8 @@ export async function relaySeveral(
         openTo(to, {
           signal: stop,
           tls: tls.to,
+          // QEMU takes a further channel that ends without it for one that was cut, since 10.0.
+          closeNotify: connections++ > 0,
           file: {
             budget: steering.budget,
             ...(flags.digest === true ? { digest: 'xxh64' } : {}),

@@ -79,6 +79,7 @@ export async function runRelay(
       move({ from, to, tls }, flags, steering, interruption.signal),
     );
   } catch (error) {
+    if (flags.control === undefined) throw error;
     await say(`--control (${flags.control}): ${toQemuFileError(error).message}`);
     return EXIT.IO;
   }
