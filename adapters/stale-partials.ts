@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { PartialNames, Writer } from './partial-name.ts';
 
@@ -78,8 +79,9 @@ function findOwn(): Writer | undefined {
   const boot = textOf('/proc/sys/kernel/random/boot_id');
   const processes = linkAt('/proc/self/ns/pid');
   if (seen === undefined || boot === '' || processes === '') return undefined;
-  // Start times look different from other time namespaces; old kernels have none.
-  const text = `${boot} ${processes} ${linkAt('/proc/self/ns/time')}`;
+  // Start times look different from other time namespaces; old kernels have none. Copies of one running
+  // machine may differ in nothing but their names.
+  const text = `${hostname()} ${boot} ${processes} ${linkAt('/proc/self/ns/time')}`;
   const scope = createHash('sha256').update(text).digest('hex').slice(0, 8);
   return { scope, pid: process.pid, startTime: seen.startTime };
 }
