@@ -57,7 +57,7 @@ export type ByteFault = {
     }
   /**
    * From there on writes are answered at once and are done behind it, one at a time; what fails then is
-   * told by the next write, or by `close()`. For `writevBuffer` alone: nobody can give unknown bytes.
+   * told by the next write, by a half-close, or by `close()`. For `writevBuffer` alone: nobody can give unknown bytes.
    */
   | { do: 'early' }
 );

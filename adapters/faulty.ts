@@ -145,8 +145,13 @@ class Plan {
         checked('shutDown', (read: boolean, write: boolean) => {
           if (read) this.#reading.cancel(shutDownError('getBuffer'));
           if (write) this.#writing.cancel(shutDownError('writevBuffer'));
-          if (!write || writer.behind === undefined) return ops.shutDown?.(read, write);
-          return writer.behind.then(() => ops.shutDown?.(read, write));
+          if (!write) return ops.shutDown?.(read, write);
+          // What was answered early and is lost must not look as if it were followed by an end.
+          const finish = (): Answer<number | void> => {
+            if (writer.failedBehind !== undefined) throw writer.failedBehind;
+            return ops.shutDown?.(read, write);
+          };
+          return writer.behind === undefined ? finish() : writer.behind.then(finish);
         })),
       ...(ops.unread &&
         checked('unread', (chunks: readonly Uint8Array[]) => ops.unread?.(reader.before(chunks)))),

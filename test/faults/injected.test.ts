@@ -401,7 +401,10 @@ describe('whatever happens', LIMITS, () => {
         if (answer.how === 'end' && received.how === 'end' && !result.complete) return;
         if (answer.how === 'end') assert.equal(answer.bytes.length, back.length, note);
       };
-      await fc.assert(fc.asyncProperty(seed, seed, check), { numRuns: 100 });
+      await fc.assert(fc.asyncProperty(seed, seed, check), {
+        numRuns: 100,
+        examples: [[0, -2053245430]],
+      });
       await leaks.check();
     });
   }
