@@ -3,6 +3,7 @@ import { abortError, QemuFileError } from '../lib/errors.ts';
 import { Candidate } from './candidate.ts';
 import { destroyStream } from './duplex-transport.ts';
 import type { AcceptOptions, Listener } from './listen.ts';
+import { type Waiter, waitAmong } from './waiters.ts';
 
 /** What the first bytes of a connection say about it: `'more'` is that there are too few of them. */
 export type Welcome = 'yes' | 'no' | 'more';
@@ -90,13 +91,6 @@ export function admit(listener: Listener, options: AdmissionOptions = {}): Liste
   };
 }
 
-interface Waiter {
-  /** The connection whose further channel may be given before it has sent anything. */
-  readonly alongside: Candidate | undefined;
-  give(candidate: Candidate): void;
-  fail(error: QemuFileError): void;
-}
-
 class Admission {
   readonly #listener: Listener;
   readonly #welcomes: (start: Buffer) => Welcome;
@@ -107,7 +101,8 @@ class Admission {
   readonly #candidates = new Set<Candidate>();
   /** Those that are let in and wait for `accept()`. */
   readonly #ready = new Set<Candidate>();
-  readonly #waiters = new Set<Waiter>();
+  /** Those whose wish is a connection may be given a further channel of it before that has sent anything. */
+  readonly #waiters = new Set<Waiter<net.Socket, Candidate | undefined>>();
   /** What is still known of those that were accepted. */
   readonly #accepted = new WeakMap<net.Socket, Candidate>();
   #count = 0;
@@ -135,26 +130,7 @@ class Admission {
     const [ready] = this.#ready;
     const candidate = ready ?? this.#findAlongside(first);
     if (candidate !== undefined) return this.#give(candidate);
-    return new Promise((resolve, reject) => {
-      const onAbort = () => waiter.fail(abortError(signal as AbortSignal, 'accept'));
-      const settle = () => {
-        this.#waiters.delete(waiter);
-        signal?.removeEventListener('abort', onAbort);
-      };
-      const waiter: Waiter = {
-        alongside: first,
-        give: (given) => {
-          settle();
-          resolve(this.#give(given));
-        },
-        fail: (error) => {
-          settle();
-          reject(error);
-        },
-      };
-      this.#waiters.add(waiter);
-      signal?.addEventListener('abort', onAbort);
-    });
+    return waitAmong(this.#waiters, first, signal);
   }
 
   close(): Promise<void> {
@@ -181,8 +157,8 @@ class Admission {
       gone: (each, error) => this.#refuse(each, 'gone', error),
     });
     for (const waiter of this.#waiters) {
-      if (waiter.alongside === undefined || !isAlongside(candidate, waiter.alongside)) continue;
-      waiter.give(candidate);
+      if (waiter.wish === undefined || !isAlongside(candidate, waiter.wish)) continue;
+      waiter.give(this.#give(candidate));
       return;
     }
     if (this.#candidates.size >= this.#bound) this.#makeRoom();
@@ -211,7 +187,7 @@ class Admission {
 
   #admit(candidate: Candidate): void {
     for (const waiter of this.#waiters) {
-      waiter.give(candidate);
+      waiter.give(this.#give(candidate));
       return;
     }
     if (this.#ready.size >= this.#bound) {

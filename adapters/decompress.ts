@@ -1,9 +1,8 @@
-import { type ChildProcess, spawn } from 'node:child_process';
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
+import { QemuFileError } from '../lib/errors.ts';
 import type { Answer, QemuFileOps } from '../lib/ops.ts';
-import { ChildEnd } from './child-end.ts';
-import { destroyStream, StreamReader, StreamWriter } from './duplex-transport.ts';
+import { StreamReader, StreamWriter } from './duplex-transport.ts';
 import { PIPE_SIZES } from './sizes.ts';
+import { Tool } from './tool.ts';
 
 /** What is decompressed: a `QemuFile`, or anything else that gives chunks of bytes. */
 export interface CompressedSource extends AsyncIterable<Uint8Array> {
@@ -32,9 +31,6 @@ const ARGUMENTS: Readonly<Record<DecompressFormat, readonly string[]>> = {
   zstd: ['-dcq'],
 };
 
-/** Milliseconds from SIGTERM to SIGKILL of a tool that is not needed any more. */
-const GRACE_MS = 2000;
-
 const END = new Uint8Array(0);
 
 /**
@@ -57,7 +53,7 @@ export function decompressWith(
   format: DecompressFormat,
 ): (source: CompressedSource) => DecompressOps {
   return (source) => {
-    const tool = new Tool(format, source);
+    const tool = new Decompression(format, source);
     return {
       getBuffer: (_buffer, position) => tool.read(position),
       close: (error) => tool.close(error),
@@ -67,11 +63,10 @@ export function decompressWith(
 }
 
 /** A running tool: fed with the source at its own pace, and read. */
-class Tool {
+class Decompression {
   readonly #format: DecompressFormat;
   readonly #source: CompressedSource;
-  readonly #child: ChildProcess;
-  readonly #end: ChildEnd;
+  readonly #tool: Tool;
   readonly #reader: StreamReader | undefined;
   /** What the source failed with. */
   #sourceError: Error | undefined;
@@ -80,12 +75,8 @@ class Tool {
   constructor(format: DecompressFormat, source: CompressedSource) {
     this.#format = format;
     this.#source = source;
-    this.#child = start(format);
-    this.#end = new ChildEnd(this.#child, false, GRACE_MS);
-    // Where the system had no descriptors left Node makes no streams, whatever was asked for.
-    const { stdin, stdout } = this.#child as Partial<ChildProcess>;
-    stdin?.on('error', ignore);
-    stdout?.on('error', ignore);
+    this.#tool = new Tool(format, ARGUMENTS[format], 'decompress');
+    const { stdin, stdout } = this.#tool;
     if (stdout) this.#reader = new StreamReader(stdout, 'EIO');
     if (stdin) void this.#feed(new StreamWriter(stdin));
   }
@@ -121,7 +112,7 @@ class Tool {
         } catch (error) {
           this.#sourceError = error as Error;
           // Without an end of its input: it must not take what it has for the whole.
-          await this.#end.force();
+          await this.#tool.end.force();
           return;
         }
         if (next.done === true) break;
@@ -139,7 +130,7 @@ class Tool {
 
   /** No more output comes: whether that is the end shows when the tool has exited. */
   async #atEnd(position: number, error?: unknown): Promise<Uint8Array> {
-    await this.#end.ended;
+    await this.#tool.end.ended;
     if (this.#closing !== undefined) throw closedError(position);
     const failure = this.#failure(position) ?? (error as Error | undefined);
     if (failure !== undefined) throw failure;
@@ -147,33 +138,14 @@ class Tool {
   }
 
   #failure(position: number): Error | undefined {
-    if (this.#sourceError !== undefined) return this.#sourceError;
-    const cause = this.#end.startFailure?.('decompress', position);
-    if (cause?.code !== 'ENOENT') return cause ?? this.#end.failure?.('decompress', position);
-    const reason = `there is no ${this.#format} here to decompress with: install ${this.#format}`;
-    return new QemuFileError('ENOTSUP', reason, { operation: 'decompress', cause });
+    return this.#sourceError ?? this.#tool.failure(position, `install ${this.#format}`);
   }
 
   async #close(error?: Error): Promise<void> {
     this.#reader?.close(closedError(undefined));
-    await this.#end.force();
-    await this.#end.release();
-    const { stdin, stdout } = this.#child as Partial<ChildProcess>;
-    for (const stream of [stdin, stdout]) {
-      if (!stream) continue;
-      await destroyStream(stream);
-      stream.off('error', ignore);
-    }
+    await this.#tool.close();
     if (error === undefined) await this.#source.close?.();
     else this.#source.destroy?.(error);
-  }
-}
-
-function start(format: DecompressFormat): ChildProcess {
-  try {
-    return spawn(format, ARGUMENTS[format], { stdio: 'pipe' });
-  } catch (error) {
-    throw toQemuFileError(error, { operation: 'decompress' });
   }
 }
 

@@ -7,6 +7,7 @@ import { networkError } from './network-error.ts';
 import { startListening } from './start-listening.ts';
 import { unverifiedReason } from './tls-reason.ts';
 import { underTls } from './under-tls.ts';
+import { type Waiter, waitAmong } from './waiters.ts';
 
 /** How `listenSocket` behaves. */
 export interface ListenOptions {
@@ -126,18 +127,13 @@ function createServer(options: tls.TlsOptions | undefined): net.Server {
   }
 }
 
-interface Waiter {
-  give(socket: net.Socket): void;
-  fail(error: QemuFileError): void;
-}
-
 /** Matches the connections that come with the calls of `accept` that wait for them. */
 class ConnectionQueue {
   readonly #server: net.Server;
   readonly #where: string;
   readonly #onConnectionError: (error: QemuFileError) => void;
   readonly #bound: number;
-  readonly #waiters = new Set<Waiter>();
+  readonly #waiters = new Set<Waiter<net.Socket, undefined>>();
   readonly #ready = new Map<net.Socket, (error: unknown) => void>();
   /** TCP connections whose TLS handshake is not done, the oldest first. */
   readonly #raw = new Set<net.Socket>();
@@ -195,25 +191,7 @@ class ConnectionQueue {
       socket.off('error', onGone).off('close', onGone);
       return socket;
     }
-    return new Promise((resolve, reject) => {
-      const onAbort = () => waiter.fail(abortError(signal as AbortSignal, 'accept'));
-      const settle = () => {
-        this.#waiters.delete(waiter);
-        signal?.removeEventListener('abort', onAbort);
-      };
-      const waiter: Waiter = {
-        give: (socket) => {
-          settle();
-          resolve(socket);
-        },
-        fail: (error) => {
-          settle();
-          reject(error);
-        },
-      };
-      this.#waiters.add(waiter);
-      signal?.addEventListener('abort', onAbort);
-    });
+    return waitAmong(this.#waiters, undefined, signal);
   }
 
   #add(socket: net.Socket): void {

@@ -1,19 +1,14 @@
-import { type ChildProcess, spawn } from 'node:child_process';
 import { Duplex } from 'node:stream';
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import { ChildEnd } from './child-end.ts';
-import { destroyStream, StreamReader, StreamWriter } from './duplex-transport.ts';
-
-/** Milliseconds from SIGTERM to SIGKILL of a tool that is not needed any more. */
-const GRACE_MS = 2000;
+import { QemuFileError } from '../lib/errors.ts';
+import { StreamReader, StreamWriter } from './duplex-transport.ts';
+import { Tool } from './tool.ts';
 
 type Callback = (error?: Error | null) => void;
 
 /** Has a tool of the system compress what is written to it; its output ends after the tool exited with status 0. */
 export class ToolCompressor extends Duplex {
   readonly #format: string;
-  readonly #child: ChildProcess;
-  readonly #end: ChildEnd;
+  readonly #tool: Tool;
   readonly #reader: StreamReader | undefined;
   readonly #writer: StreamWriter | undefined;
   #written = 0;
@@ -27,12 +22,8 @@ export class ToolCompressor extends Duplex {
   constructor(format: string, args: readonly string[]) {
     super();
     this.#format = format;
-    this.#child = start(format, args);
-    this.#end = new ChildEnd(this.#child, false, GRACE_MS);
-    // Where the system had no descriptors left Node makes no streams, whatever was asked for.
-    const { stdin, stdout } = this.#child as Partial<ChildProcess>;
-    stdin?.on('error', ignore);
-    stdout?.on('error', ignore);
+    this.#tool = new Tool(format, args, 'compress');
+    const { stdin, stdout } = this.#tool;
     if (stdout) this.#reader = new StreamReader(stdout, 'EIO');
     if (stdin) this.#writer = new StreamWriter(stdin);
   }
@@ -87,34 +78,15 @@ export class ToolCompressor extends Duplex {
   }
 
   async #failure(): Promise<Error | undefined> {
-    await this.#end.ended;
-    const cause = this.#end.startFailure?.('compress', this.#written);
-    if (cause?.code !== 'ENOENT') return cause ?? this.#end.failure?.('compress', this.#written);
-    const reason = `there is no ${this.#format} here to compress with: install ${this.#format}, use Node.js 22.15 or newer, or choose gzip`;
-    return new QemuFileError('ENOTSUP', reason, { operation: 'compress', cause });
+    await this.#tool.end.ended;
+    const advice = `install ${this.#format}, use Node.js 22.15 or newer, or choose gzip`;
+    return this.#tool.failure(this.#written, advice);
   }
 
   async #close(): Promise<void> {
     const closed = new QemuFileError('ECANCELED', 'the compressor was destroyed');
     this.#reader?.close(closed);
     this.#writer?.close(closed);
-    await this.#end.force();
-    await this.#end.release();
-    const { stdin, stdout } = this.#child as Partial<ChildProcess>;
-    for (const stream of [stdin, stdout]) {
-      if (!stream) continue;
-      await destroyStream(stream);
-      stream.off('error', ignore);
-    }
+    await this.#tool.close();
   }
 }
-
-function start(tool: string, args: readonly string[]): ChildProcess {
-  try {
-    return spawn(tool, args, { stdio: 'pipe' });
-  } catch (error) {
-    throw toQemuFileError(error, { operation: 'compress' });
-  }
-}
-
-function ignore(): void {}
