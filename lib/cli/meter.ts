@@ -74,12 +74,19 @@ export class Meter {
   #rate = 0;
 
   /**
-   * Loads what draws the line, and begins to.
+   * Loads what draws the line, and begins to, where somebody looks.
    *
    * @param measure - Asked for every frame.
    * @param total - How many bytes there will be, if that is known.
+   * @param quiet - Whether nobody wants to see it.
+   * @returns Undefined if there is no terminal to draw it on, or it is not wanted.
    */
-  static async start(measure: () => Measure, total: number | undefined): Promise<Meter> {
+  static async start(
+    measure: () => Measure,
+    total: number | undefined,
+    quiet: boolean,
+  ): Promise<Meter | undefined> {
+    if (!process.stderr.isTTY || quiet) return undefined;
     const { default: progress } = await import('cli-progress');
     return new Meter(measure, total, progress.SingleBar);
   }

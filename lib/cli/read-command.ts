@@ -69,10 +69,8 @@ export async function readStream(
   try {
     stream = await openStream({ from, channels, snapshot: flags.snapshot, signal, quiet });
     const { outer } = stream;
-    if (process.stderr.isTTY && !quiet) {
-      const measure = () => ({ bytes: outer.getPosition, limitedMs: 0 });
-      meter = await Meter.start(measure, sizeOf(from, outer));
-    }
+    const measure = () => ({ bytes: outer.getPosition, limitedMs: 0 });
+    meter = await Meter.start(measure, sizeOf(from, outer), quiet);
     return await work(stream, signal);
   } catch (error) {
     meter?.stop();

@@ -42,10 +42,7 @@ export async function relayOne(
   });
   if ('error' in ends) return { ...NOTHING, failure: ends, opened: false };
   steering.add(ends.from, ends.to);
-  const shows = process.stderr.isTTY && !quiet;
-  const meter = shows
-    ? await Meter.start(measureStatus(steering), sizeOf(from, ends.from))
-    : undefined;
+  const meter = await Meter.start(measureStatus(steering), sizeOf(from, ends.from), quiet);
   const endWatch = watchSilence(ends.from, ends.to, () => {
     if (!quiet) void say(SILENCE);
   });

@@ -70,8 +70,7 @@ export async function relaySeveral(
     return { ...NOTHING, channels: [], failure, opened: false };
   }
   if (!quiet) sayListening(listener.address);
-  const shows = process.stderr.isTTY && !quiet;
-  const meter = shows ? await Meter.start(measureStatus(steering), undefined) : undefined;
+  const meter = await Meter.start(measureStatus(steering), undefined, quiet);
   const sockets = new WeakMap<QemuFile, Socket>();
   const back = new ReturnEnd();
   let opened = false;

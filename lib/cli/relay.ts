@@ -47,11 +47,7 @@ export async function runRelay(
   }
   const isSeveral = (flags.channels ?? 1) > 1;
   const refusal =
-    flags.control === '-' && isStdin(from)
-      ? 'standard input is what is relayed: give --control the path of a socket'
-      : isSeveral
-        ? refuseSeveral({ from, to }, flags)
-        : undefined;
+    refuseControl(from, flags) ?? (isSeveral ? refuseSeveral({ from, to }, flags) : undefined);
   if (refusal !== undefined) {
     await say(refusal);
     return EXIT.USAGE;
@@ -94,6 +90,12 @@ export async function runRelay(
   if (code === EXIT.DONE && !(await writeManifest(outcome.manifest, flags))) code = EXIT.IO;
   const said = await writeText(report, reportOf(outcome, fromText, toText, flags));
   return said || code !== EXIT.DONE ? code : EXIT.IO;
+}
+
+/** Tells why commands cannot come from where they are to; undefined if they can. */
+function refuseControl(from: Uri, { control }: RelayFlags): string | undefined {
+  if (control !== '-' || !isStdin(from)) return undefined;
+  return 'standard input is what is relayed: give --control the path of a socket';
 }
 
 /** Writes the manifest, if one is wanted; false if that failed. */

@@ -78,7 +78,7 @@ export async function runWithVm(
       return EXIT.IO;
     }
     const start = async (measure: () => Measure, total?: number): Promise<void> => {
-      if (process.stderr.isTTY && flags.quiet !== true) meter = await Meter.start(measure, total);
+      meter = await Meter.start(measure, total, flags.quiet === true);
     };
     return await work({ qmp, uri, tls, signal, meter: start });
   } catch (error) {

@@ -9,7 +9,7 @@ export interface Patience {
 }
 
 /** Longest that a timer of Node's waits, some 24 days; it takes what is longer for nothing at all. */
-const LONGEST_MS = 2 ** 31 - 1;
+export const LONGEST_MS: number = 2 ** 31 - 1;
 
 /** Who waits, and what for, as errors say it. */
 export interface Waiting {

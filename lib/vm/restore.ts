@@ -5,7 +5,7 @@ import type { Unwrapped } from '../migration/unwrap.ts';
 import { verifyStream } from '../migration/verify.ts';
 import { QemuFile } from '../qemu-file.ts';
 import { type RelayFailure, relay } from '../relay.ts';
-import { withPatience } from './deadline.ts';
+import { LONGEST_MS, withPatience } from './deadline.ts';
 import { checkMachine, checkWaiting } from './machine-checks.ts';
 import { type ChangedSettings, changeSettings } from './migration-settings.ts';
 import {
@@ -61,8 +61,6 @@ const CAPABILITIES: Readonly<Record<string, boolean>> = {
 
 /** Milliseconds that QEMU may take to end a migration that has broken off. */
 const END_TIMEOUT_MS = 30_000;
-/** Milliseconds after the end of the stream: as long as QEMU takes to load what it has got. */
-const LINGER_MS = 2 ** 31 - 1;
 
 /**
  * Restores a guest: has a QEMU that was started with `-incoming defer` load a stream, as one act. Either QEMU
@@ -188,7 +186,8 @@ class Restoring {
       const { forward, limitedSeconds, failure } = await relay(stream, to, {
         check: this.#options.check === false ? undefined : (bytes) => this.#check(bytes),
         signal: stop.signal,
-        lingerMs: LINGER_MS,
+        // As long as QEMU takes to load what it has got.
+        lingerMs: LONGEST_MS,
       });
       await this.#loaded(watch, failure);
       const { bytes } = forward;

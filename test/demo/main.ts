@@ -50,9 +50,7 @@ async function moveRecording(): Promise<void> {
   const [socket] = (await once(server, 'connection')) as [net.Socket];
   server.close();
   const to = await openTo(`file:${file}`, { file: { maxBandwidth: LIMIT, digest: 'xxh64' } });
-  const meter = process.stderr.isTTY
-    ? await Meter.start(measurePuts(to), sidecar.bytes)
-    : undefined;
+  const meter = await Meter.start(measurePuts(to), sidecar.bytes, false);
   const received = check(await relay(new QemuFile(socketOps(socket)), to));
   meter?.stop();
   check(await sending);

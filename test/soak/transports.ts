@@ -3,14 +3,13 @@
 //   sender ──► [ from ]  relay  [ to ] ──► receiver        in brackets: faulty, by a random plan
 //     all over memory, a unix socket, TCP, a child process or a file
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { connect, createServer, type Socket } from 'node:net';
 import { type Fault, faultyOps, randomFaults } from '../../adapters/faulty.ts';
 import { execOps, memoryPair, openFd, socketOps } from '../../adapters/index.ts';
 import { QemuFile, type QemuFileOps, relay } from '../../lib/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { below, type Chance, oneOf } from '../helpers/mutate.ts';
+import { plainSockets } from '../helpers/sockets.ts';
 import { within } from '../helpers/until.ts';
 import type { Outcome } from './outcome.ts';
 
@@ -76,20 +75,6 @@ function randomBytes(length: number, chance: Chance): Buffer {
   return bytes;
 }
 
-/** Two ends of a new connection. */
-async function connection(kind: 'unix' | 'tcp', dir: TempDir): Promise<[Socket, Socket]> {
-  const server = createServer({ allowHalfOpen: true });
-  const address = kind === 'unix' ? { path: dir.join('socket') } : { host: '127.0.0.1', port: 0 };
-  await once(server.listen(address), 'listening');
-  const bound = server.address();
-  const target =
-    typeof bound === 'string' || bound === null ? { path: String(bound) } : { port: bound.port };
-  const here = connect({ ...target, allowHalfOpen: true });
-  const [there] = (await once(server, 'connection')) as [Socket];
-  server.close();
-  return [here, there];
-}
-
 async function sendOver(
   kind: (typeof BACKENDS)[number],
   bytes: Buffer,
@@ -103,7 +88,7 @@ async function sendOver(
     }
     case 'unix':
     case 'tcp': {
-      const [here, there] = await connection(kind, dir);
+      const [here, there] = await plainSockets(kind === 'unix' ? dir.join('socket') : undefined);
       return {
         ops: socketOps(there),
         peer: feed(new QemuFile(socketOps(here)), bytes).then(() => sent),
@@ -129,7 +114,7 @@ async function receiveOver(kind: (typeof BACKENDS)[number], dir: TempDir): Promi
     }
     case 'unix':
     case 'tcp': {
-      const [here, there] = await connection(kind, dir);
+      const [here, there] = await plainSockets(kind === 'unix' ? dir.join('socket') : undefined);
       return { ops: socketOps(here), peer: collect(new QemuFile(socketOps(there))) };
     }
     case 'child':
