@@ -1,32 +1,16 @@
 export {
-  type AdmissionOptions,
-  admit,
-  type Refusal,
-  type RefusalReason,
-  type Welcome,
-} from './admission.ts';
-export { type CompressFormat, type CompressOptions, compressTo } from './compress.ts';
-export {
-  type ConnectOptions,
-  connectSocket,
-  describeTarget,
-  type SocketTarget,
-} from './connect.ts';
+  SparseFile,
+  SparseOutput,
+  type SparseOutputOptions,
+  temporarySparseFile,
+} from '../lib/extract/sparse-file.ts';
+export { type CompressFormat, type CompressOptions, compressTo } from './compress/compress.ts';
 export {
   type CompressedSource,
   type DecompressFormat,
   type DecompressOps,
   decompressWith,
-} from './decompress.ts';
-export {
-  type ChildOps,
-  type ChildReadOps,
-  type ChildWriteOps,
-  type ExecOptions,
-  execOps,
-  type ProcessOptions,
-  processOps,
-} from './exec.ts';
+} from './compress/decompress.ts';
 export {
   type Direction,
   type FdBothOps,
@@ -35,17 +19,20 @@ export {
   type FdReadOps,
   type FdWriteOps,
   fdOps,
-} from './fd.ts';
-export { type OpenFifoOptions, openFifo } from './fifo.ts';
-export { type AcceptOptions, type Listener, type ListenOptions, listenSocket } from './listen.ts';
+} from './file/fd.ts';
+export {
+  type KeepPartial,
+  type OpenFdOptions,
+  openFd,
+  type PathWriteOps,
+} from './file/open-file.ts';
 export {
   type MemoryOps,
   type MemoryOptions,
   type MemoryPairOptions,
   memoryOps,
   memoryPair,
-} from './memory.ts';
-export type { PipeOps, PipeReadOps, PipeWriteOps } from './one-way.ts';
+} from './memory/memory.ts';
 export {
   type OpenFromOptions,
   type OpenOptions,
@@ -53,15 +40,38 @@ export {
   openFrom,
   openTo,
 } from './open.ts';
-export { type KeepPartial, type OpenFdOptions, openFd, type PathWriteOps } from './open-fd.ts';
 export { openPath } from './open-path.ts';
-export { type PipeOptions, pipeOps } from './pipe.ts';
-export type { ConnectionOps } from './shared-transport.ts';
-export { type SocketOptions, socketOps } from './socket.ts';
+export { type OpenFifoOptions, openFifo } from './pipe/fifo.ts';
+export { type PipeOptions, pipeOps } from './pipe/pipe.ts';
+export type { PipeOps, PipeReadOps, PipeWriteOps } from './pipe/pipe-ends.ts';
 export {
-  SparseFile,
-  SparseOutput,
-  type SparseOutputOptions,
-  temporarySparseFile,
-} from './sparse-file.ts';
+  type ChildOps,
+  type ChildReadOps,
+  type ChildWriteOps,
+  type ExecOptions,
+  execOps,
+  type ProcessOptions,
+  processOps,
+} from './process/exec.ts';
+export type { ConnectionOps } from './shared/shared-transport.ts';
+export {
+  type AdmissionOptions,
+  admit,
+  type Refusal,
+  type RefusalReason,
+  type Welcome,
+} from './socket/admit.ts';
+export {
+  type ConnectOptions,
+  connectSocket,
+  describeTarget,
+  type SocketTarget,
+} from './socket/connect.ts';
+export {
+  type AcceptOptions,
+  type Listener,
+  type ListenOptions,
+  listenSocket,
+} from './socket/listen.ts';
+export { type SocketOptions, socketOps } from './socket/socket.ts';
 export { parseUri, type Uri } from './uri.ts';

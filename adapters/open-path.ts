@@ -1,8 +1,8 @@
 import fs from 'node:fs';
-import type { FdReadOps } from './fd.ts';
-import { openFifo } from './fifo.ts';
-import type { PipeReadOps, PipeWriteOps } from './one-way.ts';
-import { type OpenFdOptions, openFd, type PathWriteOps } from './open-fd.ts';
+import type { FdReadOps } from './file/fd.ts';
+import { type OpenFdOptions, openFd, type PathWriteOps } from './file/open-file.ts';
+import { openFifo } from './pipe/fifo.ts';
+import type { PipeReadOps, PipeWriteOps } from './pipe/pipe-ends.ts';
 
 /**
  * Opens whatever is at a path: a FIFO as `openFifo` does, anything else as `openFd` does. QEMU's

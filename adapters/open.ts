@@ -1,16 +1,16 @@
 import type { ConnectionOptions, TlsOptions } from 'node:tls';
-import { abortError, QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import type { QemuFileOps } from '../lib/ops.ts';
-import type { QemuFileOptions } from '../lib/options.ts';
-import { QemuFile } from '../lib/qemu-file.ts';
-import { type AdmissionOptions, admit, MAX_CANDIDATES } from './admission.ts';
-import { connectSocket, type SocketTarget } from './connect.ts';
-import { execOps } from './exec.ts';
-import { type ListenOptions, listenSocket } from './listen.ts';
-import type { KeepPartial } from './open-fd.ts';
+import { abortError, QemuFileError, toQemuFileError } from '../lib/contract/errors.ts';
+import type { QemuFileOps } from '../lib/contract/ops.ts';
+import type { QemuFileOptions } from '../lib/qemu-file/options.ts';
+import { QemuFile } from '../lib/qemu-file/qemu-file.ts';
+import type { KeepPartial } from './file/open-file.ts';
 import { openPath } from './open-path.ts';
-import { pipeOps } from './pipe.ts';
-import { socketOps } from './socket.ts';
+import { pipeOps } from './pipe/pipe.ts';
+import { execOps } from './process/exec.ts';
+import { type AdmissionOptions, admit, MAX_CANDIDATES } from './socket/admit.ts';
+import { connectSocket, type SocketTarget } from './socket/connect.ts';
+import { type ListenOptions, listenSocket } from './socket/listen.ts';
+import { socketOps } from './socket/socket.ts';
 import { parseUri, type Uri } from './uri.ts';
 
 /** What `openFrom` and `openTo` have in common. */

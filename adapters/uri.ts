@@ -1,4 +1,4 @@
-import { QemuFileError } from '../lib/errors.ts';
+import { QemuFileError } from '../lib/contract/errors.ts';
 
 /** Where a migration comes from or goes to, taken apart; `parseUri` makes one of text. */
 export type Uri =

@@ -1,4 +1,4 @@
-// Does it matter where in a page a block begins that the kernel copies to and from? Decides lib/block.ts.
+// Does it matter where in a page a block begins that the kernel copies to and from? Decides lib/util/aligned-block.ts.
 import {
   closeSync,
   mkdtempSync,
@@ -9,7 +9,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { makeBlock } from '../lib/block.ts';
+import { makeBlock } from '../lib/util/aligned-block.ts';
 import { alternate, type Bench, type Contender, rowOf } from './harness/row.ts';
 
 const ours = 'our block';

@@ -1,19 +1,12 @@
-export { BandwidthBudget } from './bandwidth-budget.ts';
-export type {
-  AcceptChannelOptions,
-  ChannelResult,
-  ChannelsFailure,
-  ChannelsOptions,
-  ChannelsResult,
-} from './channels.ts';
-export * from './constants.ts';
-export { QemuFileError, type QemuFileErrorContext } from './errors.ts';
-export type { BytesSent, QemuFileHooks, QemuFileRamHook } from './hooks.ts';
-export { asNodeDuplex, toWeb } from './interop.ts';
-export type { RelayCheck } from './onlooker.ts';
-export type { Answer, QemuFileGetFd, QemuFileOps, QemuFileSizes, Whence } from './ops.ts';
-export type { QemuFileOptions, WaitOptions } from './options.ts';
-export { QemuFile } from './qemu-file.ts';
+export * from './contract/constants.ts';
+export { QemuFileError, type QemuFileErrorContext } from './contract/errors.ts';
+export type { Answer, QemuFileGetFd, QemuFileOps, QemuFileSizes, Whence } from './contract/ops.ts';
+export { asNodeDuplex, toWeb } from './qemu-file/node-interop.ts';
+export type { QemuFileOptions, WaitOptions } from './qemu-file/options.ts';
+export { BandwidthBudget } from './qemu-file/put/bandwidth-budget.ts';
+export { QemuFile } from './qemu-file/qemu-file.ts';
+export type { BytesSent, QemuFileHooks, QemuFileRamHook } from './qemu-file/ram-hooks.ts';
+export type { RelayCheck } from './relay/check-tap.ts';
 export {
   type RelayDirection,
   type RelayEnd,
@@ -21,5 +14,12 @@ export {
   type RelayOptions,
   type RelayResult,
   relay,
-} from './relay.ts';
-export { relayChannels } from './relay-channels.ts';
+} from './relay/relay.ts';
+export { relayChannels } from './relay/relay-channels.ts';
+export type {
+  AcceptChannelOptions,
+  ChannelResult,
+  ChannelsFailure,
+  ChannelsOptions,
+  ChannelsResult,
+} from './relay/relay-channels-types.ts';

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import * as faulty from '../adapters/faulty.ts';
+import * as faulty from '../adapters/faulty/index.ts';
 import * as adapters from '../adapters/index.ts';
 import * as library from '../lib/index.ts';
 import { QemuFile } from '../lib/index.ts';
@@ -77,8 +77,8 @@ describe('the header table of README', () => {
   });
 
   const sources = testSources();
-  const backend = readFileSync(join(root, 'lib/ops.ts'), 'utf8');
-  const hooks = readFileSync(join(root, 'lib/hooks.ts'), 'utf8');
+  const backend = readFileSync(join(root, 'lib/contract/ops.ts'), 'utf8');
+  const hooks = readFileSync(join(root, 'lib/qemu-file/ram-hooks.ts'), 'utf8');
 
   for (const { qemu, ours } of rows) {
     test(`${qemu.join(', ')} has its counterpart ${ours}, which a test exercises`, () => {

@@ -1,5 +1,5 @@
 import { Duplex } from 'node:stream';
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
+import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 
 /** Compresses bytes to something that can follow, and be followed by, others of its kind. */
 export type CompressBlock = (bytes: Buffer) => Promise<Buffer>;

@@ -1,9 +1,9 @@
 import { availableParallelism } from 'node:os';
 import type { Duplex } from 'node:stream';
 import zlib from 'node:zlib';
-import { abortError } from '../lib/errors.ts';
+import { abortError } from '../../lib/contract/errors.ts';
 import { BlockCompressor, type CompressBlock } from './block-compressor.ts';
-import { ToolCompressor } from './tool-compressor.ts';
+import { ToolCompressor } from './external-compressor.ts';
 
 /** Formats that can be compressed to. */
 export type CompressFormat = 'gzip' | 'zstd';

@@ -1,8 +1,8 @@
-import { QemuFileError } from '../lib/errors.ts';
-import type { Answer, QemuFileOps } from '../lib/ops.ts';
-import { StreamReader, StreamWriter } from './duplex-transport.ts';
-import { PIPE_SIZES } from './sizes.ts';
-import { Tool } from './tool.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer, QemuFileOps } from '../../lib/contract/ops.ts';
+import { PIPE_SIZES } from '../shared/sizes.ts';
+import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
+import { Tool } from './external-tool.ts';
 
 /** What is decompressed: a `QemuFile`, or anything else that gives chunks of bytes. */
 export interface CompressedSource extends AsyncIterable<Uint8Array> {

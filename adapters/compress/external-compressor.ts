@@ -1,7 +1,7 @@
 import { Duplex } from 'node:stream';
-import { QemuFileError } from '../lib/errors.ts';
-import { StreamReader, StreamWriter } from './duplex-transport.ts';
-import { Tool } from './tool.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
+import { Tool } from './external-tool.ts';
 
 type Callback = (error?: Error | null) => void;
 

@@ -1,8 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import { ChildEnd } from './child-end.ts';
-import { destroyStream } from './duplex-transport.ts';
+import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import { ChildEnd } from '../process/child-exit.ts';
+import { destroyStream } from '../stream/destroy-stream.ts';
 
 /** Milliseconds from SIGTERM to SIGKILL of a tool that is not needed any more. */
 const GRACE_MS = 2000;

@@ -1,4 +1,4 @@
-import type { QemuFileOps } from '../lib/ops.ts';
+import type { QemuFileOps } from '../../lib/contract/ops.ts';
 
 /** The operations that move the stream's bytes: faults can happen at any byte of each. */
 export type ByteOp = 'getBuffer' | 'writevBuffer';

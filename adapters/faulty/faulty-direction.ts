@@ -1,5 +1,5 @@
-import { QemuFileError } from '../lib/errors.ts';
-import type { ByteFault, ByteOp, Fault } from './faults.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { ByteFault, ByteOp, Fault } from './fault-plan.ts';
 
 /** A direction with the faults that are still to come, and what those that came have changed. */
 export class FaultyDirection {

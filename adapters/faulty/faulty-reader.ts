@@ -1,5 +1,5 @@
-import { QemuFileError } from '../lib/errors.ts';
-import type { Answer, QemuFileOps } from '../lib/ops.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer, QemuFileOps } from '../../lib/contract/ops.ts';
 import { type FaultyDirection, injected } from './faulty-direction.ts';
 
 /** The reads of one table, with the faults of their direction. */

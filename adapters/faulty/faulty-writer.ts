@@ -1,6 +1,6 @@
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import type { Answer, QemuFileOps } from '../lib/ops.ts';
-import type { ByteFault } from './faults.ts';
+import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer, QemuFileOps } from '../../lib/contract/ops.ts';
+import type { ByteFault } from './fault-plan.ts';
 import { type FaultyDirection, injected } from './faulty-direction.ts';
 
 /** The writes of one table, with the faults of their direction. */

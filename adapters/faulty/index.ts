@@ -1,7 +1,7 @@
 import type { Duplex } from 'node:stream';
-import { QemuFileError } from '../lib/errors.ts';
-import type { Answer, QemuFileOps, Whence } from '../lib/ops.ts';
-import type { Fault, OpFault, OtherOp } from './faults.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer, QemuFileOps, Whence } from '../../lib/contract/ops.ts';
+import type { Fault, OpFault, OtherOp } from './fault-plan.ts';
 import { FaultyDirection, injected } from './faulty-direction.ts';
 import { FaultyReader } from './faulty-reader.ts';
 import { FaultyWriter } from './faulty-writer.ts';
@@ -14,7 +14,7 @@ export {
   type OtherOp,
   type RandomFaultOptions,
   randomFaults,
-} from './faults.ts';
+} from './fault-plan.ts';
 
 /** A table whose operations go wrong by a plan. */
 export interface FaultyOps extends QemuFileOps {

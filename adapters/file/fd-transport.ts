@@ -1,10 +1,10 @@
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import type { Answer, Whence } from '../lib/ops.ts';
-import { FdCalls } from './fd-calls.ts';
+import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer, Whence } from '../../lib/contract/ops.ts';
+import { type Failure, failure } from '../stream/stream-failure.ts';
+import { FdCalls } from './calls-in-flight.ts';
 import { FdReader } from './fd-reader.ts';
 import { FdWriter } from './fd-writer.ts';
-import { closeFd } from './fs-calls.ts';
-import { type Failure, failure } from './stream-failure.ts';
+import { closeFd } from './fs-promises.ts';
 
 /** Largest read into memory of our own, where a read may outlive its answer. */
 const OWN_READ_SIZE = 64 * 1024;

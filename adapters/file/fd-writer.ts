@@ -1,9 +1,9 @@
 import fs from 'node:fs';
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import type { Answer } from '../lib/ops.ts';
-import type { FdCalls } from './fd-calls.ts';
-import { Backoff, isTransient, sleepSync } from './retry.ts';
-import type { Failure } from './stream-failure.ts';
+import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer } from '../../lib/contract/ops.ts';
+import { Backoff, isTransient, sleepSync } from '../shared/backoff.ts';
+import type { Failure } from '../stream/stream-failure.ts';
+import type { FdCalls } from './calls-in-flight.ts';
 
 /** Calls in a row that may write nothing, without an error, before that counts as one. */
 const MAX_EMPTY_WRITES = 8;

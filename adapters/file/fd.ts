@@ -1,8 +1,8 @@
 import fs from 'node:fs';
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import type { Answer, QemuFileOps, Whence } from '../lib/ops.ts';
+import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer, QemuFileOps, Whence } from '../../lib/contract/ops.ts';
+import { FILE_SIZES } from '../shared/sizes.ts';
 import { FdTransport } from './fd-transport.ts';
-import { FILE_SIZES } from './sizes.ts';
 
 /** Which way bytes go: `read` is out of the backend, `write` into it. */
 export type Direction = 'read' | 'write';

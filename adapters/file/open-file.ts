@@ -1,8 +1,8 @@
 import fs from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { abortError, QemuFileError, toQemuFileError } from '../lib/errors.ts';
+import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import { type Direction, type FdReadOps, type FdWriteOps, type Finish, fdTable } from './fd.ts';
-import { closeFd, openFile, syncFd, truncateFd } from './fs-calls.ts';
+import { closeFd, openFile, syncFd, truncateFd } from './fs-promises.ts';
 import { PartialFile, takenError } from './partial-file.ts';
 
 const { O_CREAT, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;

@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { QemuFileError } from '../lib/errors.ts';
-import { closeFd, openFile, syncFd } from './fs-calls.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import { closeFd, openFile, syncFd } from './fs-promises.ts';
 import { PartialNames } from './partial-name.ts';
 import { ownWriter, removeStalePartials, TOUCH_MS } from './stale-partials.ts';
 

@@ -1,5 +1,5 @@
-import { QemuFileError } from '../lib/errors.ts';
-import type { Answer } from '../lib/ops.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer } from '../../lib/contract/ops.ts';
 
 interface WaitingRead {
   readonly buffer: Uint8Array;

@@ -1,8 +1,8 @@
 import { constants } from 'node:buffer';
-import { QemuFileError } from '../lib/errors.ts';
-import type { QemuFileOps, Whence } from '../lib/ops.ts';
-import { ByteFifo } from './byte-fifo.ts';
-import { type ConnectionOps, shareTransport, type Transport } from './shared-transport.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { QemuFileOps, Whence } from '../../lib/contract/ops.ts';
+import { type ConnectionOps, shareTransport, type Transport } from '../shared/shared-transport.ts';
+import { ByteFifo } from './byte-ring.ts';
 
 /** How `memoryOps` behaves. */
 export interface MemoryOptions {

@@ -1,9 +1,9 @@
 import fs from 'node:fs';
 import net from 'node:net';
-import { abortError, QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import { closeFd, openFile } from './fs-calls.ts';
-import { type PipeReadOps, type PipeWriteOps, readTable, writeTable } from './one-way.ts';
-import { Backoff } from './retry.ts';
+import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import { closeFd, openFile } from '../file/fs-promises.ts';
+import { Backoff } from '../shared/backoff.ts';
+import { type PipeReadOps, type PipeWriteOps, readTable, writeTable } from './pipe-ends.ts';
 
 const { O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;
 

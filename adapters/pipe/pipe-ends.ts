@@ -1,8 +1,8 @@
 import type { Readable, Writable } from 'node:stream';
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import type { Answer, QemuFileOps } from '../lib/ops.ts';
-import { destroyStream, StreamReader, StreamWriter } from './duplex-transport.ts';
-import { PIPE_SIZES } from './sizes.ts';
+import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer, QemuFileOps } from '../../lib/contract/ops.ts';
+import { PIPE_SIZES } from '../shared/sizes.ts';
+import { destroyStream, StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
 
 /** What every table over a pipe has. */
 export interface PipeOps extends QemuFileOps {

@@ -1,12 +1,12 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import tty from 'node:tty';
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import { type Direction, type FdOps, fdOps } from './fd.ts';
+import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import { type Direction, type FdOps, fdOps } from '../file/fd.ts';
+import type { ConnectionOps } from '../shared/shared-transport.ts';
+import { socketOps } from '../socket/socket.ts';
 import { pipeTable } from './fifo.ts';
-import { type PipeOps, readTable, writeTable } from './one-way.ts';
-import type { ConnectionOps } from './shared-transport.ts';
-import { socketOps } from './socket.ts';
+import { type PipeOps, readTable, writeTable } from './pipe-ends.ts';
 
 /** How an inherited descriptor is used. */
 export interface PipeOptions {

@@ -1,10 +1,10 @@
 import type { ChildProcess } from 'node:child_process';
 import type { Readable } from 'node:stream';
-import { toQemuFileError } from '../lib/errors.ts';
-import { destroyStream } from './duplex-transport.ts';
+import { toQemuFileError } from '../../lib/contract/errors.ts';
+import { Backoff } from '../shared/backoff.ts';
+import { destroyStream } from '../stream/destroy-stream.ts';
+import { type Failure, failure } from '../stream/stream-failure.ts';
 import { isGroupAlive, signalGroup } from './process-group.ts';
-import { Backoff } from './retry.ts';
-import { type Failure, failure } from './stream-failure.ts';
 
 /** Bytes of a child's standard error that are kept for messages: the last ones. */
 const STDERR_TAIL = 2048;

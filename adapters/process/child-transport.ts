@@ -1,11 +1,11 @@
 import type { ChildProcess } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
-import { abortError, QemuFileError } from '../lib/errors.ts';
-import type { Answer, QemuFileSizes } from '../lib/ops.ts';
-import { ChildEnd } from './child-end.ts';
-import { destroyStream, StreamReader, StreamWriter } from './duplex-transport.ts';
-import type { Transport } from './shared-transport.ts';
-import { PIPE_SIZES } from './sizes.ts';
+import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer, QemuFileSizes } from '../../lib/contract/ops.ts';
+import type { Transport } from '../shared/shared-transport.ts';
+import { PIPE_SIZES } from '../shared/sizes.ts';
+import { destroyStream, StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
+import { ChildEnd } from './child-exit.ts';
 
 /** Milliseconds from SIGTERM to SIGKILL, unless the options say otherwise. */
 const GRACE_MS = 2000;

@@ -1,9 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { abortError, QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import type { Answer, QemuFileOps } from '../lib/ops.ts';
+import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer, QemuFileOps } from '../../lib/contract/ops.ts';
+import { type ConnectionOps, shareTransport } from '../shared/shared-transport.ts';
+import { PIPE_SIZES } from '../shared/sizes.ts';
 import { type ChildDirection, ChildTransport } from './child-transport.ts';
-import { type ConnectionOps, shareTransport } from './shared-transport.ts';
-import { PIPE_SIZES } from './sizes.ts';
 
 /** How a child process is dealt with. */
 export interface ProcessOptions {

@@ -1,5 +1,5 @@
-import { QemuFileError } from '../lib/errors.ts';
-import type { Answer, QemuFileOps, QemuFileSizes } from '../lib/ops.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer, QemuFileOps, QemuFileSizes } from '../../lib/contract/ops.ts';
 
 /** A two-way connection as the tables over it use it: one read and one write at a time, closed once. */
 export interface Transport {

@@ -1,4 +1,4 @@
-import type { QemuFileSizes } from '../lib/ops.ts';
+import type { QemuFileSizes } from '../../lib/contract/ops.ts';
 
 /*
  * What bench/write-pages.ts and bench/look-ahead-size.ts found to be fastest. Streams of Node's take far

@@ -1,9 +1,9 @@
 import type net from 'node:net';
-import { abortError, QemuFileError } from '../lib/errors.ts';
-import { Candidate } from './candidate.ts';
-import { destroyStream } from './duplex-transport.ts';
+import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
+import { destroyStream } from '../stream/destroy-stream.ts';
 import type { AcceptOptions, Listener } from './listen.ts';
-import { type Waiter, waitAmong } from './waiters.ts';
+import { Candidate } from './pending-connection.ts';
+import { type Waiter, waitAmong } from './wait-queue.ts';
 
 /** What the first bytes of a connection say about it: `'more'` is that there are too few of them. */
 export type Welcome = 'yes' | 'no' | 'more';

@@ -2,7 +2,7 @@ import { chmod, lstat, unlink } from 'node:fs/promises';
 import net from 'node:net';
 import { dirname } from 'node:path';
 import { isMainThread } from 'node:worker_threads';
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
+import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import { checkSocketPath, describeTarget, type SocketTarget } from './connect.ts';
 import { networkError } from './network-error.ts';
 

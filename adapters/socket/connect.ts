@@ -1,6 +1,6 @@
 import net from 'node:net';
 import tls from 'node:tls';
-import { abortError, QemuFileError } from '../lib/errors.ts';
+import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
 import { networkError } from './network-error.ts';
 
 /** An address on the network, or the path of a unix socket. */

@@ -1,13 +1,13 @@
 import net from 'node:net';
 import tls from 'node:tls';
-import { abortError, QemuFileError } from '../lib/errors.ts';
+import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
+import { destroyStream } from '../stream/destroy-stream.ts';
+import { unverifiedReason } from '../stream/tls-reason.ts';
+import { startListening } from './bind.ts';
 import { describeTarget, type SocketTarget } from './connect.ts';
-import { destroyStream } from './duplex-transport.ts';
 import { networkError } from './network-error.ts';
-import { startListening } from './start-listening.ts';
-import { unverifiedReason } from './tls-reason.ts';
-import { underTls } from './under-tls.ts';
-import { type Waiter, waitAmong } from './waiters.ts';
+import { underTls } from './underlying-socket.ts';
+import { type Waiter, waitAmong } from './wait-queue.ts';
 
 /** How `listenSocket` behaves. */
 export interface ListenOptions {

@@ -1,6 +1,6 @@
 import { constants } from 'node:os';
-import { QemuFileError } from '../lib/errors.ts';
-import { tlsReason } from './tls-reason.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import { tlsReason } from '../stream/tls-reason.ts';
 
 /** What Node says of an end that leaves during the handshake, on the connecting and the listening side. */
 const HUNG_UP: ReadonlySet<string> = new Set([

@@ -1,11 +1,11 @@
 import { readSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import type { Answer, QemuFileSizes } from '../lib/ops.ts';
-import { StreamReader, StreamWriter } from './duplex-transport.ts';
-import { type ConnectionOps, shareTransport, type Transport } from './shared-transport.ts';
-import { SOCKET_SIZES } from './sizes.ts';
-import { underTls } from './under-tls.ts';
+import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer, QemuFileSizes } from '../../lib/contract/ops.ts';
+import { type ConnectionOps, shareTransport, type Transport } from '../shared/shared-transport.ts';
+import { SOCKET_SIZES } from '../shared/sizes.ts';
+import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
+import { underTls } from './underlying-socket.ts';
 
 /** How `socketOps` behaves. */
 export interface SocketOptions {

@@ -1,4 +1,4 @@
-import { abortError, type QemuFileError } from '../lib/errors.ts';
+import { abortError, type QemuFileError } from '../../lib/contract/errors.ts';
 
 /** Somebody who waits for a connection; what is given or failed waits no longer. */
 export interface Waiter<T, W> {

@@ -1,4 +1,4 @@
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
+import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import { tlsReason } from './tls-reason.ts';
 
 /** Codes of Node's and of libuv's that say no more than that the stream is gone. */

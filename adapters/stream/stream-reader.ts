@@ -1,9 +1,9 @@
 import type { Readable } from 'node:stream';
-import { QemuFileError } from '../lib/errors.ts';
-import type { Answer } from '../lib/ops.ts';
-import { freeChunk } from './free-chunk.ts';
-import { keepHeap } from './keep-heap.ts';
-import { ReadAtOnce } from './read-at-once.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer } from '../../lib/contract/ops.ts';
+import { ReadAtOnce } from './direct-read.ts';
+import { keepHeap } from './malloc-trim.ts';
+import { freeChunk } from './release-chunk.ts';
 import { type Failure, failure, failureOf } from './stream-failure.ts';
 
 /** Bytes that a `StreamReader` holds before it pauses its stream: with less it stops and starts all the time (bench/read-pages.ts). */

@@ -1,6 +1,6 @@
 import type { Writable } from 'node:stream';
-import { QemuFileError } from '../lib/errors.ts';
-import type { Answer } from '../lib/ops.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { Answer } from '../../lib/contract/ops.ts';
 import { type Failure, failure, failureOf, gone } from './stream-failure.ts';
 
 /**

@@ -1,14 +1,14 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import { EXIT } from './exit.ts';
-import type { ExtractFlags } from './extract.ts';
-import type { InspectFlags } from './inspect.ts';
-import type { RelayFlags } from './relay.ts';
-import type { RestoreFlags } from './restore.ts';
-import type { SaveFlags } from './save.ts';
-import { parseSize } from './sizes.ts';
-import { guardOutputs } from './text.ts';
-import { addTlsOptions } from './tls-options.ts';
-import type { VerifyFlags } from './verify.ts';
+import type { ExtractFlags } from './commands/extract.ts';
+import type { InspectFlags } from './commands/inspect.ts';
+import type { RelayFlags } from './commands/relay.ts';
+import type { RestoreFlags } from './commands/restore.ts';
+import type { SaveFlags } from './commands/save.ts';
+import type { VerifyFlags } from './commands/verify.ts';
+import { addTlsOptions } from './endpoints/tls-options.ts';
+import { EXIT } from './shell/exit-codes.ts';
+import { parseSize } from './shell/sizes.ts';
+import { guardOutputs } from './shell/stdio.ts';
 
 const ENDPOINTS = `
 Endpoints are QEMU's own: <from> takes what QEMU's -incoming takes, <to> what its migrate takes.
@@ -125,7 +125,7 @@ function addRelay(program: Command, done: (code: number) => void): void {
   addTlsOptions(command, ['from', 'to'])
     .addHelpText('after', RELAY_NOTES)
     .action(async (from: string, to: string, flags: RelayFlags) => {
-      const { runRelay } = await import('./relay.ts');
+      const { runRelay } = await import('./commands/relay.ts');
       done(await runRelay(from, to, flags));
     });
 }
@@ -136,7 +136,7 @@ function addReaders(program: Command, done: (code: number) => void): void {
     .option('--html <file>', 'write a report to look at in a browser')
     .option('--digest', 'XXH64 of what each RAM block holds in the end')
     .action(async (from: string, flags: InspectFlags) => {
-      const { runInspect } = await import('./inspect.ts');
+      const { runInspect } = await import('./commands/inspect.ts');
       done(await runInspect(from, flags));
     });
   addReader(program, 'verify', 'Tell whether a migration stream is whole and well formed.')
@@ -148,7 +148,7 @@ function addReaders(program: Command, done: (code: number) => void): void {
     )
     .option('--no-description', 'accept a stream without a VM description (suppress-vmdesc=on)')
     .action(async (from: string, flags: VerifyFlags) => {
-      const { runVerify } = await import('./verify.ts');
+      const { runVerify } = await import('./commands/verify.ts');
       done(await runVerify(from, flags));
     });
   addReader(program, 'extract', 'Get guest memory out of a migration stream.')
@@ -158,7 +158,7 @@ function addReaders(program: Command, done: (code: number) => void): void {
     .option('--elf <file>', 'an ELF core, at guest-physical addresses')
     .option('--manifest <file>', 'digests of the stream, its sections and RAM blocks')
     .action(async (from: string, flags: ExtractFlags) => {
-      const { runExtract } = await import('./extract.ts');
+      const { runExtract } = await import('./commands/extract.ts');
       done(await runExtract(from, flags));
     });
 }
@@ -187,7 +187,7 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
     .option('--resume', 'let the guest run on here afterwards')
     .option('--keep-paused', 'leave the guest stopped afterwards, which is the default');
   addTlsOptions(save, ['to']).action(async (to: string, flags: SaveFlags) => {
-    const { runSave } = await import('./save.ts');
+    const { runSave } = await import('./commands/save.ts');
     done(await runSave(to, flags));
   });
   const restore = addVmCommand(
@@ -200,7 +200,7 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
     .option('--resume', 'have the guest run, also if it was saved while it was stopped')
     .option('--keep-paused', 'leave the guest stopped, also if it ran when it was saved');
   addTlsOptions(restore, ['from']).action(async (from: string, flags: RestoreFlags) => {
-    const { runRestore } = await import('./restore.ts');
+    const { runRestore } = await import('./commands/restore.ts');
     done(await runRestore(from, flags));
   });
 }

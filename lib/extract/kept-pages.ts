@@ -1,6 +1,6 @@
 import { temporarySparseFile } from '../../adapters/index.ts';
-import type { RamBlock } from '../migration/events.ts';
-import { type PageStore, SpillingStore, shareStore } from '../migration/page-store.ts';
+import type { RamBlock } from '../migration/format/events.ts';
+import { type PageStore, SpillingStore, shareStore } from '../migration/memory/page-store.ts';
 
 /** Where the RAM of a stream is kept: in memory up to 64 MiB, beyond that in a temporary file. */
 export interface KeptPages extends Disposable {

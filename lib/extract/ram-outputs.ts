@@ -1,14 +1,14 @@
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { SparseOutput } from '../../adapters/index.ts';
-import { Digest } from '../digest.ts';
-import { elfCore } from '../migration/elf-core.ts';
-import type { PageVisitor, RamBlock } from '../migration/events.ts';
-import { guestMap } from '../migration/memory-map.ts';
-import { PlacedStore } from '../migration/page-store.ts';
-import { RamImage } from '../migration/ram-image.ts';
-import { combineVisitors } from '../migration/visitors.ts';
-import { type KeptPages, keepPages } from './page-stores.ts';
+import type { PageVisitor, RamBlock } from '../migration/format/events.ts';
+import { combineVisitors } from '../migration/memory/combine-visitors.ts';
+import { elfCore } from '../migration/memory/elf-core.ts';
+import { guestMap } from '../migration/memory/guest-map.ts';
+import { PlacedStore } from '../migration/memory/page-store.ts';
+import { RamImage } from '../migration/memory/ram-image.ts';
+import { Digest } from '../util/digest.ts';
+import { type KeptPages, keepPages } from './kept-pages.ts';
 
 /** Longest file name that is made of a block's. */
 const MAX_NAME = 200;

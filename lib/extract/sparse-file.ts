@@ -2,11 +2,11 @@ import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import { PageSet } from '../lib/migration/page-set.ts';
-import type { PageStore } from '../lib/migration/page-store.ts';
-import { closeFd, openFile, truncateFd } from './fs-calls.ts';
-import { PartialFile, takenError } from './partial-file.ts';
+import { closeFd, openFile, truncateFd } from '../../adapters/file/fs-promises.ts';
+import { PartialFile, takenError } from '../../adapters/file/partial-file.ts';
+import { QemuFileError, toQemuFileError } from '../contract/errors.ts';
+import { PageSet } from '../migration/memory/page-set.ts';
+import type { PageStore } from '../migration/memory/page-store.ts';
 
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR } = fs.constants;
 

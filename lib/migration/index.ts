@@ -1,23 +1,44 @@
-export type { CommandItem } from './commands.ts';
+export { type LibvirtSave, parseLibvirtHeader } from './containers/libvirt-save.ts';
+export {
+  Qcow2Image,
+  type Qcow2Snapshot,
+  type Qcow2VmState,
+  type ReadAt,
+} from './containers/qcow2-image.ts';
 export {
   type Container,
   describeContainer,
   SNIFF_SIZE,
   sniffContainer,
-} from './container.ts';
-export { type DeviceState, decodeState, type StateValue, stateToJson } from './device-state.ts';
-export { type CoreLayout, type CoreOptions, type CoreRange, elfCore } from './elf-core.ts';
-export type * from './events.ts';
-export { type FoundDescription, findVmDescription } from './find-description.ts';
-export { type LibvirtSave, parseLibvirtHeader } from './libvirt-save.ts';
+} from './containers/sniff.ts';
+export { type UnwrapOptions, type Unwrapped, unpack, unwrap } from './containers/unwrap.ts';
+export { type FoundDescription, findVmDescription } from './devices/find-vm-description.ts';
 export {
-  type BlockDigest,
-  compareManifests,
-  type Manifest,
-  parseManifest,
-  type SectionDigest,
-} from './manifest.ts';
-export { type Architecture, type GuestMap, type GuestRange, guestMap } from './memory-map.ts';
+  type DeviceState,
+  decodeState,
+  type StateValue,
+  stateToJson,
+} from './devices/state-decoder.ts';
+export {
+  bodySize,
+  type DeviceDescription,
+  type FieldDescription,
+  parseVmDescription,
+  type StateDescription,
+  type VmDescription,
+} from './devices/vm-description.ts';
+export type * from './format/events.ts';
+export {
+  MigrationStreamError,
+  type SectionName,
+  type StreamFault,
+  type StreamFaultContext,
+} from './format/stream-error.ts';
+export type { StreamSource } from './format/stream-source.ts';
+export * from './format/wire.ts';
+export { combineVisitors } from './memory/combine-visitors.ts';
+export { type CoreLayout, type CoreOptions, type CoreRange, elfCore } from './memory/elf-core.ts';
+export { type Architecture, type GuestMap, type GuestRange, guestMap } from './memory/guest-map.ts';
 export {
   MemoryPageStore,
   type PageStore,
@@ -25,33 +46,19 @@ export {
   PlacedStore,
   SpillingStore,
   shareStore,
-} from './page-store.ts';
-export { Qcow2Image, type Qcow2Snapshot, type Qcow2VmState, type ReadAt } from './qcow2.ts';
-export { type Extent, RamImage, type RamImageOptions } from './ram-image.ts';
-export { type MapCell, RamMap } from './ram-map.ts';
-export type { RamTable } from './ram-table.ts';
-export { MigrationReader, type ReaderOptions } from './reader.ts';
+} from './memory/page-store.ts';
+export { type Extent, RamImage, type RamImageOptions } from './memory/ram-image.ts';
+export { type MapCell, RamMap } from './memory/ram-map.ts';
+export type { RamTable } from './ram/ram-table.ts';
+export { applyXbzrle, xbzrleFault } from './ram/xbzrle.ts';
+export type { CommandItem } from './reader/commands.ts';
+export { MigrationReader, type ReaderOptions } from './reader/migration-reader.ts';
 export {
   encodeReturnPath,
   type ReturnPathContent,
   type ReturnPathMessage,
   ReturnPathReader,
-} from './return-path.ts';
-export type { StreamSource } from './source.ts';
-export {
-  MigrationStreamError,
-  type SectionName,
-  type StreamFault,
-  type StreamFaultContext,
-} from './stream-error.ts';
-export {
-  type BlockSummary,
-  type CommandSummary,
-  deviceKey,
-  type SectionSummary,
-  StreamSummarizer,
-  type StreamSummary,
-} from './summary.ts';
+} from './reader/return-path.ts';
 export {
   checkTarget,
   describeTargetProblem,
@@ -60,17 +67,20 @@ export {
   type TargetDump,
   type TargetProblem,
   type TargetVerdict,
-} from './target.ts';
-export { type UnwrapOptions, type Unwrapped, unpack, unwrap } from './unwrap.ts';
-export { type Verification, type VerifyOptions, verifyStream } from './verify.ts';
-export { combineVisitors } from './visitors.ts';
+} from './target/check-target.ts';
 export {
-  bodySize,
-  type DeviceDescription,
-  type FieldDescription,
-  parseVmDescription,
-  type StateDescription,
-  type VmDescription,
-} from './vm-description.ts';
-export * from './wire.ts';
-export { applyXbzrle, xbzrleFault } from './xbzrle.ts';
+  type BlockDigest,
+  compareManifests,
+  type Manifest,
+  parseManifest,
+  type SectionDigest,
+} from './verify/manifest.ts';
+export {
+  type BlockSummary,
+  type CommandSummary,
+  deviceKey,
+  type SectionSummary,
+  StreamSummarizer,
+  type StreamSummary,
+} from './verify/summary.ts';
+export { type Verification, type VerifyOptions, verifyStream } from './verify/verify.ts';

@@ -1,9 +1,9 @@
-import { answerOf, handled } from './answers.ts';
-import { abortError, QemuFileError, toQemuFileError } from './errors.ts';
-import { GetHalf } from './get-half.ts';
-import type { QemuFileOps } from './ops.ts';
+import { answerOf, handled } from '../contract/backend-result.ts';
+import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
+import type { QemuFileOps } from '../contract/ops.ts';
+import { GetHalf } from './get/get-half.ts';
 import { type QemuFileOptions, resolveSettings, type WaitOptions } from './options.ts';
-import { PutHalf } from './put-half.ts';
+import { PutHalf } from './put/put-half.ts';
 import { reclaim, StreamBase } from './stream-base.ts';
 
 /*

@@ -1,8 +1,8 @@
-import { BandwidthBudget } from './bandwidth-budget.ts';
-import { IO_BUF_SIZE, MAX_IOV_SIZE } from './constants.ts';
-import type { GetSettings } from './get-half.ts';
-import type { QemuFileOps, QemuFileSizes } from './ops.ts';
-import type { PutSettings } from './put-half.ts';
+import { IO_BUF_SIZE, MAX_IOV_SIZE } from '../contract/constants.ts';
+import type { QemuFileOps, QemuFileSizes } from '../contract/ops.ts';
+import type { GetSettings } from './get/get-half.ts';
+import { BandwidthBudget } from './put/bandwidth-budget.ts';
+import type { PutSettings } from './put/put-half.ts';
 
 /** How a `QemuFile` is to work; sizes left out are the backend's, or else QEMU's. */
 export interface QemuFileOptions extends Partial<QemuFileSizes> {

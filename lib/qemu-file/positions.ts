@@ -1,10 +1,10 @@
 import { inspect } from 'node:util';
-import { badAnswer, handled } from './answers.ts';
-import { QemuFileError, toQemuFileError } from './errors.ts';
-import type { Answer, QemuFileOps, Whence } from './ops.ts';
+import { badAnswer, handled } from '../contract/backend-result.ts';
+import { QemuFileError, toQemuFileError } from '../contract/errors.ts';
+import type { Answer, QemuFileOps, Whence } from '../contract/ops.ts';
 import type { WaitOptions } from './options.ts';
-import { QemuFileGet } from './qemu-file-get.ts';
-import { checkAttached } from './qemu-file-put.ts';
+import { QemuFileGet } from './typed-gets.ts';
+import { checkAttached } from './typed-puts.ts';
 
 function checkOffset(offset: number, operation: string): void {
   if (!(Number.isSafeInteger(offset) && offset >= 0)) {

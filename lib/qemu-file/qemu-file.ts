@@ -1,15 +1,15 @@
-import { answerOf } from './answers.ts';
-import type { BandwidthBudget } from './bandwidth-budget.ts';
+import { answerOf } from '../contract/backend-result.ts';
 import {
   RAM_CONTROL_HOOK,
   RAM_SAVE_CONTROL_DELAYED,
   RAM_SAVE_CONTROL_NOT_SUPP,
-} from './constants.ts';
-import { codeOf, errnoOf, QemuFileError, toQemuFileError } from './errors.ts';
-import type { BytesSent, QemuFileHooks, QemuFileRamHook } from './hooks.ts';
-import type { Answer, QemuFileOps } from './ops.ts';
+} from '../contract/constants.ts';
+import { codeOf, errnoOf, QemuFileError, toQemuFileError } from '../contract/errors.ts';
+import type { Answer, QemuFileOps } from '../contract/ops.ts';
 import type { QemuFileOptions } from './options.ts';
-import { QemuFilePosition } from './qemu-file-position.ts';
+import { QemuFilePosition } from './positions.ts';
+import type { BandwidthBudget } from './put/bandwidth-budget.ts';
+import type { BytesSent, QemuFileHooks, QemuFileRamHook } from './ram-hooks.ts';
 
 /**
  * QEMU's migration channel as a stream: a buffered, big-endian, rate-limited, error-latching byte

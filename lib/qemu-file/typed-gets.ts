@@ -1,6 +1,6 @@
-import { handled } from './answers.ts';
+import { handled } from '../contract/backend-result.ts';
 import type { WaitOptions } from './options.ts';
-import { checkAttached, QemuFilePut } from './qemu-file-put.ts';
+import { checkAttached, QemuFilePut } from './typed-puts.ts';
 
 /**
  * The typed gets of a `QemuFile`; use `QemuFile`.

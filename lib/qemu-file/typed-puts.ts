@@ -1,6 +1,6 @@
 import { deflateSync } from 'node:zlib';
-import { QemuFileError } from './errors.ts';
-import { QemuFileStream } from './qemu-file-stream.ts';
+import { QemuFileError } from '../contract/errors.ts';
+import { QemuFileStream } from './lifecycle.ts';
 
 /** zlib's bound on the size of `length` bytes when compressed. */
 function compressBound(length: number): number {

@@ -1,4 +1,4 @@
-import { QemuFile } from './qemu-file.ts';
+import { QemuFile } from '../qemu-file/qemu-file.ts';
 
 /** Reads along with a relay; what it rejects with, the relay fails with. */
 export type RelayCheck = (stream: AsyncIterable<Uint8Array>) => Promise<void>;

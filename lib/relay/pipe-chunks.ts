@@ -1,4 +1,4 @@
-import type { QemuFile } from './qemu-file.ts';
+import type { QemuFile } from '../qemu-file/qemu-file.ts';
 
 /** Bytes on their way from one file to others. */
 export interface Pump {

@@ -1,5 +1,5 @@
-import type { QemuFileError } from './errors.ts';
-import type { QemuFile } from './qemu-file.ts';
+import type { QemuFileError } from '../contract/errors.ts';
+import type { QemuFile } from '../qemu-file/qemu-file.ts';
 import type { RelayDirection, RelayEnd } from './relay.ts';
 
 /** How `relayChannels` accepts a connection. */

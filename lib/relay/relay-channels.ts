@@ -1,13 +1,18 @@
-import { CHANNEL_START_SIZE, type ChannelKind, hasEnded, lookAtStart } from './channel-start.ts';
+import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
+import {
+  CHANNEL_START_SIZE,
+  type ChannelKind,
+  hasEnded,
+  lookAtStart,
+} from '../migration/format/channel-kind.ts';
+import type { QemuFile } from '../qemu-file/qemu-file.ts';
+import { type RelayEnd, relay } from './relay.ts';
 import type {
   ChannelResult,
   ChannelsFailure,
   ChannelsOptions,
   ChannelsResult,
-} from './channels.ts';
-import { abortError, QemuFileError, toQemuFileError } from './errors.ts';
-import type { QemuFile } from './qemu-file.ts';
-import { type RelayEnd, relay } from './relay.ts';
+} from './relay-channels-types.ts';
 
 /*
  *   accepted ──► looked at ──(there is a main channel)──► connected ──► relayed

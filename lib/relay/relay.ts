@@ -1,9 +1,9 @@
-import { Digest, loadDigest } from './digest.ts';
-import { abortError, QemuFileError, toQemuFileError } from './errors.ts';
-import { handOver } from './hand-over.ts';
-import { Onlooker, type RelayCheck } from './onlooker.ts';
-import { pump } from './pump.ts';
-import type { QemuFile } from './qemu-file.ts';
+import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
+import type { QemuFile } from '../qemu-file/qemu-file.ts';
+import { Digest, loadDigest } from '../util/digest.ts';
+import { Onlooker, type RelayCheck } from './check-tap.ts';
+import { pump } from './pipe-chunks.ts';
+import { handOver } from './transfer.ts';
 
 /*
  *            forward                          A direction that reached its end is ended at the other

@@ -1,6 +1,6 @@
-import type { GetHalf } from './get-half.ts';
-import type { QemuFile } from './qemu-file.ts';
-import { getHalfOf } from './qemu-file-stream.ts';
+import type { GetHalf } from '../qemu-file/get/get-half.ts';
+import { getHalfOf } from '../qemu-file/lifecycle.ts';
+import type { QemuFile } from '../qemu-file/qemu-file.ts';
 
 /**
  * Moves all bytes of a file into others: by reference, no faster than all sinks take them, and past the

@@ -5,10 +5,10 @@ export {
   type QmpConnectOptions,
   type QmpEventOptions,
   type QmpExecuteOptions,
-} from './qmp-client.ts';
-export { QmpError } from './qmp-error.ts';
-export type { QmpEvent } from './qmp-events.ts';
-export type { QmpGreeting } from './qmp-message.ts';
+} from './qmp/qmp-client.ts';
+export { QmpError } from './qmp/qmp-error.ts';
+export type { QmpEvent } from './qmp/qmp-events.ts';
+export type { QmpGreeting } from './qmp/qmp-message.ts';
 export { type RestoreOptions, type RestoreResult, restoreVm } from './restore.ts';
 export { saveVm } from './save.ts';
 export type { SaveOptions, SaveResult } from './save-options.ts';

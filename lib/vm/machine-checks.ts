@@ -1,8 +1,8 @@
-import { QemuFileError } from '../errors.ts';
-import { printable } from '../migration/stream-error.ts';
+import { QemuFileError } from '../contract/errors.ts';
+import { printable } from '../migration/format/stream-error.ts';
 import { hasEnded, queryMigration, queryRunState, type RunState } from './migration-watch.ts';
-import type { QmpClient } from './qmp-client.ts';
-import { QmpError } from './qmp-error.ts';
+import type { QmpClient } from './qmp/qmp-client.ts';
+import { QmpError } from './qmp/qmp-error.ts';
 
 /** What a guest that cannot be saved now may be up to, and what helps. */
 const UNSAVEABLE: ReadonlyMap<string, string> = new Map([

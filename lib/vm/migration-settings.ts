@@ -1,4 +1,4 @@
-import type { QmpClient } from './qmp-client.ts';
+import type { QmpClient } from './qmp/qmp-client.ts';
 
 /** Capabilities and parameters of migration, by QEMU's names. */
 export interface MigrationSettings {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { QmpClient, QmpExecuteOptions } from './qmp-client.ts';
-import type { QmpEvent } from './qmp-events.ts';
+import type { QmpClient, QmpExecuteOptions } from './qmp/qmp-client.ts';
+import type { QmpEvent } from './qmp/qmp-events.ts';
 
 /** How far a migration has come, as QEMU sees it. */
 export interface MigrationProgress {

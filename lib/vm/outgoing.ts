@@ -1,8 +1,8 @@
 import type { Duplex } from 'node:stream';
 import { type ConnectionOps, socketOps } from '../../adapters/index.ts';
-import { encodeReturnPath } from '../migration/return-path.ts';
-import type { Answer } from '../ops.ts';
-import { QemuFile } from '../qemu-file.ts';
+import type { Answer } from '../contract/ops.ts';
+import { encodeReturnPath } from '../migration/reader/return-path.ts';
+import { QemuFile } from '../qemu-file/qemu-file.ts';
 
 const DROPPED_AT_ONCE = 65536;
 

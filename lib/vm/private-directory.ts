@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { toQemuFileError } from '../errors.ts';
+import { toQemuFileError } from '../contract/errors.ts';
 
 /** A directory that only this user can look into, for a socket that only this user's QEMU shall find. */
 export class PrivateDirectory implements AsyncDisposable {

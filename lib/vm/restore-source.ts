@@ -1,10 +1,10 @@
 import { decompressWith } from '../../adapters/index.ts';
-import type { Compression } from '../migration/container.ts';
-import type { Configuration } from '../migration/events.ts';
-import { MigrationReader } from '../migration/reader.ts';
-import { MigrationStreamError } from '../migration/stream-error.ts';
-import { type Unwrapped, unwrap } from '../migration/unwrap.ts';
-import { QemuFile } from '../qemu-file.ts';
+import type { Compression } from '../migration/containers/sniff.ts';
+import { type Unwrapped, unwrap } from '../migration/containers/unwrap.ts';
+import type { Configuration } from '../migration/format/events.ts';
+import { MigrationStreamError } from '../migration/format/stream-error.ts';
+import { MigrationReader } from '../migration/reader/migration-reader.ts';
+import { QemuFile } from '../qemu-file/qemu-file.ts';
 
 /** A stream that is to be restored. */
 export interface OpenSource {

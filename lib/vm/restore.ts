@@ -1,11 +1,10 @@
 import { readlink } from 'node:fs/promises';
 import { connectSocket, socketOps } from '../../adapters/index.ts';
-import { abortError, QemuFileError, toQemuFileError } from '../errors.ts';
-import type { Unwrapped } from '../migration/unwrap.ts';
-import { verifyStream } from '../migration/verify.ts';
-import { QemuFile } from '../qemu-file.ts';
-import { type RelayFailure, relay } from '../relay.ts';
-import { LONGEST_MS, withPatience } from './deadline.ts';
+import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
+import type { Unwrapped } from '../migration/containers/unwrap.ts';
+import { verifyStream } from '../migration/verify/verify.ts';
+import { QemuFile } from '../qemu-file/qemu-file.ts';
+import { type RelayFailure, relay } from '../relay/relay.ts';
 import { checkMachine, checkWaiting } from './machine-checks.ts';
 import { type ChangedSettings, changeSettings } from './migration-settings.ts';
 import {
@@ -15,8 +14,9 @@ import {
   settledRunState,
 } from './migration-watch.ts';
 import { PrivateDirectory } from './private-directory.ts';
-import type { QmpClient } from './qmp-client.ts';
-import { QmpError } from './qmp-error.ts';
+import type { QmpClient } from './qmp/qmp-client.ts';
+import { QmpError } from './qmp/qmp-error.ts';
+import { LONGEST_MS, withPatience } from './qmp/timeout.ts';
 import { type OpenSource, openSource } from './restore-source.ts';
 
 /** How `restoreVm` works. */

@@ -1,8 +1,8 @@
 import { temporarySparseFile } from '../../adapters/index.ts';
-import { QemuFileError } from '../errors.ts';
-import type { Manifest } from '../migration/manifest.ts';
-import { SpillingStore, shareStore } from '../migration/page-store.ts';
-import { verifyStream } from '../migration/verify.ts';
+import { QemuFileError } from '../contract/errors.ts';
+import { SpillingStore, shareStore } from '../migration/memory/page-store.ts';
+import type { Manifest } from '../migration/verify/manifest.ts';
+import { verifyStream } from '../migration/verify/verify.ts';
 import type { MigrationWatch } from './migration-watch.ts';
 import type { Outgoing } from './outgoing.ts';
 

@@ -1,5 +1,5 @@
 import type { CompressFormat } from '../../adapters/index.ts';
-import type { Manifest } from '../migration/manifest.ts';
+import type { Manifest } from '../migration/verify/manifest.ts';
 import type { MigrationSettings } from './migration-settings.ts';
 import type { MigrationProgress } from './migration-watch.ts';
 

@@ -1,8 +1,8 @@
 import { finished, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { type CompressFormat, compressTo } from '../../adapters/index.ts';
-import { toQemuFileError } from '../errors.ts';
-import { QemuFile } from '../qemu-file.ts';
+import { toQemuFileError } from '../contract/errors.ts';
+import { QemuFile } from '../qemu-file/qemu-file.ts';
 
 /** Where a stream is saved to. */
 export type VmSink = QemuFile | Writable;

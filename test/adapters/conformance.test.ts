@@ -4,16 +4,16 @@ import { constants, openSync } from 'node:fs';
 import net from 'node:net';
 import { Duplex } from 'node:stream';
 import { Duplex as ReadableStreamDuplex } from 'readable-stream';
-import { execOps } from '../../adapters/exec.ts';
-import { memoryOps, memoryPair } from '../../adapters/memory.ts';
-import { type SocketOptions, socketOps } from '../../adapters/socket.ts';
-import type { StreamBase } from '../../lib/stream-base.ts';
+import { memoryOps, memoryPair } from '../../adapters/memory/memory.ts';
+import { execOps } from '../../adapters/process/exec.ts';
+import { type SocketOptions, socketOps } from '../../adapters/socket/socket.ts';
+import type { StreamBase } from '../../lib/qemu-file/stream-base.ts';
 import { type Backend, readOnce } from '../helpers/backend.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
 import { duplexPair } from '../helpers/duplex-pair.ts';
 import { plainSockets, tlsSockets } from '../helpers/sockets.ts';
 import { streamPeer, watchListeners } from '../helpers/stream-peer.ts';
-import { conformance } from '../ops-conformance.ts';
+import { conformance } from './ops-conformance.ts';
 
 const { O_NONBLOCK, O_RDONLY, O_RDWR } = constants;
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { readdirSync } from 'node:fs';
 import { describe, test } from 'node:test';
-import type { QemuFileOps } from '../lib/ops.ts';
+import type { QemuFileOps } from '../../lib/contract/ops.ts';
 import {
   type Backend,
   collect,
@@ -12,8 +12,8 @@ import {
   rejectsWith,
   Subject,
   type Traits,
-} from './helpers/backend.ts';
-import { until } from './helpers/until.ts';
+} from '../helpers/backend.ts';
+import { until } from '../helpers/until.ts';
 
 const MIB = 1024 * 1024;
 const EMPTY = new Uint8Array(0);

@@ -4,16 +4,16 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import net from 'node:net';
 import { describe, test } from 'node:test';
-import { showProgress } from '../lib/cli/meter.ts';
-import { watchSilence } from '../lib/cli/silence.ts';
-import { parseSize, showExactSize } from '../lib/cli/sizes.ts';
-import { QemuFile } from '../lib/index.ts';
-import { Sink } from './helpers/backends.ts';
-import { pattern } from './helpers/bytes.ts';
-import { makeTempDir } from './helpers/cleanup.ts';
-import { Command, type Ended, run } from './helpers/command.ts';
-import { portOf } from './helpers/sockets.ts';
-import { until } from './helpers/until.ts';
+import { watchSilence } from '../../lib/cli/relay/stall-notice.ts';
+import { showProgress } from '../../lib/cli/shell/progress.ts';
+import { parseSize, showExactSize } from '../../lib/cli/shell/sizes.ts';
+import { QemuFile } from '../../lib/index.ts';
+import { Sink } from '../helpers/backends.ts';
+import { pattern } from '../helpers/bytes.ts';
+import { makeTempDir } from '../helpers/cleanup.ts';
+import { Command, type Ended, run } from '../helpers/command.ts';
+import { portOf } from '../helpers/sockets.ts';
+import { until } from '../helpers/until.ts';
 
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;
@@ -342,7 +342,7 @@ function sizeIn(directory: string, name: string): number {
 describe('without a relay', { concurrency }, () => {
   test('prints its version', async () => {
     const manifest = JSON.parse(
-      fs.readFileSync(new URL('../package.json', import.meta.url), 'utf8'),
+      fs.readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
     ) as { version: string };
     const { code, stdout, stderr } = await run(['--version']);
     assert.deepEqual({ code, stderr }, { code: 0, stderr: '' });

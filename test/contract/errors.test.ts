@@ -4,11 +4,11 @@ import { PassThrough } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { codeOf, errnoOf, QemuFileError, toQemuFileError } from '../lib/errors.ts';
-import { QemuFile } from '../lib/qemu-file.ts';
-import { type Answering, Feed, Sink, Source } from './helpers/backends.ts';
-import { hex, pattern, turn, wrongly } from './helpers/bytes.ts';
-import { countedSignal } from './helpers/counted-signal.ts';
+import { codeOf, errnoOf, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
+import { type Answering, Feed, Sink, Source } from '../helpers/backends.ts';
+import { hex, pattern, turn, wrongly } from '../helpers/bytes.ts';
+import { countedSignal } from '../helpers/counted-signal.ts';
 
 function broken(code: string, message = 'the other end is gone'): Error {
   return Object.assign(new Error(message), { code });
@@ -165,7 +165,7 @@ describe('destroy(error)', () => {
 
 describe('nobody who awaits', () => {
   test('is no unhandled rejection and no uncaught exception, whatever fails', () => {
-    const lib = fileURLToPath(new URL('../lib/qemu-file.ts', import.meta.url));
+    const lib = fileURLToPath(new URL('../../lib/qemu-file/qemu-file.ts', import.meta.url));
     const script = `
       import { QemuFile } from ${JSON.stringify(lib)};
       const problems = [];
@@ -806,8 +806,8 @@ describe('QemuFileError', () => {
   });
 
   test('is recognised by instanceof across two loaded copies of the package', async () => {
-    const again = '../lib/errors.ts?again';
-    const other = (await import(again)) as typeof import('../lib/errors.ts');
+    const again = '../../lib/contract/errors.ts?again';
+    const other = (await import(again)) as typeof import('../../lib/contract/errors.ts');
     assert.notEqual(other.QemuFileError, QemuFileError);
     const foreign = new other.QemuFileError('EIO', 'theirs');
     assert.ok(foreign instanceof QemuFileError);

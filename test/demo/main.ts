@@ -5,9 +5,9 @@ import type { AddressInfo } from 'node:net';
 import net from 'node:net';
 import { createGunzip } from 'node:zlib';
 import { openFrom, openTo, socketOps } from '../../adapters/index.ts';
-import { showRam } from '../../lib/cli/inspect-text.ts';
-import { Meter, measurePuts } from '../../lib/cli/meter.ts';
-import { showExactSize, showSize } from '../../lib/cli/sizes.ts';
+import { showRam } from '../../lib/cli/commands/summary-text.ts';
+import { Meter, measurePuts } from '../../lib/cli/shell/progress.ts';
+import { showExactSize, showSize } from '../../lib/cli/shell/sizes.ts';
 import { QemuFile } from '../../lib/index.ts';
 import {
   MigrationReader,
@@ -15,7 +15,7 @@ import {
   StreamSummarizer,
   verifyStream,
 } from '../../lib/migration/index.ts';
-import { type RelayResult, relay } from '../../lib/relay.ts';
+import { type RelayResult, relay } from '../../lib/relay/relay.ts';
 import { QmpClient, restoreVm, saveVm } from '../../lib/vm/index.ts';
 import { readSidecar, recordingPath } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { type TestContext, test } from 'node:test';
-import { SparseFile, SparseOutput, temporarySparseFile } from '../../adapters/sparse-file.ts';
-import { QemuFileError } from '../../lib/errors.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import { SparseFile, SparseOutput, temporarySparseFile } from '../../lib/extract/sparse-file.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 
 const PAGE = 4096;

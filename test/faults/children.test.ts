@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { openFrom, openTo } from '../../adapters/index.ts';
-import { relay } from '../../lib/relay.ts';
+import { relay } from '../../lib/relay/relay.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { Command, run } from '../helpers/command.ts';
 import { withoutLeaks } from '../helpers/leaks.ts';

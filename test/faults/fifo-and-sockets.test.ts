@@ -6,7 +6,7 @@ import fs from 'node:fs';
 import net from 'node:net';
 import { describe, test } from 'node:test';
 import { openFrom, openTo } from '../../adapters/index.ts';
-import { relay } from '../../lib/relay.ts';
+import { relay } from '../../lib/relay/relay.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { Command, run } from '../helpers/command.ts';
 import { withoutLeaks } from '../helpers/leaks.ts';

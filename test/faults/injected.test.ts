@@ -4,11 +4,16 @@ import assert from 'node:assert/strict';
 import { pipeline } from 'node:stream/promises';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { type Fault, type FaultyOps, faultyOps, randomFaults } from '../../adapters/faulty.ts';
-import { QemuFileError } from '../../lib/errors.ts';
-import { verifyStream } from '../../lib/migration/verify.ts';
-import { QemuFile } from '../../lib/qemu-file.ts';
-import { type RelayResult, relay } from '../../lib/relay.ts';
+import {
+  type Fault,
+  type FaultyOps,
+  faultyOps,
+  randomFaults,
+} from '../../adapters/faulty/index.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import { verifyStream } from '../../lib/migration/verify/verify.ts';
+import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
+import { type RelayResult, relay } from '../../lib/relay/relay.ts';
 import { pattern } from '../helpers/bytes.ts';
 import { type FarEnd, farEnds, type Received } from '../helpers/faulty-ends.ts';
 import { watchLeaks, withoutLeaks } from '../helpers/leaks.ts';

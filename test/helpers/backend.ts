@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { setImmediate as turn } from 'node:timers/promises';
-import { QemuFileError } from '../../lib/errors.ts';
-import type { QemuFileOps } from '../../lib/ops.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { QemuFileOps } from '../../lib/contract/ops.ts';
 
 /** The other side of a backend, made without the code under test where that can be done. */
 export interface Peer {

@@ -1,4 +1,4 @@
-import type { QemuFileOps, QemuFileSizes, Whence } from '../../lib/ops.ts';
+import type { QemuFileOps, QemuFileSizes, Whence } from '../../lib/contract/ops.ts';
 
 /** How a test backend answers: at once, with a promise, or when the test says so. */
 export type Answering = 'sync' | 'async' | 'manual';

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { type ConnectionOps, memoryPair, openFd, socketOps } from '../../adapters/index.ts';
-import type { QemuFileOps } from '../../lib/ops.ts';
+import type { QemuFileOps } from '../../lib/contract/ops.ts';
 import { readOnce } from './backend.ts';
 import { makeTempDir } from './cleanup.ts';
 import { plainSockets } from './sockets.ts';

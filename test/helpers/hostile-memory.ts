@@ -1,12 +1,12 @@
 // Run as a process of its own: verifies one stream that says it needs a lot, and says what it really took.
 import { readFileSync } from 'node:fs';
 import { deflateSync } from 'node:zlib';
-import type { PageStore } from '../../lib/migration/page-store.ts';
-import { RamImage } from '../../lib/migration/ram-image.ts';
-import { RamMap } from '../../lib/migration/ram-map.ts';
-import { StreamSummarizer } from '../../lib/migration/summary.ts';
-import { type VerifyOptions, verifyStream } from '../../lib/migration/verify.ts';
-import { combineVisitors } from '../../lib/migration/visitors.ts';
+import { combineVisitors } from '../../lib/migration/memory/combine-visitors.ts';
+import type { PageStore } from '../../lib/migration/memory/page-store.ts';
+import { RamImage } from '../../lib/migration/memory/ram-image.ts';
+import { RamMap } from '../../lib/migration/memory/ram-map.ts';
+import { StreamSummarizer } from '../../lib/migration/verify/summary.ts';
+import { type VerifyOptions, verifyStream } from '../../lib/migration/verify/verify.ts';
 import {
   be16,
   be32,

@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict';
-import type { PageVisitor, RamBlock } from '../../lib/migration/events.ts';
-import { MemoryPageStore } from '../../lib/migration/page-store.ts';
-import { RamImage } from '../../lib/migration/ram-image.ts';
-import { RamMap } from '../../lib/migration/ram-map.ts';
-import type { MigrationReader } from '../../lib/migration/reader.ts';
-import { MigrationStreamError } from '../../lib/migration/stream-error.ts';
-import { StreamSummarizer } from '../../lib/migration/summary.ts';
-import { type VerifyOptions, verifyStream } from '../../lib/migration/verify.ts';
-import { combineVisitors } from '../../lib/migration/visitors.ts';
+import type { PageVisitor, RamBlock } from '../../lib/migration/format/events.ts';
+import { MigrationStreamError } from '../../lib/migration/format/stream-error.ts';
+import { combineVisitors } from '../../lib/migration/memory/combine-visitors.ts';
+import { MemoryPageStore } from '../../lib/migration/memory/page-store.ts';
+import { RamImage } from '../../lib/migration/memory/ram-image.ts';
+import { RamMap } from '../../lib/migration/memory/ram-map.ts';
+import type { MigrationReader } from '../../lib/migration/reader/migration-reader.ts';
+import { StreamSummarizer } from '../../lib/migration/verify/summary.ts';
+import { type VerifyOptions, verifyStream } from '../../lib/migration/verify/verify.ts';
 import { type Chance, partAtRandom } from './mutate.ts';
 import { chunksOf } from './read-stream.ts';
 

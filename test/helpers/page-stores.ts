@@ -1,4 +1,4 @@
-import { MemoryPageStore } from '../../lib/migration/page-store.ts';
+import { MemoryPageStore } from '../../lib/migration/memory/page-store.ts';
 
 /** A store in memory that tells what was done with it. */
 export class TrackedStore extends MemoryPageStore {

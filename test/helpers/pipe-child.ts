@@ -1,7 +1,7 @@
 // Run by the tests of inherited descriptors: `node --import tsx pipe-child.ts MODE [FD]`. What goes wrong is
 // said on stderr, as the code of the error.
-import { pipeOps } from '../../adapters/pipe.ts';
-import type { QemuFileOps } from '../../lib/ops.ts';
+import { pipeOps } from '../../adapters/pipe/pipe.ts';
+import type { QemuFileOps } from '../../lib/contract/ops.ts';
 
 const [mode, fd] = process.argv.slice(2);
 const buffer = new Uint8Array(65536);

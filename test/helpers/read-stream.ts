@@ -1,5 +1,8 @@
-import type { MigrationEvent, RamBlock } from '../../lib/migration/events.ts';
-import { MigrationReader, type ReaderOptions } from '../../lib/migration/reader.ts';
+import type { MigrationEvent, RamBlock } from '../../lib/migration/format/events.ts';
+import {
+  MigrationReader,
+  type ReaderOptions,
+} from '../../lib/migration/reader/migration-reader.ts';
 
 /** What a reader told of RAM, page for page. */
 export interface SeenPage {

@@ -1,12 +1,15 @@
 import { createHash } from 'node:crypto';
-import type { OpenStream } from '../../lib/cli/open-stream.ts';
-import { stateToJson } from '../../lib/migration/device-state.ts';
-import type { RamBlock } from '../../lib/migration/events.ts';
-import { MemoryPageStore } from '../../lib/migration/page-store.ts';
-import { RamImage } from '../../lib/migration/ram-image.ts';
-import { MigrationReader, type ReaderOptions } from '../../lib/migration/reader.ts';
-import type { StreamSource } from '../../lib/migration/source.ts';
-import { StreamSummarizer, type StreamSummary } from '../../lib/migration/summary.ts';
+import type { OpenStream } from '../../lib/cli/endpoints/open-stream.ts';
+import { stateToJson } from '../../lib/migration/devices/state-decoder.ts';
+import type { RamBlock } from '../../lib/migration/format/events.ts';
+import type { StreamSource } from '../../lib/migration/format/stream-source.ts';
+import { MemoryPageStore } from '../../lib/migration/memory/page-store.ts';
+import { RamImage } from '../../lib/migration/memory/ram-image.ts';
+import {
+  MigrationReader,
+  type ReaderOptions,
+} from '../../lib/migration/reader/migration-reader.ts';
+import { StreamSummarizer, type StreamSummary } from '../../lib/migration/verify/summary.ts';
 
 /** What a stream was found to consist of. */
 export interface SummaryAndRam {

@@ -1,15 +1,15 @@
 import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
-import type { Report } from '../../lib/cli/report-html.ts';
-import type { PageCounts } from '../../lib/migration/events.ts';
-import { RamMap } from '../../lib/migration/ram-map.ts';
-import { MigrationReader } from '../../lib/migration/reader.ts';
+import type { Report } from '../../lib/cli/report/html.ts';
+import type { PageCounts } from '../../lib/migration/format/events.ts';
+import { RamMap } from '../../lib/migration/memory/ram-map.ts';
+import { MigrationReader } from '../../lib/migration/reader/migration-reader.ts';
 import {
   type BlockSummary,
   type SectionSummary,
   StreamSummarizer,
   type StreamSummary,
-} from '../../lib/migration/summary.ts';
+} from '../../lib/migration/verify/summary.ts';
 import { fixturePath } from '../fixtures/recording.ts';
 
 /** What a guest that means ill might call a device. */

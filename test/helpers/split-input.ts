@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
-import { StreamInput } from '../../lib/migration/input.ts';
-import { MigrationStreamError } from '../../lib/migration/stream-error.ts';
-import { QemuFile } from '../../lib/qemu-file.ts';
+import { MigrationStreamError } from '../../lib/migration/format/stream-error.ts';
+import { StreamInput } from '../../lib/migration/format/stream-input.ts';
+import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
 import { Source } from './backends.ts';
 import { cutAt, piecesOf } from './bytes.ts';
 

@@ -1,9 +1,9 @@
 // Recordings of real QEMUs through the whole reader, against what is known about them from elsewhere.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { openStream } from '../../lib/cli/open-stream.ts';
-import type { StreamSummary } from '../../lib/migration/summary.ts';
-import { verifyStream } from '../../lib/migration/verify.ts';
+import { openStream } from '../../lib/cli/endpoints/open-stream.ts';
+import type { StreamSummary } from '../../lib/migration/verify/summary.ts';
+import { verifyStream } from '../../lib/migration/verify/verify.ts';
 import { recordings, unpack } from '../fixtures/recording.ts';
 import { piecesOf } from '../helpers/bytes.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { deflateSync } from 'node:zlib';
 import fc from 'fast-check';
-import type { MigrationEvent } from '../../lib/migration/events.ts';
+import type { MigrationEvent } from '../../lib/migration/format/events.ts';
 import { recordings, unpack } from '../fixtures/recording.ts';
 import { readHostile, turn } from '../helpers/hostile.ts';
 import { below, chanceOf, mutate, oneOf, partAtRandom } from '../helpers/mutate.ts';

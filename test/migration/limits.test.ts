@@ -4,11 +4,15 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { deflateSync } from 'node:zlib';
-import type { MigrationEvent, RamBlock } from '../../lib/migration/events.ts';
-import { RamMap } from '../../lib/migration/ram-map.ts';
-import type { MigrationStreamError } from '../../lib/migration/stream-error.ts';
-import { StreamSummarizer } from '../../lib/migration/summary.ts';
-import { type Verification, type VerifyOptions, verifyStream } from '../../lib/migration/verify.ts';
+import type { MigrationEvent, RamBlock } from '../../lib/migration/format/events.ts';
+import type { MigrationStreamError } from '../../lib/migration/format/stream-error.ts';
+import { RamMap } from '../../lib/migration/memory/ram-map.ts';
+import { StreamSummarizer } from '../../lib/migration/verify/summary.ts';
+import {
+  type Verification,
+  type VerifyOptions,
+  verifyStream,
+} from '../../lib/migration/verify/verify.ts';
 import { readHostile } from '../helpers/hostile.ts';
 import { chunksOf, outline, readStream } from '../helpers/read-stream.ts';
 import {
@@ -810,7 +814,9 @@ describe('names out of a stream', () => {
 
   test('reach no file, process or network: nothing that reads streams has any', () => {
     const folder = fileURLToPath(new URL('../../lib/migration/', import.meta.url));
-    const files = readdirSync(folder).filter((file) => file.endsWith('.ts'));
+    const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) =>
+      file.endsWith('.ts'),
+    );
     assert.ok(files.length > 50);
     for (const file of files) {
       const source = readFileSync(folder + file, 'utf8');

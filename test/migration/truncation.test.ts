@@ -1,9 +1,9 @@
 // Streams that end too early: at every byte, in every way of reading them.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { findVmDescription } from '../../lib/migration/find-description.ts';
-import type { MigrationStreamError } from '../../lib/migration/stream-error.ts';
-import { type VerifyOptions, verifyStream } from '../../lib/migration/verify.ts';
+import { findVmDescription } from '../../lib/migration/devices/find-vm-description.ts';
+import type { MigrationStreamError } from '../../lib/migration/format/stream-error.ts';
+import { type VerifyOptions, verifyStream } from '../../lib/migration/verify/verify.ts';
 import { piecesOf } from '../helpers/bytes.ts';
 import { readHostile } from '../helpers/hostile.ts';
 import { chunksOf } from '../helpers/read-stream.ts';

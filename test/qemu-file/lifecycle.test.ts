@@ -9,10 +9,10 @@ import { finished, pipeline } from 'node:stream/promises';
 import { describe, test } from 'node:test';
 import tls from 'node:tls';
 import { createGunzip, createGzip } from 'node:zlib';
-import { memoryOps, memoryPair } from '../adapters/memory.ts';
-import { socketOps } from '../adapters/socket.ts';
-import { QemuFile, type QemuFileOptions } from '../lib/index.ts';
-import { asNodeDuplex, toWeb } from '../lib/interop.ts';
+import { memoryOps, memoryPair } from '../../adapters/memory/memory.ts';
+import { socketOps } from '../../adapters/socket/socket.ts';
+import { QemuFile, type QemuFileOptions } from '../../lib/index.ts';
+import { asNodeDuplex, toWeb } from '../../lib/qemu-file/node-interop.ts';
 
 /** Missing in the types of Node 20. */
 const { compose } = nodeStream as unknown as { compose: (...streams: Duplex[]) => Duplex };
@@ -39,7 +39,7 @@ function sink(): { file: QemuFile; contents(): Uint8Array } {
 }
 
 const pem = (name: string): Buffer =>
-  readFileSync(new URL(`./fixtures/tls/${name}`, import.meta.url));
+  readFileSync(new URL(`../fixtures/tls/${name}`, import.meta.url));
 
 /** Both ends of a real connection. */
 async function connection(secure: boolean): Promise<[net.Socket, net.Socket]> {

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import * as constants from '../lib/constants.ts';
-import type { BytesSent, QemuFileHooks } from '../lib/hooks.ts';
-import { QemuFile } from '../lib/qemu-file.ts';
-import { Sink } from './helpers/backends.ts';
-import { wrongly } from './helpers/bytes.ts';
+import * as constants from '../../lib/contract/constants.ts';
+import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
+import type { BytesSent, QemuFileHooks } from '../../lib/qemu-file/ram-hooks.ts';
+import { Sink } from '../helpers/backends.ts';
+import { wrongly } from '../helpers/bytes.ts';
 
 function hooked(hooks: QemuFileHooks | null): QemuFile {
   const file = new QemuFile(new Sink());

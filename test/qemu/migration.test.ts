@@ -7,7 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { describe, test } from 'node:test';
 import { openFrom, openTo } from '../../adapters/index.ts';
 import type { QemuFile } from '../../lib/index.ts';
-import { relay } from '../../lib/relay.ts';
+import { relay } from '../../lib/relay/relay.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { firmware, type GuestProgram } from './guest.ts';
 import { differingPages, type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';

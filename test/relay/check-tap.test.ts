@@ -1,12 +1,12 @@
 // Somebody who reads along with a relay: at which pace, how long, and what becomes of the relay by it.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { QemuFile, QemuFileError } from '../lib/index.ts';
-import { Onlooker, type RelayCheck } from '../lib/onlooker.ts';
-import { type RelayResult, relay } from '../lib/relay.ts';
-import { Feed, Sink, Source } from './helpers/backends.ts';
-import { pattern, piecesOf, turn } from './helpers/bytes.ts';
-import { until, within } from './helpers/until.ts';
+import { QemuFile, QemuFileError } from '../../lib/index.ts';
+import { Onlooker, type RelayCheck } from '../../lib/relay/check-tap.ts';
+import { type RelayResult, relay } from '../../lib/relay/relay.ts';
+import { Feed, Sink, Source } from '../helpers/backends.ts';
+import { pattern, piecesOf, turn } from '../helpers/bytes.ts';
+import { until, within } from '../helpers/until.ts';
 
 function from(...chunks: Uint8Array[]): QemuFile {
   return new QemuFile(new Source(chunks, { answering: 'async', hands: true }));

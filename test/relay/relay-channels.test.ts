@@ -2,7 +2,7 @@
 // and what becomes of all when one fails. The order of arrival, and when a connection stands, is the test's.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { memoryPair } from '../adapters/index.ts';
+import { memoryPair } from '../../adapters/index.ts';
 import {
   BandwidthBudget,
   type ChannelsOptions,
@@ -10,9 +10,9 @@ import {
   QemuFile,
   type QemuFileOptions,
   relayChannels,
-} from '../lib/index.ts';
-import { pattern, turn } from './helpers/bytes.ts';
-import { until, within } from './helpers/until.ts';
+} from '../../lib/index.ts';
+import { pattern, turn } from '../helpers/bytes.ts';
+import { until, within } from '../helpers/until.ts';
 
 const MAIN = Buffer.from('5145564d00000003', 'hex');
 const MULTIFD = Buffer.from('1122334400000001', 'hex');

@@ -1,12 +1,17 @@
 // What a relay does with its files: both directions, their ends, and what becomes of them in a failure.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { type ConnectionOps, memoryPair } from '../adapters/index.ts';
-import { QemuFile, QemuFileError, type QemuFileOps, type QemuFileOptions } from '../lib/index.ts';
-import { type RelayResult, relay } from '../lib/relay.ts';
-import { Feed, Sink, Source } from './helpers/backends.ts';
-import { pattern, piecesOf, turn } from './helpers/bytes.ts';
-import { until } from './helpers/until.ts';
+import { type ConnectionOps, memoryPair } from '../../adapters/index.ts';
+import {
+  QemuFile,
+  QemuFileError,
+  type QemuFileOps,
+  type QemuFileOptions,
+} from '../../lib/index.ts';
+import { type RelayResult, relay } from '../../lib/relay/relay.ts';
+import { Feed, Sink, Source } from '../helpers/backends.ts';
+import { pattern, piecesOf, turn } from '../helpers/bytes.ts';
+import { until } from '../helpers/until.ts';
 
 /** XXH64 (seed 0) from the vectors that its other implementations are tested with. */
 const XXH64_OF_ABC = '44bc2cf5ad770999';

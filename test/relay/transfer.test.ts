@@ -1,14 +1,14 @@
 // How a relay's bytes get from one file to others: whose memory they lie in, and who else sees them.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { socketOps } from '../adapters/index.ts';
-import { handOver } from '../lib/hand-over.ts';
-import { QemuFile } from '../lib/index.ts';
-import { Sink, Source } from './helpers/backends.ts';
-import { pattern, piecesOf } from './helpers/bytes.ts';
-import { makeTempDir } from './helpers/cleanup.ts';
-import { plainSockets } from './helpers/sockets.ts';
-import { until } from './helpers/until.ts';
+import { socketOps } from '../../adapters/index.ts';
+import { QemuFile } from '../../lib/index.ts';
+import { handOver } from '../../lib/relay/transfer.ts';
+import { Sink, Source } from '../helpers/backends.ts';
+import { pattern, piecesOf } from '../helpers/bytes.ts';
+import { makeTempDir } from '../helpers/cleanup.ts';
+import { plainSockets } from '../helpers/sockets.ts';
+import { until } from '../helpers/until.ts';
 
 const SIZE = 8 * 1024 * 1024;
 

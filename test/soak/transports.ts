@@ -4,7 +4,7 @@
 //     all over memory, a unix socket, TCP, a child process or a file
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { type Fault, faultyOps, randomFaults } from '../../adapters/faulty.ts';
+import { type Fault, faultyOps, randomFaults } from '../../adapters/faulty/index.ts';
 import { execOps, memoryPair, openFd, socketOps } from '../../adapters/index.ts';
 import { QemuFile, type QemuFileOps, relay } from '../../lib/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';

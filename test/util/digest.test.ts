@@ -2,10 +2,10 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { Digest, loadDigest } from '../lib/digest.ts';
-import { QemuFile } from '../lib/qemu-file.ts';
-import { Sink, Source } from './helpers/backends.ts';
-import { hex, pattern, piecesOf, turn } from './helpers/bytes.ts';
+import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
+import { Digest, loadDigest } from '../../lib/util/digest.ts';
+import { Sink, Source } from '../helpers/backends.ts';
+import { hex, pattern, piecesOf, turn } from '../helpers/bytes.ts';
 
 /** XXH64, seed 0, as xxHash's own documentation and test suites give it. */
 const KNOWN: readonly (readonly [string, string])[] = [
@@ -101,7 +101,7 @@ describe('the digest of a file', () => {
 
   test('is right from the first byte, though the hash is not loaded yet', () => {
     // In a process of its own, where nobody has loaded it before.
-    const lib = fileURLToPath(new URL('../lib/qemu-file.ts', import.meta.url));
+    const lib = fileURLToPath(new URL('../../lib/qemu-file/qemu-file.ts', import.meta.url));
     const script = `
       import { QemuFile } from ${JSON.stringify(lib)};
       let written = '';

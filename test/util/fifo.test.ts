@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { Fifo } from '../lib/fifo.ts';
+import { Fifo } from '../../lib/util/fifo.ts';
 
 test('a queue does what an array does, whatever is done to it', () => {
   const step = fc.oneof(

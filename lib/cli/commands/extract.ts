@@ -1,13 +1,13 @@
-import { loadDigest } from '../digest.ts';
-import type { MigrationStreamError } from '../migration/stream-error.ts';
-import { verifyStream } from '../migration/verify.ts';
-import { combineVisitors } from '../migration/visitors.ts';
-import { EXIT, readExitCode } from './exit.ts';
-import type { OpenStream } from './open-stream.ts';
-import { BlockFiles, blockFilesIn, ElfFile, type Output } from './outputs.ts';
-import { keepPages } from './page-stores.ts';
+import { keepPages } from '../../extract/kept-pages.ts';
+import { BlockFiles, blockFilesIn, ElfFile, type Output } from '../../extract/ram-outputs.ts';
+import type { MigrationStreamError } from '../../migration/format/stream-error.ts';
+import { combineVisitors } from '../../migration/memory/combine-visitors.ts';
+import { verifyStream } from '../../migration/verify/verify.ts';
+import { loadDigest } from '../../util/digest.ts';
+import type { OpenStream } from '../endpoints/open-stream.ts';
+import { EXIT, readExitCode } from '../shell/exit-codes.ts';
+import { say, writeText } from '../shell/stdio.ts';
 import { type ReadFlags, readStream, UsageError, writeOutput } from './read-command.ts';
-import { say, writeText } from './text.ts';
 
 /** Options of `qemu-file extract`. */
 export interface ExtractFlags extends ReadFlags {

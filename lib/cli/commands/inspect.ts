@@ -1,16 +1,16 @@
-import type { RamBlock } from '../migration/events.ts';
-import { RamImage } from '../migration/ram-image.ts';
-import { RamMap } from '../migration/ram-map.ts';
-import { MigrationReader } from '../migration/reader.ts';
-import { MigrationStreamError, type SectionName } from '../migration/stream-error.ts';
-import { StreamSummarizer, type StreamSummary } from '../migration/summary.ts';
-import { combineVisitors } from '../migration/visitors.ts';
-import { EXIT, readExitCode } from './exit.ts';
-import { type BlockMap, MAP_CELLS, MAP_WIDTH, showSummary } from './inspect-text.ts';
-import type { OpenStream } from './open-stream.ts';
-import { keepPages } from './page-stores.ts';
+import { keepPages } from '../../extract/kept-pages.ts';
+import type { RamBlock } from '../../migration/format/events.ts';
+import { MigrationStreamError, type SectionName } from '../../migration/format/stream-error.ts';
+import { combineVisitors } from '../../migration/memory/combine-visitors.ts';
+import { RamImage } from '../../migration/memory/ram-image.ts';
+import { RamMap } from '../../migration/memory/ram-map.ts';
+import { MigrationReader } from '../../migration/reader/migration-reader.ts';
+import { StreamSummarizer, type StreamSummary } from '../../migration/verify/summary.ts';
+import type { OpenStream } from '../endpoints/open-stream.ts';
+import { EXIT, readExitCode } from '../shell/exit-codes.ts';
+import { say, writeText } from '../shell/stdio.ts';
 import { type ReadFlags, readStream, UsageError, writeOutput } from './read-command.ts';
-import { say, writeText } from './text.ts';
+import { type BlockMap, MAP_CELLS, MAP_WIDTH, showSummary } from './summary-text.ts';
 
 /** Options of `qemu-file inspect`. */
 export interface InspectFlags extends ReadFlags {
@@ -135,7 +135,7 @@ function mapsOf({ blocks, map }: Inspection, cellsOf: (isLargest: boolean) => nu
 
 /** Writes the report, whole or not at all. */
 async function writeReport(title: string, path: string, inspection: Inspection): Promise<void> {
-  const { reportHtml } = await import('./report-html.ts');
+  const { reportHtml } = await import('../report/html.ts');
   const maps = mapsOf(inspection, () => REPORT_CELLS);
   const html = await reportHtml({ title, summary: inspection.summary, maps });
   await writeOutput(path, html);

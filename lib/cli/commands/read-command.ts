@@ -1,11 +1,11 @@
-import { parseUri, type Uri } from '../../adapters/index.ts';
-import { type QemuFileError, toQemuFileError } from '../errors.ts';
-import { sizeOf } from './endpoints.ts';
-import { EXIT, Interruption, readExitCode, SIGNAL_EXITS } from './exit.ts';
-import { Meter } from './meter.ts';
-import { type OpenStream, openStream } from './open-stream.ts';
-import { say } from './text.ts';
-import { writeWhole } from './write-whole.ts';
+import { parseUri, type Uri } from '../../../adapters/index.ts';
+import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import { sizeOf } from '../endpoints/open-endpoints.ts';
+import { type OpenStream, openStream } from '../endpoints/open-stream.ts';
+import { EXIT, Interruption, readExitCode, SIGNAL_EXITS } from '../shell/exit-codes.ts';
+import { Meter } from '../shell/progress.ts';
+import { say } from '../shell/stdio.ts';
+import { writeWhole } from '../shell/write-file.ts';
 
 /** Options of all commands that read a stream. */
 export interface ReadFlags {

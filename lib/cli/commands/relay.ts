@@ -1,12 +1,13 @@
-import { parseUri, type Uri } from '../../adapters/index.ts';
-import { BandwidthBudget } from '../bandwidth-budget.ts';
-import { toQemuFileError } from '../errors.ts';
-import type { Manifest } from '../migration/manifest.ts';
-import type { RelayEnd } from '../relay.ts';
-import { isStdin, isStdout } from './endpoints.ts';
-import { EXIT, exitCodeOf, Interruption, SIGNAL_EXITS } from './exit.ts';
-import { underControl } from './relay-control.ts';
-import { relayOne } from './relay-one.ts';
+import { parseUri, type Uri } from '../../../adapters/index.ts';
+import { toQemuFileError } from '../../contract/errors.ts';
+import type { Manifest } from '../../migration/verify/manifest.ts';
+import { BandwidthBudget } from '../../qemu-file/put/bandwidth-budget.ts';
+import type { RelayEnd } from '../../relay/relay.ts';
+import { isStdin, isStdout } from '../endpoints/open-endpoints.ts';
+import { isTlsUsage, readTls, type TlsEnds } from '../endpoints/tls-credentials.ts';
+import { underControl } from '../relay/control-socket.ts';
+import { refuseSeveral, relaySeveral } from '../relay/many-connections.ts';
+import { relayOne } from '../relay/one-connection.ts';
 import {
   blame,
   interrupted,
@@ -14,14 +15,13 @@ import {
   type RelayFlags,
   reportOf,
   summary,
-} from './relay-outcome.ts';
-import { refuseSeveral, relaySeveral } from './relay-several.ts';
-import { Steering } from './relay-steering.ts';
-import { say, writeText } from './text.ts';
-import { isTlsUsage, readTls, type TlsEnds } from './tls-flags.ts';
-import { writeWhole } from './write-whole.ts';
+} from '../relay/outcome.ts';
+import { Steering } from '../relay/relay-status.ts';
+import { EXIT, exitCodeOf, Interruption, SIGNAL_EXITS } from '../shell/exit-codes.ts';
+import { say, writeText } from '../shell/stdio.ts';
+import { writeWhole } from '../shell/write-file.ts';
 
-export type { RelayFlags } from './relay-outcome.ts';
+export type { RelayFlags } from '../relay/outcome.ts';
 
 /**
  * The command `qemu-file relay`.

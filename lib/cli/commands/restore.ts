@@ -1,10 +1,10 @@
-import { openFrom } from '../../adapters/index.ts';
-import { type RestoreResult, restoreVm } from '../vm/index.ts';
-import { admissionAt } from './admission.ts';
-import { sayListening, sizeOf } from './endpoints.ts';
-import { EXIT } from './exit.ts';
-import { showExactSize, showSize } from './sizes.ts';
-import { say, writeText } from './text.ts';
+import { openFrom } from '../../../adapters/index.ts';
+import { type RestoreResult, restoreVm } from '../../vm/index.ts';
+import { admissionAt } from '../endpoints/connection-filter.ts';
+import { sayListening, sizeOf } from '../endpoints/open-endpoints.ts';
+import { EXIT } from '../shell/exit-codes.ts';
+import { showExactSize, showSize } from '../shell/sizes.ts';
+import { say, writeText } from '../shell/stdio.ts';
 import { runWithVm, type VmFlags } from './vm-command.ts';
 
 /** Options of `qemu-file restore`. */

@@ -1,11 +1,11 @@
-import { type CompressFormat, openTo } from '../../adapters/index.ts';
-import { type MigrationProgress, type SaveResult, saveVm } from '../vm/index.ts';
-import { isStdout } from './endpoints.ts';
-import { EXIT } from './exit.ts';
-import { showExactSize, showSize } from './sizes.ts';
-import { say, writeText } from './text.ts';
+import { type CompressFormat, openTo } from '../../../adapters/index.ts';
+import { type MigrationProgress, type SaveResult, saveVm } from '../../vm/index.ts';
+import { isStdout } from '../endpoints/open-endpoints.ts';
+import { EXIT } from '../shell/exit-codes.ts';
+import { showExactSize, showSize } from '../shell/sizes.ts';
+import { say, writeText } from '../shell/stdio.ts';
+import { writeWhole } from '../shell/write-file.ts';
 import { runWithVm, type VmFlags } from './vm-command.ts';
-import { writeWhole } from './write-whole.ts';
 
 /** Options of `qemu-file save`. */
 export interface SaveFlags extends VmFlags {

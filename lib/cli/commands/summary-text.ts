@@ -1,8 +1,8 @@
-import type { PageCounts } from '../migration/events.ts';
-import type { MapCell } from '../migration/ram-map.ts';
-import { printable } from '../migration/stream-error.ts';
-import type { SectionSummary, StreamSummary } from '../migration/summary.ts';
-import { showExactSize, showSize } from './sizes.ts';
+import type { PageCounts } from '../../migration/format/events.ts';
+import { printable } from '../../migration/format/stream-error.ts';
+import type { MapCell } from '../../migration/memory/ram-map.ts';
+import type { SectionSummary, StreamSummary } from '../../migration/verify/summary.ts';
+import { showExactSize, showSize } from '../shell/sizes.ts';
 
 /** The pages of a block, for a picture. */
 export interface BlockMap {

@@ -1,20 +1,20 @@
 import { readFile } from 'node:fs/promises';
-import { toQemuFileError } from '../errors.ts';
-import { parseManifest } from '../migration/manifest.ts';
-import { printable } from '../migration/stream-error.ts';
+import { toQemuFileError } from '../../contract/errors.ts';
+import { keepPages } from '../../extract/kept-pages.ts';
+import { printable } from '../../migration/format/stream-error.ts';
 import {
   checkTarget,
   describeTargetProblem,
   parseTargetDump,
   type TargetVerdict,
-} from '../migration/target.ts';
-import { type Verification, verifyStream } from '../migration/verify.ts';
-import { EXIT, readExitCode } from './exit.ts';
+} from '../../migration/target/check-target.ts';
+import { parseManifest } from '../../migration/verify/manifest.ts';
+import { type Verification, verifyStream } from '../../migration/verify/verify.ts';
+import { EXIT, readExitCode } from '../shell/exit-codes.ts';
+import { showExactSize } from '../shell/sizes.ts';
+import { say, writeText } from '../shell/stdio.ts';
 import { faultOf } from './inspect.ts';
-import { keepPages } from './page-stores.ts';
 import { type ReadFlags, readStream, UsageError } from './read-command.ts';
-import { showExactSize } from './sizes.ts';
-import { say, writeText } from './text.ts';
 
 /** Options of `qemu-file verify`. */
 export interface VerifyFlags extends ReadFlags {

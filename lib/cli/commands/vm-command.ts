@@ -1,12 +1,12 @@
-import { parseUri, type SocketTarget, type Uri } from '../../adapters/index.ts';
-import { toQemuFileError } from '../errors.ts';
-import { QmpClient } from '../vm/index.ts';
-import { EXIT, exitCodeOf, Interruption, SIGNAL_EXITS } from './exit.ts';
-import { type Measure, Meter } from './meter.ts';
+import { parseUri, type SocketTarget, type Uri } from '../../../adapters/index.ts';
+import { toQemuFileError } from '../../contract/errors.ts';
+import { QmpClient } from '../../vm/index.ts';
+import { isTlsUsage, readTls, type TlsEnds, type TlsFlags } from '../endpoints/tls-credentials.ts';
+import type { TlsSide } from '../endpoints/tls-options.ts';
+import { EXIT, exitCodeOf, Interruption, SIGNAL_EXITS } from '../shell/exit-codes.ts';
+import { type Measure, Meter } from '../shell/progress.ts';
+import { say } from '../shell/stdio.ts';
 import { UsageError } from './read-command.ts';
-import { say } from './text.ts';
-import { isTlsUsage, readTls, type TlsEnds, type TlsFlags } from './tls-flags.ts';
-import type { TlsSide } from './tls-options.ts';
 
 /** Options of the commands that talk to a QEMU. */
 export interface VmFlags extends TlsFlags {

@@ -1,10 +1,14 @@
-import type { OpenFromOptions, Refusal, Uri, Welcome } from '../../adapters/index.ts';
-import { describeTarget } from '../../adapters/index.ts';
-import { describeContainer, mayBecomeKnown, sniffContainer } from '../migration/container.ts';
-import { MULTIFD_MAGIC } from '../migration/multifd-packet.ts';
-import { COMMAND, ITEM } from '../migration/wire.ts';
-import { say } from './text.ts';
-import type { TlsEnds } from './tls-flags.ts';
+import type { OpenFromOptions, Refusal, Uri, Welcome } from '../../../adapters/index.ts';
+import { describeTarget } from '../../../adapters/index.ts';
+import {
+  describeContainer,
+  mayBecomeKnown,
+  sniffContainer,
+} from '../../migration/containers/sniff.ts';
+import { COMMAND, ITEM } from '../../migration/format/wire.ts';
+import { MULTIFD_MAGIC } from '../../migration/multifd/multifd-packet.ts';
+import { say } from '../shell/stdio.ts';
+import type { TlsEnds } from './tls-credentials.ts';
 import { refusedHint } from './tls-hints.ts';
 
 /** Who is let in where a command listens. */

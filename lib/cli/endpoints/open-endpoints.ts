@@ -6,14 +6,14 @@ import {
   openTo,
   type SocketTarget,
   type Uri,
-} from '../../adapters/index.ts';
-import { type QemuFileError, toQemuFileError } from '../errors.ts';
-import type { QemuFileOptions } from '../options.ts';
-import type { QemuFile } from '../qemu-file.ts';
-import type { RelayEnd } from '../relay.ts';
-import { admissionAt } from './admission.ts';
-import { say } from './text.ts';
-import type { TlsEnds } from './tls-flags.ts';
+} from '../../../adapters/index.ts';
+import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import type { QemuFileOptions } from '../../qemu-file/options.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import type { RelayEnd } from '../../relay/relay.ts';
+import { say } from '../shell/stdio.ts';
+import { admissionAt } from './connection-filter.ts';
+import type { TlsEnds } from './tls-credentials.ts';
 
 /** What a relay is to be opened with. */
 export interface Endpoints {

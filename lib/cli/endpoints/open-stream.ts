@@ -1,11 +1,14 @@
 import { fstatSync } from 'node:fs';
-import { decompressWith, describeTarget, openFrom, type Uri } from '../../adapters/index.ts';
-import { type FoundDescription, findVmDescription } from '../migration/find-description.ts';
-import type { StreamSource } from '../migration/source.ts';
-import { type Unwrapped, unpack, unwrap } from '../migration/unwrap.ts';
-import { QemuFile } from '../qemu-file.ts';
-import { admissionAt } from './admission.ts';
-import { say } from './text.ts';
+import { decompressWith, describeTarget, openFrom, type Uri } from '../../../adapters/index.ts';
+import { type Unwrapped, unpack, unwrap } from '../../migration/containers/unwrap.ts';
+import {
+  type FoundDescription,
+  findVmDescription,
+} from '../../migration/devices/find-vm-description.ts';
+import type { StreamSource } from '../../migration/format/stream-source.ts';
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { say } from '../shell/stdio.ts';
+import { admissionAt } from './connection-filter.ts';
 
 /** A migration stream to be read. */
 export interface OpenStream {

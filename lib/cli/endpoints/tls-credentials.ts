@@ -2,8 +2,8 @@ import { readdir } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { type ConnectionOptions, createSecureContext, type TlsOptions } from 'node:tls';
-import type { Uri } from '../../adapters/index.ts';
-import { QemuFileError, toQemuFileError } from '../errors.ts';
+import type { Uri } from '../../../adapters/index.ts';
+import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import {
   badFile,
   readCertificates,

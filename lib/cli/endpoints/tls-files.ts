@@ -1,6 +1,6 @@
 import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import { open } from 'node:fs/promises';
-import { QemuFileError, toQemuFileError } from '../errors.ts';
+import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 
 /** More than any file of certificates or keys has: all authorities that systems trust are a tenth. */
 const MOST_BYTES = 4_194_304;

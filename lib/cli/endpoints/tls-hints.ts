@@ -1,7 +1,7 @@
-import type { Refusal } from '../../adapters/index.ts';
-import type { QemuFileError } from '../errors.ts';
-import type { RelayEnd } from '../relay.ts';
-import type { TlsEnds } from './tls-flags.ts';
+import type { Refusal } from '../../../adapters/index.ts';
+import type { QemuFileError } from '../../contract/errors.ts';
+import type { RelayEnd } from '../../relay/relay.ts';
+import type { TlsEnds } from './tls-credentials.ts';
 
 const BROKEN: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE']);
 

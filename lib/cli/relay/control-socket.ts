@@ -1,9 +1,9 @@
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
-import { listenSocket } from '../../adapters/index.ts';
-import type { RelayStatus, RelaySteering } from './relay-steering.ts';
-import { parseSize, showExactSize, showSize } from './sizes.ts';
-import { say } from './text.ts';
+import { listenSocket } from '../../../adapters/index.ts';
+import { parseSize, showExactSize, showSize } from '../shell/sizes.ts';
+import { say } from '../shell/stdio.ts';
+import type { RelayStatus, RelaySteering } from './relay-status.ts';
 
 /** Longest line that a client may send, in characters. */
 const LONGEST_LINE = 1024;

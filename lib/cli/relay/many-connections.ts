@@ -8,19 +8,19 @@ import {
   socketOps,
   type Uri,
   type Welcome,
-} from '../../adapters/index.ts';
-import { CHANNEL_START_SIZE, kindOfChannel } from '../channel-start.ts';
-import type { ChannelResult } from '../channels.ts';
-import { toQemuFileError } from '../errors.ts';
-import { QemuFile } from '../qemu-file.ts';
-import type { RelayDirection } from '../relay.ts';
-import { relayChannels } from '../relay-channels.ts';
-import { admissionAt } from './admission.ts';
-import { sayListening } from './endpoints.ts';
-import { Meter, measureStatus } from './meter.ts';
-import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './relay-outcome.ts';
-import type { Steering } from './relay-steering.ts';
-import { ReturnEnd } from './return-end.ts';
+} from '../../../adapters/index.ts';
+import { toQemuFileError } from '../../contract/errors.ts';
+import { CHANNEL_START_SIZE, kindOfChannel } from '../../migration/format/channel-kind.ts';
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import type { RelayDirection } from '../../relay/relay.ts';
+import { relayChannels } from '../../relay/relay-channels.ts';
+import type { ChannelResult } from '../../relay/relay-channels-types.ts';
+import { admissionAt } from '../endpoints/connection-filter.ts';
+import { sayListening } from '../endpoints/open-endpoints.ts';
+import { Meter, measureStatus } from '../shell/progress.ts';
+import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
+import type { Steering } from './relay-status.ts';
+import { ReturnEnd } from './return-path-verdict.ts';
 
 /** Connections that may wait to show what they are, or to be accepted. */
 const BACKLOG = 64;

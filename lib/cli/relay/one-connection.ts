@@ -1,12 +1,12 @@
-import { relay } from '../relay.ts';
-import { openEndpoints, sizeOf } from './endpoints.ts';
-import { Meter, measureStatus } from './meter.ts';
-import { checkOf, streamFaultOf } from './relay-check.ts';
-import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './relay-outcome.ts';
-import type { Steering } from './relay-steering.ts';
-import { ReturnEnd } from './return-end.ts';
-import { watchSilence } from './silence.ts';
-import { say } from './text.ts';
+import { relay } from '../../relay/relay.ts';
+import { openEndpoints, sizeOf } from '../endpoints/open-endpoints.ts';
+import { Meter, measureStatus } from '../shell/progress.ts';
+import { say } from '../shell/stdio.ts';
+import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
+import type { Steering } from './relay-status.ts';
+import { ReturnEnd } from './return-path-verdict.ts';
+import { watchSilence } from './stall-notice.ts';
+import { checkOf, streamFaultOf } from './stream-check.ts';
 
 const SILENCE =
   'nothing has come for 10 s; a QEMU whose capability "return-path" is on waits for an answer that ' +

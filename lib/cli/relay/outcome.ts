@@ -1,13 +1,13 @@
-import type { Uri } from '../../adapters/index.ts';
-import type { ChannelResult } from '../channels.ts';
-import type { QemuFileError } from '../errors.ts';
-import type { Manifest } from '../migration/manifest.ts';
-import type { RelayDirection, RelayEnd, RelayResult } from '../relay.ts';
-import { type EndingSignal, isEmptyInput } from './exit.ts';
-import { streamFaultOf } from './relay-check.ts';
-import { showExactSize, showSize } from './sizes.ts';
-import type { TlsEnds, TlsFlags } from './tls-flags.ts';
-import { tlsHint } from './tls-hints.ts';
+import type { Uri } from '../../../adapters/index.ts';
+import type { QemuFileError } from '../../contract/errors.ts';
+import type { Manifest } from '../../migration/verify/manifest.ts';
+import type { RelayDirection, RelayEnd, RelayResult } from '../../relay/relay.ts';
+import type { ChannelResult } from '../../relay/relay-channels-types.ts';
+import type { TlsEnds, TlsFlags } from '../endpoints/tls-credentials.ts';
+import { tlsHint } from '../endpoints/tls-hints.ts';
+import { type EndingSignal, isEmptyInput } from '../shell/exit-codes.ts';
+import { showExactSize, showSize } from '../shell/sizes.ts';
+import { streamFaultOf } from './stream-check.ts';
 
 /** Options of `qemu-file relay`. */
 export interface RelayFlags extends TlsFlags {

@@ -1,6 +1,6 @@
-import type { BandwidthBudget } from '../bandwidth-budget.ts';
-import type { QemuFile } from '../qemu-file.ts';
-import { getHalfOf } from '../qemu-file-stream.ts';
+import { getHalfOf } from '../../qemu-file/lifecycle.ts';
+import type { BandwidthBudget } from '../../qemu-file/put/bandwidth-budget.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 
 /** How far a relay has come. */
 export interface RelayStatus {

@@ -1,6 +1,6 @@
-import { QemuFileError } from '../errors.ts';
-import { RETURN_MESSAGE } from '../migration/wire.ts';
-import type { RelayFailure } from '../relay.ts';
+import { QemuFileError } from '../../contract/errors.ts';
+import { RETURN_MESSAGE } from '../../migration/format/wire.ts';
+import type { RelayFailure } from '../../relay/relay.ts';
 
 /** Bytes of the message that ends a return path: type, length, and 0 if all went well. */
 const SHUT_SIZE = 8;

@@ -1,13 +1,13 @@
 import { statSync } from 'node:fs';
-import type { Uri } from '../../adapters/index.ts';
-import type { QemuFileError } from '../errors.ts';
-import { describeContainer, SNIFF_SIZE, sniffContainer } from '../migration/container.ts';
-import type { Manifest } from '../migration/manifest.ts';
-import { MigrationStreamError } from '../migration/stream-error.ts';
-import { verifyStream } from '../migration/verify.ts';
-import type { RelayCheck } from '../onlooker.ts';
-import { keepPages } from './page-stores.ts';
-import { say } from './text.ts';
+import type { Uri } from '../../../adapters/index.ts';
+import type { QemuFileError } from '../../contract/errors.ts';
+import { keepPages } from '../../extract/kept-pages.ts';
+import { describeContainer, SNIFF_SIZE, sniffContainer } from '../../migration/containers/sniff.ts';
+import { MigrationStreamError } from '../../migration/format/stream-error.ts';
+import type { Manifest } from '../../migration/verify/manifest.ts';
+import { verifyStream } from '../../migration/verify/verify.ts';
+import type { RelayCheck } from '../../relay/check-tap.ts';
+import { say } from '../shell/stdio.ts';
 
 /** What a relay is to check. */
 export interface CheckWish {

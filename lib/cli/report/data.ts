@@ -1,9 +1,13 @@
-import type { PageCounts } from '../migration/events.ts';
-import type { MapCell } from '../migration/ram-map.ts';
-import { deviceKey, type SectionSummary, type StreamSummary } from '../migration/summary.ts';
-import { foldEvents, foldSections } from './report-fold.ts';
-import type { BlockData, DeviceRow, ReportData, RoundData } from './report-model.ts';
-import { StatePacker } from './report-state.ts';
+import type { PageCounts } from '../../migration/format/events.ts';
+import type { MapCell } from '../../migration/memory/ram-map.ts';
+import {
+  deviceKey,
+  type SectionSummary,
+  type StreamSummary,
+} from '../../migration/verify/summary.ts';
+import { foldEvents, foldSections } from './fold.ts';
+import { StatePacker } from './pack-state.ts';
+import type { BlockData, DeviceRow, ReportData, RoundData } from './page/model.ts';
 
 /** What a report is made of. */
 export interface Report {

@@ -1,6 +1,10 @@
-import type { SectionKind } from '../migration/events.ts';
-import type { CommandSummary, SectionSummary, StreamSummary } from '../migration/summary.ts';
-import type { EventRow, PieceRow, SectionRow } from './report-model.ts';
+import type { SectionKind } from '../../migration/format/events.ts';
+import type {
+  CommandSummary,
+  SectionSummary,
+  StreamSummary,
+} from '../../migration/verify/summary.ts';
+import type { EventRow, PieceRow, SectionRow } from './page/model.ts';
 
 /** Rows of a table of sections at most, and rows of pieces under all of them. */
 const MOST_SECTIONS = 4000;

@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-import { type Report, reportData } from './report-data.ts';
-import { PAGE_FUNCTIONS, pageMain } from './report-page-main.ts';
-import { REPORT_STYLE } from './report-style.ts';
+import { type Report, reportData } from './data.ts';
+import { PAGE_FUNCTIONS, pageMain } from './page/main.ts';
+import { REPORT_STYLE } from './style.ts';
 
-export type { Report } from './report-data.ts';
+export type { Report } from './data.ts';
 
 /** Reads a file of the package that draws the charts. */
 function uplotFile(path: string): Promise<string> {

@@ -1,4 +1,4 @@
-import type { PackedValue } from './report-model.ts';
+import type { PackedValue } from './page/model.ts';
 
 /** Hexadecimal digits of one field at most. */
 const MOST_DIGITS = 524_288;

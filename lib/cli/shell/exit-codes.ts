@@ -1,5 +1,5 @@
-import type { QemuFileError } from '../errors.ts';
-import { MigrationStreamError } from '../migration/stream-error.ts';
+import type { QemuFileError } from '../../contract/errors.ts';
+import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 
 /** Exit codes of the command; after a signal it is `128 +` its number. */
 export const EXIT = {

@@ -1,6 +1,6 @@
 import type { SingleBar } from 'cli-progress';
-import type { QemuFile } from '../qemu-file.ts';
-import type { RelaySteering } from './relay-steering.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import type { RelaySteering } from '../relay/relay-status.ts';
 import { showSize } from './sizes.ts';
 
 const FRAMES_PER_SECOND = 5;

@@ -1,4 +1,4 @@
-import { openTo } from '../../adapters/index.ts';
+import { openTo } from '../../../adapters/index.ts';
 
 /** Writes a text into a file, mode 0600, which appears whole or not at all. */
 export async function writeWhole(path: string, text: string): Promise<void> {

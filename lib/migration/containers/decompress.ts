@@ -1,8 +1,8 @@
 import type { Transform } from 'node:stream';
 import zlib from 'node:zlib';
-import { QemuFileError } from '../errors.ts';
-import { QemuFile } from '../qemu-file.ts';
-import { MigrationStreamError, type StreamFault } from './stream-error.ts';
+import { QemuFileError } from '../../contract/errors.ts';
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { MigrationStreamError, type StreamFault } from '../format/stream-error.ts';
 
 /*
  * A file over what another one holds compressed, by node:zlib. One compressed chunk is under way at a time;

@@ -1,7 +1,7 @@
-import type { QemuFile } from '../qemu-file.ts';
-import type { Compression } from './container.ts';
-import { StreamInput } from './input.ts';
-import { MigrationStreamError, type StreamFault } from './stream-error.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { MigrationStreamError, type StreamFault } from '../format/stream-error.ts';
+import { StreamInput } from '../format/stream-input.ts';
+import type { Compression } from './sniff.ts';
 
 /** How the stream in an image of libvirt's is stored; `sparse` is a stream with the capability mapped-ram. */
 export type LibvirtFormat = 'raw' | Compression | 'sparse';

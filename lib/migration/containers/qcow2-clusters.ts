@@ -1,5 +1,5 @@
 import zlib from 'node:zlib';
-import { MigrationStreamError } from './stream-error.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
 
 /**
  * Reads into a buffer from an offset of a file; answers how many bytes were read: fewer than there is room

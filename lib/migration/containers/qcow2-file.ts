@@ -1,8 +1,8 @@
-import { QemuFileError } from '../errors.ts';
-import type { Whence } from '../ops.ts';
-import { QemuFile } from '../qemu-file.ts';
-import { closeUnder } from './decompression.ts';
-import type { Qcow2VmState, ReadAt } from './qcow2.ts';
+import { QemuFileError } from '../../contract/errors.ts';
+import type { Whence } from '../../contract/ops.ts';
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { closeUnder } from './decompress.ts';
+import type { Qcow2VmState, ReadAt } from './qcow2-image.ts';
 
 /**
  * Gives what reads at any offset of a file, by its own `getBufferAt`; undefined if its backend cannot seek.

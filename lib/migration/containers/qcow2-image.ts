@@ -1,3 +1,4 @@
+import { MigrationStreamError, printable, type StreamFault } from '../format/stream-error.ts';
 import {
   ClusterMap,
   type Geometry,
@@ -6,10 +7,9 @@ import {
   type ReadAt,
   readSome,
   readWhole,
-} from './qcow2-map.ts';
-import { MigrationStreamError, printable, type StreamFault } from './stream-error.ts';
+} from './qcow2-clusters.ts';
 
-export type { ReadAt } from './qcow2-map.ts';
+export type { ReadAt } from './qcow2-clusters.ts';
 
 /** A snapshot inside a qcow2 image. */
 export interface Qcow2Snapshot {

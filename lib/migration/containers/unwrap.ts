@@ -1,5 +1,11 @@
-import { QemuFileError } from '../errors.ts';
-import type { QemuFile } from '../qemu-file.ts';
+import { QemuFileError } from '../../contract/errors.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
+import { StreamInput } from '../format/stream-input.ts';
+import { decompressed, decompressorOf } from './decompress.ts';
+import { type LibvirtSave, readLibvirtSave } from './libvirt-save.ts';
+import { readerOf, snapshotFile } from './qcow2-file.ts';
+import { Qcow2Image, type Qcow2Snapshot, type ReadAt } from './qcow2-image.ts';
 import {
   type Compression,
   type Container,
@@ -7,13 +13,7 @@ import {
   isCompressed,
   SNIFF_SIZE,
   sniffContainer,
-} from './container.ts';
-import { decompressed, decompressorOf } from './decompression.ts';
-import { StreamInput } from './input.ts';
-import { type LibvirtSave, readLibvirtSave } from './libvirt-save.ts';
-import { Qcow2Image, type Qcow2Snapshot, type ReadAt } from './qcow2.ts';
-import { readerOf, snapshotFile } from './qcow2-file.ts';
-import { MigrationStreamError } from './stream-error.ts';
+} from './sniff.ts';
 
 /** What a stream can be wrapped in. */
 export type ContainerName = Compression | 'libvirt' | 'qcow2';

@@ -1,12 +1,12 @@
-import { decodeState } from './device-state.ts';
-import type { DeviceSection, Section } from './events.ts';
-import type { StreamInput } from './input.ts';
-import { scanBody } from './scan-body.ts';
-import type { Sections } from './section-header.ts';
-import { DescribedDevices } from './state-devices.ts';
-import { MigrationStreamError, quoteSection } from './stream-error.ts';
+import type { DeviceSection, Section } from '../format/events.ts';
+import type { Sections } from '../format/section-headers.ts';
+import { MigrationStreamError, quoteSection } from '../format/stream-error.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { ITEM, LIMIT } from '../format/wire.ts';
+import { DescribedDevices } from './described-devices.ts';
+import { scanBody } from './scan-for-footer.ts';
+import { decodeState } from './state-decoder.ts';
 import { bodySize, type DeviceDescription, type VmDescription } from './vm-description.ts';
-import { ITEM, LIMIT } from './wire.ts';
 
 /*
  * Device sections carry no length. With the VM description it is added up; without one the next footer

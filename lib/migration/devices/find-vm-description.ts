@@ -1,7 +1,7 @@
-import { walkTail } from './state-walk.ts';
-import { MigrationStreamError } from './stream-error.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
+import { ITEM, LIMIT } from '../format/wire.ts';
 import { parseVmDescription, type VmDescription } from './vm-description.ts';
-import { ITEM, LIMIT } from './wire.ts';
+import { walkTail } from './walk-device-tail.ts';
 
 /*
  * The VM description comes last in a stream, but is needed to get over the device sections before it:

@@ -1,4 +1,4 @@
-import { LIMIT } from './wire.ts';
+import { LIMIT } from '../format/wire.ts';
 
 /*
  * A look at JSON text before `JSON.parse` builds it: a few bytes of text such as `{},` become many of

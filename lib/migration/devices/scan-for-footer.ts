@@ -1,6 +1,6 @@
-import type { StreamInput } from './input.ts';
-import { LONGEST_HEADER, looksLikeItem } from './section-header.ts';
-import { ITEM, LIMIT } from './wire.ts';
+import { LONGEST_HEADER, looksLikeItem } from '../format/section-headers.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { ITEM, LIMIT } from '../format/wire.ts';
 
 const FOOTER_BYTES = 5;
 /** Bytes that are taken at once. */

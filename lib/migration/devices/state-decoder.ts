@@ -1,9 +1,9 @@
 import { Buffer } from 'node:buffer';
-import { SCALARS } from './state-scalars.ts';
-import { elementCount } from './state-size.ts';
-import { MigrationStreamError, printable, type SectionName } from './stream-error.ts';
+import { MigrationStreamError, printable, type SectionName } from '../format/stream-error.ts';
+import { ITEM } from '../format/wire.ts';
+import { elementCount } from './body-size.ts';
+import { SCALARS } from './scalars.ts';
 import type { DeviceDescription, FieldDescription, StateDescription } from './vm-description.ts';
-import { ITEM } from './wire.ts';
 
 /**
  * A decoded value: integers beyond 2^53-1 are bigints, bytes are a `Uint8Array`, arrays and structures as

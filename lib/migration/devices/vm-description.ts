@@ -1,10 +1,10 @@
 import { Buffer } from 'node:buffer';
-import { jsonExcess } from './state-json.ts';
-import { bodySize, elementCount, elementsAfter } from './state-size.ts';
-import { MigrationStreamError, printable } from './stream-error.ts';
-import { LIMIT } from './wire.ts';
+import { MigrationStreamError, printable } from '../format/stream-error.ts';
+import { LIMIT } from '../format/wire.ts';
+import { bodySize, elementCount, elementsAfter } from './body-size.ts';
+import { jsonExcess } from './json-limits.ts';
 
-export { bodySize } from './state-size.ts';
+export { bodySize } from './body-size.ts';
 
 /** What a VM description says of one state: of a device, a structure in it, or a subsection. */
 export interface StateDescription {

@@ -1,7 +1,7 @@
-import { DescribedDevices } from './state-devices.ts';
-import { bodySize } from './state-size.ts';
+import { ITEM } from '../format/wire.ts';
+import { bodySize } from './body-size.ts';
+import { DescribedDevices } from './described-devices.ts';
 import type { VmDescription } from './vm-description.ts';
-import { ITEM } from './wire.ts';
 
 const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
 

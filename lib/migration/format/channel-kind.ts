@@ -1,4 +1,4 @@
-import type { QemuFile } from './qemu-file.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 
 /** What a connection is by its first bytes. `empty`: it ended without any. */
 export type ChannelKind = 'main' | 'multifd' | 'empty' | 'unknown';

@@ -1,5 +1,5 @@
-import { QemuFile } from '../qemu-file.ts';
-import { StreamInput } from './input.ts';
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { StreamInput } from './stream-input.ts';
 
 const PIECE = 262_144;
 

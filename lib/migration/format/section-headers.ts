@@ -1,5 +1,5 @@
 import type { Section, SectionKind } from './events.ts';
-import type { StreamInput } from './input.ts';
+import type { StreamInput } from './stream-input.ts';
 import { COMMAND, ITEM, LIMIT } from './wire.ts';
 
 const KINDS: ReadonlyMap<number, SectionKind> = new Map([

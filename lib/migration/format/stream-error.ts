@@ -1,4 +1,4 @@
-import { QemuFileError, type QemuFileErrorContext } from '../errors.ts';
+import { QemuFileError, type QemuFileErrorContext } from '../../contract/errors.ts';
 
 const BRAND = Symbol.for('qemu-file.MigrationStreamError');
 

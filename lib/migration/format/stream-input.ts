@@ -1,4 +1,4 @@
-import type { QemuFile } from '../qemu-file.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import {
   MigrationStreamError,
   printable,

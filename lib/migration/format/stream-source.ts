@@ -1,5 +1,5 @@
-import type { QemuFileOps } from '../ops.ts';
-import { QemuFile } from '../qemu-file.ts';
+import type { QemuFileOps } from '../../contract/ops.ts';
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
 
 /** What a stream can be read from: a file, or anything that gives chunks of bytes, such as a `Readable`. */
 export type StreamSource = QemuFile | AsyncIterable<Uint8Array>;

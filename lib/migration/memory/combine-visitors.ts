@@ -1,4 +1,4 @@
-import type { PageVisitor, RamBlock } from './events.ts';
+import type { PageVisitor, RamBlock } from '../format/events.ts';
 
 /** One visitor that hands everything to several, in their order. */
 export function combineVisitors(visitors: readonly PageVisitor[]): PageVisitor {

@@ -1,5 +1,5 @@
-import type { Architecture } from './memory-map.ts';
-import { printable } from './stream-error.ts';
+import { printable } from '../format/stream-error.ts';
+import type { Architecture } from './guest-map.ts';
 
 const FILE_HEADER = 64;
 const PROGRAM_HEADER = 56;

@@ -1,6 +1,6 @@
-import type { PageVisitor, RamBlock } from './events.ts';
+import type { PageVisitor, RamBlock } from '../format/events.ts';
+import { printable } from '../format/stream-error.ts';
 import { PageSet } from './page-set.ts';
-import { printable } from './stream-error.ts';
 
 /** Chunks of the set: 32 MiB of them tell of 1 TiB of pages of 4 KiB. */
 const MAX_CHUNKS = 32_768;

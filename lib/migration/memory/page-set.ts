@@ -1,4 +1,4 @@
-import { QemuFileError } from '../errors.ts';
+import { QemuFileError } from '../../contract/errors.ts';
 
 /** Pages that one chunk of a set tells of: 1 KiB of bits. */
 const CHUNK_PAGES = 8192;

@@ -1,4 +1,4 @@
-import { QemuFileError } from '../errors.ts';
+import { QemuFileError } from '../../contract/errors.ts';
 import { keysWithin } from './page-set.ts';
 
 /** Bytes that `MemoryPageStore` allocates at once: few, lest pages far apart cost much more than they hold. */

@@ -1,9 +1,9 @@
-import { Digest, loadDigest } from '../digest.ts';
-import { abortError, QemuFileError } from '../errors.ts';
-import type { PageVisitor, RamBlock } from './events.ts';
+import { abortError, QemuFileError } from '../../contract/errors.ts';
+import { Digest, loadDigest } from '../../util/digest.ts';
+import type { PageVisitor, RamBlock } from '../format/events.ts';
+import { applyXbzrle, xbzrleFault } from '../ram/xbzrle.ts';
 import { PageSet } from './page-set.ts';
 import type { PageStore } from './page-store.ts';
-import { applyXbzrle, xbzrleFault } from './xbzrle.ts';
 
 /** Bytes that are read at once for a digest. */
 const READ_SIZE = 262_144;

@@ -1,4 +1,4 @@
-import type { PageVisitor, RamBlock } from './events.ts';
+import type { PageVisitor, RamBlock } from '../format/events.ts';
 import { PageSet } from './page-set.ts';
 
 /** Chunks of each of the sets: 32 MiB of them tell of 1 TiB of pages of 4 KiB. */

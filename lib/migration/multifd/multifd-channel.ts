@@ -1,4 +1,5 @@
-import type { StreamInput } from './input.ts';
+import type { MigrationStreamError, StreamFault } from '../format/stream-error.ts';
+import type { StreamInput } from '../format/stream-input.ts';
 import {
   DEVICE_HEADER_SIZE,
   HEAD_SIZE,
@@ -13,8 +14,7 @@ import {
   parseDevicePacket,
   parseInitialPacket,
 } from './multifd-packet.ts';
-import { type PacketDecoder, packetDecoder } from './packet-decoder.ts';
-import type { MigrationStreamError, StreamFault } from './stream-error.ts';
+import { type PacketDecoder, packetDecoder } from './payload-decoder.ts';
 
 /** A part of a device's state that came through a channel, as it was sent. */
 export interface MultifdDeviceState {

@@ -1,14 +1,14 @@
-import { handled } from '../answers.ts';
-import { abortError } from '../errors.ts';
-import type { StreamInput } from './input.ts';
+import { handled } from '../../contract/backend-result.ts';
+import { abortError } from '../../contract/errors.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { LIMIT } from '../format/wire.ts';
 import {
   MultifdChannel,
   type MultifdDeviceState,
   type MultifdStatistics,
 } from './multifd-channel.ts';
 import type { InitialPacket, MultifdTable } from './multifd-packet.ts';
-import { MigrationStreamError } from './stream-error.ts';
-import { LIMIT } from './wire.ts';
 
 export type { MultifdDeviceState, MultifdStatistics } from './multifd-channel.ts';
 export type { MultifdTable } from './multifd-packet.ts';

@@ -1,6 +1,6 @@
-import type { RamBlock } from './events.ts';
-import { printable, type StreamFault } from './stream-error.ts';
-import { STREAM_MAGIC } from './wire.ts';
+import type { RamBlock } from '../format/events.ts';
+import { printable, type StreamFault } from '../format/stream-error.ts';
+import { STREAM_MAGIC } from '../format/wire.ts';
 
 /*
  * What a multifd channel consists of: an initial packet, and then packets of pages, or of a device's state.

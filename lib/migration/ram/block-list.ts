@@ -1,8 +1,8 @@
-import { RAM_CONTROL_BLOCK_REG } from '../constants.ts';
-import type { RamBlock } from './events.ts';
-import type { StreamInput } from './input.ts';
+import { RAM_CONTROL_BLOCK_REG } from '../../contract/constants.ts';
+import type { RamBlock } from '../format/events.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { LIMIT } from '../format/wire.ts';
 import { noPages, type RamTable } from './ram-table.ts';
-import { LIMIT } from './wire.ts';
 
 /** What decides which fields the entries of a block list have. */
 export interface BlockListLayout {

@@ -1,5 +1,5 @@
-import type { RamBlock } from './events.ts';
-import type { StreamInput } from './input.ts';
+import type { RamBlock } from '../format/events.ts';
+import type { StreamInput } from '../format/stream-input.ts';
 import type { RamTable } from './ram-table.ts';
 
 /*

@@ -1,7 +1,7 @@
-import type { RamBlock } from './events.ts';
-import type { StreamInput } from './input.ts';
+import type { RamBlock } from '../format/events.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { RAM_FLAG } from '../format/wire.ts';
 import type { RamTable } from './ram-table.ts';
-import { RAM_FLAG } from './wire.ts';
 
 /*
  * A stream says the size of its pages only sometimes: by a subsection of the configuration (Arm), by a

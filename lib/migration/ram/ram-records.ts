@@ -1,11 +1,11 @@
 import { inflateSync } from 'node:zlib';
-import { RAM_CONTROL_HOOK } from '../constants.ts';
-import type { RamBlock } from './events.ts';
-import type { StreamInput } from './input.ts';
+import { RAM_CONTROL_HOOK } from '../../contract/constants.ts';
+import type { RamBlock } from '../format/events.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { ITEM, RAM_FLAG } from '../format/wire.ts';
 import { isKnownWord, probePageSize } from './page-size.ts';
 import type { RamTable } from './ram-table.ts';
-import { MigrationStreamError } from './stream-error.ts';
-import { ITEM, RAM_FLAG } from './wire.ts';
 import { xbzrleFault } from './xbzrle.ts';
 
 /*

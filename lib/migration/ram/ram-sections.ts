@@ -1,8 +1,8 @@
+import type { MigrationEvent, Section } from '../format/events.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import type { MultifdChannels } from '../multifd/multifd-channels.ts';
 import { type BlockListLayout, readBlockList } from './block-list.ts';
-import type { MigrationEvent, Section } from './events.ts';
-import type { StreamInput } from './input.ts';
 import { MappedRam } from './mapped-ram.ts';
-import type { MultifdChannels } from './multifd.ts';
 import { RamRecords } from './ram-records.ts';
 import type { RamTable } from './ram-table.ts';
 

@@ -1,7 +1,7 @@
-import { blockFault, type GuestMemory, rangeFault } from './command-range.ts';
-import type { Command } from './events.ts';
-import type { StreamInput } from './input.ts';
-import { COMMAND, LIMIT } from './wire.ts';
+import type { Command } from '../format/events.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { COMMAND, LIMIT } from '../format/wire.ts';
+import { blockFault, type GuestMemory, rangeFault } from './guest-ranges.ts';
 
 /** A command as it stands in a stream. */
 export interface CommandItem {

@@ -1,6 +1,6 @@
-import type { Configuration } from './events.ts';
-import type { StreamInput } from './input.ts';
-import { ITEM, LIMIT } from './wire.ts';
+import type { Configuration } from '../format/events.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { ITEM, LIMIT } from '../format/wire.ts';
 
 const TARGET_PAGE_BITS = 'configuration/target-page-bits';
 const CAPABILITIES = 'configuration/capabilities';

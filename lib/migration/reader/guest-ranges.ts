@@ -1,4 +1,4 @@
-import type { RamBlock } from './events.ts';
+import type { RamBlock } from '../format/events.ts';
 
 /** The guest's memory, as a stream lists it. */
 export interface GuestMemory {

@@ -1,8 +1,8 @@
-import { QemuFile } from '../qemu-file.ts';
-import { chooseDescription } from './find-description.ts';
-import { StreamInput } from './input.ts';
-import type { VmDescription } from './vm-description.ts';
-import { LIMIT } from './wire.ts';
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { chooseDescription } from '../devices/find-vm-description.ts';
+import type { VmDescription } from '../devices/vm-description.ts';
+import { StreamInput } from '../format/stream-input.ts';
+import { LIMIT } from '../format/wire.ts';
 
 /*
  * The VM description comes behind the device sections that it is needed for. Where it cannot be looked

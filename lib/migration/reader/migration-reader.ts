@@ -1,22 +1,28 @@
+import type { VmDescription } from '../devices/vm-description.ts';
+import { Remarks } from '../format/diagnostics.ts';
+import type {
+  Command,
+  Configuration,
+  MigrationEvent,
+  PageVisitor,
+  Section,
+} from '../format/events.ts';
+import { PackageInput } from '../format/package-input.ts';
+import { sectionKindOf } from '../format/section-headers.ts';
+import { MigrationStreamError, quoteSection } from '../format/stream-error.ts';
+import { StreamInput } from '../format/stream-input.ts';
+import { inputOf, type StreamSource } from '../format/stream-source.ts';
+import { ITEM, STREAM_MAGIC, STREAM_VERSION } from '../format/wire.ts';
+import { pageSizeOfMachine } from '../ram/page-size.ts';
+import { RamSections } from '../ram/ram-sections.ts';
+import type { RamTable } from '../ram/ram-table.ts';
 import { PostcopyOrder, readCommand } from './commands.ts';
 import { readConfiguration } from './configuration.ts';
-import type { Command, Configuration, MigrationEvent, PageVisitor, Section } from './events.ts';
-import { holdRest } from './hold.ts';
-import { StreamInput } from './input.ts';
-import { PackageInput } from './package-input.ts';
-import { pageSizeOfMachine } from './page-size.ts';
-import { RamSections } from './ram-section.ts';
-import type { RamTable } from './ram-table.ts';
-import { Remarks } from './remarks.ts';
-import { sectionKindOf } from './section-header.ts';
+import { holdRest } from './hold-device-tail.ts';
 import { deviceEvent, SectionReader } from './section-reader.ts';
 import { SideChannels } from './side-channels.ts';
-import { inputOf, type StreamSource } from './source.ts';
 import { readEnd } from './stream-end.ts';
-import { MigrationStreamError, quoteSection } from './stream-error.ts';
 import { StreamState } from './stream-state.ts';
-import type { VmDescription } from './vm-description.ts';
-import { ITEM, STREAM_MAGIC, STREAM_VERSION } from './wire.ts';
 
 /*
  *   header [configuration] item* end [description] [trailing]

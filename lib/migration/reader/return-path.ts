@@ -1,7 +1,7 @@
-import { bitmapSize, blockFault, type GuestMemory, rangeFault } from './command-range.ts';
-import { StreamInput } from './input.ts';
-import { inputOf, type StreamSource } from './source.ts';
-import { LIMIT, RETURN_MESSAGE } from './wire.ts';
+import { StreamInput } from '../format/stream-input.ts';
+import { inputOf, type StreamSource } from '../format/stream-source.ts';
+import { LIMIT, RETURN_MESSAGE } from '../format/wire.ts';
+import { bitmapSize, blockFault, type GuestMemory, rangeFault } from './guest-ranges.ts';
 
 /** What a destination tells its source. */
 export type ReturnPathContent =

@@ -1,10 +1,10 @@
-import type { DeviceSection, MigrationEvent, Section, SectionKind } from './events.ts';
-import { ForeignSections } from './foreign-section.ts';
-import type { StreamInput } from './input.ts';
-import type { RamSections } from './ram-section.ts';
-import { quoteSection } from './stream-error.ts';
+import type { DeviceSection, MigrationEvent, Section, SectionKind } from '../format/events.ts';
+import { quoteSection } from '../format/stream-error.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { ITEM } from '../format/wire.ts';
+import type { RamSections } from '../ram/ram-sections.ts';
+import { ForeignSections } from '../savevm-handlers/handler-sections.ts';
 import type { StreamState } from './stream-state.ts';
-import { ITEM } from './wire.ts';
 
 const FOOTER_BYTES = 5;
 

@@ -1,9 +1,9 @@
-import { StreamInput } from './input.ts';
-import { MultifdChannels } from './multifd.ts';
-import type { RamSections } from './ram-section.ts';
-import { inputOf, type SourceFile, type StreamSource } from './source.ts';
-import { MigrationStreamError } from './stream-error.ts';
-import { STREAM_MAGIC } from './wire.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
+import { StreamInput } from '../format/stream-input.ts';
+import { inputOf, type SourceFile, type StreamSource } from '../format/stream-source.ts';
+import { STREAM_MAGIC } from '../format/wire.ts';
+import { MultifdChannels } from '../multifd/multifd-channels.ts';
+import type { RamSections } from '../ram/ram-sections.ts';
 
 const MULTIFD_MAGIC = 0x11223344;
 

@@ -1,10 +1,10 @@
-import type { MigrationEvent } from './events.ts';
-import type { StreamInput } from './input.ts';
+import { parseVmDescription, type VmDescription } from '../devices/vm-description.ts';
+import type { MigrationEvent } from '../format/events.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { ITEM, LIMIT } from '../format/wire.ts';
 import { deviceEvent, type SectionReader } from './section-reader.ts';
-import { MigrationStreamError } from './stream-error.ts';
 import type { StreamState } from './stream-state.ts';
-import { parseVmDescription, type VmDescription } from './vm-description.ts';
-import { ITEM, LIMIT } from './wire.ts';
 
 const HEADER_BYTES = 5;
 

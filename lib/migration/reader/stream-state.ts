@@ -1,9 +1,9 @@
-import { DeviceSections } from './device-sections.ts';
-import type { Configuration, DeviceSection, PageVisitor } from './events.ts';
-import { RamTable } from './ram-table.ts';
-import type { Remarks } from './remarks.ts';
-import { Sections } from './section-header.ts';
-import type { VmDescription } from './vm-description.ts';
+import { DeviceSections } from '../devices/device-sections.ts';
+import type { VmDescription } from '../devices/vm-description.ts';
+import type { Remarks } from '../format/diagnostics.ts';
+import type { Configuration, DeviceSection, PageVisitor } from '../format/events.ts';
+import { Sections } from '../format/section-headers.ts';
+import { RamTable } from '../ram/ram-table.ts';
 
 /** What is known of a stream while it is read. */
 export class StreamState {

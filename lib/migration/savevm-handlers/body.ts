@@ -1,5 +1,5 @@
-import type { StreamInput } from './input.ts';
-import { LIMIT } from './wire.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { LIMIT } from '../format/wire.ts';
 
 /** What was in the body of a section that is not described. */
 export interface ForeignSummary {

@@ -1,5 +1,5 @@
-import { ForeignCount, type ForeignSummary, hex, lengthOf } from './foreign-body.ts';
-import type { StreamInput } from './input.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { ForeignCount, type ForeignSummary, hex, lengthOf } from './body.ts';
 
 /** Flags of a chunk. @see QEMU `DIRTY_BITMAP_MIG_FLAG_…` in migration/block-dirty-bitmap.c */
 const FLAG = {

@@ -1,5 +1,5 @@
-import { ForeignCount, type ForeignSummary, hex } from './foreign-body.ts';
-import type { StreamInput } from './input.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { ForeignCount, type ForeignSummary, hex } from './body.ts';
 
 /** Flags of a word of disk contents. @see QEMU `BLK_MIG_FLAG_…` in migration/block.c */
 const FLAG = { DEVICE_BLOCK: 0x01, EOS: 0x02, PROGRESS: 0x04, ZERO_BLOCK: 0x08 } as const;

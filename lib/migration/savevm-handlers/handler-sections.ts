@@ -1,13 +1,13 @@
-import type { SectionKind } from './events.ts';
-import { DirtyBitmapBodies } from './foreign-bitmap.ts';
-import { skipBlock } from './foreign-block.ts';
-import type { ForeignProblem, ForeignSummary } from './foreign-body.ts';
-import { HashTableBodies } from './foreign-htab.ts';
-import { skipClock, skipStorageAttributes, skipStorageKeys } from './foreign-s390.ts';
-import { skipVfio } from './foreign-vfio.ts';
-import type { StreamInput } from './input.ts';
+import type { SectionKind } from '../format/events.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import type { ForeignProblem, ForeignSummary } from './body.ts';
+import { DirtyBitmapBodies } from './dirty-bitmap.ts';
+import { skipBlock } from './disk-block.ts';
+import { skipClock, skipStorageAttributes, skipStorageKeys } from './s390.ts';
+import { HashTableBodies } from './spapr-htab.ts';
+import { skipVfio } from './vfio.ts';
 
-export type { ForeignProblem, ForeignSummary } from './foreign-body.ts';
+export type { ForeignProblem, ForeignSummary } from './body.ts';
 
 /** A section with a layout of its own. */
 interface Layout {

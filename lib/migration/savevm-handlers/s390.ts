@@ -1,12 +1,6 @@
-import {
-  ForeignCount,
-  type ForeignProblem,
-  type ForeignSummary,
-  hex,
-  lengthOf,
-} from './foreign-body.ts';
-import type { StreamInput } from './input.ts';
-import { ITEM, LIMIT } from './wire.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { ITEM, LIMIT } from '../format/wire.ts';
+import { ForeignCount, type ForeignProblem, type ForeignSummary, hex, lengthOf } from './body.ts';
 
 /** Bits of a word below the address. */
 const FLAGS = 0xfffn;

@@ -1,6 +1,6 @@
-import type { SectionKind } from './events.ts';
-import { ForeignCount, type ForeignSummary, hex } from './foreign-body.ts';
-import type { StreamInput } from './input.ts';
+import type { SectionKind } from '../format/events.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { ForeignCount, type ForeignSummary, hex } from './body.ts';
 
 /** What the first word says if there is no table. */
 const NO_TABLE = 0xffff_ffff;

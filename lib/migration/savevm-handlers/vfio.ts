@@ -1,12 +1,6 @@
-import {
-  ForeignCount,
-  type ForeignProblem,
-  type ForeignSummary,
-  hex,
-  lengthOf,
-} from './foreign-body.ts';
-import type { StreamInput } from './input.ts';
-import { ITEM } from './wire.ts';
+import type { StreamInput } from '../format/stream-input.ts';
+import { ITEM } from '../format/wire.ts';
+import { ForeignCount, type ForeignProblem, type ForeignSummary, hex, lengthOf } from './body.ts';
 
 /** Tags of a body. @see QEMU `VFIO_MIG_FLAG_…` in hw/vfio/migration.c */
 const TAG = {

@@ -1,12 +1,12 @@
-import type { Configuration, Section } from './events.ts';
-import { printable, quoteSection } from './stream-error.ts';
-import type { TargetDump, TargetState } from './target-dump.ts';
-import { compareState, type LayoutProblem, type LayoutReport } from './target-fields.ts';
-import { isUnlisted } from './target-unlisted.ts';
-import type { DeviceDescription, VmDescription } from './vm-description.ts';
+import type { DeviceDescription, VmDescription } from '../devices/vm-description.ts';
+import type { Configuration, Section } from '../format/events.ts';
+import { printable, quoteSection } from '../format/stream-error.ts';
+import { compareState, type LayoutProblem, type LayoutReport } from './compare-state.ts';
+import { isUnlisted } from './unlisted-states.ts';
+import type { TargetDump, TargetState } from './vmstate-dump.ts';
 
-export type { TargetDump, TargetField, TargetState } from './target-dump.ts';
-export { parseTargetDump } from './target-dump.ts';
+export type { TargetDump, TargetField, TargetState } from './vmstate-dump.ts';
+export { parseTargetDump } from './vmstate-dump.ts';
 
 /** A section, as far as it matters here. */
 export type CheckedSection = Pick<Section, 'name' | 'instanceId' | 'versionId' | 'kind'>;

@@ -1,5 +1,13 @@
-import { printable } from './stream-error.ts';
-import type { TargetField, TargetState } from './target-dump.ts';
+import type { FieldDescription, StateDescription } from '../devices/vm-description.ts';
+import { printable } from '../format/stream-error.ts';
+import {
+  fits,
+  fitTogether,
+  type Layout,
+  layoutOf,
+  mayBeAbsent,
+  UNUSED,
+} from './expected-layout.ts';
 import {
   contentsOf,
   type FieldGroup,
@@ -8,9 +16,8 @@ import {
   quoteArray,
   quoteBytes,
   quoteSize,
-} from './target-group.ts';
-import { fits, fitTogether, type Layout, layoutOf, mayBeAbsent, UNUSED } from './target-layout.ts';
-import type { FieldDescription, StateDescription } from './vm-description.ts';
+} from './field-groups.ts';
+import type { TargetField, TargetState } from './vmstate-dump.ts';
 
 /** What would go wrong at a place of a section's state. */
 export interface LayoutProblem {

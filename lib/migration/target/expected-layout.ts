@@ -1,5 +1,5 @@
-import type { TargetField, TargetState } from './target-dump.ts';
-import { type FieldGroup, kindOf } from './target-group.ts';
+import { type FieldGroup, kindOf } from './field-groups.ts';
+import type { TargetField, TargetState } from './vmstate-dump.ts';
 
 /** Sizes that an integer has; any other one is that of a buffer, a structure or a private type. */
 const INTEGER_SIZES: ReadonlySet<number> = new Set([1, 2, 4, 8]);

@@ -1,6 +1,6 @@
-import { QemuFileError } from '../errors.ts';
-import { printable } from './stream-error.ts';
-import { LIMIT } from './wire.ts';
+import { QemuFileError } from '../../contract/errors.ts';
+import { printable } from '../format/stream-error.ts';
+import { LIMIT } from '../format/wire.ts';
 
 /** A field of a state as a QEMU lists it. */
 export interface TargetField {

@@ -1,5 +1,5 @@
-import type { SectionKind } from './events.ts';
-import { MigrationStreamError, printable } from './stream-error.ts';
+import type { SectionKind } from '../format/events.ts';
+import { MigrationStreamError, printable } from '../format/stream-error.ts';
 
 /** Digests of one section. */
 export interface SectionDigest {

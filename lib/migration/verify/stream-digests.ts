@@ -1,10 +1,10 @@
-import { Digest } from '../digest.ts';
-import type { MigrationEvent, RamBlock, Section } from './events.ts';
+import { Digest } from '../../util/digest.ts';
+import type { MigrationEvent, RamBlock, Section } from '../format/events.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
+import type { StreamSource } from '../format/stream-source.ts';
+import { LIMIT } from '../format/wire.ts';
+import type { MigrationReader } from '../reader/migration-reader.ts';
 import type { BlockDigest, Manifest, SectionDigest } from './manifest.ts';
-import type { MigrationReader } from './reader.ts';
-import type { StreamSource } from './source.ts';
-import { MigrationStreamError } from './stream-error.ts';
-import { LIMIT } from './wire.ts';
 
 /*
  * Bytes pass here before the reader gets them, and which section they belong to is known only afterwards:

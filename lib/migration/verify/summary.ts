@@ -1,4 +1,4 @@
-import { stateToJson } from './device-state.ts';
+import { stateToJson } from '../devices/state-decoder.ts';
 import type {
   Command,
   Configuration,
@@ -7,9 +7,9 @@ import type {
   RamBlock,
   Section,
   SectionKind,
-} from './events.ts';
-import type { RamTable } from './ram-table.ts';
-import { LIMIT } from './wire.ts';
+} from '../format/events.ts';
+import { LIMIT } from '../format/wire.ts';
+import type { RamTable } from '../ram/ram-table.ts';
 
 /** A section, as a summary lists it. */
 export interface SectionSummary {

@@ -1,16 +1,16 @@
-import { loadDigest } from '../digest.ts';
-import type { Configuration, MigrationEvent, RamBlock, Section } from './events.ts';
+import { loadDigest } from '../../util/digest.ts';
+import type { VmDescription } from '../devices/vm-description.ts';
+import type { Configuration, MigrationEvent, RamBlock, Section } from '../format/events.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
+import type { StreamSource } from '../format/stream-source.ts';
+import { LIMIT } from '../format/wire.ts';
+import { combineVisitors } from '../memory/combine-visitors.ts';
+import { MissingPages } from '../memory/missing-pages.ts';
+import type { PageStore } from '../memory/page-store.ts';
+import { RamImage } from '../memory/ram-image.ts';
+import { MigrationReader, type ReaderOptions } from '../reader/migration-reader.ts';
 import { compareManifests, type Manifest } from './manifest.ts';
-import { MissingPages } from './missing-pages.ts';
-import type { PageStore } from './page-store.ts';
-import { RamImage } from './ram-image.ts';
-import { MigrationReader, type ReaderOptions } from './reader.ts';
-import { SectionDigests } from './section-digests.ts';
-import type { StreamSource } from './source.ts';
-import { MigrationStreamError } from './stream-error.ts';
-import { combineVisitors } from './visitors.ts';
-import type { VmDescription } from './vm-description.ts';
-import { LIMIT } from './wire.ts';
+import { SectionDigests } from './stream-digests.ts';
 
 /** How a stream is verified. */
 export interface VerifyOptions extends Omit<ReaderOptions, 'onFault'> {

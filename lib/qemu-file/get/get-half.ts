@@ -1,10 +1,10 @@
-import { badAnswer } from './answers.ts';
-import { HalfDigest } from './digest.ts';
-import { abortError, QemuFileError, toQemuFileError } from './errors.ts';
-import { Fifo } from './fifo.ts';
+import { badAnswer } from '../../contract/backend-result.ts';
+import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import type { Answer, QemuFileOps } from '../../contract/ops.ts';
+import { HalfDigest } from '../../util/digest.ts';
+import { Fifo } from '../../util/fifo.ts';
 import { LookAhead } from './look-ahead.ts';
-import type { Answer, QemuFileOps } from './ops.ts';
-import { type Waiter, type Wish, waiterFor } from './wish.ts';
+import { type Waiter, type Wish, waiterFor } from './pending-read.ts';
 
 /*
  * The get half: asks the backend for bytes when somebody wants some, one `getBuffer` at a time, and

@@ -1,5 +1,5 @@
-import { makeBlock } from './block.ts';
-import { Fifo } from './fifo.ts';
+import { makeBlock } from '../../util/aligned-block.ts';
+import { Fifo } from '../../util/fifo.ts';
 
 /*
  * The look-ahead: bytes that came from the backend and have not been consumed.

@@ -1,4 +1,4 @@
-import { abortError } from './errors.ts';
+import { abortError } from '../../contract/errors.ts';
 
 /** A number of bytes that somebody waits for. */
 export interface Wish<T> {

@@ -1,4 +1,4 @@
-import { RATE_LIMIT_WINDOW_MS } from './constants.ts';
+import { RATE_LIMIT_WINDOW_MS } from '../../contract/constants.ts';
 
 /*
  * The tokens of a limit in bytes per second, and the queue of those who wait for some: files that share

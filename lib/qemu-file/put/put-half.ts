@@ -1,10 +1,10 @@
-import { badAnswer } from './answers.ts';
+import { badAnswer } from '../../contract/backend-result.ts';
+import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import type { Answer, QemuFileOps } from '../../contract/ops.ts';
+import { HalfDigest } from '../../util/digest.ts';
 import type { BandwidthBudget, BudgetWaiter } from './bandwidth-budget.ts';
 import { type Batch, lengthOf, splitOff } from './batch.ts';
-import { HalfDigest } from './digest.ts';
-import { QemuFileError, toQemuFileError } from './errors.ts';
 import { GatherList } from './gather-list.ts';
-import type { Answer, QemuFileOps } from './ops.ts';
 import { RateLimiter } from './rate-limiter.ts';
 
 /*

@@ -1,5 +1,5 @@
+import { RATE_LIMIT_WINDOW_MS } from '../../contract/constants.ts';
 import type { BandwidthBudget } from './bandwidth-budget.ts';
-import { RATE_LIMIT_WINDOW_MS } from './constants.ts';
 
 /*
  * The budget gate and the meter.

@@ -1,4 +1,4 @@
-import { makeBlock } from './block.ts';
+import { makeBlock } from '../../util/aligned-block.ts';
 
 /*
  * Staging: the block into which small values are copied.

@@ -1,4 +1,4 @@
-import { QemuFileError } from '../errors.ts';
+import { QemuFileError } from '../../contract/errors.ts';
 
 const NEWLINE = 0x0a;
 

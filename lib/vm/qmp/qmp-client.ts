@@ -1,8 +1,7 @@
 import { EventEmitter } from 'node:events';
 import type { Duplex } from 'node:stream';
-import { connectSocket, type SocketTarget } from '../../adapters/index.ts';
-import { QemuFileError, toQemuFileError } from '../errors.ts';
-import { type Patience, withPatience } from './deadline.ts';
+import { connectSocket, type SocketTarget } from '../../../adapters/index.ts';
+import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { LineSplitter } from './line-splitter.ts';
 import { QmpError } from './qmp-error.ts';
 import { type QmpEvent, QmpEvents } from './qmp-events.ts';
@@ -15,6 +14,7 @@ import {
   quoted,
   text,
 } from './qmp-message.ts';
+import { type Patience, withPatience } from './timeout.ts';
 
 /*
  * QMP is one JSON object a line. A server greets, is told `qmp_capabilities`, and then answers commands, in

@@ -1,4 +1,4 @@
-import { QemuFileError } from '../errors.ts';
+import { QemuFileError } from '../../contract/errors.ts';
 
 const BRAND = Symbol.for('qemu-file.QmpError');
 

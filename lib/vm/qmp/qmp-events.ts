@@ -1,4 +1,4 @@
-import { QemuFileError } from '../errors.ts';
+import { QemuFileError } from '../../contract/errors.ts';
 
 /** What QEMU reports without having been asked. */
 export interface QmpEvent {

@@ -1,4 +1,4 @@
-import { abortError, QemuFileError } from '../errors.ts';
+import { abortError, QemuFileError } from '../../contract/errors.ts';
 
 /** How long something is waited for. */
 export interface Patience {

@@ -5,27 +5,30 @@ import { type Duplex, Readable, Writable } from 'node:stream';
 import { finished, pipeline } from 'node:stream/promises';
 import { describe, test } from 'node:test';
 import zlib from 'node:zlib';
-import { BlockCompressor, type CompressBlock } from '../../adapters/block-compressor.ts';
-import { type CompressFormat, compressTo } from '../../adapters/compress.ts';
-import { decompressWith } from '../../adapters/decompress.ts';
-import { openFrom, openTo } from '../../adapters/open.ts';
-import { ToolCompressor } from '../../adapters/tool-compressor.ts';
-import { unwrap } from '../../lib/migration/unwrap.ts';
-import { verifyStream } from '../../lib/migration/verify.ts';
-import { QemuFile } from '../../lib/qemu-file.ts';
-import { collect, manyTurns, pattern, readOnce } from '../helpers/backend.ts';
-import { Source } from '../helpers/backends.ts';
-import { piecesOf } from '../helpers/bytes.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { countedSignal } from '../helpers/counted-signal.ts';
-import { watchLeaks } from '../helpers/leaks.ts';
-import { until, within } from '../helpers/until.ts';
+import {
+  BlockCompressor,
+  type CompressBlock,
+} from '../../../adapters/compress/block-compressor.ts';
+import { type CompressFormat, compressTo } from '../../../adapters/compress/compress.ts';
+import { decompressWith } from '../../../adapters/compress/decompress.ts';
+import { ToolCompressor } from '../../../adapters/compress/external-compressor.ts';
+import { openFrom, openTo } from '../../../adapters/open.ts';
+import { unwrap } from '../../../lib/migration/containers/unwrap.ts';
+import { verifyStream } from '../../../lib/migration/verify/verify.ts';
+import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
+import { collect, manyTurns, pattern, readOnce } from '../../helpers/backend.ts';
+import { Source } from '../../helpers/backends.ts';
+import { piecesOf } from '../../helpers/bytes.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { countedSignal } from '../../helpers/counted-signal.ts';
+import { watchLeaks } from '../../helpers/leaks.ts';
+import { until, within } from '../../helpers/until.ts';
 
 const MIB = 1_048_576;
 const END = new Uint8Array(0);
 const FORMATS: readonly CompressFormat[] = ['gzip', 'zstd'];
 const RECORDING = zlib.gunzipSync(
-  fs.readFileSync(new URL('../fixtures/microvm.mig.gz', import.meta.url)),
+  fs.readFileSync(new URL('../../fixtures/microvm.mig.gz', import.meta.url)),
 );
 
 const NODE_HAS_ZSTD = 'zstdCompress' in zlib;

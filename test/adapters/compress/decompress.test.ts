@@ -7,9 +7,9 @@ import {
   type CompressedSource,
   type DecompressFormat,
   decompressWith,
-} from '../../adapters/decompress.ts';
-import { unwrap } from '../../lib/migration/unwrap.ts';
-import { QemuFile } from '../../lib/qemu-file.ts';
+} from '../../../adapters/compress/decompress.ts';
+import { unwrap } from '../../../lib/migration/containers/unwrap.ts';
+import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import {
   collect,
   isSettled,
@@ -17,12 +17,12 @@ import {
   promised,
   readOnce,
   rejectsWith,
-} from '../helpers/backend.ts';
-import { Source } from '../helpers/backends.ts';
-import { piecesOf } from '../helpers/bytes.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { workedExample } from '../helpers/stream-bytes.ts';
-import { until, within } from '../helpers/until.ts';
+} from '../../helpers/backend.ts';
+import { Source } from '../../helpers/backends.ts';
+import { piecesOf } from '../../helpers/bytes.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { workedExample } from '../../helpers/stream-bytes.ts';
+import { until, within } from '../../helpers/until.ts';
 
 const FORMATS: readonly DecompressFormat[] = ['gzip', 'bzip2', 'xz', 'lzop', 'zstd'];
 

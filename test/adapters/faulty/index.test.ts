@@ -2,16 +2,16 @@
 import assert from 'node:assert/strict';
 import { openSync, readFileSync, writeFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
-import { type Fault, faultyOps, randomFaults } from '../../adapters/faulty.ts';
-import { fdOps, memoryOps, memoryPair, socketOps } from '../../adapters/index.ts';
-import type { QemuFileOps } from '../../lib/ops.ts';
-import { type Backend, isSettled, promised, readOnce, rejectsWith } from '../helpers/backend.ts';
-import { Sink, Source } from '../helpers/backends.ts';
-import { pattern } from '../helpers/bytes.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { withoutLeaks } from '../helpers/leaks.ts';
-import { plainSockets } from '../helpers/sockets.ts';
-import { streamPeer, watchListeners } from '../helpers/stream-peer.ts';
+import { type Fault, faultyOps, randomFaults } from '../../../adapters/faulty/index.ts';
+import { fdOps, memoryOps, memoryPair, socketOps } from '../../../adapters/index.ts';
+import type { QemuFileOps } from '../../../lib/contract/ops.ts';
+import { type Backend, isSettled, promised, readOnce, rejectsWith } from '../../helpers/backend.ts';
+import { Sink, Source } from '../../helpers/backends.ts';
+import { pattern } from '../../helpers/bytes.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { withoutLeaks } from '../../helpers/leaks.ts';
+import { plainSockets } from '../../helpers/sockets.ts';
+import { streamPeer, watchListeners } from '../../helpers/stream-peer.ts';
 import { conformance } from '../ops-conformance.ts';
 
 const CONNECTION = {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { type TestContext, test } from 'node:test';
-import { fdOps } from '../../adapters/fd.ts';
+import { fdOps } from '../../../adapters/file/fd.ts';
 import {
   collect,
   isSettled,
@@ -10,9 +10,9 @@ import {
   promised,
   readOnce,
   rejectsWith,
-} from '../helpers/backend.ts';
-import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { until, within } from '../helpers/until.ts';
+} from '../../helpers/backend.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { until, within } from '../../helpers/until.ts';
 import { conformance } from '../ops-conformance.ts';
 
 type WritevDone = (error: NodeJS.ErrnoException | null, written: number) => void;

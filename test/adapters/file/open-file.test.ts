@@ -4,10 +4,10 @@ import fs from 'node:fs';
 import net from 'node:net';
 import { basename } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { openFd, type PathWriteOps } from '../../adapters/open-fd.ts';
-import { openPath } from '../../adapters/open-path.ts';
-import { collect, pattern, promised, readOnce, rejectsWith } from '../helpers/backend.ts';
-import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { openFd, type PathWriteOps } from '../../../adapters/file/open-file.ts';
+import { openPath } from '../../../adapters/open-path.ts';
+import { collect, pattern, promised, readOnce, rejectsWith } from '../../helpers/backend.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
 import { conformance } from '../ops-conformance.ts';
 
 function errno(code: string): NodeJS.ErrnoException {

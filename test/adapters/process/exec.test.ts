@@ -3,9 +3,9 @@ import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
-import type { ChildDirection } from '../../adapters/child-transport.ts';
-import { execOps, processOps } from '../../adapters/exec.ts';
-import type { QemuFileOps } from '../../lib/ops.ts';
+import type { ChildDirection } from '../../../adapters/process/child-transport.ts';
+import { execOps, processOps } from '../../../adapters/process/exec.ts';
+import type { QemuFileOps } from '../../../lib/contract/ops.ts';
 import {
   collect,
   isSettled,
@@ -13,9 +13,9 @@ import {
   promised,
   readOnce,
   rejectsWith,
-} from '../helpers/backend.ts';
-import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { until, within } from '../helpers/until.ts';
+} from '../../helpers/backend.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { until, within } from '../../helpers/until.ts';
 import { conformance } from '../ops-conformance.ts';
 
 const MIB = 1024 * 1024;
@@ -385,7 +385,7 @@ describe('a command', () => {
   test('is killed when this process exits', async () => {
     await using directory = makeTempDir();
     const pid = directory.join('pid');
-    const adapter = new URL('../../adapters/exec.ts', import.meta.url).href;
+    const adapter = new URL('../../../adapters/process/exec.ts', import.meta.url).href;
     const script = `
       import fs from 'node:fs';
       import { execOps } from '${adapter}';

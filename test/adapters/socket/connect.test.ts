@@ -4,12 +4,12 @@ import net from 'node:net';
 import { describe, test } from 'node:test';
 import tls from 'node:tls';
 import { Worker } from 'node:worker_threads';
-import { connectSocket, type SocketTarget } from '../../adapters/connect.ts';
-import { socketOps } from '../../adapters/socket.ts';
-import { collect, rejectsWith } from '../helpers/backend.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { certificates, leaveSocketOver, portOf } from '../helpers/sockets.ts';
-import { streamPeer } from '../helpers/stream-peer.ts';
+import { connectSocket, type SocketTarget } from '../../../adapters/socket/connect.ts';
+import { socketOps } from '../../../adapters/socket/socket.ts';
+import { collect, rejectsWith } from '../../helpers/backend.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { certificates, leaveSocketOver, portOf } from '../../helpers/sockets.ts';
+import { streamPeer } from '../../helpers/stream-peer.ts';
 
 const LIMITS = { timeout: 20_000 };
 const { ca, otherCa, cert, key } = certificates;

@@ -11,15 +11,15 @@ import {
 import net from 'node:net';
 import { describe, test } from 'node:test';
 import tls from 'node:tls';
-import { connectSocket, type SocketTarget } from '../../adapters/connect.ts';
-import { listenSocket } from '../../adapters/listen.ts';
-import { socketOps } from '../../adapters/socket.ts';
-import type { QemuFileError } from '../../lib/errors.ts';
-import { collect, readOnce, rejectsWith } from '../helpers/backend.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { certificates, leaveSocketOver } from '../helpers/sockets.ts';
-import { streamPeer } from '../helpers/stream-peer.ts';
-import { until } from '../helpers/until.ts';
+import { connectSocket, type SocketTarget } from '../../../adapters/socket/connect.ts';
+import { listenSocket } from '../../../adapters/socket/listen.ts';
+import { socketOps } from '../../../adapters/socket/socket.ts';
+import type { QemuFileError } from '../../../lib/contract/errors.ts';
+import { collect, readOnce, rejectsWith } from '../../helpers/backend.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { certificates, leaveSocketOver } from '../../helpers/sockets.ts';
+import { streamPeer } from '../../helpers/stream-peer.ts';
+import { until } from '../../helpers/until.ts';
 
 const LIMITS = { timeout: 20_000 };
 const ANY_PORT = { host: '127.0.0.1', port: 0 };

@@ -4,8 +4,8 @@ import { fstatSync } from 'node:fs';
 import net from 'node:net';
 import { Duplex } from 'node:stream';
 import { describe, test } from 'node:test';
-import { socketOps } from '../../adapters/socket.ts';
-import type { QemuFileOps } from '../../lib/ops.ts';
+import { socketOps } from '../../../adapters/socket/socket.ts';
+import type { QemuFileOps } from '../../../lib/contract/ops.ts';
 import {
   collect,
   isSettled,
@@ -14,12 +14,12 @@ import {
   promised,
   readOnce,
   rejectsWith,
-} from '../helpers/backend.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { duplexPair } from '../helpers/duplex-pair.ts';
-import { withoutLeaks } from '../helpers/leaks.ts';
-import { plainSockets, tlsSockets } from '../helpers/sockets.ts';
-import { streamPeer } from '../helpers/stream-peer.ts';
+} from '../../helpers/backend.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { duplexPair } from '../../helpers/duplex-pair.ts';
+import { withoutLeaks } from '../../helpers/leaks.ts';
+import { plainSockets, tlsSockets } from '../../helpers/sockets.ts';
+import { streamPeer } from '../../helpers/stream-peer.ts';
 
 const LIMITS = { timeout: 20_000 };
 
@@ -84,7 +84,7 @@ describe('reading from a socket', LIMITS, () => {
     await ops.close(new Error('failed'));
   });
 
-  // Node itself calls this an end: see the comment in adapters/socket.ts.
+  // Node itself calls this an end: see the comment in adapters/socket/socket.ts.
   test('does not take a reset that follows bytes for an end', async () => {
     const [socket, other] = await plainSockets();
     const ops = socketOps(socket);

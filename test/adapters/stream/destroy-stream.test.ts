@@ -2,10 +2,14 @@ import assert from 'node:assert/strict';
 import { PassThrough, Readable, Writable, type WritableOptions } from 'node:stream';
 import { describe, test } from 'node:test';
 import { Readable as OtherReadable, Writable as OtherWritable } from 'readable-stream';
-import { destroyStream, StreamReader, StreamWriter } from '../../adapters/duplex-transport.ts';
-import { QemuFileError } from '../../lib/errors.ts';
-import { collect, isSettled, manyTurns, promised, rejectsWith } from '../helpers/backend.ts';
-import { watchListeners } from '../helpers/stream-peer.ts';
+import {
+  destroyStream,
+  StreamReader,
+  StreamWriter,
+} from '../../../adapters/stream/destroy-stream.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import { collect, isSettled, manyTurns, promised, rejectsWith } from '../../helpers/backend.ts';
+import { watchListeners } from '../../helpers/stream-peer.ts';
 
 type Batch = { chunk: Uint8Array }[];
 

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
-import { execOps } from '../../adapters/exec.ts';
-import { socketOps } from '../../adapters/socket.ts';
-import type { QemuFileOps } from '../../lib/ops.ts';
-import { pattern, promised } from '../helpers/backend.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { plainSockets, tlsSockets } from '../helpers/sockets.ts';
+import { execOps } from '../../../adapters/process/exec.ts';
+import { socketOps } from '../../../adapters/socket/socket.ts';
+import type { QemuFileOps } from '../../../lib/contract/ops.ts';
+import { pattern, promised } from '../../helpers/backend.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { plainSockets, tlsSockets } from '../../helpers/sockets.ts';
 
 const LIMITS = { timeout: 20_000 };
 const SIZE = 8 * 1024 * 1024;

@@ -4,10 +4,10 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
-import { recording } from '../fixtures/recording.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
-import { assertSays, has, jsonIn, put, putRecording } from '../helpers/reading-command.ts';
+import { recording } from '../../fixtures/recording.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { Command, run } from '../../helpers/command.ts';
+import { assertSays, has, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
 import {
   be64,
   blockList,
@@ -22,8 +22,8 @@ import {
   stream,
   vmDescription,
   workedExample,
-} from '../helpers/stream-bytes.ts';
-import { xxh64 } from '../helpers/xxh64.ts';
+} from '../../helpers/stream-bytes.ts';
+import { xxh64 } from '../../helpers/xxh64.ts';
 
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;

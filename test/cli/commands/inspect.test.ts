@@ -7,10 +7,10 @@ import net from 'node:net';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
-import { recording, unpack } from '../fixtures/recording.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
-import { assertSays, has, jsonIn, put, putRecording } from '../helpers/reading-command.ts';
+import { recording, unpack } from '../../fixtures/recording.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { Command, run } from '../../helpers/command.ts';
+import { assertSays, has, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
 import {
   blockList,
   command,
@@ -25,13 +25,13 @@ import {
   vmDescription,
   workedExample,
   zeroPage,
-} from '../helpers/stream-bytes.ts';
-import { until } from '../helpers/until.ts';
-import { xxh64 } from '../helpers/xxh64.ts';
+} from '../../helpers/stream-bytes.ts';
+import { until } from '../../helpers/until.ts';
+import { xxh64 } from '../../helpers/xxh64.ts';
 
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;
-const ROOT = fileURLToPath(new URL('../../', import.meta.url));
+const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 
 /** What --json says of the worked example. */
 const EXAMPLE = {

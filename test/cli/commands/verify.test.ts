@@ -3,11 +3,11 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
-import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, type Ended, run } from '../helpers/command.ts';
-import { corpus } from '../helpers/corpus.ts';
-import { assertSays, jsonIn, put, putRecording } from '../helpers/reading-command.ts';
-import { workedExample } from '../helpers/stream-bytes.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { Command, type Ended, run } from '../../helpers/command.ts';
+import { corpus } from '../../helpers/corpus.ts';
+import { assertSays, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
+import { workedExample } from '../../helpers/stream-bytes.ts';
 
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;

@@ -1,9 +1,9 @@
 // Which first bytes a listening command takes for a migration.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { welcomesMigration } from '../../lib/cli/admission.ts';
-import { recordings, unpack } from '../fixtures/recording.ts';
-import { hex } from '../helpers/bytes.ts';
+import { welcomesMigration } from '../../../lib/cli/endpoints/connection-filter.ts';
+import { recordings, unpack } from '../../fixtures/recording.ts';
+import { hex } from '../../helpers/bytes.ts';
 
 /** The verdicts on the first byte alone, the first two, and so on. */
 function verdicts(bytes: Buffer): string[] {

@@ -4,11 +4,11 @@ import { readdirSync, statSync, writeFileSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { test } from 'node:test';
-import { answerLine, startControl, statusLine } from '../../lib/cli/relay-control.ts';
-import type { RelayStatus, RelaySteering } from '../../lib/cli/relay-steering.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
-import { until } from '../helpers/until.ts';
+import { answerLine, startControl, statusLine } from '../../../lib/cli/relay/control-socket.ts';
+import type { RelayStatus, RelaySteering } from '../../../lib/cli/relay/relay-status.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { Command, run } from '../../helpers/command.ts';
+import { until } from '../../helpers/until.ts';
 
 const STATUS: RelayStatus = {
   state: 'moving',

@@ -3,12 +3,12 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { describe, test } from 'node:test';
-import { pattern } from '../helpers/bytes.ts';
-import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
-import { reportIn } from '../helpers/relay-report.ts';
-import { until, within } from '../helpers/until.ts';
-import { xxh64 } from '../helpers/xxh64.ts';
+import { pattern } from '../../helpers/bytes.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { Command, run } from '../../helpers/command.ts';
+import { reportIn } from '../../helpers/relay-report.ts';
+import { until, within } from '../../helpers/until.ts';
+import { xxh64 } from '../../helpers/xxh64.ts';
 
 /** QEMU's last word on a return path: it has the guest. */
 const WELL_DONE = Buffer.from('0001000400000000', 'hex');

@@ -1,11 +1,11 @@
 // What a relay tells of itself while it runs, and what it can be told.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { memoryPair } from '../../adapters/index.ts';
-import { Steering } from '../../lib/cli/relay-steering.ts';
-import { BandwidthBudget, QemuFile, type QemuFileOptions, relay } from '../../lib/index.ts';
-import { pattern } from '../helpers/bytes.ts';
-import { until } from '../helpers/until.ts';
+import { memoryPair } from '../../../adapters/index.ts';
+import { Steering } from '../../../lib/cli/relay/relay-status.ts';
+import { BandwidthBudget, QemuFile, type QemuFileOptions, relay } from '../../../lib/index.ts';
+import { pattern } from '../../helpers/bytes.ts';
+import { until } from '../../helpers/until.ts';
 
 /** A file, and the far end of its connection. */
 function connection(options?: QemuFileOptions): [QemuFile, QemuFile] {

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { describe, test } from 'node:test';
-import { ReturnEnd } from '../../lib/cli/return-end.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command } from '../helpers/command.ts';
+import { ReturnEnd } from '../../../lib/cli/relay/return-path-verdict.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { Command } from '../../helpers/command.ts';
 
 const PONG = '0002000400000001';
 const SHUT = '0001000400000000';

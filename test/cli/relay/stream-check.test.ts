@@ -5,10 +5,10 @@ import fs from 'node:fs';
 import net from 'node:net';
 import { describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, type Ended, run } from '../helpers/command.ts';
-import { assertSays, put, putRecording } from '../helpers/reading-command.ts';
-import { portOf } from '../helpers/sockets.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { Command, type Ended, run } from '../../helpers/command.ts';
+import { assertSays, put, putRecording } from '../../helpers/reading-command.ts';
+import { portOf } from '../../helpers/sockets.ts';
 import {
   be32,
   configuration,
@@ -17,7 +17,7 @@ import {
   header,
   stream,
   workedExample,
-} from '../helpers/stream-bytes.ts';
+} from '../../helpers/stream-bytes.ts';
 
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;

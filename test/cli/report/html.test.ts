@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { describe, test } from 'node:test';
 import { Linter } from 'eslint';
-import { pageScript, type Report, reportHtml } from '../../lib/cli/report-html.ts';
-import type { ReportData } from '../../lib/cli/report-model.ts';
-import type { CommandSummary, SectionSummary } from '../../lib/migration/summary.ts';
+import { pageScript, type Report, reportHtml } from '../../../lib/cli/report/html.ts';
+import type { ReportData } from '../../../lib/cli/report/page/model.ts';
+import type { CommandSummary, SectionSummary } from '../../../lib/migration/verify/summary.ts';
 import {
   blockOf,
   counts,
@@ -13,7 +13,7 @@ import {
   recordedReport,
   reportOf,
   sectionOf,
-} from '../helpers/report-samples.ts';
+} from '../../helpers/report-samples.ts';
 
 /** The data in a page, as a browser finds it. */
 function dataIn(html: string): ReportData {

@@ -1,11 +1,14 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { parseLibvirtHeader, readLibvirtSave } from '../../lib/migration/libvirt-save.ts';
-import type { StreamFault } from '../../lib/migration/stream-error.ts';
-import { QemuFile } from '../../lib/qemu-file.ts';
-import { Source } from '../helpers/backends.ts';
-import { cutAt } from '../helpers/bytes.ts';
-import { header as streamHeader } from '../helpers/stream-bytes.ts';
+import {
+  parseLibvirtHeader,
+  readLibvirtSave,
+} from '../../../lib/migration/containers/libvirt-save.ts';
+import type { StreamFault } from '../../../lib/migration/format/stream-error.ts';
+import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
+import { Source } from '../../helpers/backends.ts';
+import { cutAt } from '../../helpers/bytes.ts';
+import { header as streamHeader } from '../../helpers/stream-bytes.ts';
 
 interface HeaderParts {
   magic?: string;

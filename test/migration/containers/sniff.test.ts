@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { describeContainer, SNIFF_SIZE, sniffContainer } from '../../lib/migration/container.ts';
-import { hex } from '../helpers/bytes.ts';
+import {
+  describeContainer,
+  SNIFF_SIZE,
+  sniffContainer,
+} from '../../../lib/migration/containers/sniff.ts';
+import { hex } from '../../helpers/bytes.ts';
 
 const KNOWN: readonly [what: string, digits: string, expected: object][] = [
   ['a bare stream', '5145564d 00000003', { kind: 'qevm' }],

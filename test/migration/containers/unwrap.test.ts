@@ -1,18 +1,22 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import zlib, { gzipSync } from 'node:zlib';
-import { memoryOps } from '../../adapters/memory.ts';
-import { openFrom } from '../../adapters/open.ts';
-import { QemuFileError } from '../../lib/errors.ts';
-import { type UnwrapOptions, type Unwrapped, unwrap } from '../../lib/migration/unwrap.ts';
-import { QemuFile } from '../../lib/qemu-file.ts';
-import { isSettled, pattern } from '../helpers/backend.ts';
-import { Feed, Source } from '../helpers/backends.ts';
-import { cutAt, hex, piecesOf, turn } from '../helpers/bytes.ts';
-import { corpus, corpusBytes } from '../helpers/corpus.ts';
-import { qcow2 } from '../helpers/qcow2-bytes.ts';
-import { header, stream, workedExample } from '../helpers/stream-bytes.ts';
-import { within } from '../helpers/until.ts';
+import { memoryOps } from '../../../adapters/memory/memory.ts';
+import { openFrom } from '../../../adapters/open.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import {
+  type UnwrapOptions,
+  type Unwrapped,
+  unwrap,
+} from '../../../lib/migration/containers/unwrap.ts';
+import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
+import { isSettled, pattern } from '../../helpers/backend.ts';
+import { Feed, Source } from '../../helpers/backends.ts';
+import { cutAt, hex, piecesOf, turn } from '../../helpers/bytes.ts';
+import { corpus, corpusBytes } from '../../helpers/corpus.ts';
+import { qcow2 } from '../../helpers/qcow2-bytes.ts';
+import { header, stream, workedExample } from '../../helpers/stream-bytes.ts';
+import { within } from '../../helpers/until.ts';
 
 const STREAM = workedExample();
 const PACKED = gzipSync(STREAM);

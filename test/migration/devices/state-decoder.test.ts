@@ -1,23 +1,23 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { DescribedDevices } from '../../../lib/migration/devices/described-devices.ts';
+import { findVmDescription } from '../../../lib/migration/devices/find-vm-description.ts';
 import {
   type DeviceState,
   decodeState,
   type StateValue,
   stateToJson,
-} from '../../lib/migration/device-state.ts';
-import { findVmDescription } from '../../lib/migration/find-description.ts';
-import { DescribedDevices } from '../../lib/migration/state-devices.ts';
-import { MigrationStreamError } from '../../lib/migration/stream-error.ts';
+} from '../../../lib/migration/devices/state-decoder.ts';
 import {
   bodySize,
   type DeviceDescription,
   type FieldDescription,
   parseVmDescription,
   type StateDescription,
-} from '../../lib/migration/vm-description.ts';
-import { corpus, corpusBytes, corpusFacts, corpusNames } from '../helpers/corpus.ts';
-import { compareState } from '../helpers/state-oracle.ts';
+} from '../../../lib/migration/devices/vm-description.ts';
+import { MigrationStreamError } from '../../../lib/migration/format/stream-error.ts';
+import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/corpus.ts';
+import { compareState } from '../../helpers/state-oracle.ts';
 import {
   type Bytes,
   be32,
@@ -26,7 +26,7 @@ import {
   stream,
   subsection,
   workedExample,
-} from '../helpers/stream-bytes.ts';
+} from '../../helpers/stream-bytes.ts';
 
 const SECTION = { sectionId: 5, name: 'demo', instanceId: 0 };
 

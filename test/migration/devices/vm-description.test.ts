@@ -1,20 +1,20 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { DescribedDevices } from '../../../lib/migration/devices/described-devices.ts';
 import {
   chooseDescription,
   findVmDescription,
   findVmDescriptions,
-} from '../../lib/migration/find-description.ts';
-import { DescribedDevices } from '../../lib/migration/state-devices.ts';
-import { walkTail } from '../../lib/migration/state-walk.ts';
-import { MigrationStreamError } from '../../lib/migration/stream-error.ts';
+} from '../../../lib/migration/devices/find-vm-description.ts';
 import {
   bodySize,
   type DeviceDescription,
   parseVmDescription,
   type VmDescription,
-} from '../../lib/migration/vm-description.ts';
-import { corpus, corpusBytes } from '../helpers/corpus.ts';
+} from '../../../lib/migration/devices/vm-description.ts';
+import { walkTail } from '../../../lib/migration/devices/walk-device-tail.ts';
+import { MigrationStreamError } from '../../../lib/migration/format/stream-error.ts';
+import { corpus, corpusBytes } from '../../helpers/corpus.ts';
 import {
   type Bytes,
   be32,
@@ -24,7 +24,7 @@ import {
   stream,
   vmDescription,
   workedExample,
-} from '../helpers/stream-bytes.ts';
+} from '../../helpers/stream-bytes.ts';
 
 /** Where the worked example's description is: type byte, JSON. */
 const EXAMPLE = { type: 0x10e1, json: 0x10e6 };

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { Readable } from 'node:stream';
 import { describe, test } from 'node:test';
-import { QemuFileError } from '../../lib/errors.ts';
-import { inputOf } from '../../lib/migration/source.ts';
-import { QemuFile } from '../../lib/qemu-file.ts';
-import { Source } from '../helpers/backends.ts';
-import { hex, pattern, wrongly } from '../helpers/bytes.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import { inputOf } from '../../../lib/migration/format/stream-source.ts';
+import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
+import { Source } from '../../helpers/backends.ts';
+import { hex, pattern, wrongly } from '../../helpers/bytes.ts';
 
 async function* chunks(...given: Uint8Array[]): AsyncGenerator<Uint8Array> {
   yield* given;

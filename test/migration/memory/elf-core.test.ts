@@ -2,10 +2,10 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import { test } from 'node:test';
-import { elfCore } from '../../lib/migration/elf-core.ts';
-import { guestMap } from '../../lib/migration/memory-map.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { stream } from '../helpers/stream-bytes.ts';
+import { elfCore } from '../../../lib/migration/memory/elf-core.ts';
+import { guestMap } from '../../../lib/migration/memory/guest-map.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { stream } from '../../helpers/stream-bytes.ts';
 
 const GIB = 2 ** 30;
 

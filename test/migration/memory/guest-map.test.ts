@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type GuestMap, guestMap } from '../../lib/migration/memory-map.ts';
-import { corpusFacts, corpusNames } from '../helpers/corpus.ts';
+import { type GuestMap, guestMap } from '../../../lib/migration/memory/guest-map.ts';
+import { corpusFacts, corpusNames } from '../../helpers/corpus.ts';
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;

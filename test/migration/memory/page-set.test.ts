@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { QemuFileError } from '../../lib/errors.ts';
-import { PageSet } from '../../lib/migration/page-set.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import { PageSet } from '../../../lib/migration/memory/page-set.ts';
 
 function runs(set: PageSet, first: number, end: number): number[][] {
   return [...set.runs(first, end)].map((run) => [...run]);

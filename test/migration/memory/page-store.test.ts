@@ -1,14 +1,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { QemuFileError } from '../../lib/errors.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
 import {
   MemoryPageStore,
   type PageStore,
   PlacedStore,
   SpillingStore,
   shareStore,
-} from '../../lib/migration/page-store.ts';
-import { TrackedStore } from '../helpers/page-stores.ts';
+} from '../../../lib/migration/memory/page-store.ts';
+import { TrackedStore } from '../../helpers/page-stores.ts';
 
 function read(store: PageStore, at: number, length: number): Buffer {
   const target = Buffer.alloc(length, 0xee);

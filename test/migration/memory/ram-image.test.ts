@@ -1,17 +1,17 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { temporarySparseFile } from '../../adapters/sparse-file.ts';
-import { Digest, loadDigest } from '../../lib/digest.ts';
-import { QemuFileError } from '../../lib/errors.ts';
-import type { RamBlock } from '../../lib/migration/events.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import { temporarySparseFile } from '../../../lib/extract/sparse-file.ts';
+import type { RamBlock } from '../../../lib/migration/format/events.ts';
 import {
   MemoryPageStore,
   type PageStore,
   SpillingStore,
   shareStore,
-} from '../../lib/migration/page-store.ts';
-import { RamImage } from '../../lib/migration/ram-image.ts';
-import { TrackedStore } from '../helpers/page-stores.ts';
+} from '../../../lib/migration/memory/page-store.ts';
+import { RamImage } from '../../../lib/migration/memory/ram-image.ts';
+import { Digest, loadDigest } from '../../../lib/util/digest.ts';
+import { TrackedStore } from '../../helpers/page-stores.ts';
 
 const PAGE = 4096;
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import type { RamBlock } from '../../lib/migration/events.ts';
-import { RamMap } from '../../lib/migration/ram-map.ts';
+import type { RamBlock } from '../../../lib/migration/format/events.ts';
+import { RamMap } from '../../../lib/migration/memory/ram-map.ts';
 
 const PAGE = 4096;
 

@@ -1,20 +1,23 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import zlib from 'node:zlib';
-import type { RamBlock } from '../../lib/migration/events.ts';
-import type { StreamInput } from '../../lib/migration/input.ts';
-import { MultifdChannel, type MultifdDeviceState } from '../../lib/migration/multifd-channel.ts';
-import type { MultifdTable } from '../../lib/migration/multifd-packet.ts';
-import { hex, pattern } from '../helpers/bytes.ts';
-import { corpus, corpusBytes, corpusFacts } from '../helpers/corpus.ts';
-import { assertFault, faultOf, inputOver, readSplit } from '../helpers/split-input.ts';
+import type { RamBlock } from '../../../lib/migration/format/events.ts';
+import type { StreamInput } from '../../../lib/migration/format/stream-input.ts';
+import {
+  MultifdChannel,
+  type MultifdDeviceState,
+} from '../../../lib/migration/multifd/multifd-channel.ts';
+import type { MultifdTable } from '../../../lib/migration/multifd/multifd-packet.ts';
+import { hex, pattern } from '../../helpers/bytes.ts';
+import { corpus, corpusBytes, corpusFacts } from '../../helpers/corpus.ts';
+import { assertFault, faultOf, inputOver, readSplit } from '../../helpers/split-input.ts';
 import {
   type MultifdFields,
   multifdDeviceState,
   multifdInitial,
   multifdPacket,
   stream,
-} from '../helpers/stream-bytes.ts';
+} from '../../helpers/stream-bytes.ts';
 
 const PAGE = 4096;
 const HEADER = 1344;

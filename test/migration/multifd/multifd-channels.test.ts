@@ -1,20 +1,23 @@
 import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { describe, it } from 'node:test';
-import { QemuFileError } from '../../lib/errors.ts';
-import type { RamBlock } from '../../lib/migration/events.ts';
-import { StreamInput } from '../../lib/migration/input.ts';
-import { MultifdChannels, type MultifdTable } from '../../lib/migration/multifd.ts';
-import { QemuFile } from '../../lib/qemu-file.ts';
-import { Feed } from '../helpers/backends.ts';
-import { hex, turn } from '../helpers/bytes.ts';
-import { assertFault, faultOf, inputOver } from '../helpers/split-input.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import type { RamBlock } from '../../../lib/migration/format/events.ts';
+import { StreamInput } from '../../../lib/migration/format/stream-input.ts';
+import {
+  MultifdChannels,
+  type MultifdTable,
+} from '../../../lib/migration/multifd/multifd-channels.ts';
+import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
+import { Feed } from '../../helpers/backends.ts';
+import { hex, turn } from '../../helpers/bytes.ts';
+import { assertFault, faultOf, inputOver } from '../../helpers/split-input.ts';
 import {
   multifdDeviceState,
   multifdInitial,
   multifdPacket,
   stream,
-} from '../helpers/stream-bytes.ts';
+} from '../../helpers/stream-bytes.ts';
 
 const PAGE = 4096;
 const HEADER = 1344;

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { RamBlock } from '../../lib/migration/events.ts';
+import type { RamBlock } from '../../../lib/migration/format/events.ts';
+import type { StreamFault } from '../../../lib/migration/format/stream-error.ts';
 import {
   DEVICE_HEADER_SIZE,
   type MultifdTable,
@@ -10,15 +11,14 @@ import {
   pagesHeaderSize,
   parseDevicePacket,
   parseInitialPacket,
-} from '../../lib/migration/multifd-packet.ts';
-import type { StreamFault } from '../../lib/migration/stream-error.ts';
-import { hex } from '../helpers/bytes.ts';
+} from '../../../lib/migration/multifd/multifd-packet.ts';
+import { hex } from '../../helpers/bytes.ts';
 import {
   type MultifdFields,
   multifdDeviceState,
   multifdInitial,
   multifdPacket,
-} from '../helpers/stream-bytes.ts';
+} from '../../helpers/stream-bytes.ts';
 
 const PAGE = 4096;
 /** Where the offsets begin. */

@@ -6,8 +6,8 @@ import {
   type PacketDecoder,
   packetDecoder,
   ScriptZstdDecoder,
-} from '../../lib/migration/packet-decoder.ts';
-import { hex, pattern } from '../helpers/bytes.ts';
+} from '../../../lib/migration/multifd/payload-decoder.ts';
+import { hex, pattern } from '../../helpers/bytes.ts';
 
 const PAGE = 1024;
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { applyXbzrle, xbzrleFault } from '../../lib/migration/xbzrle.ts';
-import { hex, pattern } from '../helpers/bytes.ts';
+import { applyXbzrle, xbzrleFault } from '../../../lib/migration/ram/xbzrle.ts';
+import { hex, pattern } from '../../helpers/bytes.ts';
 
 const PAGE = 4096;
 

@@ -1,10 +1,22 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import type { GuestMemory } from '../../lib/migration/command-range.ts';
-import { type CommandItem, PostcopyOrder, readCommand } from '../../lib/migration/commands.ts';
-import type { StreamInput } from '../../lib/migration/input.ts';
-import { assertFault, assertTruncated, inputOver, readSplit } from '../helpers/split-input.ts';
-import { type Bytes, be16, be32, be64, command, counted, stream } from '../helpers/stream-bytes.ts';
+import type { StreamInput } from '../../../lib/migration/format/stream-input.ts';
+import {
+  type CommandItem,
+  PostcopyOrder,
+  readCommand,
+} from '../../../lib/migration/reader/commands.ts';
+import type { GuestMemory } from '../../../lib/migration/reader/guest-ranges.ts';
+import { assertFault, assertTruncated, inputOver, readSplit } from '../../helpers/split-input.ts';
+import {
+  type Bytes,
+  be16,
+  be32,
+  be64,
+  command,
+  counted,
+  stream,
+} from '../../helpers/stream-bytes.ts';
 
 const MEMORY: GuestMemory = {
   blocks: [

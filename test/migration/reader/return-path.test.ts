@@ -1,18 +1,18 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import type { GuestMemory } from '../../lib/migration/command-range.ts';
+import type { GuestMemory } from '../../../lib/migration/reader/guest-ranges.ts';
 import {
   encodeReturnPath,
   type ReturnPathContent,
   type ReturnPathMessage,
   ReturnPathReader,
-} from '../../lib/migration/return-path.ts';
-import { QemuFile } from '../../lib/qemu-file.ts';
-import { Source } from '../helpers/backends.ts';
-import { cutAt, pattern, piecesOf } from '../helpers/bytes.ts';
-import { corpus, corpusBytes, corpusFacts } from '../helpers/corpus.ts';
-import { assertFault, everyPlace, faultOf } from '../helpers/split-input.ts';
-import { type Bytes, be16, be32, be64, counted, stream } from '../helpers/stream-bytes.ts';
+} from '../../../lib/migration/reader/return-path.ts';
+import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
+import { Source } from '../../helpers/backends.ts';
+import { cutAt, pattern, piecesOf } from '../../helpers/bytes.ts';
+import { corpus, corpusBytes, corpusFacts } from '../../helpers/corpus.ts';
+import { assertFault, everyPlace, faultOf } from '../../helpers/split-input.ts';
+import { type Bytes, be16, be32, be64, counted, stream } from '../../helpers/stream-bytes.ts';
 
 const END_MARK = '01 23 45 67 89 ab cd ef';
 const BITS = pattern(16, 1);

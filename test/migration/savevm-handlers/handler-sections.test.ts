@@ -1,11 +1,22 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import type { SectionKind } from '../../lib/migration/events.ts';
-import { ForeignSections, type ForeignSummary } from '../../lib/migration/foreign-section.ts';
-import type { StreamInput } from '../../lib/migration/input.ts';
-import { pattern } from '../helpers/bytes.ts';
-import { assertFault, assertTruncated, inputOver, readSplit } from '../helpers/split-input.ts';
-import { type Bytes, be16, be32, be64, counted, footer, stream } from '../helpers/stream-bytes.ts';
+import type { SectionKind } from '../../../lib/migration/format/events.ts';
+import type { StreamInput } from '../../../lib/migration/format/stream-input.ts';
+import {
+  ForeignSections,
+  type ForeignSummary,
+} from '../../../lib/migration/savevm-handlers/handler-sections.ts';
+import { pattern } from '../../helpers/bytes.ts';
+import { assertFault, assertTruncated, inputOver, readSplit } from '../../helpers/split-input.ts';
+import {
+  type Bytes,
+  be16,
+  be32,
+  be64,
+  counted,
+  footer,
+  stream,
+} from '../../helpers/stream-bytes.ts';
 
 const VERSION: Readonly<Record<string, number>> = { 's390-storage_attributes': 0 };
 

@@ -1,20 +1,20 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { QemuFileError } from '../../lib/errors.ts';
-import { findVmDescription } from '../../lib/migration/find-description.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import { findVmDescription } from '../../../lib/migration/devices/find-vm-description.ts';
+import type {
+  FieldDescription,
+  StateDescription,
+  VmDescription,
+} from '../../../lib/migration/devices/vm-description.ts';
 import {
   type CheckedSection,
   checkTarget,
   describeTargetProblem,
   parseTargetDump,
   type TargetVerdict,
-} from '../../lib/migration/target.ts';
-import type {
-  FieldDescription,
-  StateDescription,
-  VmDescription,
-} from '../../lib/migration/vm-description.ts';
-import { corpus, corpusBytes, corpusFacts, corpusNames } from '../helpers/corpus.ts';
+} from '../../../lib/migration/target/check-target.ts';
+import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/corpus.ts';
 
 const MACHINE = 'pc-i440fx-7.2';
 

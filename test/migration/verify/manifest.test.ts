@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { compareManifests, type Manifest, parseManifest } from '../../lib/migration/manifest.ts';
+import {
+  compareManifests,
+  type Manifest,
+  parseManifest,
+} from '../../../lib/migration/verify/manifest.ts';
 
 const DIGEST = '0123456789abcdef';
 const OTHER = 'fedcba9876543210';

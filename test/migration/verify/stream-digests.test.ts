@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { loadDigest } from '../../lib/digest.ts';
-import type { Manifest } from '../../lib/migration/manifest.ts';
-import { MigrationReader } from '../../lib/migration/reader.ts';
-import { SectionDigests } from '../../lib/migration/section-digests.ts';
-import { recordings, unpack } from '../fixtures/recording.ts';
-import { piecesOf } from '../helpers/bytes.ts';
-import { chunksOf } from '../helpers/read-stream.ts';
+import { MigrationReader } from '../../../lib/migration/reader/migration-reader.ts';
+import type { Manifest } from '../../../lib/migration/verify/manifest.ts';
+import { SectionDigests } from '../../../lib/migration/verify/stream-digests.ts';
+import { loadDigest } from '../../../lib/util/digest.ts';
+import { recordings, unpack } from '../../fixtures/recording.ts';
+import { piecesOf } from '../../helpers/bytes.ts';
+import { chunksOf } from '../../helpers/read-stream.ts';
 import {
   configuration,
   end,
@@ -15,8 +15,8 @@ import {
   stream,
   vmDescription,
   workedExample,
-} from '../helpers/stream-bytes.ts';
-import { xxh64 } from '../helpers/xxh64.ts';
+} from '../../helpers/stream-bytes.ts';
+import { xxh64 } from '../../helpers/xxh64.ts';
 
 /** Reads a stream past the digests; gives its manifest. */
 async function manifestOf(

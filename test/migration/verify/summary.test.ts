@@ -1,9 +1,13 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { MigrationReader } from '../../lib/migration/reader.ts';
-import { MigrationStreamError } from '../../lib/migration/stream-error.ts';
-import { deviceKey, StreamSummarizer, type StreamSummary } from '../../lib/migration/summary.ts';
-import { chunksOf } from '../helpers/read-stream.ts';
+import { MigrationStreamError } from '../../../lib/migration/format/stream-error.ts';
+import { MigrationReader } from '../../../lib/migration/reader/migration-reader.ts';
+import {
+  deviceKey,
+  StreamSummarizer,
+  type StreamSummary,
+} from '../../../lib/migration/verify/summary.ts';
+import { chunksOf } from '../../helpers/read-stream.ts';
 import {
   be16,
   be32,
@@ -22,7 +26,7 @@ import {
   subsection,
   vmDescription,
   workedExample,
-} from '../helpers/stream-bytes.ts';
+} from '../../helpers/stream-bytes.ts';
 
 /** Reads a stream as far as it goes; gives the summary as JSON has it. */
 async function summaryOf(bytes: Uint8Array): Promise<StreamSummary> {

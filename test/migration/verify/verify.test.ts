@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { QemuFileError } from '../../lib/errors.ts';
-import type { Manifest } from '../../lib/migration/manifest.ts';
-import { MemoryPageStore } from '../../lib/migration/page-store.ts';
-import { type VerifyOptions, verifyStream } from '../../lib/migration/verify.ts';
-import { piecesOf } from '../helpers/bytes.ts';
-import { collectGarbage } from '../helpers/garbage.ts';
-import { TrackedStore } from '../helpers/page-stores.ts';
-import { chunksOf } from '../helpers/read-stream.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import { MemoryPageStore } from '../../../lib/migration/memory/page-store.ts';
+import type { Manifest } from '../../../lib/migration/verify/manifest.ts';
+import { type VerifyOptions, verifyStream } from '../../../lib/migration/verify/verify.ts';
+import { piecesOf } from '../../helpers/bytes.ts';
+import { collectGarbage } from '../../helpers/garbage.ts';
+import { TrackedStore } from '../../helpers/page-stores.ts';
+import { chunksOf } from '../../helpers/read-stream.ts';
 import {
   blockList,
   command,
@@ -21,7 +21,7 @@ import {
   stream,
   vmDescription,
   workedExample,
-} from '../helpers/stream-bytes.ts';
+} from '../../helpers/stream-bytes.ts';
 
 const NO_DEVICES = vmDescription('{"page_size": 4096, "devices": []}');
 

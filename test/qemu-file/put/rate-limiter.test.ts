@@ -3,12 +3,12 @@ import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { describe, test } from 'node:test';
-import { BandwidthBudget } from '../lib/bandwidth-budget.ts';
-import { QemuFile } from '../lib/qemu-file.ts';
-import { RateLimiter } from '../lib/rate-limiter.ts';
-import { Sink } from './helpers/backends.ts';
-import { pattern, piecesOf, turn, wrongly } from './helpers/bytes.ts';
-import { until } from './helpers/until.ts';
+import { BandwidthBudget } from '../../../lib/qemu-file/put/bandwidth-budget.ts';
+import { RateLimiter } from '../../../lib/qemu-file/put/rate-limiter.ts';
+import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
+import { Sink } from '../../helpers/backends.ts';
+import { pattern, piecesOf, turn, wrongly } from '../../helpers/bytes.ts';
+import { until } from '../../helpers/until.ts';
 
 describe('the budget of a window that the caller runs', () => {
   function queued(limit: number, bytes: number): QemuFile {

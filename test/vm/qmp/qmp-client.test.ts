@@ -2,14 +2,14 @@ import assert from 'node:assert/strict';
 import net from 'node:net';
 import { Duplex } from 'node:stream';
 import { describe, test } from 'node:test';
-import { QemuFileError } from '../../lib/errors.ts';
-import { QmpClient, QmpError, type QmpEvent } from '../../lib/vm/index.ts';
-import { LineSplitter } from '../../lib/vm/line-splitter.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { duplexPair } from '../helpers/duplex-pair.ts';
-import { watchLeaks } from '../helpers/leaks.ts';
-import { until } from '../helpers/until.ts';
-import { connectFake, FakeMonitor, GREETING } from './fake-monitor.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import { QmpClient, QmpError, type QmpEvent } from '../../../lib/vm/index.ts';
+import { LineSplitter } from '../../../lib/vm/qmp/line-splitter.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { duplexPair } from '../../helpers/duplex-pair.ts';
+import { watchLeaks } from '../../helpers/leaks.ts';
+import { until } from '../../helpers/until.ts';
+import { connectFake, FakeMonitor, GREETING } from '../fake-monitor.ts';
 
 /** Checks an error's code and message. */
 function fails(code: string, message: RegExp): (error: unknown) => true {

@@ -1,10 +1,4 @@
-import type {
-  PageContent,
-  PageDocument,
-  PageElement,
-  PageEvent,
-  PageWindow,
-} from './report-dom.ts';
+import type { PageContent, PageDocument, PageElement, PageEvent, PageWindow } from './dom.ts';
 
 /*
  * The parts that all of a report's page is made of.

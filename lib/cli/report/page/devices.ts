@@ -1,6 +1,6 @@
-import type { PageContent, PageElement, PageWindow } from './report-dom.ts';
-import type { DeviceRow, PackedValue, ReportData } from './report-model.ts';
-import { pageCount, pageElement, pageNumber, pageSize, pageSome } from './report-page-base.ts';
+import { pageCount, pageElement, pageNumber, pageSize, pageSome } from './base.ts';
+import type { PageContent, PageElement, PageWindow } from './dom.ts';
+import type { DeviceRow, PackedValue, ReportData } from './model.ts';
 import {
   pageBytes,
   pageInteger,
@@ -9,7 +9,7 @@ import {
   pageOpens,
   pagePlain,
   pageValue,
-} from './report-page-values.ts';
+} from './values.ts';
 
 declare const window: PageWindow;
 

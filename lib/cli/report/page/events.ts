@@ -1,5 +1,3 @@
-import type { PageContent, PageElement } from './report-dom.ts';
-import type { EventRow, ReportData } from './report-model.ts';
 import {
   pageCount,
   pageElement,
@@ -8,7 +6,9 @@ import {
   pageNumber,
   pageSize,
   pageSome,
-} from './report-page-base.ts';
+} from './base.ts';
+import type { PageContent, PageElement } from './dom.ts';
+import type { EventRow, ReportData } from './model.ts';
 
 /** The stream from its start to its end: as a strip, and as a list. */
 export function pageEvents({ events, moreEvents, facts }: ReportData): PageContent[] {

@@ -1,6 +1,6 @@
-import type { PageContent, PageElement } from './report-dom.ts';
-import type { ReportData } from './report-model.ts';
-import { pageButton, pageCount, pageElement, pageNumber, pageSize } from './report-page-base.ts';
+import { pageButton, pageCount, pageElement, pageNumber, pageSize } from './base.ts';
+import type { PageContent, PageElement } from './dom.ts';
+import type { ReportData } from './model.ts';
 
 /** The head of the page: what stream it is about. */
 export function pageHead({ title, facts }: ReportData): PageElement {

@@ -1,5 +1,3 @@
-import type { PageContent, PageDocument, PageElement, PageWindow } from './report-dom.ts';
-import type { ReportData } from './report-model.ts';
 import {
   pageButton,
   pageColour,
@@ -17,20 +15,15 @@ import {
   pageTable,
   pageText,
   pageTip,
-} from './report-page-base.ts';
-import {
-  pageDevice,
-  pageDevices,
-  pageFind,
-  pageIs,
-  pageQuery,
-  pageSearch,
-} from './report-page-devices.ts';
-import { pageEvent, pageEvents, pageEventText, pageStrip } from './report-page-events.ts';
-import { pageHead, pageWarnings } from './report-page-head.ts';
-import { pageBlock, pageBlockTable, pageMap, pageRam, pageTally } from './report-page-ram.ts';
-import { pageKinds, pagePlot, pageRounds } from './report-page-rounds.ts';
-import { pagePieces, pageSection, pageSections } from './report-page-sections.ts';
+} from './base.ts';
+import { pageDevice, pageDevices, pageFind, pageIs, pageQuery, pageSearch } from './devices.ts';
+import type { PageContent, PageDocument, PageElement, PageWindow } from './dom.ts';
+import { pageEvent, pageEvents, pageEventText, pageStrip } from './events.ts';
+import { pageHead, pageWarnings } from './head.ts';
+import type { ReportData } from './model.ts';
+import { pageBlock, pageBlockTable, pageMap, pageRam, pageTally } from './ram.ts';
+import { pageKinds, pagePlot, pageRounds } from './rounds.ts';
+import { pagePieces, pageSection, pageSections } from './sections.ts';
 import {
   pageBytes,
   pageBytesGlance,
@@ -42,7 +35,7 @@ import {
   pageOpens,
   pagePlain,
   pageValue,
-} from './report-page-values.ts';
+} from './values.ts';
 
 declare const document: PageDocument;
 declare const window: PageWindow;

@@ -1,4 +1,4 @@
-import type { PageCounts, SectionKind } from '../migration/events.ts';
+import type { PageCounts, SectionKind } from '../../../migration/format/events.ts';
 
 /*
  * What a report's page gets as JSON: a report cut down to what a page can hold, whatever the stream. The

@@ -1,12 +1,3 @@
-import type {
-  PageCanvas,
-  PageContent,
-  PageDocument,
-  PageElement,
-  PageEvent,
-  PageWindow,
-} from './report-dom.ts';
-import type { BlockData, ReportData } from './report-model.ts';
 import {
   pageColour,
   pageCount,
@@ -22,8 +13,17 @@ import {
   pageSome,
   pageTable,
   pageTip,
-} from './report-page-base.ts';
-import { pageKinds } from './report-page-rounds.ts';
+} from './base.ts';
+import type {
+  PageCanvas,
+  PageContent,
+  PageDocument,
+  PageElement,
+  PageEvent,
+  PageWindow,
+} from './dom.ts';
+import type { BlockData, ReportData } from './model.ts';
+import { pageKinds } from './rounds.ts';
 
 declare const document: PageDocument;
 declare const window: PageWindow;

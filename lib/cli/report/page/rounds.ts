@@ -1,6 +1,4 @@
-import type { PageCounts } from '../migration/events.ts';
-import type { PageChart, PageCharts, PageContent, PageElement } from './report-dom.ts';
-import type { ReportData, RoundData } from './report-model.ts';
+import type { PageCounts } from '../../../migration/format/events.ts';
 import {
   pageButton,
   pageColour,
@@ -9,7 +7,9 @@ import {
   pageNumber,
   pageShare,
   pageTable,
-} from './report-page-base.ts';
+} from './base.ts';
+import type { PageChart, PageCharts, PageContent, PageElement } from './dom.ts';
+import type { ReportData, RoundData } from './model.ts';
 
 declare const uPlot: PageCharts;
 

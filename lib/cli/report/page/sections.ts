@@ -1,5 +1,3 @@
-import type { PageContent, PageElement } from './report-dom.ts';
-import type { ReportData, SectionRow } from './report-model.ts';
 import {
   pageButton,
   pageCount,
@@ -9,7 +7,9 @@ import {
   pageSize,
   pageSome,
   pageTable,
-} from './report-page-base.ts';
+} from './base.ts';
+import type { PageContent, PageElement } from './dom.ts';
+import type { ReportData, SectionRow } from './model.ts';
 
 /** In which pieces a section came: `start, 12 parts, end`. */
 export function pagePieces({ kinds }: SectionRow): string {

@@ -1,6 +1,6 @@
-import type { PageElement } from './report-dom.ts';
-import type { PackedValue } from './report-model.ts';
-import { pageCount, pageElement, pageHex, pageNumber, pageSome } from './report-page-base.ts';
+import { pageCount, pageElement, pageHex, pageNumber, pageSome } from './base.ts';
+import type { PageElement } from './dom.ts';
+import type { PackedValue } from './model.ts';
 
 /** Bytes of a state: how many, and the digits that are known; what is not cut off is zeros. */
 export interface PageBytes {

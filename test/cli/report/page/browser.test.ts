@@ -6,9 +6,14 @@ import { writeFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
-import { reportHtml } from '../../lib/cli/report-html.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
-import { HOSTILE, hostileReport, recordedReport, reportOf } from '../helpers/report-samples.ts';
+import { reportHtml } from '../../../../lib/cli/report/html.ts';
+import { makeTempDir } from '../../../helpers/cleanup.ts';
+import {
+  HOSTILE,
+  hostileReport,
+  recordedReport,
+  reportOf,
+} from '../../../helpers/report-samples.ts';
 
 const run = promisify(execFile);
 const browser = ['chromium', 'chromium-browser', 'google-chrome'].find(
