@@ -57,9 +57,9 @@ export type { ConnectionOps } from './shared/shared-transport.ts';
 export {
   type AdmissionOptions,
   admit,
-  type Refusal,
-  type RefusalReason,
-  type Welcome,
+  type Rejection,
+  type RejectionReason,
+  type Verdict,
 } from './socket/admit.ts';
 export {
   type ConnectOptions,

@@ -7,7 +7,7 @@ import type { KeepPartial } from './file/open-file.ts';
 import { openPath } from './open-path.ts';
 import { pipeOps } from './pipe/pipe.ts';
 import { execOps } from './process/exec.ts';
-import { type AdmissionOptions, admit, MAX_CANDIDATES } from './socket/admit.ts';
+import { type AdmissionOptions, admit, MAX_PENDING_CONNECTIONS } from './socket/admit.ts';
 import { connectSocket, type SocketTarget } from './socket/connect.ts';
 import { type ListenOptions, listenSocket } from './socket/listen.ts';
 import { socketOps } from './socket/socket.ts';
@@ -168,7 +168,7 @@ async function acceptOne(
   signal: AbortSignal | undefined,
 ): Promise<QemuFileOps> {
   const { admission, tls, onConnectionError } = options;
-  const backlog = admission && (admission.maxCandidates ?? MAX_CANDIDATES);
+  const backlog = admission && (admission.maxCandidates ?? MAX_PENDING_CONNECTIONS);
   let listener = await listenSocket(target, { signal, tls, onConnectionError, backlog });
   try {
     if (admission !== undefined) listener = admit(listener, admission);

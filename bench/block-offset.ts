@@ -9,7 +9,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { makeBlock } from '../lib/util/aligned-block.ts';
+import { allocateBlock } from '../lib/util/aligned-block.ts';
 import { alternate, type Bench, type Contender, rowOf } from './harness/row.ts';
 
 const ours = 'our block';
@@ -46,7 +46,7 @@ const bench: Bench = {
           run: () => Promise.resolve(speed(fd, make(SIZE).fill(0xa5), call, bytes)),
         });
         const contenders = [
-          timed(ours, makeBlock),
+          timed(ours, allocateBlock),
           timed(floor, (size) => Buffer.allocUnsafeSlow(size)),
         ];
         const rounds = await alternate(contenders, quick ? 1 : 9);

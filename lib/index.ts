@@ -1,6 +1,12 @@
 export * from './contract/constants.ts';
 export { QemuFileError, type QemuFileErrorContext } from './contract/errors.ts';
-export type { Answer, QemuFileGetFd, QemuFileOps, QemuFileSizes, Whence } from './contract/ops.ts';
+export type {
+  MaybePromise,
+  QemuFileGetFd,
+  QemuFileOps,
+  QemuFileSizes,
+  Whence,
+} from './contract/ops.ts';
 export { asNodeDuplex, toWeb } from './qemu-file/node-interop.ts';
 export type { QemuFileOptions, WaitOptions } from './qemu-file/options.ts';
 export { BandwidthBudget } from './qemu-file/put/bandwidth-budget.ts';

@@ -21,7 +21,7 @@ const PIECE_SIZE = 65_536;
 const ZERO_PIECE = Buffer.alloc(PIECE_SIZE);
 
 /** Bytes of zeros for which a block is divided: fewer are compressed faster than the division costs. */
-const LEAST_ZEROS = 262_144;
+const MIN_ZEROS = 262_144;
 
 type Callback = (error?: Error | null) => void;
 
@@ -225,7 +225,7 @@ function runsOf(bytes: Buffer): Run[] {
     if (end > at && bytes.compare(ZERO_PIECE, 0, end - at, at, end) === 0) continue;
     const zerosEnd = Math.min(at, bytes.length);
     const isAll = zerosStart === 0 && zerosEnd === bytes.length;
-    if (zerosEnd - zerosStart >= LEAST_ZEROS || (isAll && zerosEnd > 0)) {
+    if (zerosEnd - zerosStart >= MIN_ZEROS || (isAll && zerosEnd > 0)) {
       if (zerosStart > dataStart) runs.push({ start: dataStart, end: zerosStart, isZero: false });
       runs.push({ start: zerosStart, end: zerosEnd, isZero: true });
       dataStart = zerosEnd;

@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream';
 import zlib from 'node:zlib';
 import { abortError } from '../../lib/contract/errors.ts';
 import { BlockCompressor, type CompressBlock } from './block-compressor.ts';
-import { ToolCompressor } from './external-compressor.ts';
+import { ExternalCompressor } from './external-compressor.ts';
 
 /** Formats that can be compressed to. */
 export type CompressFormat = 'gzip' | 'zstd';
@@ -24,7 +24,7 @@ export interface CompressOptions {
   signal?: AbortSignal | undefined;
 }
 
-const MOST_LEVEL: Readonly<Record<CompressFormat, number>> = { gzip: 9, zstd: 19 };
+const MAX_LEVEL: Readonly<Record<CompressFormat, number>> = { gzip: 9, zstd: 19 };
 const DEFAULT_LEVEL = 1;
 
 /** Threads that libuv has for such work, unless `UV_THREADPOOL_SIZE` says something else. */
@@ -34,7 +34,7 @@ const POOL_SIZE = 4;
 const ZEROS_LEVEL: Readonly<Record<CompressFormat, number>> = { gzip: 9, zstd: 1 };
 
 /** Bytes beyond those of a block that its compressed form may take. */
-const MOST_GROWTH = 65_536;
+const MAX_GROWTH = 65_536;
 
 /**
  * Makes a stream that compresses what is written to it, on several threads: `pipeline(from, compressor, to)`.
@@ -65,10 +65,10 @@ const MOST_GROWTH = 65_536;
  * ```
  */
 export function compressTo(format: CompressFormat, options: CompressOptions = {}): Duplex {
-  if (!Object.hasOwn(MOST_LEVEL, format)) {
+  if (!Object.hasOwn(MAX_LEVEL, format)) {
     throw new RangeError(`compressTo: there is no format ${format}, only gzip and zstd`);
   }
-  const level = wholeNumber('level', options.level ?? DEFAULT_LEVEL, MOST_LEVEL[format]);
+  const level = wholeNumber('level', options.level ?? DEFAULT_LEVEL, MAX_LEVEL[format]);
   const threads = wholeNumber(
     'threads',
     options.threads ?? Math.min(availableParallelism(), POOL_SIZE),
@@ -81,7 +81,7 @@ export function compressTo(format: CompressFormat, options: CompressOptions = {}
   const compressor =
     compress !== undefined && zeros !== undefined
       ? new BlockCompressor({ compress, compressZeros: zeros, threads })
-      : new ToolCompressor(format, [`-${level}`, `-T${threads}`, '-q', '-c']);
+      : new ExternalCompressor(format, [`-${level}`, `-T${threads}`, '-q', '-c']);
   compressor.on('error', ignore);
   if (signal !== undefined) endBySignal(compressor, signal);
   return compressor;
@@ -122,7 +122,7 @@ function wholeBlock(compress: Zlib, options: object): CompressBlock {
   return (bytes) =>
     new Promise((resolve, reject) => {
       // With room for all of the output there is one round through the threads, and not one for each 16 KiB.
-      const chunkSize = bytes.length + MOST_GROWTH;
+      const chunkSize = bytes.length + MAX_GROWTH;
       compress(bytes, { ...options, chunkSize }, (error, result) => {
         if (error !== null) reject(error);
         // Most of that room is left in general, and would be kept as long as the output is.

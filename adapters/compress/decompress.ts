@@ -1,8 +1,8 @@
 import { QemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer, QemuFileOps } from '../../lib/contract/ops.ts';
+import type { MaybePromise, QemuFileOps } from '../../lib/contract/ops.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
 import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
-import { Tool } from './external-tool.ts';
+import { ExternalTool } from './external-tool.ts';
 
 /** What is decompressed: a `QemuFile`, or anything else that gives chunks of bytes. */
 export interface CompressedSource extends AsyncIterable<Uint8Array> {
@@ -17,7 +17,7 @@ export type DecompressFormat = 'gzip' | 'bzip2' | 'xz' | 'lzop' | 'zstd';
 
 /** A table over what a tool gives. */
 export interface DecompressOps extends QemuFileOps {
-  getBuffer(buffer: Uint8Array, position: number): Answer<Uint8Array>;
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<Uint8Array>;
   close(error?: Error): Promise<void>;
   writevBuffer?: never;
 }
@@ -66,7 +66,7 @@ export function decompressWith(
 class Decompression {
   readonly #format: DecompressFormat;
   readonly #source: CompressedSource;
-  readonly #tool: Tool;
+  readonly #tool: ExternalTool;
   readonly #reader: StreamReader | undefined;
   /** What the source failed with. */
   #sourceError: Error | undefined;
@@ -75,15 +75,15 @@ class Decompression {
   constructor(format: DecompressFormat, source: CompressedSource) {
     this.#format = format;
     this.#source = source;
-    this.#tool = new Tool(format, ARGUMENTS[format], 'decompress');
+    this.#tool = new ExternalTool(format, ARGUMENTS[format], 'decompress');
     const { stdin, stdout } = this.#tool;
     if (stdout) this.#reader = new StreamReader(stdout, 'EIO');
     if (stdin) void this.#feed(new StreamWriter(stdin));
   }
 
-  read(position: number): Answer<Uint8Array> {
+  read(position: number): MaybePromise<Uint8Array> {
     if (this.#reader === undefined) return this.#atEnd(position);
-    let answer: Answer<Uint8Array>;
+    let answer: MaybePromise<Uint8Array>;
     try {
       answer = this.#reader.read(position);
     } catch (error) {

@@ -1,14 +1,14 @@
 import { Duplex } from 'node:stream';
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
-import { Tool } from './external-tool.ts';
+import { ExternalTool } from './external-tool.ts';
 
 type Callback = (error?: Error | null) => void;
 
 /** Has a tool of the system compress what is written to it; its output ends after the tool exited with status 0. */
-export class ToolCompressor extends Duplex {
+export class ExternalCompressor extends Duplex {
   readonly #format: string;
-  readonly #tool: Tool;
+  readonly #tool: ExternalTool;
   readonly #reader: StreamReader | undefined;
   readonly #writer: StreamWriter | undefined;
   #written = 0;
@@ -22,7 +22,7 @@ export class ToolCompressor extends Duplex {
   constructor(format: string, args: readonly string[]) {
     super();
     this.#format = format;
-    this.#tool = new Tool(format, args, 'compress');
+    this.#tool = new ExternalTool(format, args, 'compress');
     const { stdin, stdout } = this.#tool;
     if (stdout) this.#reader = new StreamReader(stdout, 'EIO');
     if (stdin) this.#writer = new StreamWriter(stdin);

@@ -1,18 +1,18 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import { ChildEnd } from '../process/child-exit.ts';
+import { ChildExit } from '../process/child-exit.ts';
 import { destroyStream } from '../stream/destroy-stream.ts';
 
 /** Milliseconds from SIGTERM to SIGKILL of a tool that is not needed any more. */
 const GRACE_MS = 2000;
 
 /** A running tool of the system: found in `PATH` and called without a shell. */
-export class Tool {
+export class ExternalTool {
   /** Where the system had no descriptors left Node makes no streams, whatever was asked for. */
   readonly stdin: Writable | undefined;
   readonly stdout: Readable | undefined;
-  readonly end: ChildEnd;
+  readonly end: ChildExit;
   readonly #name: string;
   readonly #operation: string;
 
@@ -26,7 +26,7 @@ export class Tool {
     this.#name = name;
     this.#operation = operation;
     const child = start(name, args, operation);
-    this.end = new ChildEnd(child, false, GRACE_MS);
+    this.end = new ChildExit(child, false, GRACE_MS);
     const { stdin, stdout } = child as Partial<ChildProcess>;
     this.stdin = stdin ?? undefined;
     this.stdout = stdout ?? undefined;

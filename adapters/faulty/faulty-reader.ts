@@ -1,5 +1,5 @@
 import { QemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer, QemuFileOps } from '../../lib/contract/ops.ts';
+import type { MaybePromise, QemuFileOps } from '../../lib/contract/ops.ts';
 import { type FaultyDirection, injected } from './faulty-direction.ts';
 
 /** The reads of one table, with the faults of their direction. */
@@ -19,7 +19,7 @@ export class FaultyReader {
     this.#reset = reset;
   }
 
-  read(buffer: Uint8Array, position: number): Answer<number | Uint8Array> {
+  read(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
     const direction = this.#direction;
     if (this.#isClosed) return this.#read(buffer, position);
     if (direction.failure !== undefined) throw direction.failure;
@@ -63,14 +63,14 @@ export class FaultyReader {
     return this.#readOn(buffer, position);
   }
 
-  #readOn(buffer: Uint8Array, position: number): Answer<number | Uint8Array> {
+  #readOn(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
     const direction = this.#direction;
     if (direction.isIdle && this.#kept === undefined && this.#xor === 0) {
       return this.#read(buffer, position);
     }
     const most = Math.min(buffer.length, direction.free, direction.pieceSize);
     const answer = this.#read(buffer.subarray(0, most), position);
-    const finish = (given: number | Uint8Array): Answer<number | Uint8Array> => {
+    const finish = (given: number | Uint8Array): MaybePromise<number | Uint8Array> => {
       if (direction.failure !== undefined) throw direction.failure;
       const finished = this.#finish(buffer, most, given);
       return direction.lateTurns === undefined ? finished : direction.held(finished);
@@ -81,7 +81,7 @@ export class FaultyReader {
     });
   }
 
-  #read(buffer: Uint8Array, position: number): Answer<number | Uint8Array> {
+  #read(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
     const kept = this.#kept;
     this.#kept = undefined;
     return kept ?? this.#ops.getBuffer?.(buffer, position) ?? 0;

@@ -1,5 +1,5 @@
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer, QemuFileOps } from '../../lib/contract/ops.ts';
+import type { MaybePromise, QemuFileOps } from '../../lib/contract/ops.ts';
 import type { ByteFault } from './fault-plan.ts';
 import { type FaultyDirection, injected } from './faulty-direction.ts';
 
@@ -22,7 +22,7 @@ export class FaultyWriter {
     this.#reset = reset;
   }
 
-  writev(buffers: readonly Uint8Array[], position: number): Answer<number> {
+  writev(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
     const direction = this.#direction;
     if (this.#isClosed) return this.#write(buffers, position);
     if (direction.failure !== undefined) throw direction.failure;
@@ -58,11 +58,11 @@ export class FaultyWriter {
     return this.#isInside && this.behind === undefined ? error : undefined;
   }
 
-  #write(buffers: readonly Uint8Array[], position: number): Answer<number> {
+  #write(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
     return this.#ops.writevBuffer?.(buffers, position) ?? 0;
   }
 
-  #writeEarly(buffers: readonly Uint8Array[], position: number): Answer<number> {
+  #writeEarly(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
     if (this.failedBehind !== undefined) throw this.failedBehind;
     if (this.behind === undefined) return this.#putBehind(buffers, position);
     return this.behind.then(() => this.#writeEarly(buffers, position));

@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream';
 import { QemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer, QemuFileOps, Whence } from '../../lib/contract/ops.ts';
+import type { MaybePromise, QemuFileOps, Whence } from '../../lib/contract/ops.ts';
 import type { Fault, OpFault, OtherOp } from './fault-plan.ts';
 import { FaultyDirection, injected } from './faulty-direction.ts';
 import { FaultyReader } from './faulty-reader.ts';
@@ -103,8 +103,8 @@ class Plan {
   #table(ops: QemuFileOps): QemuFileOps {
     const reader = new FaultyReader(ops, this.#reading, this.#reset);
     const writer = new FaultyWriter(ops, this.#writing, this.#reset);
-    let closing: { answer: Answer<number | void> } | undefined;
-    const shut = (error?: Error): Answer<number | void> => {
+    let closing: { answer: MaybePromise<number | void> } | undefined;
+    const shut = (error?: Error): MaybePromise<number | void> => {
       closing ??= { answer: this.#close(ops, reader, writer, error) };
       return closing.answer;
     };
@@ -147,7 +147,7 @@ class Plan {
           if (write) this.#writing.cancel(shutDownError('writevBuffer'));
           if (!write) return ops.shutDown?.(read, write);
           // What was answered early and is lost must not look as if it were followed by an end.
-          const finish = (): Answer<number | void> => {
+          const finish = (): MaybePromise<number | void> => {
             if (writer.failedBehind !== undefined) throw writer.failedBehind;
             return ops.shutDown?.(read, write);
           };
@@ -176,7 +176,7 @@ class Plan {
     reader: FaultyReader,
     writer: FaultyWriter,
     error: Error | undefined,
-  ): Answer<number | void> {
+  ): MaybePromise<number | void> {
     reader.close(error === undefined);
     const cut = writer.close();
     const isPlanned = this.#faults.some(({ on }) => on === 'close');

@@ -2,7 +2,7 @@
  * Counts the calls on a descriptor that the thread pool is working on, since a descriptor must not be
  * closed under one: its number could by then belong to something else.
  */
-export class FdCalls {
+export class CallsInFlight {
   #running = 0;
   #waiting: (() => void)[] = [];
 

@@ -1,9 +1,9 @@
 import fs from 'node:fs';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer } from '../../lib/contract/ops.ts';
+import type { MaybePromise } from '../../lib/contract/ops.ts';
 import { Backoff, isTransient, sleepSync } from '../shared/backoff.ts';
 import type { Failure } from '../stream/stream-failure.ts';
-import type { FdCalls } from './calls-in-flight.ts';
+import type { CallsInFlight } from './calls-in-flight.ts';
 
 /**
  * Reads from a descriptor, one at a time: waits and tries again while the descriptor is not ready.
@@ -15,7 +15,7 @@ export class FdReader {
   blocking = false;
 
   readonly #fd: number;
-  readonly #calls: FdCalls;
+  readonly #calls: CallsInFlight;
   readonly #operation: string;
   readonly #backoff = new Backoff();
   #failure: Failure | undefined;
@@ -31,7 +31,7 @@ export class FdReader {
    * @param offset - Where the first byte comes from; `null` leaves it to the descriptor's own offset.
    * @param operation - Named in errors. Default `getBuffer`.
    */
-  constructor(fd: number, calls: FdCalls, offset: number | null, operation = 'getBuffer') {
+  constructor(fd: number, calls: CallsInFlight, offset: number | null, operation = 'getBuffer') {
     this.#fd = fd;
     this.#calls = calls;
     this.offset = offset;
@@ -50,7 +50,7 @@ export class FdReader {
    * @param position - Offset of the first byte in the stream, for the error message.
    * @returns How many came, 0 at the end; at once in blocking mode.
    */
-  read(buffer: Uint8Array, position: number): Answer<number> {
+  read(buffer: Uint8Array, position: number): MaybePromise<number> {
     if (this.#failure !== undefined) throw this.#failure(this.#operation, position);
     if (this.pending) {
       throw new QemuFileError('EBUSY', 'another read waits already', {

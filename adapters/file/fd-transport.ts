@@ -1,7 +1,7 @@
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer, Whence } from '../../lib/contract/ops.ts';
+import type { MaybePromise, Whence } from '../../lib/contract/ops.ts';
 import { type Failure, failure } from '../stream/stream-failure.ts';
-import { FdCalls } from './calls-in-flight.ts';
+import { CallsInFlight } from './calls-in-flight.ts';
 import { FdReader } from './fd-reader.ts';
 import { FdWriter } from './fd-writer.ts';
 import { closeFd } from './fs-promises.ts';
@@ -27,7 +27,7 @@ export class FdTransport {
   readonly fd: number;
   readonly #use: FdUse;
   readonly #size: (() => number) | undefined;
-  readonly #calls = new FdCalls();
+  readonly #calls = new CallsInFlight();
   readonly #reader: FdReader;
   readonly #writer: FdWriter;
   /** Reads and writes at an offset of their own that are not answered. */
@@ -61,7 +61,7 @@ export class FdTransport {
     this.#writer.blocking = blocking;
   }
 
-  read(buffer: Uint8Array, position: number): Answer<number | Uint8Array> {
+  read(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
     if (this.#use.offset !== null || this.#blocking) return this.#reader.read(buffer, position);
     // A read from a device or a pipe may hang in its thread, and close() does not wait for it: so it
     // must not have the caller's memory, which the caller may use again by then.
@@ -71,7 +71,7 @@ export class FdTransport {
     return answer.then((length) => own.subarray(0, length));
   }
 
-  writev(buffers: readonly Uint8Array[], position: number): Answer<number> {
+  writev(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
     return this.#note(() => this.#writer.writev(buffers, position));
   }
 
@@ -207,7 +207,7 @@ export class FdTransport {
   }
 
   /** Does a write, and remembers its failure: what was written is not whole then. */
-  #note(write: () => Answer<number>): Answer<number> {
+  #note(write: () => MaybePromise<number>): MaybePromise<number> {
     if (this.#closing !== undefined) return write();
     const remember = (error: unknown): never => {
       this.#failed ??= toQemuFileError(error);

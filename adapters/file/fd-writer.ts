@@ -1,9 +1,9 @@
 import fs from 'node:fs';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer } from '../../lib/contract/ops.ts';
+import type { MaybePromise } from '../../lib/contract/ops.ts';
 import { Backoff, isTransient, sleepSync } from '../shared/backoff.ts';
 import type { Failure } from '../stream/stream-failure.ts';
-import type { FdCalls } from './calls-in-flight.ts';
+import type { CallsInFlight } from './calls-in-flight.ts';
 
 /** Calls in a row that may write nothing, without an error, before that counts as one. */
 const MAX_EMPTY_WRITES = 8;
@@ -23,7 +23,7 @@ export class FdWriter {
   blocking = false;
 
   readonly #fd: number;
-  readonly #calls: FdCalls;
+  readonly #calls: CallsInFlight;
   readonly #operation: string;
   readonly #backoff = new Backoff();
   #failure: Failure | undefined;
@@ -42,7 +42,7 @@ export class FdWriter {
    * @param offset - Where the first byte goes; `null` leaves it to the descriptor's own offset.
    * @param operation - Named in errors. Default `writevBuffer`.
    */
-  constructor(fd: number, calls: FdCalls, offset: number | null, operation = 'writevBuffer') {
+  constructor(fd: number, calls: CallsInFlight, offset: number | null, operation = 'writevBuffer') {
     this.#fd = fd;
     this.#calls = calls;
     this.offset = offset;
@@ -66,7 +66,7 @@ export class FdWriter {
    * @param position - Offset of the first byte in the stream, for the error message.
    * @returns Their number of bytes; at once in blocking mode.
    */
-  writev(buffers: readonly Uint8Array[], position: number): Answer<number> {
+  writev(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
     if (this.#failure !== undefined) throw this.#failure(this.#operation, position);
     if (this.pending) throw this.#error('EBUSY', 'an earlier batch is not written yet', position);
     let total = 0;

@@ -1,6 +1,6 @@
 import fs from 'node:fs';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer, QemuFileOps, Whence } from '../../lib/contract/ops.ts';
+import type { MaybePromise, QemuFileOps, Whence } from '../../lib/contract/ops.ts';
 import { FILE_SIZES } from '../shared/sizes.ts';
 import { FdTransport } from './fd-transport.ts';
 
@@ -32,20 +32,20 @@ export interface FdOps extends QemuFileOps {
 
 /** A descriptor for reading. */
 export interface FdReadOps extends FdOps {
-  getBuffer(buffer: Uint8Array, position: number): Answer<number | Uint8Array>;
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
   writevBuffer?: never;
 }
 
 /** A descriptor for writing. */
 export interface FdWriteOps extends FdOps {
-  writevBuffer(buffers: readonly Uint8Array[], position: number): Answer<number>;
+  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
   getBuffer?: never;
 }
 
 /** A descriptor for both. */
 export interface FdBothOps extends FdOps {
-  getBuffer(buffer: Uint8Array, position: number): Answer<number | Uint8Array>;
-  writevBuffer(buffers: readonly Uint8Array[], position: number): Answer<number>;
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
+  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
 }
 
 /**

@@ -1,5 +1,5 @@
 import { QemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer } from '../../lib/contract/ops.ts';
+import type { MaybePromise } from '../../lib/contract/ops.ts';
 
 interface WaitingRead {
   readonly buffer: Uint8Array;
@@ -21,7 +21,7 @@ interface WaitingWrite {
  * One direction of a connection inside the process: a ring of a fixed number of bytes, as the kernel's
  * pipe is. What does not fit stays in the writer's own buffers, so no write can make the process grow.
  */
-export class ByteFifo {
+export class ByteRing {
   readonly #capacity: number;
   /** Made at the first write: one direction of a pair often stays unused. */
   #ring: Uint8Array | undefined;
@@ -42,7 +42,7 @@ export class ByteFifo {
   }
 
   /** Takes stored bytes, or waits for some; 0 is the end. */
-  read(buffer: Uint8Array): Answer<number> {
+  read(buffer: Uint8Array): MaybePromise<number> {
     if (this.#readerGone) throw readShutError();
     if (this.#size > 0) {
       const count = this.#take(buffer);
@@ -57,7 +57,7 @@ export class ByteFifo {
   }
 
   /** Stores all bytes; answers at once if they fit, else when the reader has made room for the last. */
-  write(buffers: readonly Uint8Array[]): Answer<number> {
+  write(buffers: readonly Uint8Array[]): MaybePromise<number> {
     if (this.#writeFailure !== undefined) throw writeError(this.#writeFailure);
     let total = 0;
     for (const buffer of buffers) total += buffer.length;

@@ -2,7 +2,7 @@ import { constants } from 'node:buffer';
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { QemuFileOps, Whence } from '../../lib/contract/ops.ts';
 import { type ConnectionOps, shareTransport, type Transport } from '../shared/shared-transport.ts';
-import { ByteFifo } from './byte-ring.ts';
+import { ByteRing } from './byte-ring.ts';
 
 /** How `memoryOps` behaves. */
 export interface MemoryOptions {
@@ -173,12 +173,12 @@ export function memoryPair(options: MemoryPairOptions = {}): [ConnectionOps, Con
   if (!Number.isSafeInteger(highWaterMark) || highWaterMark < 1) {
     throw new RangeError(`highWaterMark must be an integer of 1 or more: ${highWaterMark}`);
   }
-  const there = new ByteFifo(highWaterMark);
-  const back = new ByteFifo(highWaterMark);
+  const there = new ByteRing(highWaterMark);
+  const back = new ByteRing(highWaterMark);
   return [shareTransport(endOf(back, there)), shareTransport(endOf(there, back))];
 }
 
-function endOf(incoming: ByteFifo, outgoing: ByteFifo): Transport {
+function endOf(incoming: ByteRing, outgoing: ByteRing): Transport {
   return {
     getBuffer: (buffer) => incoming.read(buffer),
     writevBuffer: (buffers) => outgoing.write(buffers),

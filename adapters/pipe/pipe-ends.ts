@@ -1,25 +1,25 @@
 import type { Readable, Writable } from 'node:stream';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer, QemuFileOps } from '../../lib/contract/ops.ts';
+import type { MaybePromise, QemuFileOps } from '../../lib/contract/ops.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
 import { destroyStream, StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
 
 /** What every table over a pipe has. */
 export interface PipeOps extends QemuFileOps {
   close(error?: Error): Promise<void>;
-  shutDown(read: boolean, write: boolean): Answer<void>;
+  shutDown(read: boolean, write: boolean): MaybePromise<void>;
   getFd(): number;
 }
 
 /** The reading end of a pipe. */
 export interface PipeReadOps extends PipeOps {
-  getBuffer(buffer: Uint8Array, position: number): Answer<number | Uint8Array>;
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
   writevBuffer?: never;
 }
 
 /** The writing end of a pipe. */
 export interface PipeWriteOps extends PipeOps {
-  writevBuffer(buffers: readonly Uint8Array[], position: number): Answer<number>;
+  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
   getBuffer?: never;
 }
 
@@ -89,7 +89,7 @@ class WritingEnd {
     return this.#closing !== undefined;
   }
 
-  shutDown(): Answer<void> {
+  shutDown(): MaybePromise<void> {
     if (!this.#cutsBatch) return this.#end();
     this.#wasCut = true;
     this.writer.close();

@@ -17,14 +17,14 @@ const FIRST_LOOK_MS = 2;
 const LAST_LOOK_MS = 200;
 
 /** Children that die with this process, so that none takes a cut stream for a whole one. */
-const living = new Set<ChildEnd>();
+const living = new Set<ChildExit>();
 
 function killLiving(): void {
   for (const child of living) child.signal('SIGKILL');
 }
 
 /** How a child process ends: on its own, or because it is made to; with its status and last words. */
-export class ChildEnd {
+export class ChildExit {
   readonly #child: ChildProcess;
   readonly #isGroup: boolean;
   readonly #graceMs: number;

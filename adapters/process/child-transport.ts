@@ -1,11 +1,11 @@
 import type { ChildProcess } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
 import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer, QemuFileSizes } from '../../lib/contract/ops.ts';
+import type { MaybePromise, QemuFileSizes } from '../../lib/contract/ops.ts';
 import type { Transport } from '../shared/shared-transport.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
 import { destroyStream, StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
-import { ChildEnd } from './child-exit.ts';
+import { ChildExit } from './child-exit.ts';
 
 /** Milliseconds from SIGTERM to SIGKILL, unless the options say otherwise. */
 const GRACE_MS = 2000;
@@ -18,7 +18,7 @@ export type ChildDirection = 'read' | 'write' | 'both';
 /** A child process in use: its streams, and how it ended, which decides what an end or an error means. */
 export class ChildTransport implements Transport {
   readonly sizes: Partial<QemuFileSizes> = PIPE_SIZES;
-  readonly #child: ChildEnd;
+  readonly #child: ChildExit;
   readonly #stdin: Writable | undefined;
   readonly #stdout: Readable | undefined;
   readonly #reader: StreamReader | undefined;
@@ -44,7 +44,7 @@ export class ChildTransport implements Transport {
     this.#graceMs = options.graceMs ?? GRACE_MS;
     this.#signal = options.signal;
     this.#isTwoWay = direction === 'both';
-    this.#child = new ChildEnd(child, isGroup, this.#graceMs);
+    this.#child = new ChildExit(child, isGroup, this.#graceMs);
     // Where the system had no descriptors left Node makes no streams, whatever was asked for.
     if (direction !== 'read') this.#stdin = child.stdin ?? undefined;
     if (direction !== 'write') this.#stdout = child.stdout ?? undefined;
@@ -60,10 +60,10 @@ export class ChildTransport implements Transport {
     return -1;
   }
 
-  getBuffer(buffer: Uint8Array, position: number): Answer<number | Uint8Array> {
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
     if (this.#readStop !== undefined) throw this.#readStop;
     if (this.#reader === undefined) return this.#missing('getBuffer', position);
-    let answer: Answer<number | Uint8Array>;
+    let answer: MaybePromise<number | Uint8Array>;
     try {
       answer = this.#reader.read(position, buffer);
     } catch (error) {
@@ -77,7 +77,7 @@ export class ChildTransport implements Transport {
     );
   }
 
-  writevBuffer(buffers: readonly Uint8Array[], position: number): Answer<number> {
+  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
     if (this.#writeStop !== undefined) throw this.#writeStop;
     if (this.#writer === undefined) return this.#missing('writevBuffer', position);
     try {

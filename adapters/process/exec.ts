@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer, QemuFileOps } from '../../lib/contract/ops.ts';
+import type { MaybePromise, QemuFileOps } from '../../lib/contract/ops.ts';
 import { type ConnectionOps, shareTransport } from '../shared/shared-transport.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
 import { type ChildDirection, ChildTransport } from './child-transport.ts';
@@ -32,13 +32,13 @@ export interface ChildOps extends QemuFileOps {
 
 /** A child whose standard output is read. */
 export interface ChildReadOps extends ChildOps {
-  getBuffer(buffer: Uint8Array, position: number): Answer<number | Uint8Array>;
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
   writevBuffer?: never;
 }
 
 /** A child whose standard input is written. */
 export interface ChildWriteOps extends ChildOps {
-  writevBuffer(buffers: readonly Uint8Array[], position: number): Answer<number>;
+  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
   getBuffer?: never;
 }
 

@@ -1,23 +1,23 @@
 import { QemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer, QemuFileOps, QemuFileSizes } from '../../lib/contract/ops.ts';
+import type { MaybePromise, QemuFileOps, QemuFileSizes } from '../../lib/contract/ops.ts';
 
 /** A two-way connection as the tables over it use it: one read and one write at a time, closed once. */
 export interface Transport {
-  getBuffer(buffer: Uint8Array, position: number): Answer<number | Uint8Array>;
-  writevBuffer(buffers: readonly Uint8Array[], position: number): Answer<number>;
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
+  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
   /** Wakes a waiting read with an error, and takes no byte for it. */
   cancelRead(error: QemuFileError): void;
-  shutDown(read: boolean, write: boolean): Answer<void>;
+  shutDown(read: boolean, write: boolean): MaybePromise<void>;
   /** With an error: breaks the connection, so that the other end sees a failure and not an end. */
-  close(error?: Error): Answer<void>;
+  close(error?: Error): MaybePromise<void>;
   getFd(): number;
   readonly sizes?: Partial<QemuFileSizes> | undefined;
 }
 
 /** A table over a two-way connection, with everything such a table always has. */
 export interface ConnectionOps extends QemuFileOps {
-  getBuffer(buffer: Uint8Array, position: number): Answer<number | Uint8Array>;
-  writevBuffer(buffers: readonly Uint8Array[], position: number): Answer<number>;
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
+  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
   close(error?: Error): Promise<void>;
   setBlocking(blocking: boolean): void;
   getReturnPath(): ConnectionOps | null;
@@ -29,7 +29,7 @@ export interface ConnectionOps extends QemuFileOps {
    */
   share(): ConnectionOps;
   unread(chunks: readonly Uint8Array[]): void;
-  shutDown(read: boolean, write: boolean): Answer<void>;
+  shutDown(read: boolean, write: boolean): MaybePromise<void>;
   getFd(): number;
 }
 

@@ -2,11 +2,11 @@ import type net from 'node:net';
 import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
 import { destroyStream } from '../stream/destroy-stream.ts';
 import type { AcceptOptions, Listener } from './listen.ts';
-import { Candidate } from './pending-connection.ts';
+import { PendingConnection } from './pending-connection.ts';
 import { type Waiter, waitAmong } from './wait-queue.ts';
 
 /** What the first bytes of a connection say about it: `'more'` is that there are too few of them. */
-export type Welcome = 'yes' | 'no' | 'more';
+export type Verdict = 'yes' | 'no' | 'more';
 
 /** How `admit` chooses. */
 export interface AdmissionOptions {
@@ -14,7 +14,7 @@ export interface AdmissionOptions {
    * Decides by its first bytes whether a connection is let in. It is asked again as more of them come,
    * with at most 4096, when `'more'` is as good as `'no'`. Default: whatever sends anything is.
    */
-  welcomes?: ((start: Buffer) => Welcome) | undefined;
+  welcomes?: ((start: Buffer) => Verdict) | undefined;
   /** Milliseconds that a connection has for the first bytes that are wanted. Default 10000. */
   firstByteMs?: number | undefined;
   /**
@@ -23,11 +23,11 @@ export interface AdmissionOptions {
    */
   maxCandidates?: number | undefined;
   /** Called with each connection that is not let in; it is closed, and waiting goes on. */
-  onRefused?: ((refusal: Refusal) => void) | undefined;
+  onRefused?: ((refusal: Rejection) => void) | undefined;
 }
 
 /** Why a connection is not let in. */
-export type RefusalReason =
+export type RejectionReason =
   /** Its first bytes are not welcome. */
   | 'unwelcome'
   /** It did not send them in time. */
@@ -40,8 +40,8 @@ export type RefusalReason =
   | 'gone';
 
 /** A connection that is not let in. */
-export interface Refusal {
-  readonly why: RefusalReason;
+export interface Rejection {
+  readonly why: RejectionReason;
   /** Address and port of its other end; undefined for unix sockets, which have none. */
   readonly peer: string | undefined;
   /** What it had sent, at most 64 bytes of that. */
@@ -51,13 +51,13 @@ export interface Refusal {
 }
 
 /** How many connections are looked at, if nobody says otherwise. */
-export const MAX_CANDIDATES = 64;
+export const MAX_PENDING_CONNECTIONS = 64;
 
 const FIRST_BYTE_MS = 10_000;
-const MOST_TIMER_MS = 2 ** 31 - 1;
+const MAX_TIMER_MS = 2 ** 31 - 1;
 /** What a decision may want to see. */
-const MOST_START = 4096;
-const MOST_REPORTED = 64;
+const MAX_START = 4096;
+const MAX_REPORTED = 64;
 
 /**
  * Lets in through a listener only who says in time what is expected: port scanners, crowds of silent
@@ -93,18 +93,18 @@ export function admit(listener: Listener, options: AdmissionOptions = {}): Liste
 
 class Admission {
   readonly #listener: Listener;
-  readonly #welcomes: (start: Buffer) => Welcome;
+  readonly #welcomes: (start: Buffer) => Verdict;
   readonly #firstByteMs: number;
   readonly #bound: number;
-  readonly #onRefused: (refusal: Refusal) => void;
+  readonly #onRefused: (refusal: Rejection) => void;
   /** Those that have not shown what they are, the oldest first. */
-  readonly #candidates = new Set<Candidate>();
+  readonly #candidates = new Set<PendingConnection>();
   /** Those that are let in and wait for `accept()`. */
-  readonly #ready = new Set<Candidate>();
+  readonly #ready = new Set<PendingConnection>();
   /** Those whose wish is a connection may be given a further channel of it before that has sent anything. */
-  readonly #waiters = new Set<Waiter<net.Socket, Candidate | undefined>>();
+  readonly #waiters = new Set<Waiter<net.Socket, PendingConnection | undefined>>();
   /** What is still known of those that were accepted. */
-  readonly #accepted = new WeakMap<net.Socket, Candidate>();
+  readonly #accepted = new WeakMap<net.Socket, PendingConnection>();
   #count = 0;
   #closed: QemuFileError | undefined;
   #ending: Promise<void> | undefined;
@@ -113,7 +113,7 @@ class Admission {
     this.#listener = listener;
     this.#welcomes = options.welcomes ?? (() => 'yes');
     this.#firstByteMs = integerOf('firstByteMs', options.firstByteMs ?? FIRST_BYTE_MS);
-    this.#bound = integerOf('maxCandidates', options.maxCandidates ?? MAX_CANDIDATES);
+    this.#bound = integerOf('maxCandidates', options.maxCandidates ?? MAX_PENDING_CONNECTIONS);
     this.#onRefused = options.onRefused ?? (() => {});
     void this.#run();
   }
@@ -151,7 +151,7 @@ class Admission {
       return;
     }
     this.#count += 1;
-    const candidate = new Candidate(socket, this.#count, {
+    const candidate = new PendingConnection(socket, this.#count, {
       start: (each) => this.#judge(each),
       late: (each) => this.#refuse(each, 'late'),
       gone: (each, error) => this.#refuse(each, 'gone', error),
@@ -168,7 +168,7 @@ class Admission {
 
   /** Drops the one that is least likely to be waited for: a QEMU sends its header at once. */
   #makeRoom(): void {
-    let oldest: Candidate | undefined;
+    let oldest: PendingConnection | undefined;
     for (const candidate of this.#candidates) {
       oldest ??= candidate;
       if (candidate.start.length > 0) continue;
@@ -178,14 +178,14 @@ class Admission {
     if (oldest !== undefined) this.#refuse(oldest, 'displaced');
   }
 
-  #judge(candidate: Candidate): void {
-    const start = candidate.start.subarray(0, MOST_START);
+  #judge(candidate: PendingConnection): void {
+    const start = candidate.start.subarray(0, MAX_START);
     const welcome = this.#welcomes(start);
     if (welcome === 'yes') this.#admit(candidate);
-    else if (welcome === 'no' || start.length === MOST_START) this.#refuse(candidate, 'unwelcome');
+    else if (welcome === 'no' || start.length === MAX_START) this.#refuse(candidate, 'unwelcome');
   }
 
-  #admit(candidate: Candidate): void {
+  #admit(candidate: PendingConnection): void {
     for (const waiter of this.#waiters) {
       waiter.give(this.#give(candidate));
       return;
@@ -199,27 +199,27 @@ class Admission {
     this.#ready.add(candidate);
   }
 
-  #findAlongside(first: Candidate | undefined): Candidate | undefined {
+  #findAlongside(first: PendingConnection | undefined): PendingConnection | undefined {
     if (first === undefined) return undefined;
     for (const candidate of this.#candidates) if (isAlongside(candidate, first)) return candidate;
     return undefined;
   }
 
-  #give(candidate: Candidate): net.Socket {
+  #give(candidate: PendingConnection): net.Socket {
     this.#forget(candidate);
     const socket = candidate.release();
     this.#accepted.set(socket, candidate);
     return socket;
   }
 
-  #refuse(candidate: Candidate, why: RefusalReason, error?: Error): void {
-    const start = Buffer.from(candidate.start.subarray(0, MOST_REPORTED));
+  #refuse(candidate: PendingConnection, why: RejectionReason, error?: Error): void {
+    const start = Buffer.from(candidate.start.subarray(0, MAX_REPORTED));
     this.#forget(candidate);
     void destroyStream(candidate.abandon());
     this.#onRefused({ why, peer: candidate.peer, start, error });
   }
 
-  #forget(candidate: Candidate): void {
+  #forget(candidate: PendingConnection): void {
     this.#candidates.delete(candidate);
     this.#ready.delete(candidate);
   }
@@ -243,12 +243,12 @@ class Admission {
 }
 
 /** What came from elsewhere, or was there before, is no channel of the same migration. */
-function isAlongside(candidate: Candidate, first: Candidate): boolean {
+function isAlongside(candidate: PendingConnection, first: PendingConnection): boolean {
   return candidate.order > first.order && candidate.hasAddressOf(first);
 }
 
 function integerOf(name: string, value: number): number {
-  if (Number.isInteger(value) && value >= 1 && value <= MOST_TIMER_MS) return value;
-  const reason = `${name} must be an integer from 1 to ${MOST_TIMER_MS}: ${value}`;
+  if (Number.isInteger(value) && value >= 1 && value <= MAX_TIMER_MS) return value;
+  const reason = `${name} must be an integer from 1 to ${MAX_TIMER_MS}: ${value}`;
   throw new QemuFileError('EINVAL', reason, { operation: 'admit' });
 }

@@ -37,7 +37,7 @@ export interface ConnectOptions {
 const HANDSHAKE_MS = 10_000;
 
 /** Longest path of a unix socket, in bytes; Node may cut off what is longer, which is another path then. */
-const LONGEST_PATH = process.platform === 'darwin' ? 103 : 107;
+const MAX_PATH = process.platform === 'darwin' ? 103 : 107;
 
 /** What is connected to when the host is left empty. */
 const THIS_MACHINE = '127.0.0.1';
@@ -113,8 +113,8 @@ export function describeTarget(target: SocketTarget): string {
  * @throws {QemuFileError} `ENAMETOOLONG`.
  */
 export function checkSocketPath(path: string, operation: string): void {
-  if (Buffer.byteLength(path) <= LONGEST_PATH) return;
-  const reason = `unix:${path}: the path of a unix socket has at most ${LONGEST_PATH} bytes`;
+  if (Buffer.byteLength(path) <= MAX_PATH) return;
+  const reason = `unix:${path}: the path of a unix socket has at most ${MAX_PATH} bytes`;
   throw new QemuFileError('ENAMETOOLONG', reason, { operation });
 }
 

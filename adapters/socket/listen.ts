@@ -6,7 +6,7 @@ import { unverifiedReason } from '../stream/tls-reason.ts';
 import { startListening } from './bind.ts';
 import { describeTarget, type SocketTarget } from './connect.ts';
 import { networkError } from './network-error.ts';
-import { underTls } from './underlying-socket.ts';
+import { underlyingSocket } from './underlying-socket.ts';
 import { type Waiter, waitAmong } from './wait-queue.ts';
 
 /** How `listenSocket` behaves. */
@@ -155,11 +155,11 @@ class ConnectionQueue {
     }
     server.on('connection', (socket: net.Socket) => this.#addRaw(socket));
     server.on('secureConnection', (socket: tls.TLSSocket) => {
-      this.#raw.delete(underTls(socket) as net.Socket);
+      this.#raw.delete(underlyingSocket(socket) as net.Socket);
       this.#add(socket.pause());
     });
     server.on('tlsClientError', (error: Error, socket: tls.TLSSocket) => {
-      const raw = underTls(socket) as net.Socket;
+      const raw = underlyingSocket(socket) as net.Socket;
       // Node leaves those open whose time is up.
       if (!raw.destroyed) void destroyStream(raw);
       if (!this.#displaced.has(raw)) this.#report(this.#handshakeError(error, socket));
@@ -246,7 +246,7 @@ class ConnectionQueue {
   #handshakeError(error: Error, socket: tls.TLSSocket): QemuFileError {
     const unverified: unknown = socket.authorizationError;
     const reason = typeof unverified === 'string' ? unverifiedReason(unverified) : undefined;
-    const peer = this.#peers.get(underTls(socket) as net.Socket);
+    const peer = this.#peers.get(underlyingSocket(socket) as net.Socket);
     const where = peer ?? this.#where;
     if (reason === undefined) return networkError(error, 'accept', where);
     return new QemuFileError('EPROTO', `${where}: ${reason}`, {

@@ -1,26 +1,26 @@
 import type net from 'node:net';
 
 /** What ends the candidacy of a connection by itself. */
-export interface CandidateEvents {
+export interface PendingConnectionEvents {
   /** More of its first bytes have come. */
-  start(candidate: Candidate): void;
+  start(candidate: PendingConnection): void;
   /** Its time is up. */
-  late(candidate: Candidate): void;
+  late(candidate: PendingConnection): void;
   /** It ended, closed or broke; with the error, if it broke with one. */
-  gone(candidate: Candidate, error: Error | undefined): void;
+  gone(candidate: PendingConnection, error: Error | undefined): void;
 }
 
 /**
  * A connection that has not been let in yet. Its first bytes are taken for a look, and given back to the
  * socket by `hold()` or `release()`: then it is as it was, paused and with no listeners of this.
  */
-export class Candidate {
+export class PendingConnection {
   readonly socket: net.Socket;
   /** Where it stands in the order in which the connections came. */
   readonly order: number;
   /** Address and port of the other end; undefined for a unix socket. Known here still when it is gone. */
   readonly peer: string | undefined;
-  readonly #events: CandidateEvents;
+  readonly #events: PendingConnectionEvents;
   readonly #address: string | undefined;
   #timer: NodeJS.Timeout | undefined;
   #start: Buffer = Buffer.alloc(0);
@@ -31,7 +31,7 @@ export class Candidate {
    * @param order - Its number.
    * @param events - Called only between `read()` and `release()` or `abandon()`.
    */
-  constructor(socket: net.Socket, order: number, events: CandidateEvents) {
+  constructor(socket: net.Socket, order: number, events: PendingConnectionEvents) {
     const { remoteAddress: address, remotePort: port } = socket;
     this.socket = socket;
     this.order = order;
@@ -47,7 +47,7 @@ export class Candidate {
   }
 
   /** Whether another connection comes from the same address, ports aside. Unix sockets have but one. */
-  hasAddressOf(other: Candidate): boolean {
+  hasAddressOf(other: PendingConnection): boolean {
     return this.#address === other.#address;
   }
 

@@ -1,11 +1,11 @@
 import { readSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer, QemuFileSizes } from '../../lib/contract/ops.ts';
+import type { MaybePromise, QemuFileSizes } from '../../lib/contract/ops.ts';
 import { type ConnectionOps, shareTransport, type Transport } from '../shared/shared-transport.ts';
 import { SOCKET_SIZES } from '../shared/sizes.ts';
 import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
-import { underTls } from './underlying-socket.ts';
+import { underlyingSocket } from './underlying-socket.ts';
 
 /** How `socketOps` behaves. */
 export interface SocketOptions {
@@ -75,7 +75,7 @@ class SocketTransport implements Transport {
   constructor(socket: Duplex, options: SocketOptions) {
     this.#socket = socket;
     this.#lingerMs = options.lingerMs ?? LINGER_MS;
-    this.#endsBelow = options.closeNotify === false ? underTls(socket) : undefined;
+    this.#endsBelow = options.closeNotify === false ? underlyingSocket(socket) : undefined;
     this.#isSocket = hasHandle(socket);
     this.sizes = options.sizes ?? (this.#isSocket ? SOCKET_SIZES : undefined);
     socket.allowHalfOpen = true;
@@ -98,11 +98,11 @@ class SocketTransport implements Transport {
     this.#writer = new StreamWriter(socket);
   }
 
-  getBuffer(buffer: Uint8Array, position: number): Answer<number | Uint8Array> {
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
     return this.#reader.read(position, buffer);
   }
 
-  writevBuffer(buffers: readonly Uint8Array[], position: number): Answer<number> {
+  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
     return this.#writer.writev(this.#isSocket ? buffers : [Buffer.concat(buffers)], position);
   }
 
@@ -142,7 +142,7 @@ class SocketTransport implements Transport {
   }
 
   getFd(): number {
-    for (const socket of [this.#socket, underTls(this.#socket)]) {
+    for (const socket of [this.#socket, underlyingSocket(this.#socket)]) {
       const fd = (socket as { _handle?: { fd?: unknown } | null } | undefined)?._handle?.fd;
       if (typeof fd === 'number' && fd >= 0) return fd;
     }
@@ -211,7 +211,9 @@ class SocketTransport implements Transport {
   /** Destroys the socket in the way that the other end can best tell from an orderly end. */
   #break(error: Error): void {
     this.#letGo();
-    const tcp = (underTls(this.#socket) ?? this.#socket) as Partial<{ resetAndDestroy(): void }>;
+    const tcp = (underlyingSocket(this.#socket) ?? this.#socket) as Partial<{
+      resetAndDestroy(): void;
+    }>;
     try {
       tcp.resetAndDestroy?.();
     } catch {

@@ -6,7 +6,7 @@ import type { Duplex } from 'node:stream';
  *
  * @param socket - Any stream; `undefined` comes back for what is not TLS, or was not made over a socket.
  */
-export function underTls(socket: Duplex): Duplex | undefined {
+export function underlyingSocket(socket: Duplex): Duplex | undefined {
   if (!('encrypted' in socket)) return undefined;
   const parent = (socket as { _parent?: unknown })._parent;
   return typeof parent === 'object' && parent !== null ? (parent as Duplex) : undefined;

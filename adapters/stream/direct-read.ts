@@ -14,7 +14,7 @@ const FIRST_OWN_FD = 3;
  * (bench/read-pages.ts). Waiting is left to Node, and so is all that has no descriptor or, as TLS does, has
  * its own idea of what is on the wire.
  */
-export class ReadAtOnce {
+export class DirectRead {
   readonly #socket: Socket | undefined;
   /** Whether there is probably more: to be told that there is not costs as much as reading 64 KiB. */
   #isLikely = false;

@@ -12,7 +12,7 @@ let isDone = false;
  * page: a third of the time of a relay (bench/relay.ts, unix → unix). After it has freed one larger block it
  * keeps twice that much (mallopt(3), M_TRIM_THRESHOLD). The garbage collector frees this one early.
  */
-export function keepHeap(): void {
+export function raiseMallocTrimThreshold(): void {
   if (isDone) return;
   isDone = true;
   Buffer.allocUnsafeSlow(BLOCK_SIZE);

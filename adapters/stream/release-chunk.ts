@@ -19,7 +19,7 @@ let nowhere: MessagePort | undefined;
  * @param chunk - Empty from now on, unless somebody else may have a view of the same memory.
  * @param source - The stream that gave it to its listeners.
  */
-export function freeChunk(chunk: Uint8Array, source: Readable): void {
+export function releaseChunk(chunk: Uint8Array, source: Readable): void {
   const memory = chunk.buffer as Transferable;
   if (chunk.length !== memory.byteLength || source.listenerCount('data') > 1) return;
   if (memory.transfer !== undefined) {

@@ -1,19 +1,19 @@
 import type { Readable } from 'node:stream';
 import { QemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer } from '../../lib/contract/ops.ts';
-import { ReadAtOnce } from './direct-read.ts';
-import { keepHeap } from './malloc-trim.ts';
-import { freeChunk } from './release-chunk.ts';
+import type { MaybePromise } from '../../lib/contract/ops.ts';
+import { DirectRead } from './direct-read.ts';
+import { raiseMallocTrimThreshold } from './malloc-trim.ts';
+import { releaseChunk } from './release-chunk.ts';
 import { type Failure, failure, failureOf } from './stream-failure.ts';
 
 /** Bytes that a `StreamReader` holds before it pauses its stream: with less it stops and starts all the time (bench/read-pages.ts). */
 const READ_AHEAD = 256 * 1024;
 
 /** Room from which on chunks are copied, to lie together with what is read behind them. */
-const LEAST_TOGETHER = 128 * 1024;
+const MIN_TOGETHER = 128 * 1024;
 
 /** Bytes that may be read at once between two turns of the event loop, as many as libuv reads in one. */
-const MOST_PER_TURN = 2 * 1024 * 1024;
+const MAX_PER_TURN = 2 * 1024 * 1024;
 
 const END = new Uint8Array(0);
 
@@ -26,11 +26,11 @@ const END = new Uint8Array(0);
 export class StreamReader {
   readonly #stream: Readable;
   readonly #closeCode: string;
-  readonly #atOnce: ReadAtOnce;
+  readonly #atOnce: DirectRead;
   readonly #chunks: Uint8Array[] = [];
   #queued = 0;
   /** Bytes that may still be read at once in this turn of the event loop. */
-  #leftAtOnce = MOST_PER_TURN;
+  #leftAtOnce = MAX_PER_TURN;
   #ended = false;
   #failure: Failure | undefined;
   #listening = true;
@@ -47,8 +47,8 @@ export class StreamReader {
   constructor(stream: Readable, closeCode = 'ECONNRESET') {
     this.#stream = stream;
     this.#closeCode = closeCode;
-    this.#atOnce = new ReadAtOnce(stream);
-    keepHeap();
+    this.#atOnce = new DirectRead(stream);
+    raiseMallocTrimThreshold();
     // Paused first, else adding a 'data' listener sets the stream flowing before anybody asks.
     stream.pause();
     stream.on('data', this.#onData);
@@ -74,9 +74,9 @@ export class StreamReader {
    *   constructor) when it closed without an end; `ECANCELED` after `close()`; `EBUSY` while an
    *   earlier read waits.
    */
-  read(position: number): Answer<Uint8Array>;
-  read(position: number, space: Uint8Array): Answer<number | Uint8Array>;
-  read(position: number, space?: Uint8Array): Answer<number | Uint8Array> {
+  read(position: number): MaybePromise<Uint8Array>;
+  read(position: number, space: Uint8Array): MaybePromise<number | Uint8Array>;
+  read(position: number, space?: Uint8Array): MaybePromise<number | Uint8Array> {
     const chunk = this.#chunks.shift();
     if (chunk !== undefined) {
       this.#queued -= chunk.length;
@@ -166,7 +166,7 @@ export class StreamReader {
   /** Puts a chunk, and what lies behind it, together where there is room for both: one chunk less to deal with. */
   #withTheRest(chunk: Uint8Array): number | Uint8Array {
     const space = this.#space;
-    if (space === undefined || space.length < LEAST_TOGETHER || this.#atOnce.fd < 0) return chunk;
+    if (space === undefined || space.length < MIN_TOGETHER || this.#atOnce.fd < 0) return chunk;
     space.set(chunk);
     let bytes = chunk.length;
     try {
@@ -174,13 +174,13 @@ export class StreamReader {
     } catch {
       // The next read fails with it.
     }
-    freeChunk(chunk, this.#stream);
+    releaseChunk(chunk, this.#stream);
     return bytes;
   }
 
   /** Goes on reading at once, for a read that waits, after others had their turn of the event loop. */
   readonly #readLater = (space: Uint8Array, resolve: unknown): void => {
-    this.#leftAtOnce = MOST_PER_TURN;
+    this.#leftAtOnce = MAX_PER_TURN;
     if (this.#resolve !== resolve) return;
     try {
       const bytes = this.#readAtOnce(space, this.#position);
@@ -200,7 +200,7 @@ export class StreamReader {
     }
     if (chunk.length === 0) return;
     this.#atOnce.arrived(chunk.length);
-    this.#leftAtOnce = MOST_PER_TURN;
+    this.#leftAtOnce = MAX_PER_TURN;
     if (this.#resolve !== undefined) {
       this.#give(this.#withTheRest(chunk));
       return;

@@ -1,6 +1,6 @@
 import type { Writable } from 'node:stream';
 import { QemuFileError } from '../../lib/contract/errors.ts';
-import type { Answer } from '../../lib/contract/ops.ts';
+import type { MaybePromise } from '../../lib/contract/ops.ts';
 import { type Failure, failure, failureOf, gone } from './stream-failure.ts';
 
 /**
@@ -47,7 +47,7 @@ export class StreamWriter {
    * @throws {QemuFileError} The stream's own error; `EPIPE` when it is closed or ended; `ECANCELED`
    *   after `close()`; `EBUSY` while an earlier batch is not answered.
    */
-  writev(buffers: readonly Uint8Array[], position: number): Answer<number> {
+  writev(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
     let total = 0;
     let last = -1;
     for (let i = 0; i < buffers.length; i++) {

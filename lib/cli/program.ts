@@ -39,7 +39,7 @@ Examples:
 `;
 
 /** More than QEMU's 255 of multifd, and those beside them. */
-const MOST_CHANNELS = 1024;
+const MAX_CHANNELS = 1024;
 
 const READ_NOTES = `${ENDPOINTS}
 The stream may be compressed (gzip, zstd, xz, bzip2, lzop), in an image of libvirt's, or, in a
@@ -71,8 +71,8 @@ function bandwidth(text: string): number {
 
 function connections(text: string): number {
   const count = /^\d{1,4}$/.test(text) ? Number(text) : 0;
-  if (count >= 1 && count <= MOST_CHANNELS) return count;
-  throw new InvalidArgumentError(`Give a number from 1 to ${MOST_CHANNELS}.`);
+  if (count >= 1 && count <= MAX_CHANNELS) return count;
+  throw new InvalidArgumentError(`Give a number from 1 to ${MAX_CHANNELS}.`);
 }
 
 function collect(value: string, before: string[] = []): string[] {

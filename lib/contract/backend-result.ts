@@ -1,11 +1,11 @@
 import { inspect } from 'node:util';
 import { codeOf, QemuFileError, type QemuFileErrorContext, toQemuFileError } from './errors.ts';
-import type { Answer } from './ops.ts';
+import type { MaybePromise } from './ops.ts';
 
 function ignore(): void {}
 
 /** Marks a promise as handled: an error is latched, so a promise nobody awaits must not end the process. */
-export function handled<T>(promise: Promise<T>): Promise<T> {
+export function markHandled<T>(promise: Promise<T>): Promise<T> {
   promise.catch(ignore);
   return promise;
 }
@@ -17,7 +17,7 @@ export function handled<T>(promise: Promise<T>): Promise<T> {
  * @param asked - What it was asked, to complete "the backend answered 5 …".
  * @param context - Where.
  */
-export function badAnswer(
+export function backendError(
   answer: unknown,
   asked: string,
   context: QemuFileErrorContext,
@@ -29,15 +29,15 @@ export function badAnswer(
 }
 
 /** What a backend answers, 0 for nothing; all that is a failure is thrown as `QemuFileError`. */
-export async function answerOf(
+export async function callBackend(
   operation: string,
-  call: () => Answer<number | void> | undefined,
+  call: () => MaybePromise<number | void> | undefined,
 ): Promise<number> {
   try {
     const answer = await call();
     if (typeof answer !== 'number') return 0;
     if (answer >= 0) return answer;
-    throw badAnswer(answer, 'when asked to end', { operation });
+    throw backendError(answer, 'when asked to end', { operation });
   } catch (error) {
     throw toQemuFileError(error, { operation });
   }

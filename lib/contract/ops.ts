@@ -1,7 +1,7 @@
 import type { Duplex } from 'node:stream';
 
 /** A value, or the promise of one: an operation may answer either way. */
-export type Answer<T> = T | PromiseLike<T>;
+export type MaybePromise<T> = T | PromiseLike<T>;
 
 /** Gives the descriptor under a backend, or -1 where there is none. @see QEMU `QEMUFileGetFD` */
 export type QemuFileGetFd = () => number;
@@ -42,7 +42,7 @@ export interface QemuFileOps {
    * @returns How many bytes were put into `buffer` (0 is the end), or instead a `Uint8Array` that the
    *   backend owns and hands over for good (an empty one is the end).
    */
-  getBuffer?(buffer: Uint8Array, position: number): Answer<number | Uint8Array>;
+  getBuffer?(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
 
   /**
    * Writes all the given bytes, in order. Called again only after it has answered. Absent: the file
@@ -52,7 +52,7 @@ export interface QemuFileOps {
    * @param position - Offset in the stream of the first byte.
    * @returns How many bytes were taken. Anything but all of them is a failure.
    */
-  writevBuffer?(buffers: readonly Uint8Array[], position: number): Answer<number>;
+  writevBuffer?(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
 
   /**
    * Ends the use of the transport and frees what it holds; wakes a pending `getBuffer`. Called once.
@@ -63,7 +63,7 @@ export interface QemuFileOps {
    *   A backend that publishes its result (a file, an upload) must then not publish it.
    * @returns Nothing, or a number that `QemuFile.close()` passes on if nothing failed earlier.
    */
-  close?(error?: Error): Answer<number | void>;
+  close?(error?: Error): MaybePromise<number | void>;
 
   /** Says whether reads may block the whole thread until bytes are there. Absent: the call does nothing. */
   setBlocking?(blocking: boolean): void;
@@ -78,7 +78,7 @@ export interface QemuFileOps {
    * Ends directions at once and wakes whatever waits in them; `(false, true)` after the last byte is
    * how a file half-closes. Absent: `shutdown()` reports `ENOSYS`.
    */
-  shutDown?(read: boolean, write: boolean): Answer<number | void>;
+  shutDown?(read: boolean, write: boolean): MaybePromise<number | void>;
 
   /**
    * Takes back, in order, what was read and nobody consumed, as the file is closed in order: the next
@@ -94,16 +94,16 @@ export interface QemuFileOps {
    *
    * @returns The new offset in bytes from the start.
    */
-  setOffset?(offset: number, whence: Whence): Answer<number>;
+  setOffset?(offset: number, whence: Whence): MaybePromise<number>;
 
   /** Gives the transport's own offset in bytes, on seekable backends only. */
-  getOffset?(): Answer<number>;
+  getOffset?(): MaybePromise<number>;
 
   /** Writes a buffer at an offset without moving the stream; answers the bytes written. Seekable backends only. */
-  putBufferAt?(buffer: Uint8Array, offset: number): Answer<number>;
+  putBufferAt?(buffer: Uint8Array, offset: number): MaybePromise<number>;
 
   /** Reads into a buffer from an offset without moving the stream; answers the bytes read. Seekable backends only. */
-  getBufferAt?(buffer: Uint8Array, offset: number): Answer<number>;
+  getBufferAt?(buffer: Uint8Array, offset: number): MaybePromise<number>;
 
   /** Sizes that suit this backend best. Absent: QEMU's own. */
   readonly sizes?: Partial<QemuFileSizes>;

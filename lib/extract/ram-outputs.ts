@@ -8,7 +8,7 @@ import { guestMap } from '../migration/memory/guest-map.ts';
 import { PlacedStore } from '../migration/memory/page-store.ts';
 import { RamImage } from '../migration/memory/ram-image.ts';
 import { Digest } from '../util/digest.ts';
-import { type KeptPages, keepPages } from './kept-pages.ts';
+import { openScratchStore, type ScratchStore } from './kept-pages.ts';
 
 /** Longest file name that is made of a block's. */
 const MAX_NAME = 200;
@@ -99,7 +99,7 @@ export function fileNameOf(name: string): string {
 export class ElfFile implements Output {
   readonly #path: string;
   readonly #output: SparseOutput;
-  readonly #kept: KeptPages;
+  readonly #kept: ScratchStore;
   readonly #image: RamImage;
   readonly visitor: PageVisitor;
   #blocks: readonly RamBlock[] = [];
@@ -107,7 +107,7 @@ export class ElfFile implements Output {
   private constructor(path: string, output: SparseOutput) {
     this.#path = path;
     this.#output = output;
-    this.#kept = keepPages(dirname(path));
+    this.#kept = openScratchStore(dirname(path));
     // Where a block goes depends on all of them, and in mapped-ram files pages come in between.
     const image = new RamImage({ store: this.#kept.store });
     this.#image = image;

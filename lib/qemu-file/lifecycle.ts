@@ -1,4 +1,4 @@
-import { answerOf, handled } from '../contract/backend-result.ts';
+import { callBackend, markHandled } from '../contract/backend-result.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import type { QemuFileOps } from '../contract/ops.ts';
 import { GetHalf } from './get/get-half.ts';
@@ -137,7 +137,7 @@ export class QemuFileStream extends StreamBase {
       signal?.addEventListener('abort', onAbort, { once: true });
       this.#drainWaiters.push(done);
     });
-    return handled(promise);
+    return markHandled(promise);
   }
 
   /**
@@ -148,11 +148,11 @@ export class QemuFileStream extends StreamBase {
    * @throws {QemuFileError} (rejects) the latched error, or the error of closing; `ECANCELED` when aborted.
    */
   close(options: WaitOptions = {}): Promise<number> {
-    this.#closing ??= handled(this.#close());
+    this.#closing ??= markHandled(this.#close());
     const { signal } = options;
     if (signal === undefined) return this.#closing;
     const closing = this.#closing;
-    return handled(
+    return markHandled(
       new Promise((resolve, reject) => {
         const onAbort = (): void => {
           const error = abortError(signal, 'close');
@@ -312,7 +312,7 @@ export class QemuFileStream extends StreamBase {
     if (!this.#canRead) {
       await this.#closeBackend();
     } else if (this.#closing === null && this.ops.shutDown !== undefined) {
-      await answerOf('shutDown', () => this.ops.shutDown?.(false, true));
+      await callBackend('shutDown', () => this.ops.shutDown?.(false, true));
     }
   }
 
@@ -345,7 +345,7 @@ export class QemuFileStream extends StreamBase {
 
   /** Closes the backend once, whoever asks first. */
   #closeBackend(error?: QemuFileError): Promise<number> {
-    this.#backendClosing ??= handled(answerOf('close', () => this.ops.close?.(error)));
+    this.#backendClosing ??= markHandled(callBackend('close', () => this.ops.close?.(error)));
     return this.#backendClosing;
   }
 
@@ -357,7 +357,7 @@ export class QemuFileStream extends StreamBase {
   }
 
   #whenTaken(signal?: AbortSignal): Promise<void> {
-    return handled(
+    return markHandled(
       new Promise((resolve, reject) => {
         const onAbort = (): void => reject(abortError(signal as AbortSignal, 'flush'));
         if (signal?.aborted === true) return onAbort();

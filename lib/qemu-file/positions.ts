@@ -1,7 +1,7 @@
 import { inspect } from 'node:util';
-import { badAnswer, handled } from '../contract/backend-result.ts';
+import { backendError, markHandled } from '../contract/backend-result.ts';
 import { QemuFileError, toQemuFileError } from '../contract/errors.ts';
-import type { Answer, QemuFileOps, Whence } from '../contract/ops.ts';
+import type { MaybePromise, QemuFileOps, Whence } from '../contract/ops.ts';
 import type { WaitOptions } from './options.ts';
 import { QemuFileGet } from './typed-gets.ts';
 import { checkAttached } from './typed-puts.ts';
@@ -25,7 +25,7 @@ export class QemuFilePosition extends QemuFileGet {
    * @throws {QemuFileError} (rejects) as `flush`.
    */
   tell(options?: WaitOptions): Promise<number> {
-    return handled(this.flush(options).then(() => this.tellFast()));
+    return markHandled(this.flush(options).then(() => this.tellFast()));
   }
 
   /**
@@ -78,7 +78,7 @@ export class QemuFilePosition extends QemuFileGet {
    * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; its failure, latched.
    */
   setOffset(offset: number, whence: Whence = 'set'): Promise<number> {
-    return handled(this.#setOffset(offset, whence));
+    return markHandled(this.#setOffset(offset, whence));
   }
 
   /**
@@ -88,7 +88,7 @@ export class QemuFilePosition extends QemuFileGet {
    * @throws {QemuFileError} (rejects) `ESPIPE` if the backend cannot seek; its failure, latched.
    */
   getOffset(): Promise<number> {
-    return handled(this.#getOffset());
+    return markHandled(this.#getOffset());
   }
 
   /**
@@ -100,7 +100,7 @@ export class QemuFilePosition extends QemuFileGet {
    *   short write, latched. TypeError if the buffer is detached, RangeError for a negative offset.
    */
   putBufferAt(bytes: Uint8Array, offset: number): Promise<void> {
-    return handled(this.#putBufferAt(bytes, offset));
+    return markHandled(this.#putBufferAt(bytes, offset));
   }
 
   /**
@@ -113,7 +113,7 @@ export class QemuFilePosition extends QemuFileGet {
    *   end, latched. TypeError if the buffer is detached, RangeError for a negative offset.
    */
   getBufferAt(target: Uint8Array, offset: number): Promise<number> {
-    return handled(this.#getBufferAt(target, offset));
+    return markHandled(this.#getBufferAt(target, offset));
   }
 
   async #setOffset(offset: number, whence: Whence): Promise<number> {
@@ -194,12 +194,12 @@ export class QemuFilePosition extends QemuFileGet {
   async #latching(
     operation: string,
     position: number | undefined,
-    call: () => Answer<number>,
+    call: () => MaybePromise<number>,
   ): Promise<number> {
     try {
       const answer = await call();
       if (Number.isSafeInteger(answer) && answer >= 0) return answer;
-      throw badAnswer(answer, 'where an offset or a count was due', { operation, position });
+      throw backendError(answer, 'where an offset or a count was due', { operation, position });
     } catch (failure) {
       const error = toQemuFileError(failure, { operation, position });
       this.latch(error);

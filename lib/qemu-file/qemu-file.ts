@@ -1,11 +1,11 @@
-import { answerOf } from '../contract/backend-result.ts';
+import { callBackend } from '../contract/backend-result.ts';
 import {
   RAM_CONTROL_HOOK,
   RAM_SAVE_CONTROL_DELAYED,
   RAM_SAVE_CONTROL_NOT_SUPP,
 } from '../contract/constants.ts';
 import { codeOf, errnoOf, QemuFileError, toQemuFileError } from '../contract/errors.ts';
-import type { Answer, QemuFileOps } from '../contract/ops.ts';
+import type { MaybePromise, QemuFileOps } from '../contract/ops.ts';
 import type { QemuFileOptions } from './options.ts';
 import { QemuFilePosition } from './positions.ts';
 import type { BandwidthBudget } from './put/bandwidth-budget.ts';
@@ -217,9 +217,9 @@ export class QemuFile extends QemuFilePosition {
     let answer = errnoOf('ENOSYS');
     if (this.ops.shutDown !== undefined) {
       // A backend that is closed already has nothing left to shut down.
-      const shut = (): Answer<number | void> =>
+      const shut = (): MaybePromise<number | void> =>
         this.destroyed ? 0 : this.ops.shutDown?.(true, true);
-      answer = await answerOf('shutDown', shut).catch(
+      answer = await callBackend('shutDown', shut).catch(
         (failure: unknown) => toQemuFileError(failure).errno,
       );
     }

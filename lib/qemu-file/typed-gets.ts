@@ -1,4 +1,4 @@
-import { handled } from '../contract/backend-result.ts';
+import { markHandled } from '../contract/backend-result.ts';
 import type { WaitOptions } from './options.ts';
 import { checkAttached, QemuFilePut } from './typed-puts.ts';
 
@@ -175,7 +175,9 @@ export class QemuFileGet extends QemuFilePut {
   fillOrEnd(size: number, options: WaitOptions = {}): Promise<number> {
     const half = this.getHalf;
     const take = (): number => half.available;
-    return handled(half.wait({ size, operation: 'fillOrEnd', take, orEnd: true }, options.signal));
+    return markHandled(
+      half.wait({ size, operation: 'fillOrEnd', take, orEnd: true }, options.signal),
+    );
   }
 
   /**
@@ -186,7 +188,9 @@ export class QemuFileGet extends QemuFilePut {
   atEnd(options: WaitOptions = {}): Promise<boolean> {
     const half = this.getHalf;
     const take = (): boolean => half.available === 0;
-    return handled(half.wait({ size: 1, operation: 'atEnd', take, orEnd: true }, options.signal));
+    return markHandled(
+      half.wait({ size: 1, operation: 'atEnd', take, orEnd: true }, options.signal),
+    );
   }
 
   /** Waits for one byte and gets it. @see getByte */
@@ -255,7 +259,7 @@ export class QemuFileGet extends QemuFilePut {
     try {
       checkAttached(target, 'readBuffer');
     } catch (error) {
-      return handled(Promise.reject(error));
+      return markHandled(Promise.reject(error));
     }
     const half = this.getHalf;
     let copied = 0;
@@ -265,7 +269,7 @@ export class QemuFileGet extends QemuFilePut {
     };
     const size = Math.min(target.length, half.chunkLimit);
     const wish = { size, operation: 'readBuffer', more, take: () => copied };
-    return handled(half.wait(wish, options?.signal));
+    return markHandled(half.wait(wish, options?.signal));
   }
 
   /** Waits for a length byte and that many bytes and gets them as text. @see getCountedString */
@@ -276,7 +280,7 @@ export class QemuFileGet extends QemuFilePut {
     };
     const take = (): string => this.getCountedString(encoding);
     const wish = { size: 1, operation: 'readCountedString', more, take };
-    return handled(this.getHalf.wait(wish, options?.signal));
+    return markHandled(this.getHalf.wait(wish, options?.signal));
   }
 
   /**
@@ -287,7 +291,9 @@ export class QemuFileGet extends QemuFilePut {
    */
   readSkip(size: number, options?: WaitOptions): Promise<void> {
     if (!(Number.isSafeInteger(size) && size >= 0)) {
-      return handled(Promise.reject(new RangeError(`readSkip: ${size} is not a number of bytes`)));
+      return markHandled(
+        Promise.reject(new RangeError(`readSkip: ${size} is not a number of bytes`)),
+      );
     }
     const half = this.getHalf;
     let left = size;
@@ -297,10 +303,10 @@ export class QemuFileGet extends QemuFilePut {
     };
     const first = Math.min(left, half.chunkLimit);
     const wish = { size: first, operation: 'readSkip', more, take: () => {} };
-    return handled(half.wait(wish, options?.signal));
+    return markHandled(half.wait(wish, options?.signal));
   }
 
   #read<T>(size: number, operation: string, take: () => T, options?: WaitOptions): Promise<T> {
-    return handled(this.getHalf.wait({ size, operation, take }, options?.signal));
+    return markHandled(this.getHalf.wait({ size, operation, take }, options?.signal));
   }
 }

@@ -4,7 +4,7 @@ import { QemuFile } from '../qemu-file/qemu-file.ts';
 export type RelayCheck = (stream: AsyncIterable<Uint8Array>) => Promise<void>;
 
 /** Somebody who reads along: a sink among others, at whose pace bytes are handed on until it has enough. */
-export class Onlooker {
+export class CheckTap {
   /** Where the bytes are to be written. */
   readonly file: QemuFile;
   /** Settles with the check. */

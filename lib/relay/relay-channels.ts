@@ -3,7 +3,7 @@ import {
   CHANNEL_START_SIZE,
   type ChannelKind,
   hasEnded,
-  lookAtStart,
+  peekChannelKind,
 } from '../migration/format/channel-kind.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
 import { type RelayEnd, relay } from './relay.ts';
@@ -156,7 +156,7 @@ class ChannelGroup {
     let kind: ChannelKind = 'empty';
     let error: QemuFileError | undefined;
     try {
-      kind = await lookAtStart(from, stop);
+      kind = await peekChannelKind(from, stop);
       // It sends no more than its introduction now; that it breaks or ends should be noticed.
       if (kind === 'multifd' && (await hasEnded(from, stop))) kind = 'empty';
     } catch (failure) {

@@ -1,9 +1,9 @@
 import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
 import { Digest, loadDigest } from '../util/digest.ts';
-import { Onlooker, type RelayCheck } from './check-tap.ts';
+import { CheckTap, type RelayCheck } from './check-tap.ts';
 import { pump } from './pipe-chunks.ts';
-import { handOver } from './transfer.ts';
+import { transfer } from './transfer.ts';
 
 /*
  *            forward                          A direction that reached its end is ended at the other
@@ -138,7 +138,7 @@ class Relay {
   readonly #from: QemuFile;
   readonly #to: QemuFile;
   readonly #tee: QemuFile | undefined;
-  readonly #onlooker: Onlooker | undefined;
+  readonly #onlooker: CheckTap | undefined;
   readonly #signal: AbortSignal | undefined;
   readonly #lingerMs: number;
   readonly #onReturned: ((chunk: Uint8Array) => void) | undefined;
@@ -166,7 +166,7 @@ class Relay {
     this.#from = from;
     this.#to = to;
     this.#tee = options.tee;
-    if (options.check !== undefined) this.#onlooker = new Onlooker(options.check);
+    if (options.check !== undefined) this.#onlooker = new CheckTap(options.check);
     this.#signal = options.signal;
     this.#lingerMs = options.lingerMs ?? LINGER_MS;
     this.#onReturned = options.onReturned;
@@ -227,7 +227,7 @@ class Relay {
     const tee = this.#tee;
     const onlooker = this.#onlooker;
     const sinks = [to, tee, onlooker?.file].filter((sink) => sink !== undefined);
-    await handOver(from, sinks);
+    await transfer(from, sinks);
     await this.#attempt('to', to.flush());
     if (tee !== undefined) await this.#attempt('tee', tee.flush());
     // Closing may tell that the end was none, such as by the exit status of a command.

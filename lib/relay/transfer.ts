@@ -12,7 +12,7 @@ import type { QemuFile } from '../qemu-file/qemu-file.ts';
  * @returns Resolves once the source has ended and said so. Failures are the caller's to watch for: then it
  *   never does.
  */
-export function handOver(source: QemuFile, sinks: readonly QemuFile[]): Promise<void> {
+export function transfer(source: QemuFile, sinks: readonly QemuFile[]): Promise<void> {
   return new Promise((resolve) => {
     source.once('end', resolve);
     new HandOver(source, sinks).go();

@@ -13,7 +13,7 @@ const OFFSET = 2048;
 const LEAST = 32_768;
 
 /** Makes a block, not cleared, that is all that will ever be seen of its memory. */
-export function makeBlock(size: number): Buffer {
+export function allocateBlock(size: number): Buffer {
   if (size < LEAST) return Buffer.allocUnsafeSlow(size);
   return Buffer.from(Buffer.allocUnsafeSlow(size + OFFSET).buffer, OFFSET, size);
 }

@@ -21,7 +21,7 @@ const START = 4096;
  *
  * @throws As `unwrap`.
  */
-export async function openSource(
+export async function openRestoreSource(
   source: QemuFile,
   snapshot: string | undefined,
 ): Promise<OpenSource> {

@@ -16,8 +16,8 @@ import {
 import { PrivateDirectory } from './private-directory.ts';
 import type { QmpClient } from './qmp/qmp-client.ts';
 import { QmpError } from './qmp/qmp-error.ts';
-import { LONGEST_MS, withPatience } from './qmp/timeout.ts';
-import { type OpenSource, openSource } from './restore-source.ts';
+import { MAX_MS, withTimeout } from './qmp/timeout.ts';
+import { type OpenSource, openRestoreSource } from './restore-source.ts';
 
 /** How `restoreVm` works. */
 export interface RestoreOptions {
@@ -158,7 +158,7 @@ class Restoring {
     const onAbort = (): void => void source.destroy(abortError(signal as AbortSignal, 'restoreVm'));
     signal?.addEventListener('abort', onAbort);
     try {
-      const open = await openSource(source, snapshot);
+      const open = await openRestoreSource(source, snapshot);
       this.#stream = open.unwrapped.file;
       return open;
     } finally {
@@ -187,7 +187,7 @@ class Restoring {
         check: this.#options.check === false ? undefined : (bytes) => this.#check(bytes),
         signal: stop.signal,
         // As long as QEMU takes to load what it has got.
-        lingerMs: LONGEST_MS,
+        lingerMs: MAX_MS,
       });
       await this.#loaded(watch, failure);
       const { bytes } = forward;
@@ -268,7 +268,7 @@ class Restoring {
     // A load takes its time; what has broken off does not.
     const patience = failure === null ? { signal } : { timeoutMs: END_TIMEOUT_MS };
     const tooLate = (): string => `QEMU did not end its migration in ${END_TIMEOUT_MS} ms`;
-    return withPatience(watch.ended, patience, { operation: 'restoreVm', tooLate });
+    return withTimeout(watch.ended, patience, { operation: 'restoreVm', tooLate });
   }
 
   /** QEMU has no guest, and can get none any more. */

@@ -4,7 +4,7 @@ import { SpillingStore, shareStore } from '../migration/memory/page-store.ts';
 import type { Manifest } from '../migration/verify/manifest.ts';
 import { verifyStream } from '../migration/verify/verify.ts';
 import type { MigrationWatch } from './migration-watch.ts';
-import type { Outgoing } from './outgoing.ts';
+import type { SaveConnection } from './save-connection.ts';
 
 /** What is checked, and how it is known where a stream ends. */
 export interface SaveCheckOptions {
@@ -19,12 +19,12 @@ export class SaveCheck {
   /** Of the stream; null if none was wanted. */
   manifest: Manifest | null = null;
   readonly warnings: string[] = [];
-  readonly #outgoing: Outgoing;
+  readonly #outgoing: SaveConnection;
   readonly #watch: MigrationWatch;
   readonly #options: SaveCheckOptions;
   #isDecided = false;
 
-  constructor(outgoing: Outgoing, watch: MigrationWatch, options: SaveCheckOptions) {
+  constructor(outgoing: SaveConnection, watch: MigrationWatch, options: SaveCheckOptions) {
     this.#outgoing = outgoing;
     this.#watch = watch;
     this.#options = options;

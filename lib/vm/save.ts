@@ -5,11 +5,11 @@ import { type RelayFailure, type RelayResult, relay } from '../relay/relay.ts';
 import { checkSaveable, suppressesDescription } from './machine-checks.ts';
 import { type ChangedSettings, changeSettings } from './migration-settings.ts';
 import { type MigrationInfo, MigrationWatch, settledRunState } from './migration-watch.ts';
-import { Outgoing } from './outgoing.ts';
 import { PrivateDirectory } from './private-directory.ts';
 import type { QmpClient } from './qmp/qmp-client.ts';
-import { withPatience } from './qmp/timeout.ts';
+import { withTimeout } from './qmp/timeout.ts';
 import { SaveCheck } from './save-check.ts';
+import { SaveConnection } from './save-connection.ts';
 import { SAVE_SETTINGS, type SaveOptions, type SaveResult } from './save-options.ts';
 import { sinkFile, type VmSink } from './sink.ts';
 
@@ -135,9 +135,9 @@ class Saving {
       this.#lost = lostError(toQemuFileError(error));
       this.#stop.abort(error);
     });
-    let outgoing: Outgoing | undefined;
+    let outgoing: SaveConnection | undefined;
     try {
-      outgoing = new Outgoing(await this.#connection(listener, watch));
+      outgoing = new SaveConnection(await this.#connection(listener, watch));
       await listener.close();
       const saveCheck = new SaveCheck(outgoing, watch, { ...this.#options, answers });
       const result = await relay(outgoing.file, this.#to, {
@@ -185,7 +185,7 @@ class Saving {
   }
 
   /** Tells QEMU that the sink has everything, and waits until it has completed. */
-  async #confirm(outgoing: Outgoing, watch: MigrationWatch): Promise<void> {
+  async #confirm(outgoing: SaveConnection, watch: MigrationWatch): Promise<void> {
     try {
       await outgoing.confirm();
       const info = await this.#end(watch);
@@ -202,7 +202,7 @@ class Saving {
   /** Why a relay failed: QEMU may know it better than what came of it. */
   async #reason(
     { end, error }: RelayFailure,
-    outgoing: Outgoing,
+    outgoing: SaveConnection,
     watch: MigrationWatch,
   ): Promise<QemuFileError> {
     if (end === null) return this.#lost ?? abortError(this.#stop.signal, 'saveVm');
@@ -222,14 +222,14 @@ class Saving {
   #soon<T>(work: Promise<T>): Promise<T> {
     const patience = { timeoutMs: END_TIMEOUT_MS };
     const tooLate = (): string => `QEMU did not go on with its migration in ${END_TIMEOUT_MS} ms`;
-    return withPatience(work, patience, { operation: 'saveVm', tooLate });
+    return withTimeout(work, patience, { operation: 'saveVm', tooLate });
   }
 
   /**
    * Cancels the migration. Not before its first bytes: QEMU 10.0 forgets that it was cancelled while it connects,
    * goes on with the migration, and may crash.
    */
-  async #cancel(watch: MigrationWatch, outgoing: Outgoing | undefined): Promise<void> {
+  async #cancel(watch: MigrationWatch, outgoing: SaveConnection | undefined): Promise<void> {
     if (watch.end !== undefined || this.#qmp.isClosed) return;
     outgoing?.discard();
     try {

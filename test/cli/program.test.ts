@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import net from 'node:net';
 import { describe, test } from 'node:test';
-import { watchSilence } from '../../lib/cli/relay/stall-notice.ts';
+import { noticeStall } from '../../lib/cli/relay/stall-notice.ts';
 import { showProgress } from '../../lib/cli/shell/progress.ts';
 import { parseSize, showExactSize } from '../../lib/cli/shell/sizes.ts';
 import { QemuFile } from '../../lib/index.ts';
@@ -411,7 +411,7 @@ describe('a silent source', () => {
     const from = silent(true);
     const to = new QemuFile(new Sink());
     let noted = 0;
-    const stop = watchSilence(from, to, () => (noted += 1), 5);
+    const stop = noticeStall(from, to, () => (noted += 1), 5);
     from.pipe(to);
     await until(() => noted > 0, { what: 'the silence to be noted' });
     stop();
@@ -426,7 +426,7 @@ describe('a silent source', () => {
       [silent(true), silent(true)],
     ] as const) {
       // An interval of its own would keep this process from ending.
-      watchSilence(from, to, () => assert.fail(), 1);
+      noticeStall(from, to, () => assert.fail(), 1);
     }
   });
 });

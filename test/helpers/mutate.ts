@@ -51,7 +51,7 @@ const EDGES: readonly bigint[] = [
 type Mutation = (bytes: Buffer, at: number, chance: Chance) => Buffer;
 
 /** Longest run of bytes that is moved about. */
-const LONGEST_RUN = 64;
+const MAX_RUN = 64;
 
 const MUTATIONS: readonly Mutation[] = [
   (bytes, at, chance) => {
@@ -72,19 +72,19 @@ const MUTATIONS: readonly Mutation[] = [
   },
   // Left out.
   (bytes, at, chance) => {
-    const end = at + 1 + below(LONGEST_RUN, chance);
+    const end = at + 1 + below(MAX_RUN, chance);
     return Buffer.concat([bytes.subarray(0, at), bytes.subarray(end)]);
   },
   // Put in: a piece of the same stream.
   (bytes, at, chance) => {
     const from = below(bytes.length, chance);
-    const run = bytes.subarray(from, from + 1 + below(LONGEST_RUN, chance));
+    const run = bytes.subarray(from, from + 1 + below(MAX_RUN, chance));
     return Buffer.concat([bytes.subarray(0, at), run, bytes.subarray(at)]);
   },
   // Put over others.
   (bytes, at, chance) => {
     const from = below(bytes.length, chance);
-    bytes.copy(bytes, at, from, Math.min(bytes.length, from + 1 + below(LONGEST_RUN, chance)));
+    bytes.copy(bytes, at, from, Math.min(bytes.length, from + 1 + below(MAX_RUN, chance)));
     return bytes;
   },
   (bytes, at) => bytes.subarray(0, at),

@@ -37,10 +37,10 @@ const SEED = Number(process.env.FUZZ_SEED ?? below(2 ** 31, Math.random));
 
 /** Streams of recordings are larger than those made by hand. */
 const RUNS_OF_RECORDINGS: number = Math.ceil(RUNS / 5);
-const LARGEST_RECORDING = 400_000;
+const MAX_RECORDING = 400_000;
 
 /** Bytes by which the memory of the process may grow, whatever is read. */
-const MOST_GROWTH = 512 * 1_048_576;
+const MAX_GROWTH = 512 * 1_048_576;
 
 const PAGE = 1024;
 
@@ -216,7 +216,7 @@ describe(`streams by chance (FUZZ_SEED=${SEED})`, () => {
   after(() => {
     process.off('unhandledRejection', note);
     assert.deepEqual(unhandled, []);
-    assert.ok(process.memoryUsage.rss() - memory < MOST_GROWTH);
+    assert.ok(process.memoryUsage.rss() - memory < MAX_GROWTH);
   });
 
   const parameters = { numRuns: RUNS, seed: SEED };
@@ -301,7 +301,7 @@ describe(`streams by chance (FUZZ_SEED=${SEED})`, () => {
           .map(unpack),
       }))
       .filter(({ bytes }) => bytes.length > 0)
-      .filter(({ bytes }) => bytes.every(({ length }) => length <= LARGEST_RECORDING));
+      .filter(({ bytes }) => bytes.every(({ length }) => length <= MAX_RECORDING));
     assert.ok(streams.length > 0);
     for (let run = 0; run < RUNS_OF_RECORDINGS; run++) {
       const seed = (SEED + run) >>> 0;

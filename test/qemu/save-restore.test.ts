@@ -11,7 +11,7 @@ import {
 } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { openFrom, openTo } from '../../adapters/index.ts';
-import { keepPages } from '../../lib/extract/kept-pages.ts';
+import { openScratchStore } from '../../lib/extract/kept-pages.ts';
 import { QemuFileError } from '../../lib/index.ts';
 import { unwrap, verifyStream } from '../../lib/migration/index.ts';
 import {
@@ -164,7 +164,7 @@ for (const { version, skip, binary } of [
       const options: SaveOptions = { compress: 'gzip', manifest: true, resume: true };
       const { manifest } = await save('manifest', options);
       assert.ok(manifest !== null);
-      using kept = keepPages();
+      using kept = openScratchStore();
       const { file } = await unwrap(await openFrom(dir.join('manifest')));
       const { faults } = await verifyStream(file, { manifest, digests: { store: kept.store } });
       await file.close();

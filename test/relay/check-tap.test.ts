@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { QemuFile, QemuFileError } from '../../lib/index.ts';
-import { Onlooker, type RelayCheck } from '../../lib/relay/check-tap.ts';
+import { CheckTap, type RelayCheck } from '../../lib/relay/check-tap.ts';
 import { type RelayResult, relay } from '../../lib/relay/relay.ts';
 import { Feed, Sink, Source } from '../helpers/backends.ts';
 import { pattern, piecesOf, turn } from '../helpers/bytes.ts';
@@ -307,7 +307,7 @@ describe('a check that waits', () => {
 
 describe('an onlooker', () => {
   test('is done with its check, and its file takes and drops what comes later', async () => {
-    const onlooker = new Onlooker(async () => {});
+    const onlooker = new CheckTap(async () => {});
     await onlooker.done;
     onlooker.file.write(pattern(100_000));
     await onlooker.file.flush();
@@ -316,7 +316,7 @@ describe('an onlooker', () => {
 
   test('gives the end only after all that came before it', async () => {
     const { check, chunks } = gathering();
-    const onlooker = new Onlooker(check);
+    const onlooker = new CheckTap(check);
     onlooker.file.write(Buffer.from('abc'));
     const closed = onlooker.file.close();
     await onlooker.done;

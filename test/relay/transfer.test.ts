@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { socketOps } from '../../adapters/index.ts';
 import { QemuFile } from '../../lib/index.ts';
-import { handOver } from '../../lib/relay/transfer.ts';
+import { transfer } from '../../lib/relay/transfer.ts';
 import { Sink, Source } from '../helpers/backends.ts';
 import { pattern, piecesOf } from '../helpers/bytes.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
@@ -33,7 +33,7 @@ describe('handing over', { timeout: 20_000 }, () => {
     const filler = new Filler(bytes);
     const sinks = [new Sink('async'), new Sink('async')];
     const files = sinks.map((sink) => new QemuFile(sink));
-    await handOver(new QemuFile(filler), files);
+    await transfer(new QemuFile(filler), files);
     for (const [at, sink] of sinks.entries()) {
       await files[at]?.flush();
       assert.ok(sink.written.equals(bytes));
@@ -47,7 +47,7 @@ describe('handing over', { timeout: 20_000 }, () => {
     const seen: Buffer[] = [];
     const sink = new Sink('async');
     const to = new QemuFile(sink);
-    const done = handOver(source, [to]);
+    const done = transfer(source, [to]);
     source.on('data', (chunk: Buffer) => seen.push(chunk));
     await done;
     await to.flush();
@@ -64,7 +64,7 @@ describe('handing over', { timeout: 20_000 }, () => {
     source.unshift(bytes.subarray(0, 4));
     const sink = new Sink('async');
     const to = new QemuFile(sink);
-    await handOver(source, [to]);
+    await transfer(source, [to]);
     await to.flush();
     assert.ok(sink.written.equals(bytes));
     assert.ok(source.readableEnded);
@@ -87,7 +87,7 @@ describe('handing over', { timeout: 20_000 }, () => {
     await assert.rejects(waiting, { code: 'ECANCELED' });
     const sink = new Sink('async');
     const to = new QemuFile(sink);
-    const done = handOver(source, [to]);
+    const done = transfer(source, [to]);
     await to.flush();
     gates[0]?.();
     await done;
@@ -109,7 +109,7 @@ describe('handing over', { timeout: 20_000 }, () => {
       const got: Buffer[] = [];
       receiver.on('data', (chunk) => got.push(chunk));
       const ended = new Promise((resolve) => receiver.once('end', resolve));
-      await handOver(from, [to]);
+      await transfer(from, [to]);
       to.end();
       await ended;
       assert.ok(Buffer.concat(got).equals(bytes));

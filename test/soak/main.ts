@@ -22,7 +22,7 @@ const KINDS: Readonly<Record<string, (chance: Chance) => Promise<Outcome>>> = {
 /** Of so many things that are tried one is a migration, and one a save; they take the most time. */
 const CYCLE = 60;
 /** Bytes by which this process may grow, however long it runs. */
-const MOST_GROWTH = 768 * 2 ** 20;
+const MAX_GROWTH = 768 * 2 ** 20;
 const REPORT_MS = 60_000;
 
 function kindOf(index: number): string {
@@ -74,7 +74,7 @@ class Soak {
       this.#counts.set(line, (this.#counts.get(line) ?? 0) + 1);
       if (isVerbose) print(`${line}: ${what}`);
       const growth = process.memoryUsage.rss() - this.#startMemory;
-      if (growth > MOST_GROWTH) throw new Error(`the process has grown by ${growth} bytes`);
+      if (growth > MAX_GROWTH) throw new Error(`the process has grown by ${growth} bytes`);
     } catch (error) {
       this.failures += 1;
       print(`FAILED ${kind}, again with: npm run soak -- --seed ${this.#seed} --only ${index}`);

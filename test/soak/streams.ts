@@ -6,7 +6,7 @@ import { smallStreams } from '../helpers/small-streams.ts';
 import type { Outcome } from './outcome.ts';
 
 /** Streams of recordings take longer: so large, and one in so many. */
-const LARGEST_RECORDING = 1 << 20;
+const MAX_RECORDING = 1 << 20;
 const ONE_IN = 20;
 
 interface Sample extends Hostile {
@@ -39,7 +39,7 @@ function recordedStreams(): Sample[] {
   return recordings().flatMap(({ name, files }) => {
     const parts = files.filter(({ kind }) => kind !== 'return' && kind !== 'image');
     const isMain = parts[0]?.kind === 'main' && parts[0].streamAt === undefined;
-    if (!isMain || parts.some(({ bytes }) => bytes > LARGEST_RECORDING)) return [];
+    if (!isMain || parts.some(({ bytes }) => bytes > MAX_RECORDING)) return [];
     const [main, ...channels] = parts.map(unpack);
     return main === undefined ? [] : [{ name, main, channels }];
   });

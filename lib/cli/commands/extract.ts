@@ -1,4 +1,4 @@
-import { keepPages } from '../../extract/kept-pages.ts';
+import { openScratchStore } from '../../extract/kept-pages.ts';
 import { BlockFiles, blockFilesIn, ElfFile, type Output } from '../../extract/ram-outputs.ts';
 import type { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import { combineVisitors } from '../../migration/memory/combine-visitors.ts';
@@ -6,7 +6,7 @@ import { verifyStream } from '../../migration/verify/verify.ts';
 import { loadDigest } from '../../util/digest.ts';
 import type { OpenStream } from '../endpoints/open-stream.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
-import { say, writeText } from '../shell/stdio.ts';
+import { printStderr, writeText } from '../shell/stdio.ts';
 import { type ReadFlags, readStream, UsageError, writeOutput } from './read-command.ts';
 
 /** Options of `qemu-file extract`. */
@@ -31,7 +31,7 @@ export interface ExtractFlags extends ReadFlags {
 export async function runExtract(fromText: string, flags: ExtractFlags): Promise<number> {
   const wrong = usageFault(flags);
   if (wrong !== null) {
-    await say(wrong);
+    await printStderr(wrong);
     return EXIT.USAGE;
   }
   return readStream(fromText, flags, (stream, signal) => extract(fromText, stream, flags, signal));
@@ -54,7 +54,7 @@ async function extract(
   signal: AbortSignal,
 ): Promise<number> {
   await loadDigest();
-  using kept = keepPages();
+  using kept = openScratchStore();
   const outputs: Output[] = [];
   try {
     await openOutputs(flags, outputs);
@@ -100,7 +100,7 @@ async function openOutputs(flags: ExtractFlags, outputs: Output[]): Promise<void
 }
 
 async function refuse(fromText: string, fault: MigrationStreamError): Promise<number> {
-  await say(`${fromText}: ${fault.message}; nothing was extracted`);
+  await printStderr(`${fromText}: ${fault.message}; nothing was extracted`);
   return readExitCode(fault);
 }
 
@@ -110,7 +110,7 @@ async function report(
   paths: readonly string[],
   warnings: readonly string[],
 ): Promise<number> {
-  if (quiet !== true) for (const warning of warnings) await say(`${fromText}: ${warning}`);
+  if (quiet !== true) for (const warning of warnings) await printStderr(`${fromText}: ${warning}`);
   const text =
     json === true
       ? `${JSON.stringify({ from: fromText, files: paths, warnings })}\n`

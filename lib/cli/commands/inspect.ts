@@ -1,4 +1,4 @@
-import { keepPages } from '../../extract/kept-pages.ts';
+import { openScratchStore } from '../../extract/kept-pages.ts';
 import type { RamBlock } from '../../migration/format/events.ts';
 import { MigrationStreamError, type SectionName } from '../../migration/format/stream-error.ts';
 import { combineVisitors } from '../../migration/memory/combine-visitors.ts';
@@ -8,7 +8,7 @@ import { MigrationReader } from '../../migration/reader/migration-reader.ts';
 import { StreamSummarizer, type StreamSummary } from '../../migration/verify/summary.ts';
 import type { OpenStream } from '../endpoints/open-stream.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
-import { say, writeText } from '../shell/stdio.ts';
+import { printStderr, writeText } from '../shell/stdio.ts';
 import { type ReadFlags, readStream, UsageError, writeOutput } from './read-command.ts';
 import { type BlockMap, MAP_CELLS, MAP_WIDTH, showSummary } from './summary-text.ts';
 
@@ -46,9 +46,9 @@ export function runInspect(fromText: string, flags: InspectFlags): Promise<numbe
     const text = textOf(fromText, inspection, flags);
     const said = await writeText(process.stdout, text);
     if (failure === null) return said ? EXIT.DONE : EXIT.IO;
-    await say(`${fromText}: ${failure.message}`);
+    await printStderr(`${fromText}: ${failure.message}`);
     if (flags.json !== true && flags.quiet !== true && summary.sections.length > 0) {
-      await say('what is shown is what came before that');
+      await printStderr('what is shown is what came before that');
     }
     return readExitCode(failure);
   });
@@ -59,7 +59,7 @@ async function inspect(
   flags: InspectFlags,
   signal: AbortSignal,
 ): Promise<Inspection> {
-  using kept = keepPages();
+  using kept = openScratchStore();
   const wantsMap = flags.html !== undefined || (flags.json !== true && flags.device === undefined);
   const map = wantsMap ? new RamMap() : null;
   const image = flags.digest === true ? new RamImage({ store: kept.store }) : null;

@@ -2,10 +2,10 @@ import { parseUri, type Uri } from '../../../adapters/index.ts';
 import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { sizeOf } from '../endpoints/open-endpoints.ts';
 import { type OpenStream, openStream } from '../endpoints/open-stream.ts';
-import { EXIT, Interruption, readExitCode, SIGNAL_EXITS } from '../shell/exit-codes.ts';
+import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
 import { Meter } from '../shell/progress.ts';
-import { say } from '../shell/stdio.ts';
-import { writeWhole } from '../shell/write-file.ts';
+import { printStderr } from '../shell/stdio.ts';
+import { writeWholeFile } from '../shell/write-file.ts';
 
 /** Options of all commands that read a stream. */
 export interface ReadFlags {
@@ -35,7 +35,7 @@ export class OutputError extends Error {
 /** Writes a text into a file, as `writeWhole` does; what it fails with names the file. */
 export async function writeOutput(path: string, text: string): Promise<void> {
   try {
-    await writeWhole(path, text);
+    await writeWholeFile(path, text);
   } catch (error) {
     throw new OutputError(path, toQemuFileError(error));
   }
@@ -58,11 +58,11 @@ export async function readStream(
     from = parseUri(fromText);
     channels = (flags.channel ?? []).map((text) => parseUri(text));
   } catch (error) {
-    await say(toQemuFileError(error).message.replace(/^\w+: parseUri: /, ''));
+    await printStderr(toQemuFileError(error).message.replace(/^\w+: parseUri: /, ''));
     return EXIT.USAGE;
   }
   const quiet = flags.quiet === true;
-  using interruption = new Interruption();
+  using interruption = new SignalAbort();
   const { signal } = interruption;
   let stream: OpenStream | undefined;
   let meter: Meter | undefined;
@@ -75,20 +75,20 @@ export async function readStream(
   } catch (error) {
     meter?.stop();
     if (error instanceof UsageError) {
-      await say(error.message);
+      await printStderr(error.message);
       return EXIT.USAGE;
     }
     const { by } = interruption;
     if (by !== undefined) {
-      await say(`interrupted by ${by}`);
+      await printStderr(`interrupted by ${by}`);
       return SIGNAL_EXITS[by];
     }
     if (error instanceof OutputError) {
-      await say(`${error.path}: ${error.message}`);
+      await printStderr(`${error.path}: ${error.message}`);
       return EXIT.IO;
     }
     const failure = toQemuFileError(error);
-    await say(`${fromText}: ${failure.message}`);
+    await printStderr(`${fromText}: ${failure.message}`);
     return readExitCode(failure);
   } finally {
     meter?.stop();

@@ -5,21 +5,21 @@ import { BandwidthBudget } from '../../qemu-file/put/bandwidth-budget.ts';
 import type { RelayEnd } from '../../relay/relay.ts';
 import { isStdin, isStdout } from '../endpoints/open-endpoints.ts';
 import { isTlsUsage, readTls, type TlsEnds } from '../endpoints/tls-credentials.ts';
-import { underControl } from '../relay/control-socket.ts';
+import { withControl } from '../relay/control-socket.ts';
 import { refuseSeveral, relaySeveral } from '../relay/many-connections.ts';
 import { relayOne } from '../relay/one-connection.ts';
 import {
-  blame,
+  failureMessage,
   interrupted,
   type Outcome,
   type RelayFlags,
   reportOf,
   summary,
 } from '../relay/outcome.ts';
-import { Steering } from '../relay/relay-status.ts';
-import { EXIT, exitCodeOf, Interruption, SIGNAL_EXITS } from '../shell/exit-codes.ts';
-import { say, writeText } from '../shell/stdio.ts';
-import { writeWhole } from '../shell/write-file.ts';
+import { RelayMonitor } from '../relay/relay-status.ts';
+import { EXIT, exitCodeOf, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
+import { printStderr, writeText } from '../shell/stdio.ts';
+import { writeWholeFile } from '../shell/write-file.ts';
 
 export type { RelayFlags } from '../relay/outcome.ts';
 
@@ -42,50 +42,52 @@ export async function runRelay(
     from = parseUri(fromText);
     to = parseUri(toText);
   } catch (error) {
-    await say(toQemuFileError(error).message.replace(/^\w+: parseUri: /, ''));
+    await printStderr(toQemuFileError(error).message.replace(/^\w+: parseUri: /, ''));
     return EXIT.USAGE;
   }
   const isSeveral = (flags.channels ?? 1) > 1;
   const refusal =
     refuseControl(from, flags) ?? (isSeveral ? refuseSeveral({ from, to }, flags) : undefined);
   if (refusal !== undefined) {
-    await say(refusal);
+    await printStderr(refusal);
     return EXIT.USAGE;
   }
   let tls: TlsEnds;
   try {
-    tls = await readTls(flags, { from, to }, (text) => void say(text));
+    tls = await readTls(flags, { from, to }, (text) => void printStderr(text));
   } catch (error) {
     const failure = toQemuFileError(error);
-    await say(failure.message.replace(/^\w+: tls: /, ''));
+    await printStderr(failure.message.replace(/^\w+: tls: /, ''));
     return isTlsUsage(failure) ? EXIT.USAGE : EXIT.IO;
   }
   const names: Record<RelayEnd, string> = { from: fromText, to: toText, tee: flags.tee ?? '' };
   const tee: Uri = { scheme: 'file', path: names.tee, offset: 0 };
   const report = isStdout(to) || isStdout(tee) ? process.stderr : process.stdout;
 
-  using interruption = new Interruption();
+  using interruption = new SignalAbort();
   const budget = new BandwidthBudget(flags.maxBandwidth);
-  using steering = new Steering(budget, () => interruption.interrupt('SIGINT'));
+  using steering = new RelayMonitor(budget, () => interruption.interrupt('SIGINT'));
   const move = isSeveral ? relaySeveral : relayOne;
   let outcome: Outcome;
   try {
     const answer = (line: string): void => void writeText(report, `${line}\n`);
-    outcome = await underControl(flags.control, steering, answer, () =>
+    outcome = await withControl(flags.control, steering, answer, () =>
       move({ from, to, tls }, flags, steering, interruption.signal),
     );
   } catch (error) {
     if (flags.control === undefined) throw error;
-    await say(`--control (${flags.control}): ${toQemuFileError(error).message}`);
+    await printStderr(`--control (${flags.control}): ${toQemuFileError(error).message}`);
     return EXIT.IO;
   }
   let code: number = EXIT.DONE;
   if (outcome.failure !== null) {
     const { by } = interruption;
     code = by === undefined ? exitCodeOf(outcome.failure.error) : SIGNAL_EXITS[by];
-    await say(by === undefined ? blame(outcome, names, tls) : interrupted(by, outcome));
+    await printStderr(
+      by === undefined ? failureMessage(outcome, names, tls) : interrupted(by, outcome),
+    );
   } else if (flags.quiet !== true) {
-    await say(summary(outcome));
+    await printStderr(summary(outcome));
   }
   if (code === EXIT.DONE && !(await writeManifest(outcome.manifest, flags))) code = EXIT.IO;
   const said = await writeText(report, reportOf(outcome, fromText, toText, flags));
@@ -105,10 +107,10 @@ async function writeManifest(
 ): Promise<boolean> {
   if (flags.manifest === undefined || !manifest) return true;
   try {
-    await writeWhole(flags.manifest, `${JSON.stringify(manifest, null, 2)}\n`);
+    await writeWholeFile(flags.manifest, `${JSON.stringify(manifest, null, 2)}\n`);
     return true;
   } catch (error) {
-    await say(`the manifest (${flags.manifest}): ${toQemuFileError(error).message}`);
+    await printStderr(`the manifest (${flags.manifest}): ${toQemuFileError(error).message}`);
     return false;
   }
 }

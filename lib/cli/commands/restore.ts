@@ -1,10 +1,10 @@
 import { openFrom } from '../../../adapters/index.ts';
 import { type RestoreResult, restoreVm } from '../../vm/index.ts';
-import { admissionAt } from '../endpoints/connection-filter.ts';
-import { sayListening, sizeOf } from '../endpoints/open-endpoints.ts';
+import { connectionFilter } from '../endpoints/connection-filter.ts';
+import { printListening, sizeOf } from '../endpoints/open-endpoints.ts';
 import { EXIT } from '../shell/exit-codes.ts';
 import { showExactSize, showSize } from '../shell/sizes.ts';
-import { say, writeText } from '../shell/stdio.ts';
+import { printStderr, writeText } from '../shell/stdio.ts';
 import { runWithVm, type VmFlags } from './vm-command.ts';
 
 /** Options of `qemu-file restore`. */
@@ -26,8 +26,8 @@ export function runRestore(fromText: string, flags: RestoreFlags): Promise<numbe
   return runWithVm('from', fromText, flags, UNHARMED, async (parts) => {
     const { qmp, uri, tls, signal } = parts;
     const quiet = flags.quiet === true;
-    const onListening = quiet ? undefined : sayListening;
-    const door = admissionAt({ from: uri, tls, quiet, anything: flags.check === false });
+    const onListening = quiet ? undefined : printListening;
+    const door = connectionFilter({ from: uri, tls, quiet, anything: flags.check === false });
     const from = await openFrom(uri, { signal, onListening, tls: tls.from, ...door });
     const measure = () => ({ bytes: from.getPosition, limitedMs: 0 });
     await parts.meter(measure, sizeOf(uri, from));
@@ -49,12 +49,12 @@ async function report(
   { bytes, seconds, limitedSeconds, status, warnings }: RestoreResult,
 ): Promise<boolean> {
   if (quiet !== true) {
-    for (const warning of warnings) await say(warning);
+    for (const warning of warnings) await printStderr(warning);
     const size = bytes === null ? '' : ` ${showExactSize(bytes)}`;
     const rate =
       bytes !== null && seconds > 0 ? `, ${showSize(Math.round(bytes / seconds))}/s` : '';
     const state = status === 'running' ? 'runs' : `is stopped (${status})`;
-    await say(`restored${size} in ${seconds.toFixed(1)} s${rate}; the guest ${state}`);
+    await printStderr(`restored${size} in ${seconds.toFixed(1)} s${rate}; the guest ${state}`);
   }
   if (json !== true) return true;
   const object = { from, bytes, seconds, limitedSeconds, status, warnings };

@@ -3,8 +3,8 @@ import { type MigrationProgress, type SaveResult, saveVm } from '../../vm/index.
 import { isStdout } from '../endpoints/open-endpoints.ts';
 import { EXIT } from '../shell/exit-codes.ts';
 import { showExactSize, showSize } from '../shell/sizes.ts';
-import { say, writeText } from '../shell/stdio.ts';
-import { writeWhole } from '../shell/write-file.ts';
+import { printStderr, writeText } from '../shell/stdio.ts';
+import { writeWholeFile } from '../shell/write-file.ts';
 import { runWithVm, type VmFlags } from './vm-command.ts';
 
 /** Options of `qemu-file save`. */
@@ -27,7 +27,7 @@ const UNHARMED = 'the migration was cancelled, and the guest goes on as before';
  */
 export async function runSave(toText: string, flags: SaveFlags): Promise<number> {
   if (flags.check === false && flags.manifest !== undefined) {
-    await say('--manifest needs the check that --no-check switches off');
+    await printStderr('--manifest needs the check that --no-check switches off');
     return EXIT.USAGE;
   }
   return runWithVm('to', toText, flags, UNHARMED, async (parts) => {
@@ -51,10 +51,12 @@ export async function runSave(toText: string, flags: SaveFlags): Promise<number>
     let code: number = EXIT.DONE;
     if (flags.manifest !== undefined) {
       try {
-        await writeWhole(flags.manifest, `${JSON.stringify(result.manifest, null, 2)}\n`);
+        await writeWholeFile(flags.manifest, `${JSON.stringify(result.manifest, null, 2)}\n`);
       } catch (error) {
         const { message } = error as Error;
-        await say(`the guest is saved, but not the manifest (${flags.manifest}): ${message}`);
+        await printStderr(
+          `the guest is saved, but not the manifest (${flags.manifest}): ${message}`,
+        );
         code = EXIT.IO;
       }
     }
@@ -70,10 +72,10 @@ async function report(
   usesStdout: boolean,
 ): Promise<boolean> {
   if (quiet !== true) {
-    for (const warning of warnings) await say(warning);
+    for (const warning of warnings) await printStderr(warning);
     const rate = seconds > 0 ? `, ${showSize(Math.round(bytes / seconds))}/s` : '';
     const state = status === 'running' ? 'runs on' : `is stopped (${status})`;
-    await say(
+    await printStderr(
       `saved ${showExactSize(bytes)} in ${seconds.toFixed(1)} s${rate}; the guest ${state}`,
     );
   }

@@ -19,7 +19,7 @@ const MAP_LINES = 12;
 export const MAP_CELLS: number = MAP_WIDTH * MAP_LINES;
 
 /** Rounds listed one by one; in a longer list the middle is left out. */
-const MOST_ROUNDS = 12;
+const MAX_ROUNDS = 12;
 
 const DATA_SHADES = '░▒▓█';
 const LEGEND = '· zeros   ░▒▓█ data   ◆ some of it sent again   (blank) never sent';
@@ -112,9 +112,9 @@ function showRounds(rounds: readonly PageCounts[]): string {
     String(index + 1),
     ...used.map((name) => String(round[name])),
   ]);
-  if (rows.length > MOST_ROUNDS) {
-    const half = MOST_ROUNDS / 2;
-    rows.splice(half, rows.length - MOST_ROUNDS, ['…', ...used.map(() => '…')]);
+  if (rows.length > MAX_ROUNDS) {
+    const half = MAX_ROUNDS / 2;
+    rows.splice(half, rows.length - MAX_ROUNDS, ['…', ...used.map(() => '…')]);
   }
   return `Pages per round\n${columns([['round', ...used], ...rows])}\n`;
 }

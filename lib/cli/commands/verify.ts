@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { toQemuFileError } from '../../contract/errors.ts';
-import { keepPages } from '../../extract/kept-pages.ts';
+import { openScratchStore } from '../../extract/kept-pages.ts';
 import { printable } from '../../migration/format/stream-error.ts';
 import {
   checkTarget,
@@ -12,7 +12,7 @@ import { parseManifest } from '../../migration/verify/manifest.ts';
 import { type Verification, verifyStream } from '../../migration/verify/verify.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
 import { showExactSize } from '../shell/sizes.ts';
-import { say, writeText } from '../shell/stdio.ts';
+import { printStderr, writeText } from '../shell/stdio.ts';
 import { faultOf } from './inspect.ts';
 import { type ReadFlags, readStream, UsageError } from './read-command.ts';
 
@@ -41,7 +41,7 @@ export function runVerify(fromText: string, flags: VerifyFlags): Promise<number>
     const dump = await readOption('--target', flags.target, (text) =>
       parseTargetDump(JSON.parse(text)),
     );
-    using kept = keepPages();
+    using kept = openScratchStore();
     const { file, fileOffset, seekable } = unwrapped;
     const verification = await verifyStream(file, {
       all: flags.all,
@@ -88,12 +88,15 @@ async function report(
 ): Promise<number> {
   const { faults, warnings, bytes, sections, configuration } = verification;
   const problems = verdict?.problems ?? [];
-  for (const { message } of faults) await say(`${fromText}: ${message}`);
+  for (const { message } of faults) await printStderr(`${fromText}: ${message}`);
   for (const problem of problems) {
-    await say(`${fromText}: ${target} would not load it: ${describeTargetProblem(problem)}`);
+    await printStderr(
+      `${fromText}: ${target} would not load it: ${describeTargetProblem(problem)}`,
+    );
   }
   if (quiet !== true) {
-    for (const note of [...warnings, ...(verdict?.notes ?? [])]) await say(`${fromText}: ${note}`);
+    for (const note of [...warnings, ...(verdict?.notes ?? [])])
+      await printStderr(`${fromText}: ${note}`);
   }
   const isFine = faults.length === 0 && problems.length === 0;
   const object = {

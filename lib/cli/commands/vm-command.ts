@@ -3,9 +3,9 @@ import { toQemuFileError } from '../../contract/errors.ts';
 import { QmpClient } from '../../vm/index.ts';
 import { isTlsUsage, readTls, type TlsEnds, type TlsFlags } from '../endpoints/tls-credentials.ts';
 import type { TlsSide } from '../endpoints/tls-options.ts';
-import { EXIT, exitCodeOf, Interruption, SIGNAL_EXITS } from '../shell/exit-codes.ts';
+import { EXIT, exitCodeOf, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
 import { type Measure, Meter } from '../shell/progress.ts';
-import { say } from '../shell/stdio.ts';
+import { printStderr } from '../shell/stdio.ts';
 import { UsageError } from './read-command.ts';
 
 /** Options of the commands that talk to a QEMU. */
@@ -59,13 +59,13 @@ export async function runWithVm(
     }
     uri = parseUri(uriText);
     monitor = monitorOf(flags.qmp);
-    tls = await readTls(flags, { [side]: uri }, (text) => void say(text));
+    tls = await readTls(flags, { [side]: uri }, (text) => void printStderr(text));
   } catch (error) {
     const failure = toQemuFileError(error);
-    await say(failure.message.replace(/^\w+: (parseUri: |tls: )?/, ''));
+    await printStderr(failure.message.replace(/^\w+: (parseUri: |tls: )?/, ''));
     return failure.operation === 'tls' && !isTlsUsage(failure) ? EXIT.IO : EXIT.USAGE;
   }
-  using interruption = new Interruption();
+  using interruption = new SignalAbort();
   const { signal } = interruption;
   let qmp: QmpClient | undefined;
   let meter: Meter | undefined;
@@ -74,7 +74,7 @@ export async function runWithVm(
       qmp = await QmpClient.connect(monitor, { signal });
     } catch (error) {
       if (signal.aborted) throw error;
-      await say(`${flags.qmp}: ${toQemuFileError(error).message}`);
+      await printStderr(`${flags.qmp}: ${toQemuFileError(error).message}`);
       return EXIT.IO;
     }
     const start = async (measure: () => Measure, total?: number): Promise<void> => {
@@ -87,12 +87,12 @@ export async function runWithVm(
     const { by } = interruption;
     if (by !== undefined) {
       // More may have gone wrong than that: a guest that does not run on, say.
-      await say(
+      await printStderr(
         `interrupted by ${by}; ${failure.cause === signal.reason ? unharmed : failure.message}`,
       );
       return SIGNAL_EXITS[by];
     }
-    await say(failure.message);
+    await printStderr(failure.message);
     return exitCodeOf(failure);
   } finally {
     meter?.stop();

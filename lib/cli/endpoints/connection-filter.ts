@@ -1,4 +1,4 @@
-import type { OpenFromOptions, Refusal, Uri, Welcome } from '../../../adapters/index.ts';
+import type { OpenFromOptions, Rejection, Uri, Verdict } from '../../../adapters/index.ts';
 import { describeTarget } from '../../../adapters/index.ts';
 import {
   describeContainer,
@@ -7,12 +7,12 @@ import {
 } from '../../migration/containers/sniff.ts';
 import { COMMAND, ITEM } from '../../migration/format/wire.ts';
 import { MULTIFD_MAGIC } from '../../migration/multifd/multifd-packet.ts';
-import { say } from '../shell/stdio.ts';
+import { printStderr } from '../shell/stdio.ts';
 import type { TlsEnds } from './tls-credentials.ts';
 import { refusedHint } from './tls-hints.ts';
 
 /** Who is let in where a command listens. */
-export interface Door {
+export interface FilterOptions {
   from: Uri;
   /** Whether whatever sends anything is welcome, not only migration streams and what they are wrapped in. */
   anything?: boolean | undefined;
@@ -22,30 +22,30 @@ export interface Door {
 }
 
 /** Lines that are written about those who are not let in: a flood of them must not become one of lines. */
-const MOST_LINES = 5;
+const MAX_LINES = 5;
 const FIRST_BYTE_MS = 10_000;
 const TLS_HANDSHAKE = 0x16;
 const COMMANDS: ReadonlySet<number> = new Set(Object.values(COMMAND));
 
 /** Gives what `openFrom`, or `listenSocket` and `admit`, is told about whom to let in. */
-export function admissionAt({
+export function connectionFilter({
   from,
   anything,
   tls,
   quiet,
-}: Door): Required<Pick<OpenFromOptions, 'admission' | 'onConnectionError'>> {
+}: FilterOptions): Required<Pick<OpenFromOptions, 'admission' | 'onConnectionError'>> {
   const where = 'host' in from || from.scheme === 'unix' ? describeTarget(from) : from.scheme;
   let lines = 0;
   const note = (line: string): void => {
     lines += 1;
-    if (quiet || lines > MOST_LINES) return;
-    const last = lines === MOST_LINES ? '; no more is said about others' : '';
-    void say(`${where}: ${line}${last}`);
+    if (quiet || lines > MAX_LINES) return;
+    const last = lines === MAX_LINES ? '; no more is said about others' : '';
+    void printStderr(`${where}: ${line}${last}`);
   };
   return {
     admission: {
       firstByteMs: FIRST_BYTE_MS,
-      ...(anything === true ? {} : { welcomes: welcomesMigration }),
+      ...(anything === true ? {} : { welcomes: classifyMigrationStart }),
       onRefused: (refusal) => note(describeRefusal(refusal) + refusedHint(refusal, tls)),
     },
     onConnectionError: (error) => note(`refused a connection: ${error.message}`),
@@ -53,7 +53,7 @@ export function admissionAt({
 }
 
 /** Welcomes a migration stream, also a further channel of one and what it may be wrapped in. */
-export function welcomesMigration(start: Buffer): Welcome {
+export function classifyMigrationStart(start: Buffer): Verdict {
   if (start[0] === ITEM.COMMAND) return welcomesCommand(start);
   const container = sniffContainer(start);
   if (container === null) return mayBecomeKnown(start) ? 'more' : 'no';
@@ -61,7 +61,7 @@ export function welcomesMigration(start: Buffer): Welcome {
 }
 
 /** A stream on which postcopy is resumed has no header: it begins with a command. */
-function welcomesCommand(start: Buffer): Welcome {
+function welcomesCommand(start: Buffer): Verdict {
   if (start.length < 3) return (start[1] ?? 0) === 0 ? 'more' : 'no';
   return COMMANDS.has(start.readUInt16BE(1)) ? 'yes' : 'no';
 }
@@ -70,12 +70,12 @@ function isMultifd(start: Buffer): boolean {
   return start.length >= 4 && start.readUInt32BE(0) === MULTIFD_MAGIC;
 }
 
-function describeRefusal(refusal: Refusal): string {
+function describeRefusal(refusal: Rejection): string {
   const from = refusal.peer === undefined ? '' : ` from ${refusal.peer}`;
   return `refused a connection${from}: ${reasonOf(refusal)}`;
 }
 
-function reasonOf({ why, start, error }: Refusal): string {
+function reasonOf({ why, start, error }: Rejection): string {
   const sent = start.length === 0 ? 'nothing' : `no more than ${start.length} bytes`;
   switch (why) {
     case 'unwelcome':

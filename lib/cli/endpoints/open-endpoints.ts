@@ -11,8 +11,8 @@ import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import type { QemuFileOptions } from '../../qemu-file/options.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { RelayEnd } from '../../relay/relay.ts';
-import { say } from '../shell/stdio.ts';
-import { admissionAt } from './connection-filter.ts';
+import { printStderr } from '../shell/stdio.ts';
+import { connectionFilter } from './connection-filter.ts';
 import type { TlsEnds } from './tls-credentials.ts';
 
 /** What a relay is to be opened with. */
@@ -71,8 +71,8 @@ export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints
       throw error;
     }
   };
-  const onListening = endpoints.quiet ? undefined : sayListening;
-  const door = admissionAt(endpoints);
+  const onListening = endpoints.quiet ? undefined : printListening;
+  const door = connectionFilter(endpoints);
   const openingFrom = open('from', () =>
     openFrom(from, { signal, onListening, tls: tls?.from, ...door }),
   );
@@ -95,8 +95,8 @@ export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints
 }
 
 /** Says where a relay listens. */
-export function sayListening(address: SocketTarget): void {
-  void say(`listening on ${describeTarget(address)}`);
+export function printListening(address: SocketTarget): void {
+  void printStderr(`listening on ${describeTarget(address)}`);
 }
 
 /** How many bytes will come from an end, where that is known. */

@@ -7,8 +7,8 @@ import {
 } from '../../migration/devices/find-vm-description.ts';
 import type { StreamSource } from '../../migration/format/stream-source.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { say } from '../shell/stdio.ts';
-import { admissionAt } from './connection-filter.ts';
+import { printStderr } from '../shell/stdio.ts';
+import { connectionFilter } from './connection-filter.ts';
 
 /** A migration stream to be read. */
 export interface OpenStream {
@@ -55,9 +55,9 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
   };
   try {
     const onListening = (address: Parameters<typeof describeTarget>[0]): void => {
-      if (!quiet) void say(`listening on ${describeTarget(address)}`);
+      if (!quiet) void printStderr(`listening on ${describeTarget(address)}`);
     };
-    const door = admissionAt(choice);
+    const door = connectionFilter(choice);
     const outer = await openFrom(from, { signal, onListening, ...door, file: { signal } });
     opened.push(outer);
     const unwrapped = await unwrap(outer, { decompress, snapshot });

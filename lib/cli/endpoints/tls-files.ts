@@ -3,12 +3,12 @@ import { open } from 'node:fs/promises';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 
 /** More than any file of certificates or keys has: all authorities that systems trust are a tenth. */
-const MOST_BYTES = 4_194_304;
+const MAX_BYTES = 4_194_304;
 const READABLE_BY_OTHERS = 0o004;
 const CERTIFICATE = /-----BEGIN CERTIFICATE-----[\s\S]*?-----END CERTIFICATE-----/g;
 const KEY_LINE = /^([^:]+):((?:[0-9a-fA-F]{2})+)$/;
 /** Longest that RFC 4279 has every implementation take, in bytes. */
-const MOST_KEY = 64;
+const MAX_KEY = 64;
 
 /** Gets what a person should know although it stops nothing. */
 export type Warn = (text: string) => void;
@@ -25,7 +25,7 @@ async function readText(path: string, secret?: Warn): Promise<string> {
   try {
     await using file = await open(path);
     const stats = await file.stat();
-    if (stats.size > MOST_BYTES) throw badFile(path, 'this is too long for certificates or keys');
+    if (stats.size > MAX_BYTES) throw badFile(path, 'this is too long for certificates or keys');
     if (secret !== undefined && (stats.mode & READABLE_BY_OTHERS) !== 0) {
       secret(`${path}: every user of this machine can read this key: chmod 600 ${path}`);
     }
@@ -113,8 +113,8 @@ export async function readSharedKeys(
       throw badFile(path, `line ${index + 1} is no USER:HEXKEY`);
     }
     const key = Buffer.from(hex, 'hex');
-    if (key.length > MOST_KEY) {
-      throw badFile(path, `the key in line ${index + 1} is longer than ${MOST_KEY} bytes`);
+    if (key.length > MAX_KEY) {
+      throw badFile(path, `the key in line ${index + 1} is longer than ${MAX_KEY} bytes`);
     }
     // As GnuTLS has it, the first line of a user counts.
     if (!keys.has(user)) keys.set(user, key);

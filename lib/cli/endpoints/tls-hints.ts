@@ -1,4 +1,4 @@
-import type { Refusal } from '../../../adapters/index.ts';
+import type { Rejection } from '../../../adapters/index.ts';
 import type { QemuFileError } from '../../contract/errors.ts';
 import type { RelayEnd } from '../../relay/relay.ts';
 import type { TlsEnds } from './tls-credentials.ts';
@@ -26,7 +26,7 @@ export function tlsHint(end: RelayEnd | null, { code }: QemuFileError, { to }: T
  *
  * @returns A clause to be appended, or nothing.
  */
-export function refusedHint({ why, start }: Refusal, tls: TlsEnds | undefined): string {
+export function refusedHint({ why, start }: Rejection, tls: TlsEnds | undefined): string {
   const from = tls?.from;
   if (from === undefined || from.pskCallback !== undefined) return '';
   if (why !== 'gone' || start.length > 0) return '';

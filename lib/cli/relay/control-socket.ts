@@ -2,11 +2,11 @@ import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import { listenSocket } from '../../../adapters/index.ts';
 import { parseSize, showExactSize, showSize } from '../shell/sizes.ts';
-import { say } from '../shell/stdio.ts';
+import { printStderr } from '../shell/stdio.ts';
 import type { RelayStatus, RelaySteering } from './relay-status.ts';
 
 /** Longest line that a client may send, in characters. */
-const LONGEST_LINE = 1024;
+const MAX_LINE = 1024;
 /** Clients that a control socket has at a time. */
 const MAX_CLIENTS = 8;
 /** Milliseconds in which a client may take its last answers when the relay has ended. */
@@ -66,7 +66,7 @@ export function statusLine(status: RelayStatus): string {
  * @param where - As for `startControl`; undefined if nobody is to steer it.
  * @throws {QemuFileError} (rejects) as `startControl`, before the work has begun.
  */
-export async function underControl<T>(
+export async function withControl<T>(
   where: string | undefined,
   steering: RelaySteering,
   answerInput: (line: string) => void,
@@ -88,7 +88,7 @@ export async function underControl<T>(
 
 /** Says the status on standard error whenever `SIGUSR1` comes; gives what ends that. */
 function reportOnSignal(steering: RelaySteering): Disposable {
-  const onSignal = (): void => void say(statusLine(steering.status()));
+  const onSignal = (): void => void printStderr(statusLine(steering.status()));
   process.on('SIGUSR1', onSignal);
   // Without any listener the signal would end the process, and one may be under way at the end.
   if (!process.listeners('SIGUSR1').includes(ignore)) process.on('SIGUSR1', ignore);
@@ -155,7 +155,7 @@ function controlByInput(
     input,
     (line) => answerInput(answerLine(line, steering)),
     () => {
-      void say(`a line of more than ${LONGEST_LINE} characters: no more commands are read`);
+      void printStderr(`a line of more than ${MAX_LINE} characters: no more commands are read`);
       input.destroy();
     },
   );
@@ -174,8 +174,8 @@ function readLines(input: Readable, onLine: (line: string) => void, onTooLong: (
   input.setEncoding('utf8').on('data', (text: string) => {
     const lines = (rest + text).split('\n');
     rest = lines.pop() as string;
-    for (const line of lines) if (line.trim() !== '' && line.length <= LONGEST_LINE) onLine(line);
-    if (rest.length > LONGEST_LINE || lines.some(({ length }) => length > LONGEST_LINE)) {
+    for (const line of lines) if (line.trim() !== '' && line.length <= MAX_LINE) onLine(line);
+    if (rest.length > MAX_LINE || lines.some(({ length }) => length > MAX_LINE)) {
       onTooLong();
     }
   });

@@ -7,7 +7,7 @@ import {
   type SocketTarget,
   socketOps,
   type Uri,
-  type Welcome,
+  type Verdict,
 } from '../../../adapters/index.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { CHANNEL_START_SIZE, kindOfChannel } from '../../migration/format/channel-kind.ts';
@@ -15,12 +15,12 @@ import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { RelayDirection } from '../../relay/relay.ts';
 import { relayChannels } from '../../relay/relay-channels.ts';
 import type { ChannelResult } from '../../relay/relay-channels-types.ts';
-import { admissionAt } from '../endpoints/connection-filter.ts';
-import { sayListening } from '../endpoints/open-endpoints.ts';
+import { connectionFilter } from '../endpoints/connection-filter.ts';
+import { printListening } from '../endpoints/open-endpoints.ts';
 import { Meter, measureStatus } from '../shell/progress.ts';
 import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
-import type { Steering } from './relay-status.ts';
-import { ReturnEnd } from './return-path-verdict.ts';
+import type { RelayMonitor } from './relay-status.ts';
+import { ReturnPathVerdict } from './return-path-verdict.ts';
 
 /** Connections that may wait to show what they are, or to be accepted. */
 const BACKLOG = 64;
@@ -48,11 +48,11 @@ export function refuseSeveral(
 export async function relaySeveral(
   { from, to, tls }: RelayEnds,
   flags: RelayFlags,
-  steering: Steering,
+  steering: RelayMonitor,
   signal: AbortSignal,
 ): Promise<Outcome> {
   const quiet = flags.quiet === true;
-  const door = admissionAt({ from, tls, quiet });
+  const door = connectionFilter({ from, tls, quiet });
   let listener: Listener;
   try {
     const { onConnectionError } = door;
@@ -69,10 +69,10 @@ export async function relaySeveral(
     const failure = { end: 'from', error: toQemuFileError(error) } as const;
     return { ...NOTHING, channels: [], failure, opened: false };
   }
-  if (!quiet) sayListening(listener.address);
+  if (!quiet) printListening(listener.address);
   const meter = await Meter.start(measureStatus(steering), undefined, quiet);
   const sockets = new WeakMap<QemuFile, Socket>();
-  const back = new ReturnEnd();
+  const back = new ReturnPathVerdict();
   let opened = false;
   let connections = 0;
   try {
@@ -115,7 +115,7 @@ export async function relaySeveral(
 }
 
 /** Lets in what a channel may begin with; what is silent comes alongside the main one. */
-function welcomesChannel(start: Buffer): Welcome {
+function welcomesChannel(start: Buffer): Verdict {
   if (start.length < CHANNEL_START_SIZE) return 'more';
   return kindOfChannel(start) === 'unknown' ? 'no' : 'yes';
 }

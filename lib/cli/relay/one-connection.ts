@@ -1,11 +1,11 @@
 import { relay } from '../../relay/relay.ts';
 import { openEndpoints, sizeOf } from '../endpoints/open-endpoints.ts';
 import { Meter, measureStatus } from '../shell/progress.ts';
-import { say } from '../shell/stdio.ts';
+import { printStderr } from '../shell/stdio.ts';
 import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
-import type { Steering } from './relay-status.ts';
-import { ReturnEnd } from './return-path-verdict.ts';
-import { watchSilence } from './stall-notice.ts';
+import type { RelayMonitor } from './relay-status.ts';
+import { ReturnPathVerdict } from './return-path-verdict.ts';
+import { noticeStall } from './stall-notice.ts';
 import { checkOf, streamFaultOf } from './stream-check.ts';
 
 const SILENCE =
@@ -16,7 +16,7 @@ const SILENCE =
 export async function relayOne(
   { from, to, tls }: RelayEnds,
   flags: RelayFlags,
-  steering: Steering,
+  steering: RelayMonitor,
   signal: AbortSignal,
 ): Promise<Outcome> {
   const quiet = flags.quiet === true;
@@ -43,13 +43,13 @@ export async function relayOne(
   if ('error' in ends) return { ...NOTHING, failure: ends, opened: false };
   steering.add(ends.from, ends.to);
   const meter = await Meter.start(measureStatus(steering), sizeOf(from, ends.from), quiet);
-  const endWatch = watchSilence(ends.from, ends.to, () => {
-    if (!quiet) void say(SILENCE);
+  const endWatch = noticeStall(ends.from, ends.to, () => {
+    if (!quiet) void printStderr(SILENCE);
   });
   try {
     const { tee } = ends;
     const reading = checkOf(to, { ...flags, overTls: tls.from !== undefined });
-    const back = new ReturnEnd();
+    const back = new ReturnPathVerdict();
     const result = await relay(ends.from, ends.to, {
       tee,
       signal,

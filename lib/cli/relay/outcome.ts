@@ -66,7 +66,7 @@ export const NOTHING: RelayResult = {
 };
 
 /** Says which end failed, how far it got, and why. */
-export function blame(
+export function failureMessage(
   outcome: Outcome,
   names: Readonly<Record<RelayEnd, string>>,
   tls: TlsEnds,

@@ -46,7 +46,7 @@ interface Channel {
 const SAMPLE_MS = 1000;
 
 /** A relay as those see it who steer it; `using` ends its sampling. */
-export class Steering implements RelaySteering, Disposable {
+export class RelayMonitor implements RelaySteering, Disposable {
   /** The limit of all channels. */
   readonly budget: BandwidthBudget;
   readonly #onStop: () => void;

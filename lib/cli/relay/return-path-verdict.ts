@@ -9,7 +9,7 @@ const SHUT_SIZE = 8;
  * Listens to a return path, for its end: there QEMU's destination says whether it has the guest. Without
  * that word a migration has failed, also where a connection that broke cannot be told from one that ended.
  */
-export class ReturnEnd {
+export class ReturnPathVerdict {
   #tail: Buffer = Buffer.alloc(0);
 
   /** Takes what came back. */

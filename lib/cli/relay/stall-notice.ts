@@ -11,7 +11,7 @@ const SILENCE_MS = 10_000;
  * @param onSilence - Called once, after nothing came for `silenceMs` and all that came was taken.
  * @returns Ends the watch.
  */
-export function watchSilence(
+export function noticeStall(
   from: QemuFile,
   to: QemuFile,
   onSilence: () => void,

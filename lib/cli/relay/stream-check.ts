@@ -1,16 +1,16 @@
 import { statSync } from 'node:fs';
 import type { Uri } from '../../../adapters/index.ts';
 import type { QemuFileError } from '../../contract/errors.ts';
-import { keepPages } from '../../extract/kept-pages.ts';
+import { openScratchStore } from '../../extract/kept-pages.ts';
 import { describeContainer, SNIFF_SIZE, sniffContainer } from '../../migration/containers/sniff.ts';
 import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
 import type { RelayCheck } from '../../relay/check-tap.ts';
-import { say } from '../shell/stdio.ts';
+import { printStderr } from '../shell/stdio.ts';
 
 /** What a relay is to check. */
-export interface CheckWish {
+export interface CheckRequest {
   /** False: nothing. Undefined: migration streams, if they go to a file or come over TLS. */
   check?: boolean | undefined;
   /** Path of a manifest to write. */
@@ -42,7 +42,7 @@ function isFile(to: Uri): boolean {
 }
 
 /** Gives what is to read along with a relay; undefined if nothing is. */
-export function checkOf(to: Uri, wish: CheckWish): CheckRun | undefined {
+export function checkOf(to: Uri, wish: CheckRequest): CheckRun | undefined {
   const isAsked = wish.check === true || wish.manifest !== undefined;
   if (!isAsked && (wish.check === false || !(wish.overTls === true || isFile(to))))
     return undefined;
@@ -64,10 +64,10 @@ export function checkOf(to: Uri, wish: CheckWish): CheckRun | undefined {
 
 async function readAlong(
   stream: AsyncIterable<Uint8Array>,
-  { manifest: path, quiet }: CheckWish,
+  { manifest: path, quiet }: CheckRequest,
   isAsked: boolean,
 ): Promise<Manifest | null> {
-  using kept = keepPages();
+  using kept = openScratchStore();
   const { faults, warnings, manifest } = await verifyStream(stream, {
     digests: path === undefined ? undefined : { store: kept.store },
     // A QEMU takes it without one, too.
@@ -77,8 +77,8 @@ async function readAlong(
   // What is not known here may be all right: only who asked for a check must not go without one.
   if (fault !== undefined && (isAsked || fault.fault !== 'unsupported')) throw fault;
   if (quiet === true) return manifest;
-  if (fault !== undefined) await say(`not checked to its end: ${fault.message}`);
-  for (const warning of warnings) await say(warning);
+  if (fault !== undefined) await printStderr(`not checked to its end: ${fault.message}`);
+  for (const warning of warnings) await printStderr(warning);
   return manifest;
 }
 

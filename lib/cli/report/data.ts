@@ -25,12 +25,12 @@ export interface Report {
 /** Characters that the states of all devices may take: a page of more takes a browser seconds to open. */
 const STATE_ROOM = 33_554_432;
 /** Cells of all maps together; each block may have a few in any case. */
-const MOST_CELLS = 65_536;
-const LEAST_CELLS = 16;
-const MOST_ROUNDS = 300;
-const MOST_WARNINGS = 500;
+const MAX_CELLS = 65_536;
+const MIN_CELLS = 16;
+const MAX_ROUNDS = 300;
+const MAX_WARNINGS = 500;
 const WARNING_LENGTH = 2000;
-const MOST_DEVICES = 10_000;
+const MAX_DEVICES = 10_000;
 
 /** Cuts a report down to what a page can hold, whatever the stream. */
 export function reportData({ title, summary, maps }: Report): ReportData {
@@ -55,17 +55,17 @@ export function reportData({ title, summary, maps }: Report): ReportData {
       vmDescription,
     },
     warnings: summary.warnings
-      .slice(0, MOST_WARNINGS)
+      .slice(0, MAX_WARNINGS)
       .map((warning) => warning.slice(0, WARNING_LENGTH)),
-    moreWarnings: Math.max(0, summary.warnings.length - MOST_WARNINGS),
+    moreWarnings: Math.max(0, summary.warnings.length - MAX_WARNINGS),
     blocks,
     rounds: foldRounds(ram?.perRound ?? []),
     sections: sections.rows,
     moreSections: sections.more,
     events: events.rows,
     moreEvents: events.more,
-    devices: deviceRows(devices.slice(0, MOST_DEVICES), summary.sections),
-    moreDevices: Math.max(0, devices.length - MOST_DEVICES),
+    devices: deviceRows(devices.slice(0, MAX_DEVICES), summary.sections),
+    moreDevices: Math.max(0, devices.length - MAX_DEVICES),
   };
 }
 
@@ -73,7 +73,7 @@ function blocksOf(summary: StreamSummary, maps: Report['maps']): BlockData[] {
   const known = new Map(summary.ram?.blocks.map((block) => [block.name, block]));
   const mapped = new Map(maps.map((map) => [map.name, map]));
   const names = new Set([...known.keys(), ...mapped.keys()]);
-  const most = Math.max(LEAST_CELLS, Math.floor(MOST_CELLS / names.size));
+  const most = Math.max(MIN_CELLS, Math.floor(MAX_CELLS / names.size));
   return [...names].map((name) => {
     const block = known.get(name);
     const map = mapped.get(name);
@@ -110,7 +110,7 @@ function mergeCells(
 }
 
 function foldRounds(rounds: readonly PageCounts[]): RoundData[] {
-  const each = Math.max(1, Math.ceil(rounds.length / MOST_ROUNDS));
+  const each = Math.max(1, Math.ceil(rounds.length / MAX_ROUNDS));
   const folded: RoundData[] = [];
   for (let first = 0; first < rounds.length; first += each) {
     const pages: PageCounts = { zero: 0, normal: 0, xbzrle: 0, compressed: 0, multifd: 0 };

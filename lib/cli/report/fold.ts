@@ -7,13 +7,13 @@ import type {
 import type { EventRow, PieceRow, SectionRow } from './page/model.ts';
 
 /** Rows of a table of sections at most, and rows of pieces under all of them. */
-const MOST_SECTIONS = 4000;
-const MOST_PIECES = 20_000;
-const MOST_PIECES_EACH = 200;
+const MAX_SECTIONS = 4000;
+const MAX_PIECES = 20_000;
+const MAX_PIECES_EACH = 200;
 /** Entries of a time line at most, names in an entry, and details, which have so many characters. */
-const MOST_EVENTS = 1500;
-const MOST_NAMES = 6;
-const MOST_DETAILS = 16;
+const MAX_EVENTS = 1500;
+const MAX_NAMES = 6;
+const MAX_DETAILS = 16;
 const DETAIL_LENGTH = 300;
 
 /** Folds the pieces of each section into one row; of many sections the largest stay. */
@@ -32,10 +32,10 @@ export function foldSections(sections: readonly SectionSummary[]): {
   const sorted = [...groups.values()]
     .map((pieces) => ({ pieces, bytes: sum(pieces) }))
     .sort((a, b) => b.bytes - a.bytes);
-  const kept = sorted.slice(0, MOST_SECTIONS);
-  const rest = sorted.slice(MOST_SECTIONS);
+  const kept = sorted.slice(0, MAX_SECTIONS);
+  const rest = sorted.slice(MAX_SECTIONS);
   const inPieces = kept.filter(({ pieces }) => pieces.length > 1).length;
-  const most = Math.max(4, Math.min(MOST_PIECES_EACH, Math.floor(MOST_PIECES / inPieces)));
+  const most = Math.max(4, Math.min(MAX_PIECES_EACH, Math.floor(MAX_PIECES / inPieces)));
   return {
     rows: kept.map(({ pieces, bytes }) => sectionRow(pieces, bytes, most)),
     total: groups.size,
@@ -88,7 +88,7 @@ export function foldEvents({ sections, commands }: StreamSummary): {
   const close = (): void => {
     const row = rows.at(-1);
     if (row === undefined) return;
-    row.names = [...names].slice(0, MOST_NAMES);
+    row.names = [...names].slice(0, MAX_NAMES);
     row.moreNames = names.size - row.names.length;
   };
   for (const item of inOrder(sections, commands)) {
@@ -96,7 +96,7 @@ export function foldEvents({ sections, commands }: StreamSummary): {
     let row = rows.at(-1);
     const isNext = row?.kind !== kind || (kind === 'command' && !names.has(item.name));
     // Once something is left out, all behind it is.
-    if (more > 0 || (isNext && rows.length === MOST_EVENTS)) {
+    if (more > 0 || (isNext && rows.length === MAX_EVENTS)) {
       more++;
       continue;
     }
@@ -109,7 +109,7 @@ export function foldEvents({ sections, commands }: StreamSummary): {
     names.set(item.name, (names.get(item.name) ?? 0) + 1);
     row.count++;
     row.bytes += item.bytes;
-    const detail = isCommand(item) && row.details.length < MOST_DETAILS ? detailOf(item) : '';
+    const detail = isCommand(item) && row.details.length < MAX_DETAILS ? detailOf(item) : '';
     if (detail !== '') row.details.push(detail);
   }
   close();

@@ -1,7 +1,7 @@
 import type { PackedValue } from './page/model.ts';
 
 /** Hexadecimal digits of one field at most. */
-const MOST_DIGITS = 524_288;
+const MAX_DIGITS = 524_288;
 
 /** Integers beyond these are text in a summary. */
 const SAFE = BigInt(Number.MAX_SAFE_INTEGER);
@@ -61,13 +61,13 @@ export class StatePacker {
 /** A string of a summary is an integer beyond 2^53-1, or bytes. */
 function packText(text: string): string {
   if (isBigInteger(text)) return `#${text}`;
-  if (text.length % 2 !== 0 || !/^[0-9a-f]*$/.test(text)) return `"${text.slice(0, MOST_DIGITS)}`;
+  if (text.length % 2 !== 0 || !/^[0-9a-f]*$/.test(text)) return `"${text.slice(0, MAX_DIGITS)}`;
   const size = text.length / 2;
   let end = text.length;
   while (end > 0 && text.charCodeAt(end - 1) === 0x30) end--;
   end += end % 2;
-  return end > MOST_DIGITS
-    ? `${size}!${text.slice(0, MOST_DIGITS)}`
+  return end > MAX_DIGITS
+    ? `${size}!${text.slice(0, MAX_DIGITS)}`
     : `${size}:${text.slice(0, end)}`;
 }
 

@@ -47,7 +47,7 @@ export function readExitCode(error: QemuFileError): number {
 }
 
 /** The signals that end the command, turned into an `AbortSignal`. */
-export class Interruption implements Disposable {
+export class SignalAbort implements Disposable {
   readonly #controller = new AbortController();
   #by: EndingSignal | undefined;
 

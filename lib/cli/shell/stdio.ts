@@ -16,7 +16,7 @@ export function writeText(stream: WriteStream, text: string): Promise<boolean> {
 }
 
 /** Writes one line for people to standard error; what it quotes cannot do anything to a terminal. */
-export async function say(text: string): Promise<void> {
+export async function printStderr(text: string): Promise<void> {
   const line = text
     .trim()
     .replace(/\s*\n\s*/g, ' | ')

@@ -35,7 +35,7 @@ export const LIBVIRT_HEADER_SIZE = 92;
 const COMPLETE = 'LibvirtQemudSave';
 const PARTIAL = 'LibvirtQemudPart';
 const NEWEST_VERSION = 2;
-const MOST_DATA = 67_108_864;
+const MAX_DATA = 67_108_864;
 
 /** By number, which libvirt never uses again. */
 const FORMATS: readonly LibvirtFormat[] = ['raw', 'gzip', 'bzip2', 'xz', 'lzop', 'zstd', 'sparse'];
@@ -69,8 +69,8 @@ export function parseLibvirtHeader(bytes: Uint8Array, position = 0): LibvirtHead
   }
   const dataLength = u32(20);
   if (dataLength === 0) throw fault('corrupt', 'the libvirt save image has no domain XML', 20);
-  if (dataLength > MOST_DATA) {
-    const reason = `the libvirt save image has ${dataLength} bytes of domain XML; at most ${MOST_DATA} can be`;
+  if (dataLength > MAX_DATA) {
+    const reason = `the libvirt save image has ${dataLength} bytes of domain XML; at most ${MAX_DATA} can be`;
     throw fault('corrupt', reason, 20);
   }
   const cookieOffset = u32(32);

@@ -69,7 +69,7 @@ interface Layer {
   seekable: boolean;
 }
 
-const MOST_LAYERS = 3;
+const MAX_LAYERS = 3;
 const STREAM_START: Buffer = Buffer.from('QEVM\0\0\0\x03', 'latin1');
 /** How far a stream is looked for where there should be one. */
 const SEARCHED = 1_048_576;
@@ -190,8 +190,8 @@ class Unwrapping {
   async #decompress(layer: Layer, format: Compression): Promise<Layer> {
     const { file: packed, base } = layer;
     const position = base + packed.getPosition;
-    if (this.#containers.length >= MOST_LAYERS) {
-      const reason = `the stream is wrapped more than ${MOST_LAYERS} times`;
+    if (this.#containers.length >= MAX_LAYERS) {
+      const reason = `the stream is wrapped more than ${MAX_LAYERS} times`;
       throw new MigrationStreamError('unsupported', reason, { position });
     }
     const create = decompressorOf(format);

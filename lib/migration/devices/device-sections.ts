@@ -1,10 +1,10 @@
 import type { DeviceSection, Section } from '../format/events.ts';
-import type { Sections } from '../format/section-headers.ts';
+import type { SectionTable } from '../format/section-headers.ts';
 import { MigrationStreamError, quoteSection } from '../format/stream-error.ts';
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM, LIMIT } from '../format/wire.ts';
 import { DescribedDevices } from './described-devices.ts';
-import { scanBody } from './scan-for-footer.ts';
+import { scanForFooter } from './scan-for-footer.ts';
 import { decodeState } from './state-decoder.ts';
 import { bodySize, type DeviceDescription, type VmDescription } from './vm-description.ts';
 
@@ -14,11 +14,11 @@ import { bodySize, type DeviceDescription, type VmDescription } from './vm-descr
  */
 
 /** Values that all devices of a stream may have: real ones have some ten thousands. */
-const MOST_VALUES = 8_388_608;
+const MAX_VALUES = 8_388_608;
 
 /** The bodies of a stream's device sections. */
 export class DeviceSections {
-  readonly #sections: Sections;
+  readonly #sections: SectionTable;
   readonly #report: (error: MigrationStreamError) => void;
   readonly #warn: (message: string, position: number) => void;
   #described: DescribedDevices | null = null;
@@ -26,7 +26,7 @@ export class DeviceSections {
   #undecoded: DeviceSection[] = [];
   /** Bytes of these. */
   #kept = 0;
-  readonly #budget = { values: MOST_VALUES };
+  readonly #budget = { values: MAX_VALUES };
   /** Whether any body was found by its footer for want of a description. */
   hasScanned = false;
 
@@ -35,7 +35,7 @@ export class DeviceSections {
    * @param warn - Told of what a person should know.
    */
   constructor(
-    sections: Sections,
+    sections: SectionTable,
     report: (error: MigrationStreamError) => void,
     warn: (message: string, position: number) => void,
   ) {
@@ -156,7 +156,7 @@ export class DeviceSections {
   }
 
   #byFooter(input: StreamInput, section: Section, start: Buffer): Promise<Buffer> {
-    return scanBody(input, section.sectionId, start, (id) => this.#sections.isIterable(id));
+    return scanForFooter(input, section.sectionId, start, (id) => this.#sections.isIterable(id));
   }
 
   /** The state, or null if the description does not fit: then that is reported. */

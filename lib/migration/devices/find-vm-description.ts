@@ -1,7 +1,7 @@
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { ITEM, LIMIT } from '../format/wire.ts';
 import { parseVmDescription, type VmDescription } from './vm-description.ts';
-import { walkTail } from './walk-device-tail.ts';
+import { tailMatches } from './walk-device-tail.ts';
 
 /*
  * The VM description comes last in a stream, but is needed to get over the device sections before it:
@@ -11,10 +11,10 @@ import { walkTail } from './walk-device-tail.ts';
  * Looking for it takes time linear in the length of what is searched, whatever is in it. JSON has no
  * byte 0x06, with which a description begins: what is parsed as one is followed by no other such byte.
  * So the texts parsed lie one behind the other (up to five may overlap where bytes of the length are 0x06,
- * too), and no more than `MOST_TRIED` of them are tried, the last ones, for every failure takes its time.
+ * too), and no more than `MAX_TRIED` of them are tried, the last ones, for every failure takes its time.
  */
 
-const MOST_TRIED = 64;
+const MAX_TRIED = 64;
 
 /** Type and length. */
 const HEADER_SIZE = 5;
@@ -48,7 +48,7 @@ export function* findVmDescriptions(bytes: Uint8Array, base: number): Generator<
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   let tried = 0;
   let at = bytes.length - HEADER_SIZE - SHORTEST;
-  while (at >= 0 && tried < MOST_TRIED) {
+  while (at >= 0 && tried < MAX_TRIED) {
     at = bytes.lastIndexOf(ITEM.VM_DESCRIPTION, at);
     if (at === -1) return;
     const size = likelySize(bytes, view, at);
@@ -79,7 +79,7 @@ export function chooseDescription(
   let last: FoundDescription | null = null;
   for (const found of findVmDescriptions(tail, base)) {
     const endMark = found.offset - base - 1;
-    if (walkTail(tail, 0, endMark, found.description, footers)) return found;
+    if (tailMatches(tail, 0, endMark, found.description, footers)) return found;
     last ??= found;
   }
   return last;

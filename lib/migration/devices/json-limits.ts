@@ -9,7 +9,7 @@ import { LIMIT } from '../format/wire.ts';
 const DEEPEST: number = 4 * LIMIT.NESTING;
 
 /** Brackets and commas in one text. QEMU writes one per 13 bytes or more: enough for 50 MiB of its own. */
-const MOST_PARTS = 4_194_304;
+const MAX_PARTS = 4_194_304;
 
 const QUOTE = 0x22;
 const COMMA = 0x2c;
@@ -23,7 +23,7 @@ const CLOSE_OBJECT = 0x7d;
  * Says in what a text is more than a description can be; null if in nothing. Takes time linear in its
  * length and no memory. Whether it is JSON at all remains to be seen.
  */
-export function jsonExcess(text: Uint8Array): { at: number; what: string } | null {
+export function checkJsonLimits(text: Uint8Array): { at: number; what: string } | null {
   let depth = 0;
   let parts = 0;
   let quoted = false;
@@ -45,7 +45,7 @@ export function jsonExcess(text: Uint8Array): { at: number; what: string } | nul
     } else if (byte === COMMA) {
       parts++;
     }
-    if (parts > MOST_PARTS) return { at, what: `has more than ${MOST_PARTS} parts` };
+    if (parts > MAX_PARTS) return { at, what: `has more than ${MAX_PARTS} parts` };
   }
   return null;
 }

@@ -1,4 +1,4 @@
-import { LONGEST_HEADER, looksLikeItem } from '../format/section-headers.ts';
+import { looksLikeItem, MAX_HEADER } from '../format/section-headers.ts';
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM, LIMIT } from '../format/wire.ts';
 
@@ -17,7 +17,7 @@ const PIECE = 1_048_576;
  * @throws {MigrationStreamError} (rejects) `truncated` if there is no such place before the stream ends,
  *   `unsupported` if there is none in `LIMIT.DEVICE_TAIL` bytes.
  */
-export async function scanBody(
+export async function scanForFooter(
   input: StreamInput,
   sectionId: number,
   start: Buffer,
@@ -37,9 +37,9 @@ export async function scanBody(
         from = Math.max(from, held.length - FOOTER_BYTES + 1);
         break;
       }
-      const after = held.subarray(found + FOOTER_BYTES, found + FOOTER_BYTES + LONGEST_HEADER);
+      const after = held.subarray(found + FOOTER_BYTES, found + FOOTER_BYTES + MAX_HEADER);
       // Too few bytes to judge by: wait for more, if there are any.
-      if (after.length < LONGEST_HEADER && !atEnd) {
+      if (after.length < MAX_HEADER && !atEnd) {
         from = found;
         break;
       }
@@ -58,7 +58,7 @@ export async function scanBody(
       throw input.error('unsupported', reason, begun);
     }
     // Doubled each time, so that what is copied is bounded by what is read.
-    const wanted = Math.max(LONGEST_HEADER, held.length);
+    const wanted = Math.max(MAX_HEADER, held.length);
     const pieces = [held];
     for (let more = 0; more < wanted && !atEnd; ) {
       if ((await input.file.fillOrEnd(1)) === 0) atEnd = true;

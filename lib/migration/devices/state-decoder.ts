@@ -28,7 +28,7 @@ export interface DeviceState {
 const NULL_MARK = 0x30;
 
 /** Values that one device may have: more would take too much memory. */
-const MOST_VALUES = 2_097_152;
+const MAX_VALUES = 2_097_152;
 
 const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
 
@@ -109,7 +109,7 @@ class StateDecoder {
     this.#warn = warn;
     this.#end = body.length;
     // Elements of no size, nested, would be as many as somebody likes.
-    this.#mostValues = Math.min(1024 + 4 * body.length, MOST_VALUES, budget?.values ?? Infinity);
+    this.#mostValues = Math.min(1024 + 4 * body.length, MAX_VALUES, budget?.values ?? Infinity);
     this.#isScarce = this.#mostValues < 1024 + 4 * body.length;
   }
 

@@ -2,7 +2,7 @@ import { Buffer } from 'node:buffer';
 import { MigrationStreamError, printable } from '../format/stream-error.ts';
 import { LIMIT } from '../format/wire.ts';
 import { bodySize, elementCount, elementsAfter } from './body-size.ts';
-import { jsonExcess } from './json-limits.ts';
+import { checkJsonLimits } from './json-limits.ts';
 
 export { bodySize } from './body-size.ts';
 
@@ -50,9 +50,9 @@ export interface VmDescription {
 }
 
 /** Longest name of a section or subsection: its length is one byte. */
-const LONGEST_COUNTED = 255;
+const MAX_COUNTED = 255;
 /** Longest other text, in characters. */
-const LONGEST_TEXT = 1024;
+const MAX_TEXT = 1024;
 
 /**
  * Reads a VM description and checks all of it, so that whoever uses it need not.
@@ -83,7 +83,7 @@ class DescriptionCheck {
     if (bytes.length > LIMIT.DESCRIPTION) {
       this.#fail(`has ${bytes.length} bytes, more than the ${LIMIT.DESCRIPTION} that are read`);
     }
-    const excess = jsonExcess(bytes);
+    const excess = checkJsonLimits(bytes);
     if (excess !== null) this.#fail(excess.what, excess.at);
     const root = this.#object(this.#json(bytes));
     const pageSize = this.#integer(root, 'page_size', 256, 65_536);
@@ -194,7 +194,7 @@ class DescriptionCheck {
     return this.#within(key, () => {
       const value = owner[key];
       if (typeof value !== 'string') this.#fail(`is ${kindOf(value)}, not a string`);
-      if (value.length > LONGEST_TEXT) this.#fail(`has more than ${LONGEST_TEXT} characters`);
+      if (value.length > MAX_TEXT) this.#fail(`has more than ${MAX_TEXT} characters`);
       return value;
     });
   }
@@ -202,8 +202,8 @@ class DescriptionCheck {
   /** Text that stands in the stream too, behind a length byte. */
   #name(owner: JsonObject, key: string): void {
     const length = Buffer.byteLength(this.#text(owner, key));
-    if (length < 1 || length > LONGEST_COUNTED) {
-      this.#within(key, () => this.#fail(`has ${length} bytes, not 1 to ${LONGEST_COUNTED}`));
+    if (length < 1 || length > MAX_COUNTED) {
+      this.#within(key, () => this.#fail(`has ${length} bytes, not 1 to ${MAX_COUNTED}`));
     }
   }
 

@@ -14,7 +14,7 @@ const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
  * @param end - Index in it of the end mark.
  * @param footers - Whether sections have footers.
  */
-export function walkTail(
+export function tailMatches(
   tail: Uint8Array,
   start: number,
   end: number,

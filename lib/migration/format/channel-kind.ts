@@ -25,7 +25,7 @@ export function kindOfChannel(start: Uint8Array): ChannelKind {
 }
 
 /** Waits for the first bytes, and consumes none. */
-export async function lookAtStart(file: QemuFile, signal: AbortSignal): Promise<ChannelKind> {
+export async function peekChannelKind(file: QemuFile, signal: AbortSignal): Promise<ChannelKind> {
   const there = await file.fillOrEnd(CHANNEL_START_SIZE, { signal });
   return kindOfChannel(file.peekBuffer(Math.min(there, CHANNEL_START_SIZE)));
 }

@@ -29,7 +29,7 @@ interface Begun {
 }
 
 /** The sections of one stream: what their headers may say, and what was said before. */
-export class Sections {
+export class SectionTable {
   readonly #begun = new Map<number, Begun>();
   #open = 0;
   /** Whether any section has ended, and whether any came all at once. */
@@ -114,7 +114,7 @@ export class Sections {
 }
 
 /** Longest header of an item, its type byte included. */
-export const LONGEST_HEADER: number = 1 + 4 + 1 + 255 + 4 + 4;
+export const MAX_HEADER: number = 1 + 4 + 1 + 255 + 4 + 4;
 
 /**
  * Whether bytes look like the beginning of an item, as far as they go: what a section's footer must be

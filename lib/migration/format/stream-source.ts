@@ -17,7 +17,7 @@ export interface SourceFile {
 const NOTHING = new Uint8Array(0);
 
 /** Gives a file to read a source from: a `QemuFile` itself, else one over its chunks, which are not copied. */
-export function inputOf(source: StreamSource): SourceFile {
+export function openSource(source: StreamSource): SourceFile {
   if (source instanceof QemuFile) return { file: source, close: () => Promise.resolve() };
   const file = new QemuFile(chunksOf(source));
   return {

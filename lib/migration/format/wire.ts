@@ -78,7 +78,7 @@ export const LIMIT = {
   /** Multifd channels of one migration. */
   CHANNELS: 255,
   /** Warnings that are given, and faults that a stream is read in spite of. */
-  REMARKS: 1000,
+  DIAGNOSTICS: 1000,
   /** Sections, pieces of them, and commands that are listed; there may be more. */
   LISTED: 262_144,
 } as const;

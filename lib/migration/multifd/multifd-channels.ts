@@ -1,4 +1,4 @@
-import { handled } from '../../contract/backend-result.ts';
+import { markHandled } from '../../contract/backend-result.ts';
 import { abortError } from '../../contract/errors.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import type { StreamInput } from '../format/stream-input.ts';
@@ -157,7 +157,7 @@ export class MultifdChannels {
 
   /** A loop of which a failure is everybody's. */
   #watched(round: Promise<'sync' | 'end'>): Promise<'sync' | 'end'> {
-    return handled(
+    return markHandled(
       round.catch((error: Error) => {
         throw this.#fail(error);
       }),

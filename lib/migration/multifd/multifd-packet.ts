@@ -31,9 +31,9 @@ export const DEVICE_HEADER_SIZE = 276;
 /** Most bytes of pages in a packet. */
 const PACKET_PAGES = 524_288;
 /** Most bytes of a compressed payload: as much room as QEMU has for it. */
-const MOST_COMPRESSED = 2 * PACKET_PAGES;
+const MAX_COMPRESSED = 2 * PACKET_PAGES;
 /** Most bytes of device state in a packet; VFIO sends 1 MiB at a time. */
-const MOST_DEVICE_STATE = 67_108_864;
+const MAX_DEVICE_STATE = 67_108_864;
 
 const FLAG_SYNC = 0x01;
 const FLAG_COMPRESSION = 0x3e;
@@ -211,8 +211,8 @@ export class PagesPacket {
     if (this.method === 'none' && payloadSize !== bytes) {
       fail(`its payload is ${payloadSize} bytes, its pages ${bytes}`, AT.PAYLOAD);
     }
-    if (payloadSize === 0 || payloadSize > MOST_COMPRESSED) {
-      fail(`its payload is ${payloadSize} bytes, not 1…${MOST_COMPRESSED}`, AT.PAYLOAD);
+    if (payloadSize === 0 || payloadSize > MAX_COMPRESSED) {
+      fail(`its payload is ${payloadSize} bytes, not 1…${MAX_COMPRESSED}`, AT.PAYLOAD);
     }
   }
 
@@ -253,8 +253,8 @@ export function parseDevicePacket(bytes: Uint8Array): DevicePacket {
   const name = nameAt(bytes, DEVICE_AT.NAME);
   const instanceId = fields.getUint32(DEVICE_AT.INSTANCE);
   const payloadSize = fields.getUint32(DEVICE_AT.PAYLOAD);
-  if (payloadSize === 0 || payloadSize > MOST_DEVICE_STATE) {
-    const reason = `${payloadSize} bytes of state of device ${quote(name)}, not 1…${MOST_DEVICE_STATE}`;
+  if (payloadSize === 0 || payloadSize > MAX_DEVICE_STATE) {
+    const reason = `${payloadSize} bytes of state of device ${quote(name)}, not 1…${MAX_DEVICE_STATE}`;
     fail(reason, DEVICE_AT.PAYLOAD);
   }
   return { name, instanceId, payloadSize };

@@ -27,7 +27,7 @@ export interface PacketDecoder {
 }
 
 /** Window of zstd's level 20, the highest that QEMU can be set to, as a power of two. */
-const MOST_WINDOW_LOG = 25;
+const MAX_WINDOW_LOG = 25;
 
 /** `ZSTD_d_windowLogMax`. */
 const WINDOW_LOG_MAX = 100;
@@ -44,7 +44,7 @@ export function packetDecoder(compression: PacketCompression): PacketDecoder {
   if (compression === 'zlib') return new NodeDecoder(zlib.createInflate(options));
   const { createZstdDecompress } = zlib as { createZstdDecompress?: CreateZstd };
   if (createZstdDecompress === undefined) return new ScriptZstdDecoder();
-  const params = { [WINDOW_LOG_MAX]: MOST_WINDOW_LOG };
+  const params = { [WINDOW_LOG_MAX]: MAX_WINDOW_LOG };
   return new NodeDecoder(createZstdDecompress({ ...options, params }));
 }
 
@@ -132,17 +132,17 @@ class NodeDecoder implements PacketDecoder {
 const ZSTD_MAGIC = Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd);
 
 /** Magic, descriptor, window, number of a dictionary (4 bytes), size of the content (8). */
-const LONGEST_HEADER = 18;
+const MAX_HEADER = 18;
 
 const LAST_BLOCK = 1;
 const BLOCK_HEADER = 3;
 const RLE_BLOCK = 1;
 const RESERVED_BLOCK = 3;
 /** Most bytes that a block stands for. */
-const MOST_BLOCK = 131_072;
+const MAX_BLOCK = 131_072;
 
 /** Milliseconds after which the work on one payload, of 512 KiB at most, is called off. */
-const MOST_WORK = 5000;
+const MAX_WORK = 5000;
 
 /**
  * A decoder for zstd in JavaScript.
@@ -158,7 +158,7 @@ export class ScriptZstdDecoder implements PacketDecoder {
   #failure: Error | null = null;
 
   /** @param mostWork - Milliseconds that one payload may take. */
-  constructor(mostWork: number = MOST_WORK) {
+  constructor(mostWork: number = MAX_WORK) {
     this.#mostWork = mostWork;
   }
 
@@ -167,7 +167,7 @@ export class ScriptZstdDecoder implements PacketDecoder {
     try {
       this.#output.begin(size);
       const blocks = this.#hasHeader ? payload : withLongHeader(payload);
-      checkBlocks(blocks, this.#hasHeader ? 0 : LONGEST_HEADER);
+      checkBlocks(blocks, this.#hasHeader ? 0 : MAX_HEADER);
       this.#hasHeader = true;
       limited(() => {
         this.#stream.push(blocks);
@@ -204,14 +204,14 @@ function withLongHeader(payload: Uint8Array): Uint8Array {
     throw new Error(`a zstd frame with the descriptor 0x${descriptor.toString(16)} is not known`);
   }
   const windowLog = 10 + (windowSize >> 3);
-  if (windowLog > MOST_WINDOW_LOG || (windowLog === MOST_WINDOW_LOG && (windowSize & 7) > 0)) {
-    throw new Error(`its window is larger than 2^${MOST_WINDOW_LOG} bytes`);
+  if (windowLog > MAX_WINDOW_LOG || (windowLog === MAX_WINDOW_LOG && (windowSize & 7) > 0)) {
+    throw new Error(`its window is larger than 2^${MAX_WINDOW_LOG} bytes`);
   }
-  const bytes = new Uint8Array(LONGEST_HEADER + payload.length - size);
+  const bytes = new Uint8Array(MAX_HEADER + payload.length - size);
   bytes.set(ZSTD_MAGIC);
   bytes[4] = 0xc3 | (descriptor & 0x04);
   bytes[5] = windowSize;
-  bytes.set(payload.subarray(size), LONGEST_HEADER);
+  bytes.set(payload.subarray(size), MAX_HEADER);
   return bytes;
 }
 
@@ -222,7 +222,7 @@ function checkBlocks(bytes: Uint8Array, from: number): void {
     const low = bytes[at] as number;
     const type = (low >> 1) & 3;
     const size = (low >> 3) | ((bytes[at + 1] ?? 0) << 5) | ((bytes[at + 2] ?? 0) << 13);
-    if (type === RESERVED_BLOCK || size > MOST_BLOCK) throw new Error('a zstd block cannot be');
+    if (type === RESERVED_BLOCK || size > MAX_BLOCK) throw new Error('a zstd block cannot be');
     if ((low & LAST_BLOCK) !== 0) throw new Error('the zstd frame ends in it');
     at += BLOCK_HEADER + (type === RLE_BLOCK ? 1 : size);
   }

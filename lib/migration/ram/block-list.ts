@@ -15,7 +15,7 @@ export interface BlockListLayout {
 }
 
 /** Smallest page of any target whose RAM has flags of their own. */
-const LEAST_PAGE = 1024;
+const MIN_PAGE = 1024;
 
 const TWO_53 = 9_007_199_254_740_992n;
 
@@ -59,7 +59,7 @@ export async function readBlockList(
     }
     const address = layout.ignoreShared ? await readAddress(input) : null;
     const block: RamBlock = { ...entry, hostPageSize, address };
-    const unit = table.pageSizeKnown ? table.pageSize : LEAST_PAGE;
+    const unit = table.pageSizeKnown ? table.pageSize : MIN_PAGE;
     if (usedLength % unit !== 0) {
       const reason = `RAM block "${name}" has ${usedLength} bytes, no multiple of the page size ${unit}`;
       throw input.error('corrupt', reason, offset);

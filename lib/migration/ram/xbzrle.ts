@@ -10,7 +10,7 @@
  */
 
 /** Fewest bytes of a run: a length and one more, be it a length or a new byte. */
-const LEAST_RUN = 2;
+const MIN_RUN = 2;
 
 /** Fewest bytes of an encoding. */
 const LEAST = 3;
@@ -30,7 +30,7 @@ export function xbzrleFault(encoded: Uint8Array, pageSize: number): string | nul
   let filled = 0;
   for (let run = 1; at < end || run % 2 === 0; run++) {
     const from = at;
-    if (end - at < LEAST_RUN) return faultOf(run, from, 'is cut off');
+    if (end - at < MIN_RUN) return faultOf(run, from, 'is cut off');
     let length = encoded[at++] as number;
     if (length >= 0x80) {
       const high = encoded[at++] as number;

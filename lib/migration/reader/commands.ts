@@ -26,7 +26,7 @@ interface Layout {
 /** Bytes of the type, the number and the length. */
 const HEADER = 5;
 /** Bytes of the shortest DISCARD: version, a name of one byte, a zero, one range. */
-const SHORTEST_DISCARD = 20;
+const MIN_DISCARD = 20;
 /** Bytes of a range's start and length. */
 const RANGE = 16;
 
@@ -108,8 +108,8 @@ const LAYOUTS: ReadonlyMap<number, Layout> = new Map<number, Layout>([
     COMMAND.POSTCOPY_RAM_DISCARD,
     {
       name: 'POSTCOPY_RAM_DISCARD',
-      lengths: `${SHORTEST_DISCARD} or more`,
-      fits: (length) => length >= SHORTEST_DISCARD,
+      lengths: `${MIN_DISCARD} or more`,
+      fits: (length) => length >= MIN_DISCARD,
       read: readDiscard,
     },
   ],

@@ -17,7 +17,7 @@ const MAX_TRIES = 64;
 const CLOSING_BRACE = 0x7d;
 
 /** What was held. */
-export interface Held {
+export interface BufferedTail {
   /** To go on reading with: what was held, and what comes behind it. */
   readonly input: StreamInput;
   readonly description: VmDescription | null;
@@ -35,11 +35,11 @@ export interface Held {
  * @param staysOpen - The source waits for an answer and will not end: a description at the end of what
  *   has come will do.
  */
-export async function holdRest(
+export async function bufferDeviceTail(
   input: StreamInput,
   footers: boolean,
   staysOpen: boolean,
-): Promise<Held> {
+): Promise<BufferedTail> {
   const base = input.position;
   const pieces: Buffer[] = [];
   let held = 0;
@@ -66,7 +66,7 @@ function given(
   base: number,
   found: ReturnType<typeof chooseDescription>,
   isOpen: boolean,
-): Held {
+): BufferedTail {
   return {
     input: new StreamInput(file, base),
     description: found?.description ?? null,

@@ -1,5 +1,5 @@
 import type { VmDescription } from '../devices/vm-description.ts';
-import { Remarks } from '../format/diagnostics.ts';
+import { Diagnostics } from '../format/diagnostics.ts';
 import type {
   Command,
   Configuration,
@@ -11,14 +11,14 @@ import { PackageInput } from '../format/package-input.ts';
 import { sectionKindOf } from '../format/section-headers.ts';
 import { MigrationStreamError, quoteSection } from '../format/stream-error.ts';
 import { StreamInput } from '../format/stream-input.ts';
-import { inputOf, type StreamSource } from '../format/stream-source.ts';
+import { openSource, type StreamSource } from '../format/stream-source.ts';
 import { ITEM, STREAM_MAGIC, STREAM_VERSION } from '../format/wire.ts';
 import { pageSizeOfMachine } from '../ram/page-size.ts';
 import { RamSections } from '../ram/ram-sections.ts';
 import type { RamTable } from '../ram/ram-table.ts';
 import { PostcopyOrder, readCommand } from './commands.ts';
 import { readConfiguration } from './configuration.ts';
-import { holdRest } from './hold-device-tail.ts';
+import { bufferDeviceTail } from './hold-device-tail.ts';
 import { deviceEvent, SectionReader } from './section-reader.ts';
 import { SideChannels } from './side-channels.ts';
 import { readEnd } from './stream-end.ts';
@@ -49,7 +49,7 @@ export interface ReaderOptions {
   /** Bytes of a target page, where it is known. */
   pageSize?: number | undefined;
   /**
-   * Told of faults that the stream can be read in spite of, the first `LIMIT.REMARKS` of them: the next one
+   * Told of faults that the stream can be read in spite of, the first `LIMIT.DIAGNOSTICS` of them: the next one
    * is thrown. Without it the first one is.
    */
   onFault?: ((fault: MigrationStreamError) => void) | undefined;
@@ -72,7 +72,7 @@ export interface ReaderOptions {
 export class MigrationReader implements AsyncIterable<MigrationEvent> {
   readonly #source: StreamSource;
   readonly #options: ReaderOptions;
-  readonly #remarks: Remarks;
+  readonly #remarks: Diagnostics;
   readonly #state: StreamState;
   readonly #postcopy = new PostcopyOrder();
   #input: StreamInput | null = null;
@@ -88,7 +88,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   constructor(source: StreamSource, options: ReaderOptions = {}) {
     this.#source = source;
     this.#options = options;
-    this.#remarks = new Remarks(options.onFault);
+    this.#remarks = new Diagnostics(options.onFault);
     this.#state = new StreamState(options.pages ?? {}, this.#remarks);
   }
 
@@ -99,7 +99,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
    *   wrong with its transport.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MigrationEvent, void> {
-    const { file, close } = inputOf(this.#source);
+    const { file, close } = openSource(this.#source);
     const { channels = [], seekable, fileOffset = 0 } = this.#options;
     let failure: unknown = new Error('the reading was given up');
     let side: SideChannels | undefined;
@@ -300,7 +300,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
 
   async *#hold(input: StreamInput): AsyncGenerator<MigrationEvent, StreamInput> {
     const state = this.#state;
-    const held = await holdRest(input, state.footers !== false, this.#isAnswered);
+    const held = await bufferDeviceTail(input, state.footers !== false, this.#isAnswered);
     state.isSearched = true;
     this.#goesOn = held.isOpen;
     if (held.description !== null) {

@@ -1,5 +1,5 @@
 import { StreamInput } from '../format/stream-input.ts';
-import { inputOf, type StreamSource } from '../format/stream-source.ts';
+import { openSource, type StreamSource } from '../format/stream-source.ts';
 import { LIMIT, RETURN_MESSAGE } from '../format/wire.ts';
 import { bitmapSize, blockFault, type GuestMemory, rangeFault } from './guest-ranges.ts';
 
@@ -46,7 +46,7 @@ const LONGEST = 512;
 /** Bytes of a request's start and length. */
 const REQUEST = 12;
 /** Bytes of the largest bitmap: for a block of 8 TiB with pages of 4096 bytes. */
-const LARGEST_BITMAP = 268_435_456;
+const MAX_BITMAP = 268_435_456;
 const BITMAP_END = 0x0123456789abcdefn;
 const RESUME_VALUE = 1;
 
@@ -92,7 +92,7 @@ export class ReturnPathReader implements AsyncIterable<ReturnPathMessage> {
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<ReturnPathMessage, undefined> {
-    const { file, close } = inputOf(this.#source);
+    const { file, close } = openSource(this.#source);
     const input = new StreamInput(file, -file.getPosition);
     let lastBlock: string | null = null;
     try {
@@ -198,8 +198,8 @@ export class ReturnPathReader implements AsyncIterable<ReturnPathMessage> {
     if (size === 0n || size % 8n !== 0n) {
       throw input.error('corrupt', `a bitmap of ${size} bytes does not consist of words`, at);
     }
-    if (size > LARGEST_BITMAP) {
-      const reason = `a bitmap of ${size} bytes is larger than this reader takes (${LARGEST_BITMAP})`;
+    if (size > MAX_BITMAP) {
+      const reason = `a bitmap of ${size} bytes is larger than this reader takes (${MAX_BITMAP})`;
       throw input.error('unsupported', reason, at);
     }
     const bitmap = await input.bytes(Number(size), 'a bitmap');

@@ -3,7 +3,7 @@ import { quoteSection } from '../format/stream-error.ts';
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM } from '../format/wire.ts';
 import type { RamSections } from '../ram/ram-sections.ts';
-import { ForeignSections } from '../savevm-handlers/handler-sections.ts';
+import { HandlerSections } from '../savevm-handlers/handler-sections.ts';
 import type { StreamState } from './stream-state.ts';
 
 const FOOTER_BYTES = 5;
@@ -13,7 +13,7 @@ export class SectionReader {
   readonly #state: StreamState;
   readonly #ram: RamSections;
   readonly #fileOffset: number;
-  readonly #foreign: ForeignSections;
+  readonly #foreign: HandlerSections;
   #saidScan = false;
   /** The section that was read last. */
   previous: Section | null = null;
@@ -23,7 +23,7 @@ export class SectionReader {
     this.#state = state;
     this.#ram = ram;
     this.#fileOffset = fileOffset;
-    this.#foreign = new ForeignSections(state.remarks.warn);
+    this.#foreign = new HandlerSections(state.remarks.warn);
   }
 
   /** Reads a section, behind its type byte. */

@@ -1,6 +1,6 @@
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { StreamInput } from '../format/stream-input.ts';
-import { inputOf, type SourceFile, type StreamSource } from '../format/stream-source.ts';
+import { openSource, type SourceFile, type StreamSource } from '../format/stream-source.ts';
 import { STREAM_MAGIC } from '../format/wire.ts';
 import { MultifdChannels } from '../multifd/multifd-channels.ts';
 import type { RamSections } from '../ram/ram-sections.ts';
@@ -40,7 +40,7 @@ export class SideChannels {
     channels: readonly StreamSource[],
     onFailure: (error: Error) => void,
   ): Promise<SideChannels> {
-    const sources = channels.map(inputOf);
+    const sources = channels.map(openSource);
     try {
       return await SideChannels.#tell(sources, onFailure);
     } catch (error) {

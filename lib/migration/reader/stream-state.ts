@@ -1,14 +1,14 @@
 import { DeviceSections } from '../devices/device-sections.ts';
 import type { VmDescription } from '../devices/vm-description.ts';
-import type { Remarks } from '../format/diagnostics.ts';
+import type { Diagnostics } from '../format/diagnostics.ts';
 import type { Configuration, DeviceSection, PageVisitor } from '../format/events.ts';
-import { Sections } from '../format/section-headers.ts';
+import { SectionTable } from '../format/section-headers.ts';
 import { RamTable } from '../ram/ram-table.ts';
 
 /** What is known of a stream while it is read. */
 export class StreamState {
-  readonly remarks: Remarks;
-  readonly sections: Sections = new Sections();
+  readonly remarks: Diagnostics;
+  readonly sections: SectionTable = new SectionTable();
   readonly devices: DeviceSections;
   readonly ram: RamTable;
 
@@ -24,7 +24,7 @@ export class StreamState {
   /** Whether a description that has not been found will not be: the rest of the stream was searched. */
   isSearched = false;
 
-  constructor(pages: PageVisitor, remarks: Remarks) {
+  constructor(pages: PageVisitor, remarks: Diagnostics) {
     const { report, warn } = remarks;
     this.remarks = remarks;
     this.devices = new DeviceSections(this.sections, report, warn);

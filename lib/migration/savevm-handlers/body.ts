@@ -2,7 +2,7 @@ import type { StreamInput } from '../format/stream-input.ts';
 import { LIMIT } from '../format/wire.ts';
 
 /** What was in the body of a section that is not described. */
-export interface ForeignSummary {
+export interface HandlerSummary {
   /** Records, without the mark that ends the body. */
   readonly records: number;
   /** Bytes of the payload of these records. */
@@ -10,10 +10,10 @@ export interface ForeignSummary {
 }
 
 /** Told of what a person should know; the body can be read all the same. */
-export type ForeignProblem = (message: string, offset: number) => void;
+export type Warn = (message: string, offset: number) => void;
 
 /** Counts up what becomes a summary. */
-export class ForeignCount implements ForeignSummary {
+export class BodyCount implements HandlerSummary {
   records = 0;
   bytes = 0;
 

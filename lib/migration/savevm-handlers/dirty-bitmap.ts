@@ -1,5 +1,5 @@
 import type { StreamInput } from '../format/stream-input.ts';
-import { ForeignCount, type ForeignSummary, hex, lengthOf } from './body.ts';
+import { BodyCount, type HandlerSummary, hex, lengthOf } from './body.ts';
 
 /** Flags of a chunk. @see QEMU `DIRTY_BITMAP_MIG_FLAG_…` in migration/block-dirty-bitmap.c */
 const FLAG = {
@@ -18,7 +18,7 @@ const ACTIONS = FLAG.START | FLAG.COMPLETE | FLAG.BITS;
 /** Flags of a bitmap that mean something: enabled, persistent, and one that is ignored. */
 const BITMAP_FLAGS = 0x07;
 /** Bytes of the longest serialised piece of a bitmap; all are rounded up to the second. */
-const LONGEST_BITS = 10_240;
+const MAX_BITS = 10_240;
 const BITS_ALIGN = 32;
 /** First sector beyond any disk: byte 2^63. */
 const SECTORS = 1n << 54n;
@@ -29,8 +29,8 @@ export class DirtyBitmapBodies {
   #bitmapNamed = false;
 
   /** Drops one body. */
-  async skip(input: StreamInput): Promise<ForeignSummary> {
-    const count = new ForeignCount();
+  async skip(input: StreamInput): Promise<HandlerSummary> {
+    const count = new BodyCount();
     for (;;) {
       await input.need(1, 'the flags of a dirty bitmap');
       const at = input.position;
@@ -107,7 +107,7 @@ async function skipBits(input: StreamInput, flags: number): Promise<number> {
   }
   if ((flags & FLAG.ZEROES) !== 0) return 0;
   const lengthAt = input.position;
-  const length = await lengthOf(input, 'a piece of a dirty bitmap', LONGEST_BITS);
+  const length = await lengthOf(input, 'a piece of a dirty bitmap', MAX_BITS);
   if (length === 0 || length % BITS_ALIGN !== 0) {
     const reason = `a piece of a dirty bitmap has ${length} bytes, no multiple of ${BITS_ALIGN}`;
     throw input.error('corrupt', reason, lengthAt);

@@ -1,5 +1,5 @@
 import type { StreamInput } from '../format/stream-input.ts';
-import { ForeignCount, type ForeignSummary, hex } from './body.ts';
+import { BodyCount, type HandlerSummary, hex } from './body.ts';
 
 /** Flags of a word of disk contents. @see QEMU `BLK_MIG_FLAG_…` in migration/block.c */
 const FLAG = { DEVICE_BLOCK: 0x01, EOS: 0x02, PROGRESS: 0x04, ZERO_BLOCK: 0x08 } as const;
@@ -9,8 +9,8 @@ const FLAGS = 0x1ffn;
 const CHUNK = 1_048_576;
 
 /** Drops a body of section `block`: contents of disks. */
-export async function skipBlock(input: StreamInput): Promise<ForeignSummary> {
-  const count = new ForeignCount();
+export async function skipBlock(input: StreamInput): Promise<HandlerSummary> {
+  const count = new BodyCount();
   for (;;) {
     await input.need(8, 'a word of disk contents');
     const at = input.position;

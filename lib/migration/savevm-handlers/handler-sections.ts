@@ -1,19 +1,19 @@
 import type { SectionKind } from '../format/events.ts';
 import type { StreamInput } from '../format/stream-input.ts';
-import type { ForeignProblem, ForeignSummary } from './body.ts';
+import type { HandlerSummary, Warn } from './body.ts';
 import { DirtyBitmapBodies } from './dirty-bitmap.ts';
 import { skipBlock } from './disk-block.ts';
 import { skipClock, skipStorageAttributes, skipStorageKeys } from './s390.ts';
 import { HashTableBodies } from './spapr-htab.ts';
 import { skipVfio } from './vfio.ts';
 
-export type { ForeignProblem, ForeignSummary } from './body.ts';
+export type { HandlerSummary, Warn } from './body.ts';
 
 /** A section with a layout of its own. */
 interface Layout {
   readonly version: number;
   readonly kinds: readonly SectionKind[];
-  skip(input: StreamInput, kind: SectionKind): Promise<ForeignSummary>;
+  skip(input: StreamInput, kind: SectionKind): Promise<HandlerSummary>;
 }
 
 const IN_PIECES: readonly SectionKind[] = ['start', 'part', 'end'];
@@ -23,11 +23,11 @@ const AT_ONCE: readonly SectionKind[] = ['full'];
  * The sections of one stream, besides `ram`, that have a layout of their own and are not found in the
  * VM description: their bodies can be dropped in constant memory, and are checked on the way.
  */
-export class ForeignSections {
+export class HandlerSections {
   readonly #layouts: ReadonlyMap<string, Layout>;
   readonly #vfio: Layout;
 
-  constructor(onProblem: ForeignProblem = () => {}) {
+  constructor(onProblem: Warn = () => {}) {
     const bitmaps = new DirtyBitmapBodies();
     const table = new HashTableBodies();
     this.#layouts = new Map<string, Layout>([
@@ -61,7 +61,7 @@ export class ForeignSections {
     kind: SectionKind,
     versionId: number,
     input: StreamInput,
-  ): Promise<ForeignSummary> | null {
+  ): Promise<HandlerSummary> | null {
     const layout = this.#layoutOf(name);
     if (layout === undefined || !layout.kinds.includes(kind)) return null;
     return skipChecked(layout, kind, versionId, input);
@@ -78,7 +78,7 @@ async function skipChecked(
   kind: SectionKind,
   versionId: number,
   input: StreamInput,
-): Promise<ForeignSummary> {
+): Promise<HandlerSummary> {
   if (versionId !== layout.version) {
     const reason = `version ${versionId} of this section is not known, only ${layout.version} is`;
     // The version is the last field of a header that has one.

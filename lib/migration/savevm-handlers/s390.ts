@@ -1,6 +1,6 @@
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM, LIMIT } from '../format/wire.ts';
-import { ForeignCount, type ForeignProblem, type ForeignSummary, hex, lengthOf } from './body.ts';
+import { BodyCount, type HandlerSummary, hex, lengthOf, type Warn } from './body.ts';
 
 /** Bits of a word below the address. */
 const FLAGS = 0xfffn;
@@ -19,8 +19,8 @@ const CLOCK_MISSING = 0;
 const CLOCK_PRESENT = 1;
 
 /** Drops a body of section `s390-storage_attributes`. */
-export async function skipStorageAttributes(input: StreamInput): Promise<ForeignSummary> {
-  const count = new ForeignCount();
+export async function skipStorageAttributes(input: StreamInput): Promise<HandlerSummary> {
+  const count = new BodyCount();
   let done = false;
   for (;;) {
     await input.need(1, 'a word of storage attributes');
@@ -43,8 +43,8 @@ export async function skipStorageAttributes(input: StreamInput): Promise<Foreign
 }
 
 /** Drops the body of section `s390-skeys`. */
-export async function skipStorageKeys(input: StreamInput): Promise<ForeignSummary> {
-  const count = new ForeignCount();
+export async function skipStorageKeys(input: StreamInput): Promise<HandlerSummary> {
+  const count = new BodyCount();
   for (;;) {
     await input.need(8, 'a word of storage keys');
     const at = input.position;
@@ -66,11 +66,8 @@ function badWord(input: StreamInput, word: bigint, what: string, at: number): Er
 }
 
 /** Drops the body of section `todclock`. */
-export async function skipClock(
-  input: StreamInput,
-  onProblem: ForeignProblem,
-): Promise<ForeignSummary> {
-  const count = new ForeignCount();
+export async function skipClock(input: StreamInput, onProblem: Warn): Promise<HandlerSummary> {
+  const count = new BodyCount();
   await input.need(1, 'the mark of a clock');
   const mark = input.u8();
   if (mark === CLOCK_MISSING) return count;

@@ -1,6 +1,6 @@
 import type { SectionKind } from '../format/events.ts';
 import type { StreamInput } from '../format/stream-input.ts';
-import { ForeignCount, type ForeignSummary, hex } from './body.ts';
+import { BodyCount, type HandlerSummary, hex } from './body.ts';
 
 /** What the first word says if there is no table. */
 const NO_TABLE = 0xffff_ffff;
@@ -15,8 +15,8 @@ export class HashTableBodies {
   #entries = 0;
 
   /** Drops one body. */
-  async skip(input: StreamInput, kind: SectionKind): Promise<ForeignSummary> {
-    const count = new ForeignCount();
+  async skip(input: StreamInput, kind: SectionKind): Promise<HandlerSummary> {
+    const count = new BodyCount();
     await input.need(4, 'the first word of a hash table');
     const at = input.position;
     const word = input.be32();
@@ -46,7 +46,7 @@ export class HashTableBodies {
   }
 
   /** Drops one record; false for the one that ends the body. */
-  async #skipRecord(input: StreamInput, count: ForeignCount): Promise<boolean> {
+  async #skipRecord(input: StreamInput, count: BodyCount): Promise<boolean> {
     await input.need(8, 'a record of a hash table');
     const at = input.position;
     const index = input.be32();

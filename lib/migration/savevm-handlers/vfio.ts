@@ -1,6 +1,6 @@
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM } from '../format/wire.ts';
-import { ForeignCount, type ForeignProblem, type ForeignSummary, hex, lengthOf } from './body.ts';
+import { BodyCount, type HandlerSummary, hex, lengthOf, type Warn } from './body.ts';
 
 /** Tags of a body. @see QEMU `VFIO_MIG_FLAG_…` in hw/vfio/migration.c */
 const TAG = {
@@ -13,16 +13,13 @@ const TAG = {
 } as const;
 
 /** Bytes of a PCI device's state in which its end is looked for; real ones have some thousands. */
-const LONGEST_CONFIG = 1_048_576;
+const MAX_CONFIG = 1_048_576;
 /** Bytes that are looked at together. */
 const WINDOW = 32_768;
 
 /** Drops a body of a section `…/vfio`: state of a device that QEMU passed through to the guest. */
-export async function skipVfio(
-  input: StreamInput,
-  onProblem: ForeignProblem,
-): Promise<ForeignSummary> {
-  const count = new ForeignCount();
+export async function skipVfio(input: StreamInput, onProblem: Warn): Promise<HandlerSummary> {
+  const count = new BodyCount();
   for (;;) {
     await input.need(8, 'a tag of VFIO state');
     const at = input.position;
@@ -64,7 +61,7 @@ async function expectEnd(input: StreamInput): Promise<void> {
  *
  * @returns Bytes of the state.
  */
-async function findEnd(input: StreamInput, onProblem: ForeignProblem): Promise<number> {
+async function findEnd(input: StreamInput, onProblem: Warn): Promise<number> {
   const start = input.position;
   const mark = endMark(input);
   for (;;) {
@@ -74,8 +71,8 @@ async function findEnd(input: StreamInput, onProblem: ForeignProblem): Promise<n
     // A mark that only begins in these bytes is looked for again with what follows them.
     input.file.skip(found >= 0 ? found : bytes.length - mark.length + 1);
     const passed = input.position - start;
-    if (passed > LONGEST_CONFIG) {
-      const reason = `the PCI state of a VFIO device has no end within ${LONGEST_CONFIG} bytes`;
+    if (passed > MAX_CONFIG) {
+      const reason = `the PCI state of a VFIO device has no end within ${MAX_CONFIG} bytes`;
       throw input.error('corrupt', reason, start);
     }
     if (found < 0) continue;

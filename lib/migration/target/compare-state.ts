@@ -40,7 +40,7 @@ export interface LayoutReport {
 /** Types whose contents are loaded with the version that the field has, not with that of the contents. */
 const BY_FIELD_VERSION: ReadonlySet<string> = new Set(['tmp', 'qtailq', 'qlist', 'gtree']);
 /** How many fields of one name are looked at to find which of them the stream has. */
-const MOST_NAMESAKES = 8;
+const MAX_NAMESAKES = 8;
 const NOTHING = 'no such field';
 
 /**
@@ -138,7 +138,7 @@ class Comparison {
     // others than the source, its size.
     const namesake = exact === undefined ? baseName : name;
     const choice = [first];
-    for (let at = first; fields[at]?.optional === true && choice.length < MOST_NAMESAKES; ) {
+    for (let at = first; fields[at]?.optional === true && choice.length < MAX_NAMESAKES; ) {
       if (fields[++at]?.name !== namesake) break;
       choice.push(at);
     }

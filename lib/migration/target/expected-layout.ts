@@ -4,7 +4,7 @@ import type { TargetField, TargetState } from './vmstate-dump.ts';
 /** Sizes that an integer has; any other one is that of a buffer, a structure or a private type. */
 const INTEGER_SIZES: ReadonlySet<number> = new Set([1, 2, 4, 8]);
 /** Up to this size a buffer's may be that of its unit: how many there are is in another field then. */
-const LARGEST_UNIT = 8;
+const MAX_UNIT = 8;
 
 /** Arrays whose number of elements may be 0: a stream's description does not mention them then. */
 const OFTEN_EMPTY: ReadonlySet<string> = new Set([
@@ -80,7 +80,7 @@ export function fits(group: FieldGroup, field: TargetField): boolean | undefined
     return field.state !== undefined || INTEGER_SIZES.has(size) ? false : undefined;
   }
   if (kind !== 'buffer') return undefined;
-  if (field.count !== undefined || field.state !== undefined || size > LARGEST_UNIT) return false;
+  if (field.count !== undefined || field.state !== undefined || size > MAX_UNIT) return false;
   if (field.name === UNUSED) return false;
   return size > 0 && group.bytes % size === 0 ? true : undefined;
 }

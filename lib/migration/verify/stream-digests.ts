@@ -15,7 +15,7 @@ import type { BlockDigest, Manifest, SectionDigest } from './manifest.ts';
  */
 
 /** Bytes that are kept at most until it is known what they belong to; a reader may look half as far ahead. */
-const MOST_HELD: number = 4 * LIMIT.DEVICE_TAIL;
+const MAX_HELD: number = 4 * LIMIT.DEVICE_TAIL;
 
 interface Chunk {
   readonly offset: number;
@@ -23,7 +23,7 @@ interface Chunk {
 }
 
 /** Digests of a stream and of its sections, and with them its manifest. To be made once `loadDigest` is done. */
-export class SectionDigests {
+export class StreamDigests {
   readonly #whole = new Digest();
   readonly #sections: SectionDigest[] = [];
   #chunks: Chunk[] = [];
@@ -45,7 +45,7 @@ export class SectionDigests {
       yield bytes;
       // The reader wants more: it has gone through what it had, unless it looks for the end of a section,
       // which it gives up before so many bytes.
-      const isMuch = this.#bytes - this.#used > MOST_HELD;
+      const isMuch = this.#bytes - this.#used > MAX_HELD;
       if ((this.#isRam || isMuch) && this.#reader !== null) this.#use(this.#reader.position);
     }
   }

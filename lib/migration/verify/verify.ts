@@ -10,7 +10,7 @@ import type { PageStore } from '../memory/page-store.ts';
 import { RamImage } from '../memory/ram-image.ts';
 import { MigrationReader, type ReaderOptions } from '../reader/migration-reader.ts';
 import { compareManifests, type Manifest } from './manifest.ts';
-import { SectionDigests } from './stream-digests.ts';
+import { StreamDigests } from './stream-digests.ts';
 
 /** How a stream is verified. */
 export interface VerifyOptions extends Omit<ReaderOptions, 'onFault'> {
@@ -102,12 +102,12 @@ class Verifier {
   async run(source: StreamSource): Promise<Verification> {
     const { digests: wanted, all, onEvent } = this.#options;
     const result = this.#result;
-    let digests: SectionDigests | null = null;
+    let digests: StreamDigests | null = null;
     let image: RamImage | null = null;
     let bytes = source;
     if (wanted !== undefined) {
       await loadDigest();
-      digests = new SectionDigests();
+      digests = new StreamDigests();
       image = new RamImage({ store: wanted.store });
       bytes = digests.through(source);
     }
@@ -181,7 +181,7 @@ class Verifier {
 
   /** Takes note of a fault that the stream can be read in spite of; throws it if that shall be the end. */
   #fault(error: MigrationStreamError): void {
-    if (this.#options.all !== true || this.#result.faults.length > LIMIT.REMARKS) throw error;
+    if (this.#options.all !== true || this.#result.faults.length > LIMIT.DIAGNOSTICS) throw error;
     this.#result.faults.push(error);
   }
 

@@ -1,10 +1,10 @@
-import { badAnswer } from '../../contract/backend-result.ts';
+import { backendError } from '../../contract/backend-result.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import type { Answer, QemuFileOps } from '../../contract/ops.ts';
+import type { MaybePromise, QemuFileOps } from '../../contract/ops.ts';
 import { HalfDigest } from '../../util/digest.ts';
 import { Fifo } from '../../util/fifo.ts';
 import { LookAhead } from './look-ahead.ts';
-import { type Waiter, type Wish, waiterFor } from './pending-read.ts';
+import { type PendingRead, pendingRead, type ReadRequest } from './pending-read.ts';
 
 /*
  * The get half: asks the backend for bytes when somebody wants some, one `getBuffer` at a time, and
@@ -64,7 +64,7 @@ export class GetHalf extends LookAhead {
   #endHeld = false;
   #blocking = false;
   #retry: NodeJS.Timeout | null = null;
-  readonly #waiters: Fifo<Waiter> = new Fifo();
+  readonly #waiters: Fifo<PendingRead> = new Fifo();
   /** How many are moving the backend: it must not be asked meanwhile. */
   #moving = 0;
   /** Whoever waits until the backend has answered. */
@@ -116,7 +116,7 @@ export class GetHalf extends LookAhead {
    * @param wish - How many, and what to do with them.
    * @param signal - Ends the wait.
    */
-  wait<T>(wish: Wish<T>, signal?: AbortSignal): Promise<T> {
+  wait<T>(wish: ReadRequest<T>, signal?: AbortSignal): Promise<T> {
     const { operation } = wish;
     const most = this.#settings.maxLookAhead;
     if (!(Number.isSafeInteger(wish.size) && wish.size >= 0 && wish.size <= most)) {
@@ -127,12 +127,12 @@ export class GetHalf extends LookAhead {
       const error = this.#error ?? this.#unreadable(operation);
       if (error !== null) return reject(error);
       if (signal?.aborted === true) return reject(abortError(signal, operation));
-      this.#waiters.push(waiterFor(wish, resolve, reject, signal, this.#abandon));
+      this.#waiters.push(pendingRead(wish, resolve, reject, signal, this.#abandon));
       this.#serve();
     });
   }
 
-  readonly #abandon = (waiter: Waiter): void => {
+  readonly #abandon = (waiter: PendingRead): void => {
     this.#waiters.remove(waiter);
     this.#serve();
   };
@@ -375,7 +375,7 @@ export class GetHalf extends LookAhead {
     if (this.#moving > 0) return false;
     if (!this.#digest.ready(this.#resume, this.#digestFailed)) return false;
     this.#space = this.space();
-    let answer: Answer<number | Uint8Array>;
+    let answer: MaybePromise<number | Uint8Array>;
     try {
       answer = (this.#ops.getBuffer as NonNullable<QemuFileOps['getBuffer']>)(
         this.#space,
@@ -443,7 +443,7 @@ export class GetHalf extends LookAhead {
     if (Number.isInteger(answer) && answer >= 0 && answer <= most) {
       return this.#space.subarray(0, answer);
     }
-    const error = badAnswer(answer, `when given room for ${most} bytes`, this.#context());
+    const error = backendError(answer, `when given room for ${most} bytes`, this.#context());
     if (error.code === 'EAGAIN') this.#tryLater();
     else this.#host.getFailed(error);
     return null;

@@ -1,4 +1,4 @@
-import { makeBlock } from '../../util/aligned-block.ts';
+import { allocateBlock } from '../../util/aligned-block.ts';
 import { Fifo } from '../../util/fifo.ts';
 
 /*
@@ -16,10 +16,10 @@ const EMPTY_VIEW = new DataView(EMPTY.buffer);
 const TWO_32 = 0x1_0000_0000;
 
 /** Least free space in the block, as a fraction of its size, for which `getBuffer` is asked. */
-const LEAST_ROOM = 0.25;
+const MIN_ROOM = 0.25;
 
 /** Most unread bytes, as a fraction of the block's size, that are moved into it to lie before the next. */
-const MOST_MOVED = 0.125;
+const MAX_MOVED = 0.125;
 
 /** Blocks kept for use after a loan; more are left to the garbage collector. */
 const SPARE_BLOCKS = 8;
@@ -232,8 +232,8 @@ export abstract class LookAhead {
   protected space(): Uint8Array {
     const unread = this.#end - this.#start;
     if (!this.#blockLent && this.#nextBytes === 0) this.#toFront(unread);
-    if (this.#block.length - this.#blockUsed < this.#blockSize * LEAST_ROOM) {
-      this.#block = this.#spare.pop() ?? makeBlock(this.#blockSize);
+    if (this.#block.length - this.#blockUsed < this.#blockSize * MIN_ROOM) {
+      this.#block = this.#spare.pop() ?? allocateBlock(this.#blockSize);
       this.#blockUsed = 0;
       this.#blockLent = false;
       if (this.#nextBytes === 0) this.#toFront(unread);
@@ -244,7 +244,7 @@ export abstract class LookAhead {
   /** Moves the window to the front of the block, which nobody else uses, unless that is too much to move. */
   #toFront(unread: number): void {
     const own = this.#window === this.#block;
-    if (!own && unread > this.#blockSize * MOST_MOVED) return;
+    if (!own && unread > this.#blockSize * MAX_MOVED) return;
     if (own) this.#block.copyWithin(0, this.#start, this.#end);
     else if (unread > 0) this.#block.set(this.#window.subarray(this.#start, this.#end), 0);
     this.#blockUsed = unread;

@@ -1,7 +1,7 @@
 import { abortError } from '../../contract/errors.ts';
 
 /** A number of bytes that somebody waits for. */
-export interface Wish<T> {
+export interface ReadRequest<T> {
   /** Bytes that must be there, at most `maxLookAhead`. */
   size: number;
   /** Public name of the method, for messages. */
@@ -15,8 +15,8 @@ export interface Wish<T> {
 }
 
 /** Who waits for a wish. */
-export interface Waiter {
-  readonly wish: Wish<unknown>;
+export interface PendingRead {
+  readonly wish: ReadRequest<unknown>;
   /** Bytes that must be there now. */
   size: number;
   /** Ends the wait: with an error, or by taking the bytes. */
@@ -31,14 +31,14 @@ export interface Waiter {
  * @param signal - Ends the wait.
  * @param abandon - Told of the waiter that its signal ended.
  */
-export function waiterFor<T>(
-  wish: Wish<T>,
+export function pendingRead<T>(
+  wish: ReadRequest<T>,
   resolve: (value: T) => void,
   reject: (error: unknown) => void,
   signal: AbortSignal | undefined,
-  abandon: (waiter: Waiter) => void,
-): Waiter {
-  const waiter: Waiter = {
+  abandon: (waiter: PendingRead) => void,
+): PendingRead {
+  const waiter: PendingRead = {
     wish,
     size: wish.size,
     done(error) {

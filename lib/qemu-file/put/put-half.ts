@@ -1,6 +1,6 @@
-import { badAnswer } from '../../contract/backend-result.ts';
+import { backendError } from '../../contract/backend-result.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import type { Answer, QemuFileOps } from '../../contract/ops.ts';
+import type { MaybePromise, QemuFileOps } from '../../contract/ops.ts';
 import { HalfDigest } from '../../util/digest.ts';
 import type { BandwidthBudget, BudgetWaiter } from './bandwidth-budget.ts';
 import { type Batch, lengthOf, splitOff } from './batch.ts';
@@ -288,7 +288,7 @@ export class PutHalf extends GatherList {
       return;
     }
     this.limiter.spend(batch.bytes);
-    let answer: Answer<number>;
+    let answer: MaybePromise<number>;
     try {
       answer = (this.#ops.writevBuffer as NonNullable<QemuFileOps['writevBuffer']>)(
         batch.entries,
@@ -365,7 +365,7 @@ export class PutHalf extends GatherList {
     const context = this.#context();
     const failure =
       error === undefined
-        ? badAnswer(count, `where ${batch.bytes} bytes were to be written`, context)
+        ? backendError(count, `where ${batch.bytes} bytes were to be written`, context)
         : toQemuFileError(error, context);
     this.#releaseBatch(batch);
     this.#host.putFailed(failure);

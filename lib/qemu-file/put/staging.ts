@@ -1,4 +1,4 @@
-import { makeBlock } from '../../util/aligned-block.ts';
+import { allocateBlock } from '../../util/aligned-block.ts';
 
 /*
  * Staging: the block into which small values are copied.
@@ -147,7 +147,7 @@ export abstract class Staging {
   /** Lets puts go straight ahead. */
   protected open(): void {
     if (this.block === NO_BLOCK) {
-      const block = this.#spare.pop() ?? makeBlock(this.stagingSize);
+      const block = this.#spare.pop() ?? allocateBlock(this.stagingSize);
       this.block = block;
       this.#view = new DataView(block.buffer, block.byteOffset, block.length);
     }

@@ -14,7 +14,7 @@ import {
   quoted,
   text,
 } from './qmp-message.ts';
-import { type Patience, withPatience } from './timeout.ts';
+import { type WaitLimits, withTimeout } from './timeout.ts';
 
 /*
  * QMP is one JSON object a line. A server greets, is told `qmp_capabilities`, and then answers commands, in
@@ -22,19 +22,19 @@ import { type Patience, withPatience } from './timeout.ts';
  */
 
 /** How long a command is waited for. */
-export interface QmpExecuteOptions extends Patience {
+export interface QmpExecuteOptions extends WaitLimits {
   /** Milliseconds until `ETIMEDOUT`. Default 60000; 0 is no limit. */
   timeoutMs?: number | undefined;
 }
 
 /** How long a connection is waited for. */
-export interface QmpConnectOptions extends Patience {
+export interface QmpConnectOptions extends WaitLimits {
   /** Milliseconds for connection, greeting and negotiation. Default 10000; 0 is no limit. */
   timeoutMs?: number | undefined;
 }
 
 /** Which event is waited for, and how long. */
-export interface QmpEventOptions extends Patience {
+export interface QmpEventOptions extends WaitLimits {
   /** Which of the events of that name. Default: any. */
   matches?: ((event: QmpEvent) => boolean) | undefined;
   /** Also one that has come already, after so many events: an `eventCount` from before its cause. */
@@ -130,7 +130,7 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
       const tooLate = (): string => client.#noGreeting(timeoutMs);
       const patience = { signal, timeoutMs: left() };
       if (client.#end?.error) client.#notGreeted(client.#end.error);
-      await withPatience(greeting, patience, { operation: 'connect', tooLate });
+      await withTimeout(greeting, patience, { operation: 'connect', tooLate });
       await client.execute('qmp_capabilities', {}, { signal, timeoutMs: left() });
       return client;
     } catch (error) {
@@ -181,7 +181,7 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
     if (signal?.aborted !== true) this.#stream.write(line);
     try {
       const tooLate = (): string => `QEMU did not answer in ${timeoutMs} ms`;
-      return (await withPatience(
+      return (await withTimeout(
         answer,
         { signal, timeoutMs },
         { operation: command, tooLate },
@@ -226,7 +226,7 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
     try {
       const tooLate = (): string => `the event ${name} did not come in ${timeoutMs} ms`;
       const waiting = { operation: 'waitForEvent', tooLate };
-      return await withPatience(next, { signal, timeoutMs }, waiting);
+      return await withTimeout(next, { signal, timeoutMs }, waiting);
     } finally {
       withdraw();
       this.off('close', onClose);

@@ -1,7 +1,7 @@
 import { abortError, QemuFileError } from '../../contract/errors.ts';
 
 /** How long something is waited for. */
-export interface Patience {
+export interface WaitLimits {
   /** Ends the wait with `ECANCELED`. */
   signal?: AbortSignal | undefined;
   /** Milliseconds until `ETIMEDOUT`; 0 is no limit. */
@@ -9,10 +9,10 @@ export interface Patience {
 }
 
 /** Longest that a timer of Node's waits, some 24 days; it takes what is longer for nothing at all. */
-export const LONGEST_MS: number = 2 ** 31 - 1;
+export const MAX_MS: number = 2 ** 31 - 1;
 
 /** Who waits, and what for, as errors say it. */
-export interface Waiting {
+export interface WaitContext {
   operation: string;
   /** Says what did not come, as a clause. */
   tooLate: () => string;
@@ -23,10 +23,10 @@ export interface Waiting {
  *
  * @throws {QemuFileError} (rejects) `ECANCELED` by the signal, `ETIMEDOUT`, or what the promise rejects with.
  */
-export async function withPatience<T>(
+export async function withTimeout<T>(
   work: Promise<T>,
-  { signal, timeoutMs = 0 }: Patience,
-  { operation, tooLate }: Waiting,
+  { signal, timeoutMs = 0 }: WaitLimits,
+  { operation, tooLate }: WaitContext,
 ): Promise<T> {
   work.catch(ignore);
   if (signal?.aborted) throw abortError(signal, operation);
@@ -34,8 +34,7 @@ export async function withPatience<T>(
   const givenUp = new Promise<never>((_resolve, reject) => {
     const onAbort = (): void => reject(abortError(signal as AbortSignal, operation));
     const onTimeout = (): void => reject(new QemuFileError('ETIMEDOUT', tooLate(), { operation }));
-    const timer =
-      timeoutMs > 0 ? setTimeout(onTimeout, Math.min(timeoutMs, LONGEST_MS)) : undefined;
+    const timer = timeoutMs > 0 ? setTimeout(onTimeout, Math.min(timeoutMs, MAX_MS)) : undefined;
     signal?.addEventListener('abort', onAbort);
     stop = () => {
       clearTimeout(timer);

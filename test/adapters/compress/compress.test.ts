@@ -11,7 +11,7 @@ import {
 } from '../../../adapters/compress/block-compressor.ts';
 import { type CompressFormat, compressTo } from '../../../adapters/compress/compress.ts';
 import { decompressWith } from '../../../adapters/compress/decompress.ts';
-import { ToolCompressor } from '../../../adapters/compress/external-compressor.ts';
+import { ExternalCompressor } from '../../../adapters/compress/external-compressor.ts';
 import { openFrom, openTo } from '../../../adapters/open.ts';
 import { unwrap } from '../../../lib/migration/containers/unwrap.ts';
 import { verifyStream } from '../../../lib/migration/verify/verify.ts';
@@ -411,7 +411,7 @@ describe('the tool of the system', () => {
     }
   }
   const make = () => {
-    const compressor = new ToolCompressor('zstd', ['-1', '-q', '-c']);
+    const compressor = new ExternalCompressor('zstd', ['-1', '-q', '-c']);
     compressor.on('error', () => {});
     return compressor;
   };

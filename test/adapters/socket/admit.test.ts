@@ -12,10 +12,10 @@ import {
   listenSocket,
   openFrom,
   openTo,
-  type Refusal,
+  type Rejection,
   type SocketTarget,
   socketOps,
-  type Welcome,
+  type Verdict,
 } from '../../../adapters/index.ts';
 import type { QemuFileError } from '../../../lib/contract/errors.ts';
 import { collect, isSettled, readOnce, rejectsWith } from '../../helpers/backend.ts';
@@ -32,7 +32,7 @@ const ANY_PORT = { host: '127.0.0.1', port: 0 };
 const { ca, cert, key } = certificates;
 
 /** Welcomes what begins with "QEVM". */
-function qevm(start: Buffer): Welcome {
+function qevm(start: Buffer): Verdict {
   const magic = 'QEVM';
   if (start.length >= magic.length) return start.toString('latin1', 0, 4) === magic ? 'yes' : 'no';
   return magic.startsWith(start.toString('latin1')) ? 'more' : 'no';
@@ -42,7 +42,7 @@ function qevm(start: Buffer): Welcome {
 interface Gate extends AsyncDisposable {
   listener: Listener;
   target: net.NetConnectOpts;
-  refused: Refusal[];
+  refused: Rejection[];
   accept: Listener['accept'];
 }
 
@@ -51,9 +51,9 @@ async function openGate(
   listen: ListenOptions = {},
   target: SocketTarget = ANY_PORT,
 ): Promise<Gate> {
-  const refused: Refusal[] = [];
+  const refused: Rejection[] = [];
   const plain = await listenSocket(target, { backlog: 64, ...listen });
-  const onRefused = (refusal: Refusal) => void refused.push(refusal);
+  const onRefused = (refusal: Rejection) => void refused.push(refusal);
   const listener = admit(plain, { welcomes: qevm, onRefused, ...options });
   return {
     listener,
@@ -81,7 +81,7 @@ async function closing(socket: net.Socket): Promise<void> {
   socket.destroy();
 }
 
-const reasons = (refused: readonly Refusal[]) => refused.map(({ why }) => why);
+const reasons = (refused: readonly Rejection[]) => refused.map(({ why }) => why);
 
 describe('a connection that is let in', LIMITS, () => {
   for (const kind of ['tcp', 'unix', 'tls'] as const) {

@@ -1,13 +1,13 @@
 // Which first bytes a listening command takes for a migration.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { welcomesMigration } from '../../../lib/cli/endpoints/connection-filter.ts';
+import { classifyMigrationStart } from '../../../lib/cli/endpoints/connection-filter.ts';
 import { recordings, unpack } from '../../fixtures/recording.ts';
 import { hex } from '../../helpers/bytes.ts';
 
 /** The verdicts on the first byte alone, the first two, and so on. */
 function verdicts(bytes: Buffer): string[] {
-  return Array.from(bytes, (_byte, at) => welcomesMigration(bytes.subarray(0, at + 1)));
+  return Array.from(bytes, (_byte, at) => classifyMigrationStart(bytes.subarray(0, at + 1)));
 }
 
 /** What is undecided for some bytes, and then is let in whatever follows. */

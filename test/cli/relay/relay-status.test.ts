@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { memoryPair } from '../../../adapters/index.ts';
-import { Steering } from '../../../lib/cli/relay/relay-status.ts';
+import { RelayMonitor } from '../../../lib/cli/relay/relay-status.ts';
 import { BandwidthBudget, QemuFile, type QemuFileOptions, relay } from '../../../lib/index.ts';
 import { pattern } from '../../helpers/bytes.ts';
 import { until } from '../../helpers/until.ts';
@@ -15,7 +15,7 @@ function connection(options?: QemuFileOptions): [QemuFile, QemuFile] {
 
 test('tells where it is, from the wait for a connection to the end', async () => {
   const budget = new BandwidthBudget(1000);
-  using steering = new Steering(budget, assert.fail);
+  using steering = new RelayMonitor(budget, assert.fail);
   assert.deepEqual(
     { ...steering.status() },
     {
@@ -62,7 +62,7 @@ test('tells where it is, from the wait for a connection to the end', async () =>
 
 test('adds up all channels, and stops the relay when it is told to', () => {
   let stops = 0;
-  using steering = new Steering(new BandwidthBudget(), () => (stops += 1));
+  using steering = new RelayMonitor(new BandwidthBudget(), () => (stops += 1));
   for (let channel = 0; channel < 3; channel += 1) {
     steering.add(connection()[0], connection()[0]);
   }
@@ -72,7 +72,7 @@ test('adds up all channels, and stops the relay when it is told to', () => {
 });
 
 test('takes no limit that is none', () => {
-  using steering = new Steering(new BandwidthBudget(5), assert.fail);
+  using steering = new RelayMonitor(new BandwidthBudget(5), assert.fail);
   assert.throws(() => steering.setMaxBandwidth(-1), RangeError);
   assert.equal(steering.status().maxBandwidth, 5);
 });

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { describe, test } from 'node:test';
-import { ReturnEnd } from '../../../lib/cli/relay/return-path-verdict.ts';
+import { ReturnPathVerdict } from '../../../lib/cli/relay/return-path-verdict.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
 import { Command } from '../../helpers/command.ts';
 
@@ -12,7 +12,7 @@ const SHUT_1 = '0001000400000001';
 
 /** What a return path comes to that held these bytes, in chunks of so many. */
 function failureOf(hex: string, size: number): string | null {
-  const end = new ReturnEnd();
+  const end = new ReturnPathVerdict();
   const bytes = Buffer.from(hex, 'hex');
   for (let at = 0; at < bytes.length; at += size) end.note(bytes.subarray(at, at + size));
   return end.failure()?.error.message ?? null;

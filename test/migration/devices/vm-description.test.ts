@@ -12,7 +12,7 @@ import {
   parseVmDescription,
   type VmDescription,
 } from '../../../lib/migration/devices/vm-description.ts';
-import { walkTail } from '../../../lib/migration/devices/walk-device-tail.ts';
+import { tailMatches } from '../../../lib/migration/devices/walk-device-tail.ts';
 import { MigrationStreamError } from '../../../lib/migration/format/stream-error.ts';
 import { corpus, corpusBytes } from '../../helpers/corpus.ts';
 import {
@@ -486,8 +486,8 @@ describe('walking device sections by a description', () => {
   const endMark = tail.length - 1;
 
   test('fits exactly', () => {
-    assert.equal(walkTail(tail, 0, endMark, description, true), true);
-    assert.equal(walkTail(tail, endMark, endMark, description, true), true);
+    assert.equal(tailMatches(tail, 0, endMark, description, true), true);
+    assert.equal(tailMatches(tail, endMark, endMark, description, true), true);
   });
 
   test('fits sections without footers', () => {
@@ -496,9 +496,9 @@ describe('walking device sections by a description', () => {
       tail.subarray(tail.indexOf(footer(5)) + 5, tail.indexOf(footer(9))),
       end,
     );
-    assert.equal(walkTail(bare, 0, bare.length - 1, description, false), true);
-    assert.equal(walkTail(bare, 0, bare.length - 1, description, true), false);
-    assert.equal(walkTail(tail, 0, endMark, description, false), false);
+    assert.equal(tailMatches(bare, 0, bare.length - 1, description, false), true);
+    assert.equal(tailMatches(bare, 0, bare.length - 1, description, true), false);
+    assert.equal(tailMatches(tail, 0, endMark, description, false), false);
   });
 
   test('does not fit anything else', () => {
@@ -508,14 +508,14 @@ describe('walking device sections by a description', () => {
       { one: 3, two: 3 },
       { one: 2, two: 2 },
     ]) {
-      assert.equal(walkTail(tail, 0, endMark, parse(opaque(devices)), true), false);
+      assert.equal(tailMatches(tail, 0, endMark, parse(opaque(devices)), true), false);
     }
     for (let at = -1; at < endMark; at++) {
-      assert.equal(walkTail(tail, 0, at, description, true), false, `end at ${at}`);
+      assert.equal(tailMatches(tail, 0, at, description, true), false, `end at ${at}`);
     }
     for (let at = 1; at < endMark; at++) {
       const first = at === tail.indexOf(footer(5)) + 5;
-      assert.equal(walkTail(tail, at, endMark, description, true), first, `start at ${at}`);
+      assert.equal(tailMatches(tail, at, endMark, description, true), first, `start at ${at}`);
     }
   });
 
@@ -527,7 +527,7 @@ describe('walking device sections by a description', () => {
       const changed = Buffer.from(tail);
       changed[at] = (changed[at] as number) ^ 0x01;
       assert.equal(
-        walkTail(changed, 0, endMark, description, true),
+        tailMatches(changed, 0, endMark, description, true),
         inVersion || inBody,
         `at ${at}`,
       );
@@ -548,6 +548,6 @@ describe('walking device sections by a description', () => {
       section('full', 0x1a, ['isa-ide', 0, 3], '010203'),
       end,
     );
-    assert.equal(walkTail(sections, 0, sections.length - 1, alike, true), true);
+    assert.equal(tailMatches(sections, 0, sections.length - 1, alike, true), true);
   });
 });

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { Readable } from 'node:stream';
 import { describe, test } from 'node:test';
 import { QemuFileError } from '../../../lib/contract/errors.ts';
-import { inputOf } from '../../../lib/migration/format/stream-source.ts';
+import { openSource } from '../../../lib/migration/format/stream-source.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { Source } from '../../helpers/backends.ts';
 import { hex, pattern, wrongly } from '../../helpers/bytes.ts';
@@ -14,7 +14,7 @@ async function* chunks(...given: Uint8Array[]): AsyncGenerator<Uint8Array> {
 describe('inputOf', () => {
   test('a file is passed through and left open', async () => {
     const file = new QemuFile(new Source([hex('01 02')]));
-    const source = inputOf(file);
+    const source = openSource(file);
     assert.equal(source.file, file);
     await source.close();
     assert.equal(file.destroyed, false);
@@ -24,7 +24,7 @@ describe('inputOf', () => {
 
   test('chunks come in their order, and empty ones are no end', async () => {
     const none = new Uint8Array(0);
-    const { file, close } = inputOf(chunks(none, hex('01'), none, none, hex('02 03'), none));
+    const { file, close } = openSource(chunks(none, hex('01'), none, none, hex('02 03'), none));
     assert.equal(await file.fillOrEnd(100), 3);
     assert.deepEqual(file.getBuffer(3), hex('01 02 03'));
     assert.equal(await file.atEnd(), true);
@@ -33,7 +33,7 @@ describe('inputOf', () => {
 
   test('chunks are not copied', async () => {
     const chunk = pattern(100_000);
-    const { file, close } = inputOf(chunks(chunk));
+    const { file, close } = openSource(chunks(chunk));
     await file.fill(chunk.length);
     assert.equal(file.getBufferInPlace(chunk.length).buffer, chunk.buffer);
     await close();
@@ -41,7 +41,7 @@ describe('inputOf', () => {
 
   test('a Readable that is given up is destroyed', async () => {
     const readable = Readable.from([hex('01 02'), hex('03')], { objectMode: false });
-    const { file, close } = inputOf(readable);
+    const { file, close } = openSource(readable);
     await file.fill(1);
     await close();
     assert.equal(readable.destroyed, true);
@@ -58,7 +58,7 @@ describe('inputOf', () => {
         },
       }),
     };
-    const { file, close } = inputOf(source);
+    const { file, close } = openSource(source);
     assert.equal(await file.atEnd(), true);
     await close();
     assert.equal(returned, 0);
@@ -76,7 +76,7 @@ describe('inputOf', () => {
         },
       }),
     };
-    const { file, close } = inputOf(source);
+    const { file, close } = openSource(source);
     const filled = file.fill(1);
     await close();
     assert.equal(returned, 1);
@@ -88,7 +88,7 @@ describe('inputOf', () => {
       yield hex('01');
       throw new Error('the disk is on fire');
     };
-    const { file, close } = inputOf(failing());
+    const { file, close } = openSource(failing());
     await assert.rejects(file.fill(2), (error) => {
       assert.ok(error instanceof QemuFileError);
       assert.match(error.message, /the disk is on fire/);
@@ -106,14 +106,14 @@ describe('inputOf', () => {
         },
       }),
     };
-    const { file, close } = inputOf(source);
+    const { file, close } = openSource(source);
     await file.fill(1);
     await close();
   });
 
   test('a source of text is refused with a reason, and given up', async () => {
     const readable = Readable.from(['QEVM', 'more'], { encoding: 'utf8' });
-    const { file, close } = inputOf(wrongly<AsyncIterable<Uint8Array>>(readable));
+    const { file, close } = openSource(wrongly<AsyncIterable<Uint8Array>>(readable));
     await assert.rejects(file.fill(1), /something else than Uint8Array/);
     await close();
     assert.equal(readable.destroyed, true);

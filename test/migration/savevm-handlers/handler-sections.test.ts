@@ -3,8 +3,8 @@ import { describe, test } from 'node:test';
 import type { SectionKind } from '../../../lib/migration/format/events.ts';
 import type { StreamInput } from '../../../lib/migration/format/stream-input.ts';
 import {
-  ForeignSections,
-  type ForeignSummary,
+  HandlerSections,
+  type HandlerSummary,
 } from '../../../lib/migration/savevm-handlers/handler-sections.ts';
 import { pattern } from '../../helpers/bytes.ts';
 import { assertFault, assertTruncated, inputOver, readSplit } from '../../helpers/split-input.ts';
@@ -24,10 +24,10 @@ const VERSION: Readonly<Record<string, number>> = { 's390-storage_attributes': 0
 function reader(
   name: string,
   ...kinds: readonly SectionKind[]
-): (input: StreamInput) => Promise<ForeignSummary[]> {
+): (input: StreamInput) => Promise<HandlerSummary[]> {
   return async (input) => {
-    const sections = new ForeignSections();
-    const summaries: ForeignSummary[] = [];
+    const sections = new HandlerSections();
+    const summaries: HandlerSummary[] = [];
     for (const kind of kinds) {
       const summary = await sections.skip(name, kind, VERSION[name] ?? 1, input);
       assert.ok(summary !== null);
@@ -42,7 +42,7 @@ interface Good {
   name: string;
   kinds: readonly SectionKind[];
   bytes: Buffer;
-  wanted: readonly ForeignSummary[];
+  wanted: readonly HandlerSummary[];
 }
 
 /** Bodies that are read at every split, and cut at every byte. */
@@ -205,7 +205,7 @@ describe('ForeignSections', () => {
 
   test('nothing is read of a section that is none of these', () => {
     const input = inputOver(stream('00'));
-    const sections = new ForeignSections();
+    const sections = new HandlerSections();
     for (const [name, kind] of [
       ['ram', 'start'],
       ['slirp', 'full'],
@@ -230,7 +230,7 @@ describe('ForeignSections', () => {
       const input = inputOver(stream('aa aa aa aa aa aa aa aa'));
       await input.skip(6, 'a header');
       input.section = { sectionId: 4, name, instanceId: 0 };
-      return new ForeignSections().skip(name, kind, version, input);
+      return new HandlerSections().skip(name, kind, version, input);
     };
     await assertFault(read('start', 'block', 2), 'unsupported', 2, /version 2 .* only 1 is/);
     await assertFault(read('full', 'vfio', 0), 'unsupported', 2, /version 0/);
@@ -371,7 +371,7 @@ describe('ForeignSections', () => {
 
   test('a clock with an odd mark is read, and reported', async () => {
     const problems: [string, number][] = [];
-    const sections = new ForeignSections((message, offset) => problems.push([message, offset]));
+    const sections = new HandlerSections((message, offset) => problems.push([message, offset]));
     const input = inputOver(stream('02', pattern(9)));
     await sections.skip('todclock', 'full', 1, input);
     assert.equal(input.position, 10);
@@ -385,9 +385,9 @@ describe('ForeignSections', () => {
     async function skipConfig(
       input: StreamInput,
       problems: [string, number][] = [],
-    ): Promise<ForeignSummary | null> {
+    ): Promise<HandlerSummary | null> {
       input.section = { sectionId: 0x1234, name: 'vfio', instanceId: 0 };
-      const sections = new ForeignSections((message, offset) => problems.push([message, offset]));
+      const sections = new HandlerSections((message, offset) => problems.push([message, offset]));
       const summary = await sections.skip('vfio', 'full', 1, input);
       return summary === null ? null : { records: summary.records, bytes: summary.bytes };
     }
@@ -400,7 +400,7 @@ describe('ForeignSections', () => {
     const bytes = stream(CONFIG, state, END, footer(0x1234));
 
     test('it ends at the end mark before its footer, and that this is a guess is said', async () => {
-      const read = async (input: StreamInput): Promise<ForeignSummary | null> => {
+      const read = async (input: StreamInput): Promise<HandlerSummary | null> => {
         const problems: [string, number][] = [];
         const summary = await skipConfig(input, problems);
         assert.equal(input.position, bytes.length - 5);
@@ -424,7 +424,7 @@ describe('ForeignSections', () => {
       const far = pattern(1_000_000);
       const parts = stream(CONFIG, far, END, footer(0x1234));
       const places = [8, 32_768 + 8, 1_000_000 + 10, 1_000_000 + 17];
-      const read = async (input: StreamInput): Promise<ForeignSummary | null> => {
+      const read = async (input: StreamInput): Promise<HandlerSummary | null> => {
         const summary = await skipConfig(input);
         await input.skip(5, 'the footer');
         return summary;

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { MigrationReader } from '../../../lib/migration/reader/migration-reader.ts';
 import type { Manifest } from '../../../lib/migration/verify/manifest.ts';
-import { SectionDigests } from '../../../lib/migration/verify/stream-digests.ts';
+import { StreamDigests } from '../../../lib/migration/verify/stream-digests.ts';
 import { loadDigest } from '../../../lib/util/digest.ts';
 import { recordings, unpack } from '../../fixtures/recording.ts';
 import { piecesOf } from '../../helpers/bytes.ts';
@@ -25,7 +25,7 @@ async function manifestOf(
   fileOffset = 0,
 ): Promise<Manifest> {
   await loadDigest();
-  const digests = new SectionDigests();
+  const digests = new StreamDigests();
   const reader = new MigrationReader(digests.through(chunksOf(chunks)), {
     channels: channels.map((channel) => chunksOf([channel])),
     fileOffset,

@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream';
 import { type ConnectionOps, socketOps } from '../../adapters/index.ts';
-import type { Answer } from '../contract/ops.ts';
+import type { MaybePromise } from '../contract/ops.ts';
 import { encodeReturnPath } from '../migration/reader/return-path.ts';
 import { QemuFile } from '../qemu-file/qemu-file.ts';
 
@@ -10,7 +10,7 @@ const DROPPED_AT_ONCE = 65536;
  * The connection that a QEMU saves to. A QEMU that wants an answer does not end its stream before it has it:
  * who has read the stream to its end says so.
  */
-export class Outgoing {
+export class SaveConnection {
   /** The stream. Closing it leaves the connection open. */
   readonly file: QemuFile;
   readonly #ops: ConnectionOps;
@@ -65,7 +65,7 @@ export class Outgoing {
     await this.#ops.close(error).catch(ignore);
   }
 
-  #read(buffer: Uint8Array, position: number): Answer<number | Uint8Array> {
+  #read(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
     if (this.#isOver) return 0;
     return new Promise((resolve, reject) => {
       this.#giveEnd = () => resolve(0);
@@ -85,7 +85,7 @@ export class Outgoing {
     }
   }
 
-  async #note(read: () => Answer<number | Uint8Array>): Promise<number | Uint8Array> {
+  async #note(read: () => MaybePromise<number | Uint8Array>): Promise<number | Uint8Array> {
     try {
       const answer = await read();
       if (answer === 0 || (answer as Uint8Array).length === 0) this.#hasBroken = true;
