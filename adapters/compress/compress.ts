@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os';
 import type { Duplex } from 'node:stream';
 import zlib from 'node:zlib';
 import { abortError } from '../../lib/contract/errors.ts';
+import { noop } from '../../lib/util/noop.ts';
 import { BlockCompressor, type CompressBlock } from './block-compressor.ts';
 import { ExternalCompressor } from './external-compressor.ts';
 
@@ -82,7 +83,7 @@ export function compressTo(format: CompressFormat, options: CompressOptions = {}
     compress !== undefined && zeros !== undefined
       ? new BlockCompressor({ compress, compressZeros: zeros, threads })
       : new ExternalCompressor(format, [`-${level}`, `-T${threads}`, '-q', '-c']);
-  compressor.on('error', ignore);
+  compressor.on('error', noop);
   if (signal !== undefined) endBySignal(compressor, signal);
   return compressor;
 }
@@ -130,5 +131,3 @@ function wholeBlock(compress: Zlib, options: object): CompressBlock {
       });
     });
 }
-
-function ignore(): void {}

@@ -1,5 +1,6 @@
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, QemuFileOps } from '../../lib/contract/ops.ts';
+import { noop } from '../../lib/util/noop.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
 import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
 import { ExternalTool } from './external-tool.ts';
@@ -124,7 +125,7 @@ class Decompression {
       // The tool stopped reading. Its status says whether that is right.
     } finally {
       writer.close();
-      void Promise.resolve(chunks.return?.()).catch(ignore);
+      void Promise.resolve(chunks.return?.()).catch(noop);
     }
   }
 
@@ -155,5 +156,3 @@ function closedError(position: number | undefined): QemuFileError {
     position,
   });
 }
-
-function ignore(): void {}

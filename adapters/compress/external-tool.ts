@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import { noop } from '../../lib/util/noop.ts';
 import { ChildExit } from '../process/child-exit.ts';
 import { destroyStream } from '../stream/destroy-stream.ts';
 
@@ -30,7 +31,7 @@ export class ExternalTool {
     const { stdin, stdout } = child as Partial<ChildProcess>;
     this.stdin = stdin ?? undefined;
     this.stdout = stdout ?? undefined;
-    for (const stream of this.#streams) stream.on('error', ignore);
+    for (const stream of this.#streams) stream.on('error', noop);
   }
 
   /**
@@ -53,7 +54,7 @@ export class ExternalTool {
     await this.end.release();
     for (const stream of this.#streams) {
       await destroyStream(stream);
-      stream.off('error', ignore);
+      stream.off('error', noop);
     }
   }
 
@@ -69,5 +70,3 @@ function start(name: string, args: readonly string[], operation: string): ChildP
     throw toQemuFileError(error, { operation });
   }
 }
-
-function ignore(): void {}

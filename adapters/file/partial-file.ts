@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { QemuFileError } from '../../lib/contract/errors.ts';
+import { noop } from '../../lib/util/noop.ts';
 import { closeFd, openFile, syncFd } from './fs-promises.ts';
 import { PartialNames } from './partial-name.ts';
 import { ownWriter, removeStalePartials, TOUCH_MS } from './stale-partials.ts';
@@ -43,7 +44,7 @@ export class PartialFile {
     // path, because the number of the descriptor may belong to another file by the time of the call.
     this.#touching = setInterval(() => {
       const now = new Date();
-      fs.lutimes(this.#path, now, now, ignore);
+      fs.lutimes(this.#path, now, now, noop);
     }, TOUCH_MS);
     this.#touching.unref();
   }
@@ -130,5 +131,3 @@ async function syncDirectory(path: string): Promise<void> {
 export function takenError(path: string): QemuFileError {
   return new QemuFileError('EEXIST', `${path} exists already`, { operation: 'open' });
 }
-
-function ignore(): void {}

@@ -1,5 +1,6 @@
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise } from '../../lib/contract/ops.ts';
+import { noop } from '../../lib/util/noop.ts';
 
 interface WaitingRead {
   readonly buffer: Uint8Array;
@@ -61,7 +62,7 @@ export class ByteRing {
     if (this.#writeFailure !== undefined) throw writeError(this.#writeFailure);
     let total = 0;
     for (const buffer of buffers) total += buffer.length;
-    const write = { buffers, total, index: 0, offset: 0, resolve: ignore, reject: ignore };
+    const write = { buffers, total, index: 0, offset: 0, resolve: noop, reject: noop };
     if (this.#store(write)) return total;
     return new Promise((resolve, reject) => {
       this.#waitingWrite = { ...write, resolve, reject };
@@ -161,8 +162,6 @@ export class ByteRing {
     waiting.resolve(waiting.total);
   }
 }
-
-function ignore(): void {}
 
 function readShutError(): QemuFileError {
   return new QemuFileError('ECANCELED', 'reading was shut down', { operation: 'getBuffer' });

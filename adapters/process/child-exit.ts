@@ -1,6 +1,7 @@
 import type { ChildProcess } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { toQemuFileError } from '../../lib/contract/errors.ts';
+import { noop } from '../../lib/util/noop.ts';
 import { Backoff } from '../shared/backoff.ts';
 import { destroyStream } from '../stream/destroy-stream.ts';
 import { type Failure, failure } from '../stream/stream-failure.ts';
@@ -30,7 +31,7 @@ export class ChildExit {
   readonly #graceMs: number;
   /** Settles once `hasEnded` is true. */
   readonly ended: Promise<void>;
-  #resolveEnded: () => void = ignore;
+  #resolveEnded: () => void = noop;
   #stderr = Buffer.alloc(0);
   #spawnError: Error | undefined;
   #hasEnded = false;
@@ -50,7 +51,7 @@ export class ChildExit {
       this.#resolveEnded = resolve;
     });
     child.stderr?.on('data', this.#onStderr);
-    child.stderr?.on('error', ignore);
+    child.stderr?.on('error', noop);
     if (this.#hasExited) {
       this.#onExit();
       return;
@@ -177,7 +178,7 @@ export class ChildExit {
     if (!stderr) return;
     await destroyStream(stderr);
     stderr.off('data', this.#onStderr);
-    stderr.off('error', ignore);
+    stderr.off('error', noop);
   }
 }
 
@@ -199,5 +200,3 @@ function sleep(ms: number): Promise<void> {
     setTimeout(resolve, ms);
   });
 }
-
-function ignore(): void {}

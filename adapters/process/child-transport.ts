@@ -2,6 +2,7 @@ import type { ChildProcess } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
 import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, QemuFileSizes } from '../../lib/contract/ops.ts';
+import { noop } from '../../lib/util/noop.ts';
 import type { Transport } from '../shared/shared-transport.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
 import { destroyStream, StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
@@ -51,8 +52,8 @@ export class ChildTransport implements Transport {
     if (this.#stdin !== undefined) this.#writer = new StreamWriter(this.#stdin);
     if (this.#stdout !== undefined) this.#reader = new StreamReader(this.#stdout, 'EIO');
     // Stay until the streams have closed, so that a late error cannot end the process.
-    this.#stdin?.on('error', ignore);
-    this.#stdout?.on('error', ignore);
+    this.#stdin?.on('error', noop);
+    this.#stdout?.on('error', noop);
     this.#signal?.addEventListener('abort', this.#onAbort);
   }
 
@@ -124,7 +125,7 @@ export class ChildTransport implements Transport {
     for (const stream of [this.#stdin, this.#stdout]) {
       if (stream === undefined) continue;
       await destroyStream(stream);
-      stream.off('error', ignore);
+      stream.off('error', noop);
     }
     if (failure !== undefined) throw failure;
   }
@@ -140,7 +141,7 @@ export class ChildTransport implements Transport {
       this.#stopReading(closedError());
       this.#stdout?.resume();
       // What a command does not read at its end it does not want: its status says whether that is right.
-      await this.#endStdin().catch(ignore);
+      await this.#endStdin().catch(noop);
       this.#writeStop ??= closedError();
     } else {
       if (this.#reader?.ended === false) await this.#end();
@@ -238,7 +239,7 @@ export class ChildTransport implements Transport {
   async #wait(timeoutMs?: number): Promise<void> {
     if (this.#child.hasEnded) return;
     let timer: NodeJS.Timeout | undefined;
-    let wake = ignore;
+    let wake = noop;
     const woken = new Promise<void>((resolve) => {
       wake = resolve;
       this.#waiting.add(resolve);
@@ -257,5 +258,3 @@ export class ChildTransport implements Transport {
 function closedError(): QemuFileError {
   return new QemuFileError('EBADF', 'the command is closed', { operation: 'close' });
 }
-
-function ignore(): void {}

@@ -1,6 +1,7 @@
 import net from 'node:net';
 import tls from 'node:tls';
 import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
+import { noop } from '../../lib/util/noop.ts';
 import { networkError } from './network-error.ts';
 
 /** An address on the network, or the path of a unix socket. */
@@ -91,7 +92,7 @@ export async function connectSocket(
     }
     return current;
   } catch (error) {
-    for (const each of [current, socket]) each.on('error', ignore).destroy();
+    for (const each of [current, socket]) each.on('error', noop).destroy();
     throw error;
   } finally {
     clearTimeout(timer);
@@ -195,5 +196,3 @@ function timeoutError(
     operation: 'connect',
   });
 }
-
-function ignore(): void {}

@@ -2,6 +2,7 @@ import { readSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, QemuFileSizes } from '../../lib/contract/ops.ts';
+import { noop } from '../../lib/util/noop.ts';
 import { type ConnectionOps, shareTransport, type Transport } from '../shared/shared-transport.ts';
 import { SOCKET_SIZES } from '../shared/sizes.ts';
 import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
@@ -80,7 +81,7 @@ class SocketTransport implements Transport {
     this.sizes = options.sizes ?? (this.#isSocket ? SOCKET_SIZES : undefined);
     socket.allowHalfOpen = true;
     // Stays until the socket has closed, so that a late error cannot end the process.
-    socket.on('error', ignore);
+    socket.on('error', noop);
     this.#hasClosed = socket.closed;
     // Before the reader's own listener, which would take it for an end.
     const onEnd = () => {
@@ -92,7 +93,7 @@ class SocketTransport implements Transport {
     socket.once('end', onEnd);
     socket.once('close', () => {
       this.#hasClosed = true;
-      socket.off('error', ignore).off('end', onEnd);
+      socket.off('error', noop).off('end', onEnd);
     });
     this.#reader = new StreamReader(socket);
     this.#writer = new StreamWriter(socket);
@@ -244,5 +245,3 @@ function resetAtEnd(fd: number): Error | undefined {
   }
   return undefined;
 }
-
-function ignore(): void {}

@@ -1,12 +1,11 @@
 import { inspect } from 'node:util';
+import { noop } from '../util/noop.ts';
 import { codeOf, QemuFileError, type QemuFileErrorContext, toQemuFileError } from './errors.ts';
 import type { MaybePromise } from './ops.ts';
 
-function ignore(): void {}
-
 /** Marks a promise as handled: an error is latched, so a promise nobody awaits must not end the process. */
 export function markHandled<T>(promise: Promise<T>): Promise<T> {
-  promise.catch(ignore);
+  promise.catch(noop);
   return promise;
 }
 

@@ -1,6 +1,7 @@
 import { callBackend, markHandled } from '../contract/backend-result.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import type { QemuFileOps } from '../contract/ops.ts';
+import { noop } from '../util/noop.ts';
 import { GetHalf } from './get/get-half.ts';
 import { type QemuFileOptions, resolveSettings, type WaitOptions } from './options.ts';
 import { PutHalf } from './put/put-half.ts';
@@ -19,8 +20,6 @@ import { reclaim, StreamBase } from './stream-base.ts';
 const COPY_LIMIT = 1024;
 
 type WriteCallback = (error: Error | null | undefined) => void;
-
-function ignore(): void {}
 
 /** Gives the get half of a file, to those in this package who move bytes by other ways than the stream's. */
 export let getHalfOf: (file: QemuFileStream) => GetHalf;
@@ -49,7 +48,7 @@ export class QemuFileStream extends StreamBase {
   #complete = false;
   #closing: Promise<number> | null = null;
   #backendClosing: Promise<number> | null = null;
-  #markClosed: () => void = ignore;
+  #markClosed: () => void = noop;
   readonly #closed: Promise<void>;
 
   constructor(ops: QemuFileOps, options: QemuFileOptions = {}) {
@@ -81,7 +80,7 @@ export class QemuFileStream extends StreamBase {
       this.#markClosed = resolve;
     });
     // Errors are latched and reported to whoever awaits; one that nobody listens to is no crash.
-    this.on('error', ignore);
+    this.on('error', noop);
     this.#stopSignal = this.#follow(options.signal);
   }
 
@@ -400,7 +399,7 @@ export class QemuFileStream extends StreamBase {
 
   /** Destroys the file when the signal aborts; gives what ends the following. */
   #follow(signal: AbortSignal | undefined): () => void {
-    if (signal === undefined) return ignore;
+    if (signal === undefined) return noop;
     const onAbort = (): void => {
       this.latch(abortError(signal, 'QemuFile'));
     };

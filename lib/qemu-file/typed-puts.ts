@@ -1,11 +1,7 @@
 import { deflateSync } from 'node:zlib';
 import { QemuFileError } from '../contract/errors.ts';
+import { compressBound } from '../util/compress-bound.ts';
 import { QemuFileStream } from './lifecycle.ts';
-
-/** zlib's bound on the size of `length` bytes when compressed. */
-function compressBound(length: number): number {
-  return length + (length >>> 12) + (length >>> 14) + (length >>> 25) + 13;
-}
 
 /** Guards against a buffer whose memory went elsewhere: it looks empty, and its bytes would be lost. */
 export function checkAttached(bytes: Uint8Array, method: string): void {

@@ -1,4 +1,5 @@
 import { QemuFile } from '../qemu-file/qemu-file.ts';
+import { noop } from '../util/noop.ts';
 
 /** Reads along with a relay; what it rejects with, the relay fails with. */
 export type RelayCheck = (stream: AsyncIterable<Uint8Array>) => Promise<void>;
@@ -11,8 +12,8 @@ export class CheckTap {
   readonly done: Promise<void>;
   /** What has been written and not been read, and who waits for it. */
   #chunk: Buffer | null = null;
-  #taken: () => void = ignore;
-  #wake: () => void = ignore;
+  #taken: () => void = noop;
+  #wake: () => void = noop;
   #isOver = false;
   #error: Error | null = null;
   #hasEnough = false;
@@ -36,7 +37,7 @@ export class CheckTap {
       },
     });
     this.done = this.#run(check);
-    this.done.catch(ignore);
+    this.done.catch(noop);
   }
 
   async #run(check: RelayCheck): Promise<void> {
@@ -68,5 +69,3 @@ export class CheckTap {
     }
   }
 }
-
-function ignore(): void {}

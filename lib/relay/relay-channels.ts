@@ -6,6 +6,7 @@ import {
   peekChannelKind,
 } from '../migration/format/channel-kind.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
+import { noop } from '../util/noop.ts';
 import { type RelayEnd, relay } from './relay.ts';
 import type {
   ChannelResult,
@@ -93,7 +94,7 @@ class ChannelGroup {
   #failure: ChannelsFailure | null = null;
   #startedAt = 0;
   #limitedMs: () => number = () => 0;
-  #onSlot: () => void = ignore;
+  #onSlot: () => void = noop;
 
   constructor(options: ChannelsOptions) {
     this.#options = options;
@@ -292,7 +293,5 @@ async function discard(
   error: QemuFileError | undefined,
 ): Promise<void> {
   file?.destroy(error);
-  await file?.close().catch(ignore);
+  await file?.close().catch(noop);
 }
-
-function ignore(): void {}

@@ -1,6 +1,7 @@
 import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
 import { Digest, loadDigest } from '../util/digest.ts';
+import { noop } from '../util/noop.ts';
 import { CheckTap, type RelayCheck } from './check-tap.ts';
 import { pump } from './pipe-chunks.ts';
 import { transfer } from './transfer.ts';
@@ -155,11 +156,11 @@ class Relay {
   #forwarded = false;
   /** Files close because the relay closes them. */
   #closing = false;
-  #loseReturn: () => void = ignore;
+  #loseReturn: () => void = noop;
   #lingerTimer: NodeJS.Timeout | undefined;
-  #markLingered: () => void = ignore;
+  #markLingered: () => void = noop;
   readonly #lingered: Promise<void>;
-  #markFailed: () => void = ignore;
+  #markFailed: () => void = noop;
   readonly #failed: Promise<void>;
 
   constructor(from: QemuFile, to: QemuFile, options: RelayOptions) {
@@ -266,7 +267,7 @@ class Relay {
       this.#linger();
     };
     await returned.ended;
-    await this.#attempt('from', endPuts(this.#from)).catch(ignore);
+    await this.#attempt('from', endPuts(this.#from)).catch(noop);
   }
 
   #linger(): void {
@@ -337,5 +338,3 @@ function brokenOff(end: RelayEnd, cause: QemuFileError): QemuFileError {
   const reason = `the relay broke off, because its "${end}" failed: ${cause.message}`;
   return new QemuFileError('ECANCELED', reason, { operation: 'relay', cause });
 }
-
-function ignore(): void {}

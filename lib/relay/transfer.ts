@@ -1,6 +1,7 @@
 import type { GetHalf } from '../qemu-file/get/get-half.ts';
 import { getHalfOf } from '../qemu-file/lifecycle.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
+import { noop } from '../util/noop.ts';
 
 /**
  * Moves all bytes of a file into others: by reference, no faster than all sinks take them, and past the
@@ -73,7 +74,7 @@ class HandOver {
   #wait(): void {
     this.#isWaiting = true;
     const take = (): boolean => this.#get.available > 0;
-    this.#get.wait({ size: 1, operation: 'relay', orEnd: true, take }).then(this.#arrived, ignore);
+    this.#get.wait({ size: 1, operation: 'relay', orEnd: true, take }).then(this.#arrived, noop);
   }
 
   readonly #arrived = (isMore: boolean): void => {
@@ -88,5 +89,3 @@ class HandOver {
     this.#source.resume();
   };
 }
-
-function ignore(): void {}

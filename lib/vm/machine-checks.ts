@@ -1,5 +1,5 @@
 import { QemuFileError } from '../contract/errors.ts';
-import { printable } from '../migration/format/stream-error.ts';
+import { printable } from '../util/format.ts';
 import { hasEnded, queryMigration, queryRunState, type RunState } from './migration-watch.ts';
 import type { QmpClient } from './qmp/qmp-client.ts';
 import { QmpError } from './qmp/qmp-error.ts';

@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { noop } from '../util/noop.ts';
 import type { QmpClient, QmpExecuteOptions } from './qmp/qmp-client.ts';
 import type { QmpEvent } from './qmp/qmp-events.ts';
 
@@ -80,14 +81,14 @@ export class MigrationWatch implements Disposable {
   #end: MigrationInfo | undefined;
   #isStopped = false;
   #isWoken = false;
-  #wake: () => void = ignore;
+  #wake: () => void = noop;
 
   constructor(qmp: QmpClient, onProgress?: (progress: MigrationProgress) => void) {
     this.#qmp = qmp;
     this.#onProgress = onProgress;
     qmp.on('event', this.#onEvent);
     this.ended = this.#run();
-    this.ended.catch(ignore);
+    this.ended.catch(noop);
   }
 
   /** The state in which it ended, if it has. */
@@ -126,7 +127,7 @@ export class MigrationWatch implements Disposable {
         return info;
       }
       if (!this.#isStopped) await this.#pause();
-      if (this.#isStopped) return new Promise(ignore);
+      if (this.#isStopped) return new Promise(noop);
     }
   }
 
@@ -141,5 +142,3 @@ export class MigrationWatch implements Disposable {
     });
   }
 }
-
-function ignore(): void {}

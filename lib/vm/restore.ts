@@ -5,6 +5,7 @@ import type { Unwrapped } from '../migration/containers/unwrap.ts';
 import { verifyStream } from '../migration/verify/verify.ts';
 import { QemuFile } from '../qemu-file/qemu-file.ts';
 import { type RelayFailure, relay } from '../relay/relay.ts';
+import { noop } from '../util/noop.ts';
 import { checkMachine, checkWaiting } from './machine-checks.ts';
 import { type ChangedSettings, changeSettings } from './migration-settings.ts';
 import {
@@ -100,7 +101,7 @@ export async function restoreVm(
     throw toQemuFileError(error, { operation: 'restoreVm' });
   } finally {
     await restoring.close();
-    await source.close().catch(ignore);
+    await source.close().catch(noop);
   }
 }
 
@@ -149,7 +150,7 @@ class Restoring {
 
   /** Closes the source. */
   async close(): Promise<void> {
-    await this.#stream?.close().catch(ignore);
+    await this.#stream?.close().catch(noop);
   }
 
   /** Finds the stream in the source, and looks at its start; the signal ends the wait for that. */
@@ -273,7 +274,7 @@ class Restoring {
 
   /** QEMU has no guest, and can get none any more. */
   async #giveUp(): Promise<void> {
-    if (!this.#qmp.isClosed) await this.#qmp.execute('quit').catch(ignore);
+    if (!this.#qmp.isClosed) await this.#qmp.execute('quit').catch(noop);
   }
 
   async #afterwards(): Promise<string> {
@@ -307,5 +308,3 @@ function restoreError(code: string, reason: string, cause?: Error): QemuFileErro
   const context = { operation: 'restoreVm', ...(cause === undefined ? {} : { cause }) };
   return new QemuFileError(code, reason, context);
 }
-
-function ignore(): void {}

@@ -3,6 +3,7 @@ import { type ConnectionOps, socketOps } from '../../adapters/index.ts';
 import type { MaybePromise } from '../contract/ops.ts';
 import { encodeReturnPath } from '../migration/reader/return-path.ts';
 import { QemuFile } from '../qemu-file/qemu-file.ts';
+import { noop } from '../util/noop.ts';
 
 const DROPPED_AT_ONCE = 65536;
 
@@ -16,8 +17,8 @@ export class SaveConnection {
   readonly #ops: ConnectionOps;
   #isOver = false;
   #hasBroken = false;
-  #giveEnd: () => void = ignore;
-  #noteBegun: () => void = ignore;
+  #giveEnd: () => void = noop;
+  #noteBegun: () => void = noop;
   /** Resolves with the first bytes, or with the end where none came. */
   readonly begun: Promise<void> = new Promise((resolve) => {
     this.#noteBegun = resolve;
@@ -55,14 +56,14 @@ export class SaveConnection {
    * bytes does not listen to its monitor meanwhile, and could not be told to cancel.
    */
   discard(): void {
-    void this.file.close().catch(ignore);
+    void this.file.close().catch(noop);
     void this.#drop();
   }
 
   /** Ends the connection, at once if there is an error; QEMU's migration fails then, if it has not ended. */
   async close(error?: Error): Promise<void> {
-    await this.file.close().catch(ignore);
-    await this.#ops.close(error).catch(ignore);
+    await this.file.close().catch(noop);
+    await this.#ops.close(error).catch(noop);
   }
 
   #read(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
@@ -98,5 +99,3 @@ export class SaveConnection {
     }
   }
 }
-
-function ignore(): void {}

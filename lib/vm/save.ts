@@ -2,6 +2,7 @@ import { listenSocket } from '../../adapters/index.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
 import { type RelayFailure, type RelayResult, relay } from '../relay/relay.ts';
+import { noop } from '../util/noop.ts';
 import { checkSaveable, suppressesDescription } from './machine-checks.ts';
 import { type ChangedSettings, changeSettings } from './migration-settings.ts';
 import { type MigrationInfo, MigrationWatch, settledRunState } from './migration-watch.ts';
@@ -60,7 +61,7 @@ export async function saveVm(
   options: SaveOptions = {},
 ): Promise<SaveResult> {
   // An error that nobody listens to must not end the process: it is in what this rejects with.
-  sink.on('error', ignore);
+  sink.on('error', noop);
   let to: QemuFile | undefined;
   try {
     to = sinkFile(sink, options.compress);
@@ -74,7 +75,7 @@ export async function saveVm(
     const failure = toQemuFileError(error, { operation: 'saveVm' });
     // What was closed in order is not undone by that.
     (to ?? sink).destroy(failure);
-    await to?.close().catch(ignore);
+    await to?.close().catch(noop);
     throw failure;
   }
 }
@@ -170,7 +171,7 @@ class Saving {
     signal.addEventListener('abort', onAbort);
     if (signal.aborted) onAbort();
     const accepted = listener.accept({ signal: late.signal });
-    accepted.catch(ignore);
+    accepted.catch(noop);
     const ended = watch.ended.then((info) => {
       throw migrationError(info);
     });
@@ -309,5 +310,3 @@ function lostError(cause: QemuFileError): QemuFileError {
   const reason = `QEMU cannot be reached any more while it is saved: ${cause.message}`;
   return new QemuFileError(cause.code, reason, { operation: 'saveVm', cause });
 }
-
-function ignore(): void {}

@@ -3,6 +3,7 @@ import { pipeline } from 'node:stream/promises';
 import { type CompressFormat, compressTo } from '../../adapters/index.ts';
 import { toQemuFileError } from '../contract/errors.ts';
 import { QemuFile } from '../qemu-file/qemu-file.ts';
+import { noop } from '../util/noop.ts';
 
 /** Where a stream is saved to. */
 export type VmSink = QemuFile | Writable;
@@ -40,10 +41,10 @@ function whole(stream: Writable): Promise<void> {
  * @param last - Where they end up, if that is another stream.
  */
 function throughStream(stream: Writable, done: Promise<void>, last: VmSink = stream): QemuFile {
-  done.catch(ignore);
+  done.catch(noop);
   // What comes late, when nobody waits for the stream any more, must not end the process.
-  stream.on('error', ignore);
-  last.on('error', ignore);
+  stream.on('error', noop);
+  last.on('error', noop);
   /** What the last stream failed with is told rather than what came of that. */
   const failureOf = async (error: unknown): Promise<Error> => {
     const cause = isQemuFile(last) ? last.error : last.errored;
@@ -70,9 +71,9 @@ function throughStream(stream: Writable, done: Promise<void>, last: VmSink = str
     close: async (error) => {
       if (error !== undefined) {
         stream.destroy(error);
-        await done.catch(ignore);
+        await done.catch(noop);
         // The pipeline has destroyed it; it may take its time to undo what it did.
-        if (isQemuFile(last)) await last.close().catch(ignore);
+        if (isQemuFile(last)) await last.close().catch(noop);
         return;
       }
       stream.end();
@@ -85,5 +86,3 @@ function throughStream(stream: Writable, done: Promise<void>, last: VmSink = str
     },
   });
 }
-
-function ignore(): void {}

@@ -1,7 +1,7 @@
 import type { PageCounts } from '../../migration/format/events.ts';
-import { printable } from '../../migration/format/stream-error.ts';
 import type { MapCell } from '../../migration/memory/ram-map.ts';
 import type { SectionSummary, StreamSummary } from '../../migration/verify/summary.ts';
+import { printable } from '../../util/format.ts';
 import { showExactSize, showSize } from '../shell/sizes.ts';
 
 /** The pages of a block, for a picture. */

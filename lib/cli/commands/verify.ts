@@ -1,7 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { openScratchStore } from '../../extract/kept-pages.ts';
-import { printable } from '../../migration/format/stream-error.ts';
 import {
   checkTarget,
   describeTargetProblem,
@@ -10,6 +9,7 @@ import {
 } from '../../migration/target/check-target.ts';
 import { parseManifest } from '../../migration/verify/manifest.ts';
 import { type Verification, verifyStream } from '../../migration/verify/verify.ts';
+import { printable } from '../../util/format.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
 import { showExactSize } from '../shell/sizes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';

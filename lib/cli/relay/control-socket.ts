@@ -1,6 +1,7 @@
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import { listenSocket } from '../../../adapters/index.ts';
+import { noop } from '../../util/noop.ts';
 import { parseSize, showExactSize, showSize } from '../shell/sizes.ts';
 import { printStderr } from '../shell/stdio.ts';
 import type { RelayStatus, RelaySteering } from './relay-status.ts';
@@ -91,7 +92,7 @@ function reportOnSignal(steering: RelaySteering): Disposable {
   const onSignal = (): void => void printStderr(statusLine(steering.status()));
   process.on('SIGUSR1', onSignal);
   // Without any listener the signal would end the process, and one may be under way at the end.
-  if (!process.listeners('SIGUSR1').includes(ignore)) process.on('SIGUSR1', ignore);
+  if (!process.listeners('SIGUSR1').includes(noop)) process.on('SIGUSR1', noop);
   return { [Symbol.dispose]: () => process.off('SIGUSR1', onSignal) };
 }
 
@@ -116,7 +117,7 @@ export async function startControl(
   const serve = async (): Promise<void> => {
     for (;;) {
       const client = await listener.accept();
-      client.on('error', ignore).on('close', () => clients.delete(client));
+      client.on('error', noop).on('close', () => clients.delete(client));
       if (clients.size >= MAX_CLIENTS) {
         client.resume().end(`${JSON.stringify({ ok: false, error: 'too many are connected' })}\n`);
         client.destroySoon();
@@ -131,7 +132,7 @@ export async function startControl(
       readLines(client, onLine, () => client.destroy());
     }
   };
-  const serving = serve().catch(ignore);
+  const serving = serve().catch(noop);
   return {
     [Symbol.asyncDispose]: async () => {
       await listener.close();
@@ -150,7 +151,7 @@ function controlByInput(
   steering: RelaySteering,
   answerInput: (line: string) => void,
 ): AsyncDisposable {
-  input.on('error', ignore);
+  input.on('error', noop);
   readLines(
     input,
     (line) => answerInput(answerLine(line, steering)),
@@ -181,5 +182,3 @@ function readLines(input: Readable, onLine: (line: string) => void, onTooLong: (
   });
   input.resume();
 }
-
-function ignore(): void {}

@@ -1,5 +1,5 @@
 import type { WriteStream } from 'node:tty';
-import { printable } from '../../migration/format/stream-error.ts';
+import { printable } from '../../util/format.ts';
 
 /** Makes a reader that leaves early, as in `qemu-file --help | head -1`, no reason to crash. */
 export function guardOutputs(): void {

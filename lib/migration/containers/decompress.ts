@@ -2,6 +2,7 @@ import type { Transform } from 'node:stream';
 import zlib from 'node:zlib';
 import { QemuFileError } from '../../contract/errors.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { noop } from '../../util/noop.ts';
 import { MigrationStreamError, type StreamFault } from '../format/stream-error.ts';
 
 /*
@@ -112,13 +113,13 @@ async function* unpack(
 class Member {
   readonly stream: Decompressor;
   /** Continues the feeding. */
-  #wake: () => void = ignore;
+  #wake: () => void = noop;
   #isEnding = false;
 
   constructor(stream: Decompressor) {
     this.stream = stream;
     // For what it may still report when nobody reads it any more.
-    stream.on('error', ignore);
+    stream.on('error', noop);
     // A write that is under way then is not always called back.
     stream.once('close', () => this.#wake());
   }
@@ -152,7 +153,7 @@ class Member {
   async #end(): Promise<void> {
     this.#isEnding = true;
     // If the end comes too early, the stream drops what nobody has read yet.
-    if (this.stream.readableLength > 0) await this.#woken(ignore);
+    if (this.stream.readableLength > 0) await this.#woken(noop);
     this.stream.end();
   }
 
@@ -237,5 +238,3 @@ class PackedInput {
     return chunk;
   }
 }
-
-function ignore(): void {}

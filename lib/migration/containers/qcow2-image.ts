@@ -1,4 +1,5 @@
-import { MigrationStreamError, printable, type StreamFault } from '../format/stream-error.ts';
+import { printable } from '../../util/format.ts';
+import { MigrationStreamError, type StreamFault } from '../format/stream-error.ts';
 import {
   ClusterMap,
   type Geometry,

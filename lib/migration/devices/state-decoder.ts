@@ -1,5 +1,6 @@
 import { Buffer } from 'node:buffer';
-import { MigrationStreamError, printable, type SectionName } from '../format/stream-error.ts';
+import { printable } from '../../util/format.ts';
+import { MigrationStreamError, type SectionName } from '../format/stream-error.ts';
 import { ITEM } from '../format/wire.ts';
 import { elementCount } from './body-size.ts';
 import { SCALARS } from './scalars.ts';

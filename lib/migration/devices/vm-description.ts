@@ -1,5 +1,6 @@
 import { Buffer } from 'node:buffer';
-import { MigrationStreamError, printable } from '../format/stream-error.ts';
+import { printable } from '../../util/format.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
 import { LIMIT } from '../format/wire.ts';
 import { bodySize, elementCount, elementsAfter } from './body-size.ts';
 import { checkJsonLimits } from './json-limits.ts';

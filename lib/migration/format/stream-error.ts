@@ -1,4 +1,5 @@
 import { QemuFileError, type QemuFileErrorContext } from '../../contract/errors.ts';
+import { printable } from '../../util/format.ts';
 
 const BRAND = Symbol.for('qemu-file.MigrationStreamError');
 
@@ -34,14 +35,6 @@ export interface StreamFaultContext extends QemuFileErrorContext {
 /** Gives a section's name for people: `"ram"`, or with its instance where that is not 0: `"dma" 1`. */
 export function quoteSection({ name, instanceId }: { name: string; instanceId: number }): string {
   return `"${printable(name)}"${instanceId === 0 ? '' : ` ${instanceId}`}`;
-}
-
-/** Text out of a stream made fit for a terminal: nothing but printable ASCII is left as it is. */
-export function printable(text: string): string {
-  return text.replace(
-    /[^\x20-\x7e]/gu,
-    (char) => `\\u{${(char.codePointAt(0) as number).toString(16)}}`,
-  );
 }
 
 /** Any error that a migration stream itself is the reason of; other errors are its transport's. */

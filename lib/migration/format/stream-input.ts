@@ -1,10 +1,6 @@
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
-import {
-  MigrationStreamError,
-  printable,
-  type SectionName,
-  type StreamFault,
-} from './stream-error.ts';
+import { printable } from '../../util/format.ts';
+import { MigrationStreamError, type SectionName, type StreamFault } from './stream-error.ts';
 
 const UTF8 = new TextDecoder('utf-8');
 

@@ -1,4 +1,4 @@
-import { printable } from '../format/stream-error.ts';
+import { printable } from '../../util/format.ts';
 import type { Architecture } from './guest-map.ts';
 
 const FILE_HEADER = 64;

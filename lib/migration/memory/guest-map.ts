@@ -1,4 +1,4 @@
-import { printable } from '../format/stream-error.ts';
+import { printable } from '../../util/format.ts';
 
 const GIB = 0x4000_0000;
 const FOUR_GIB = 4 * GIB;

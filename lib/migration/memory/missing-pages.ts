@@ -1,5 +1,5 @@
+import { printable } from '../../util/format.ts';
 import type { PageVisitor, RamBlock } from '../format/events.ts';
-import { printable } from '../format/stream-error.ts';
 import { PageSet } from './page-set.ts';
 
 /** Chunks of the set: 32 MiB of them tell of 1 TiB of pages of 4 KiB. */

@@ -1,5 +1,6 @@
+import { printable } from '../../util/format.ts';
 import type { RamBlock } from '../format/events.ts';
-import { printable, type StreamFault } from '../format/stream-error.ts';
+import type { StreamFault } from '../format/stream-error.ts';
 import { STREAM_MAGIC } from '../format/wire.ts';
 
 /*

@@ -2,6 +2,7 @@ import type { Transform } from 'node:stream';
 import vm from 'node:vm';
 import zlib from 'node:zlib';
 import { Decompress } from 'fzstd';
+import { noop } from '../../util/noop.ts';
 
 /*
  * Decoders of one multifd channel each: its payloads are slices of one compressed stream, flushed at the
@@ -83,7 +84,7 @@ class NodeDecoder implements PacketDecoder {
   readonly #stream: Transform;
   readonly #output = new Output();
   #failure: Error | null = null;
-  #reject: (error: Error) => void = ignore;
+  #reject: (error: Error) => void = noop;
 
   constructor(stream: Transform) {
     this.#stream = stream;
@@ -251,5 +252,3 @@ function limited(work: () => void, timeout: number): void {
     world.work = null;
   }
 }
-
-function ignore(): void {}

@@ -1,5 +1,6 @@
 import { inflateSync } from 'node:zlib';
 import { RAM_CONTROL_HOOK } from '../../contract/constants.ts';
+import { compressBound } from '../../util/compress-bound.ts';
 import type { RamBlock } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import type { StreamInput } from '../format/stream-input.ts';
@@ -333,11 +334,6 @@ function inflatePage(bytes: Uint8Array, pageSize: number): Uint8Array | string {
   } catch (error) {
     return (error as Error).message;
   }
-}
-
-/** The most that zlib makes of `size` bytes. */
-function compressBound(size: number): number {
-  return size + (size >> 12) + (size >> 14) + (size >> 25) + 13;
 }
 
 function hex(value: number): string {

@@ -1,5 +1,6 @@
+import { printable } from '../../util/format.ts';
 import type { PageCounts, PageVisitor, RamBlock } from '../format/events.ts';
-import { MigrationStreamError, printable } from '../format/stream-error.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
 
 /** Rounds that are counted one by one; later ones are added up in the last. */
 const MAX_ROUNDS = 4096;

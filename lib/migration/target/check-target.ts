@@ -1,6 +1,7 @@
+import { printable } from '../../util/format.ts';
 import type { DeviceDescription, VmDescription } from '../devices/vm-description.ts';
 import type { Configuration, Section } from '../format/events.ts';
-import { printable, quoteSection } from '../format/stream-error.ts';
+import { quoteSection } from '../format/stream-error.ts';
 import { compareState, type LayoutProblem, type LayoutReport } from './compare-state.ts';
 import { isUnlisted } from './unlisted-states.ts';
 import type { TargetDump, TargetState } from './vmstate-dump.ts';

@@ -1,5 +1,5 @@
+import { printable } from '../../util/format.ts';
 import type { FieldDescription, StateDescription } from '../devices/vm-description.ts';
-import { printable } from '../format/stream-error.ts';
 import {
   fits,
   fitTogether,

@@ -1,5 +1,5 @@
 import { QemuFileError } from '../../contract/errors.ts';
-import { printable } from '../format/stream-error.ts';
+import { printable } from '../../util/format.ts';
 import { LIMIT } from '../format/wire.ts';
 
 /** A field of a state as a QEMU lists it. */

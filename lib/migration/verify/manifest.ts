@@ -1,5 +1,6 @@
+import { printable } from '../../util/format.ts';
 import type { SectionKind } from '../format/events.ts';
-import { MigrationStreamError, printable } from '../format/stream-error.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
 
 /** Digests of one section. */
 export interface SectionDigest {

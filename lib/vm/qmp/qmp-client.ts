@@ -2,6 +2,7 @@ import { EventEmitter } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { connectSocket, type SocketTarget } from '../../../adapters/index.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import { noop } from '../../util/noop.ts';
 import { LineSplitter } from './line-splitter.ts';
 import { QmpError } from './qmp-error.ts';
 import { type QmpEvent, QmpEvents } from './qmp-events.ts';
@@ -85,8 +86,8 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
   #end: { error: QemuFileError | null } | null = null;
   readonly #closed: Promise<void>;
   #greeting: QmpGreeting | undefined;
-  #greeted: (greeting: QmpGreeting) => void = ignore;
-  #notGreeted: (error: QemuFileError) => void = ignore;
+  #greeted: (greeting: QmpGreeting) => void = noop;
+  #notGreeted: (error: QemuFileError) => void = noop;
 
   private constructor(stream: Duplex) {
     super();
@@ -206,8 +207,8 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
    */
   async waitForEvent(name: string, options: QmpEventOptions = {}): Promise<QmpEvent> {
     const { matches, since, signal, timeoutMs = COMMAND_TIMEOUT_MS } = options;
-    let withdraw = ignore;
-    let onClose = ignore;
+    let withdraw = noop;
+    let onClose = noop;
     const next = new Promise<QmpEvent>((resolve, reject) => {
       const isIt = (event: QmpEvent): boolean => {
         try {
@@ -349,5 +350,3 @@ async function open(
 function closedError(operation: string): QemuFileError {
   return new QemuFileError('ECANCELED', 'the QMP client is closed', { operation });
 }
-
-function ignore(): void {}

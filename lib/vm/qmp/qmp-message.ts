@@ -1,5 +1,5 @@
 import { QemuFileError } from '../../contract/errors.ts';
-import { printable } from '../../migration/format/stream-error.ts';
+import { printable } from '../../util/format.ts';
 
 /** What QEMU says of itself as it greets. */
 export interface QmpGreeting {

@@ -1,4 +1,5 @@
 import { abortError, QemuFileError } from '../../contract/errors.ts';
+import { noop } from '../../util/noop.ts';
 
 /** How long something is waited for. */
 export interface WaitLimits {
@@ -28,9 +29,9 @@ export async function withTimeout<T>(
   { signal, timeoutMs = 0 }: WaitLimits,
   { operation, tooLate }: WaitContext,
 ): Promise<T> {
-  work.catch(ignore);
+  work.catch(noop);
   if (signal?.aborted) throw abortError(signal, operation);
-  let stop = ignore;
+  let stop = noop;
   const givenUp = new Promise<never>((_resolve, reject) => {
     const onAbort = (): void => reject(abortError(signal as AbortSignal, operation));
     const onTimeout = (): void => reject(new QemuFileError('ETIMEDOUT', tooLate(), { operation }));
@@ -47,5 +48,3 @@ export async function withTimeout<T>(
     stop();
   }
 }
-
-function ignore(): void {}
