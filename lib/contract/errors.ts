@@ -8,7 +8,7 @@ export interface QemuFileErrorContext {
   position?: number | undefined;
   /** The operation that failed, by its public name: `writevBuffer`, `readBe32`, `connect` … */
   operation?: string | undefined;
-  /** The transport's own error, an `AbortSignal`'s reason, or whatever else lies underneath. */
+  /** The underlying error, such as the transport's or an `AbortSignal`'s reason; undefined means none. */
   cause?: unknown;
 }
 
@@ -41,9 +41,11 @@ const ADVICE: Readonly<Record<string, string>> = {
  * ```
  */
 export class QemuFileError extends Error {
-  override readonly name = 'QemuFileError';
+  override readonly name: string = 'QemuFileError';
   /** Errno name such as `'EIO'` or `'EPIPE'`. */
   readonly code: string;
+  /** What happened, without code, operation, position and advice. */
+  readonly reason: string;
   /** The negative errno of `code` on this system, as QEMU's functions return it. */
   readonly errno: number;
   /** Byte position in the stream, where one is known. */
@@ -59,9 +61,10 @@ export class QemuFileError extends Error {
   constructor(code: string, reason: string, context: QemuFileErrorContext = {}) {
     super(
       describe(code, reason, context),
-      'cause' in context ? { cause: context.cause } : undefined,
+      context.cause === undefined ? undefined : { cause: context.cause },
     );
     this.code = code;
+    this.reason = reason;
     this.errno = errnoOf(code);
     this.position = context.position;
     this.operation = context.operation;

@@ -1,6 +1,11 @@
-/** A signal that never aborts, and the number of listeners that were added to it and not removed. */
-export function countedSignal(): { signal: AbortSignal; listeners: () => number } {
-  const { signal } = new AbortController();
+/** Return a signal, the function that aborts it, and the number of listeners added and not removed. */
+export function countedSignal(): {
+  signal: AbortSignal;
+  abort: () => void;
+  listeners: () => number;
+} {
+  const controller = new AbortController();
+  const { signal } = controller;
   const added = new Set<unknown>();
   const add = signal.addEventListener.bind(signal);
   const remove = signal.removeEventListener.bind(signal);
@@ -12,5 +17,5 @@ export function countedSignal(): { signal: AbortSignal; listeners: () => number 
     added.delete(args[1]);
     remove(...args);
   };
-  return { signal, listeners: () => added.size };
+  return { signal, abort: () => controller.abort(), listeners: () => added.size };
 }

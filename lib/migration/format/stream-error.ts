@@ -39,12 +39,13 @@ export function quoteSection({ name, instanceId }: { name: string; instanceId: n
 
 /** Any error that a migration stream itself is the reason of; other errors are its transport's. */
 export class MigrationStreamError extends QemuFileError {
+  override readonly name: string = 'MigrationStreamError';
   /** What is wrong. */
   readonly fault: StreamFault;
   /** The section it is in, where there is one. */
   readonly section: SectionName | undefined;
   /** What is wrong, without code, section and position. */
-  readonly reason: string;
+  override readonly reason: string;
 
   /**
    * @param fault - Its kind: `code` is `EBADMSG` for `corrupt`, `ENODATA` for `truncated`, `ENOTSUP`

@@ -4,6 +4,7 @@ const BRAND = Symbol.for('qemu-file.QmpError');
 
 /** QEMU refused a command: the connection is all right, and the next command may do better. */
 export class QmpError extends QemuFileError {
+  override readonly name: string = 'QmpError';
   /** The command that was refused. */
   readonly command: string;
   /** QMP's error class: `GenericError` for nearly everything, `CommandNotFound` for a command QEMU lacks. */
