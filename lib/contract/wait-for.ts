@@ -37,7 +37,7 @@ export function waitFor<T>(
   return new Promise<T>((resolve, reject) => {
     if (signal?.aborted) return reject(abortError(signal, operation));
     let isSettled = false;
-    let unsubscribe: (() => void) | void;
+    let unsubscribe: (() => void) | void | null = null;
     const settle = (): boolean => {
       if (isSettled) return false;
       isSettled = true;
