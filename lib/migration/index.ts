@@ -12,21 +12,11 @@ export {
   sniffContainer,
 } from './containers/sniff.ts';
 export { type UnwrapOptions, type Unwrapped, unpack, unwrap } from './containers/unwrap.ts';
+export { bodySize } from './devices/body-size.ts';
 export { type FoundDescription, findVmDescription } from './devices/find-vm-description.ts';
-export {
-  type DeviceState,
-  decodeState,
-  type StateValue,
-  stateToJson,
-} from './devices/state-decoder.ts';
-export {
-  bodySize,
-  type DeviceDescription,
-  type FieldDescription,
-  parseVmDescription,
-  type StateDescription,
-  type VmDescription,
-} from './devices/vm-description.ts';
+export { decodeState, stateToJson } from './devices/state-decoder.ts';
+export { parseVmDescription } from './devices/vm-description.ts';
+export type * from './format/device-types.ts';
 export type * from './format/events.ts';
 export {
   MigrationStreamError,

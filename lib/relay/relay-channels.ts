@@ -2,8 +2,7 @@ import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.t
 import {
   CHANNEL_START_SIZE,
   type ChannelKind,
-  hasEnded,
-  peekChannelKind,
+  kindOfChannel,
 } from '../migration/format/channel-kind.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
 import { noop } from '../util/noop.ts';
@@ -294,4 +293,18 @@ async function discard(
 ): Promise<void> {
   file?.destroy(error);
   await file?.close().catch(noop);
+}
+
+/** Bytes of input after which a multifd channel is known to carry pages: more than its initial packet. */
+const INTRODUCTION_LIMIT_BYTES = 4096;
+
+/** Wait for the first bytes of a connection and return its kind; consume nothing. */
+async function peekChannelKind(file: QemuFile, signal: AbortSignal): Promise<ChannelKind> {
+  const available = await file.fillOrEnd(CHANNEL_START_SIZE, { signal });
+  return kindOfChannel(file.peekBuffer(Math.min(available, CHANNEL_START_SIZE)));
+}
+
+/** Wait until a connection ends (true), or has sent more than an initial packet (false). */
+async function hasEnded(file: QemuFile, signal: AbortSignal): Promise<boolean> {
+  return (await file.fillOrEnd(INTRODUCTION_LIMIT_BYTES, { signal })) < INTRODUCTION_LIMIT_BYTES;
 }

@@ -5,8 +5,7 @@ import {
   mayBecomeKnown,
   sniffContainer,
 } from '../../migration/containers/sniff.ts';
-import { COMMAND, ITEM } from '../../migration/format/wire.ts';
-import { MULTIFD_MAGIC } from '../../migration/multifd/multifd-packet.ts';
+import { COMMAND, ITEM, MULTIFD_MAGIC } from '../../migration/format/wire.ts';
 import { printStderr } from '../shell/stdio.ts';
 import type { TlsEnds } from './tls-credentials.ts';
 import { refusedHint } from './tls-hints.ts';

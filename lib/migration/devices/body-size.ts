@@ -1,5 +1,9 @@
 import { Buffer } from 'node:buffer';
-import type { DeviceDescription, FieldDescription, StateDescription } from './vm-description.ts';
+import type {
+  DeviceDescription,
+  FieldDescription,
+  StateDescription,
+} from '../format/device-types.ts';
 
 /**
  * Bytes of a device section's body.

@@ -1,4 +1,4 @@
-import type { DeviceDescription } from './vm-description.ts';
+import type { DeviceDescription } from '../format/device-types.ts';
 
 /**
  * The devices of a description, handed out as their sections come. By name and instance alone they are not

@@ -1,12 +1,13 @@
+import type { DeviceDescription, VmDescription } from '../format/device-types.ts';
 import type { DeviceSection, Section } from '../format/events.ts';
 import type { SectionTable } from '../format/section-headers.ts';
 import { MigrationStreamError, quoteSection } from '../format/stream-error.ts';
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM, LIMIT } from '../format/wire.ts';
+import { bodySize } from './body-size.ts';
 import { DescribedDevices } from './described-devices.ts';
 import { scanForFooter } from './scan-for-footer.ts';
 import { decodeState } from './state-decoder.ts';
-import { bodySize, type DeviceDescription, type VmDescription } from './vm-description.ts';
 
 /*
  * Device sections carry no length. With the VM description it is added up; without one the next footer

@@ -1,6 +1,7 @@
+import type { VmDescription } from '../format/device-types.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { ITEM, LIMIT } from '../format/wire.ts';
-import { parseVmDescription, type VmDescription } from './vm-description.ts';
+import { parseVmDescription } from './vm-description.ts';
 import { tailMatches } from './walk-device-tail.ts';
 
 /*

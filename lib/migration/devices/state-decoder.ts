@@ -1,29 +1,16 @@
 import { Buffer } from 'node:buffer';
 import { printable } from '../../util/format.ts';
+import type {
+  DeviceDescription,
+  DeviceState,
+  FieldDescription,
+  StateDescription,
+  StateValue,
+} from '../format/device-types.ts';
 import { MigrationStreamError, type SectionName } from '../format/stream-error.ts';
 import { ITEM } from '../format/wire.ts';
 import { elementCount } from './body-size.ts';
 import { SCALARS } from './scalars.ts';
-import type { DeviceDescription, FieldDescription, StateDescription } from './vm-description.ts';
-
-/**
- * A decoded value: integers beyond 2^53-1 are bigints, bytes are a `Uint8Array`, arrays and structures as
- * in the description; subsections stand among the fields, under their full names.
- */
-export type StateValue =
-  | number
-  | bigint
-  | boolean
-  | string
-  | null
-  | Uint8Array
-  | StateValue[]
-  | DeviceState;
-
-/** The decoded state of a device, or of a structure in it. */
-export interface DeviceState {
-  [field: string]: StateValue;
-}
 
 /** What stands for a null pointer in an array of pointers, the character 0. */
 const NULL_MARK = 0x30;

@@ -1,7 +1,7 @@
+import type { VmDescription } from '../format/device-types.ts';
 import { ITEM } from '../format/wire.ts';
 import { bodySize } from './body-size.ts';
 import { DescribedDevices } from './described-devices.ts';
-import type { VmDescription } from './vm-description.ts';
 
 const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
 

@@ -1,5 +1,4 @@
-import type { DeviceState } from '../devices/state-decoder.ts';
-import type { VmDescription } from '../devices/vm-description.ts';
+import type { DeviceState, VmDescription } from './device-types.ts';
 
 /** How a section came: `start`, `part` and `end` of one that comes in pieces, or all at once. */
 export type SectionKind = 'start' | 'part' | 'end' | 'full';

@@ -1,5 +1,7 @@
 /** The first 4 bytes of a stream, `QEVM`. */
 export const STREAM_MAGIC = 0x5145564d;
+/** The first 4 bytes of a multifd channel, and of each of its packets. */
+export const MULTIFD_MAGIC = 0x11223344;
 /** The version of the stream format. */
 export const STREAM_VERSION = 3;
 

@@ -1,7 +1,7 @@
 import { printable } from '../../util/format.ts';
 import type { RamBlock } from '../format/events.ts';
 import type { StreamFault } from '../format/stream-error.ts';
-import { STREAM_MAGIC } from '../format/wire.ts';
+import { MULTIFD_MAGIC, STREAM_MAGIC } from '../format/wire.ts';
 
 /*
  * What a multifd channel consists of: an initial packet, and then packets of pages, or of a device's state.
@@ -18,8 +18,6 @@ import { STREAM_MAGIC } from '../format/wire.ts';
  * @see QEMU `MultiFDInit_t`, `MultiFDPacket_t`, `MultiFDPacketDeviceState_t` in migration/multifd.h
  */
 
-/** The first 4 bytes of a channel, and of each packet. */
-export const MULTIFD_MAGIC = 0x11223344;
 const VERSION = 1;
 
 /** Bytes of an initial packet. */

@@ -1,6 +1,6 @@
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { chooseDescription } from '../devices/find-vm-description.ts';
-import type { VmDescription } from '../devices/vm-description.ts';
+import type { VmDescription } from '../format/device-types.ts';
 import { StreamInput } from '../format/stream-input.ts';
 import { LIMIT } from '../format/wire.ts';
 

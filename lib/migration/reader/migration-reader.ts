@@ -1,4 +1,4 @@
-import type { VmDescription } from '../devices/vm-description.ts';
+import type { VmDescription } from '../format/device-types.ts';
 import { Diagnostics } from '../format/diagnostics.ts';
 import type {
   Command,

@@ -1,11 +1,9 @@
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { StreamInput } from '../format/stream-input.ts';
 import { openSource, type SourceFile, type StreamSource } from '../format/stream-source.ts';
-import { STREAM_MAGIC } from '../format/wire.ts';
+import { MULTIFD_MAGIC, STREAM_MAGIC } from '../format/wire.ts';
 import { MultifdChannels } from '../multifd/multifd-channels.ts';
 import type { RamSections } from '../ram/ram-sections.ts';
-
-const MULTIFD_MAGIC = 0x11223344;
 
 /** The further channels of a migration: those of multifd, and the one of postcopy-preempt. */
 export class SideChannels {

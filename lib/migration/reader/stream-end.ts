@@ -1,4 +1,5 @@
-import { parseVmDescription, type VmDescription } from '../devices/vm-description.ts';
+import { parseVmDescription } from '../devices/vm-description.ts';
+import type { VmDescription } from '../format/device-types.ts';
 import type { MigrationEvent } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import type { StreamInput } from '../format/stream-input.ts';

@@ -1,5 +1,5 @@
 import { DeviceSections } from '../devices/device-sections.ts';
-import type { VmDescription } from '../devices/vm-description.ts';
+import type { VmDescription } from '../format/device-types.ts';
 import type { Diagnostics } from '../format/diagnostics.ts';
 import type { Configuration, DeviceSection, PageVisitor } from '../format/events.ts';
 import { SectionTable } from '../format/section-headers.ts';

@@ -1,5 +1,5 @@
 import { printable } from '../../util/format.ts';
-import type { DeviceDescription, VmDescription } from '../devices/vm-description.ts';
+import type { DeviceDescription, VmDescription } from '../format/device-types.ts';
 import type { Configuration, Section } from '../format/events.ts';
 import { quoteSection } from '../format/stream-error.ts';
 import { compareState, type LayoutProblem, type LayoutReport } from './compare-state.ts';

@@ -1,5 +1,5 @@
 import { printable } from '../../util/format.ts';
-import type { FieldDescription, StateDescription } from '../devices/vm-description.ts';
+import type { FieldDescription, StateDescription } from '../format/device-types.ts';
 import {
   fits,
   fitTogether,

@@ -1,4 +1,4 @@
-import type { FieldDescription, StateDescription } from '../devices/vm-description.ts';
+import type { FieldDescription, StateDescription } from '../format/device-types.ts';
 
 /** Types whose size is the same in QEMU's memory and in a stream. */
 const INTEGERS: ReadonlySet<string> = new Set([

@@ -1,5 +1,5 @@
 import { loadDigest } from '../../util/digest.ts';
-import type { VmDescription } from '../devices/vm-description.ts';
+import type { VmDescription } from '../format/device-types.ts';
 import type { Configuration, MigrationEvent, RamBlock, Section } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import type { StreamSource } from '../format/stream-source.ts';

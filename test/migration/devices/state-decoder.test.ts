@@ -1,20 +1,17 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { bodySize } from '../../../lib/migration/devices/body-size.ts';
 import { DescribedDevices } from '../../../lib/migration/devices/described-devices.ts';
 import { findVmDescription } from '../../../lib/migration/devices/find-vm-description.ts';
-import {
-  type DeviceState,
-  decodeState,
-  type StateValue,
-  stateToJson,
-} from '../../../lib/migration/devices/state-decoder.ts';
-import {
-  bodySize,
-  type DeviceDescription,
-  type FieldDescription,
-  parseVmDescription,
-  type StateDescription,
-} from '../../../lib/migration/devices/vm-description.ts';
+import { decodeState, stateToJson } from '../../../lib/migration/devices/state-decoder.ts';
+import { parseVmDescription } from '../../../lib/migration/devices/vm-description.ts';
+import type {
+  DeviceDescription,
+  DeviceState,
+  FieldDescription,
+  StateDescription,
+  StateValue,
+} from '../../../lib/migration/format/device-types.ts';
 import { MigrationStreamError } from '../../../lib/migration/format/stream-error.ts';
 import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/corpus.ts';
 import { compareState } from '../../helpers/state-oracle.ts';

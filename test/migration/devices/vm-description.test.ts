@@ -1,18 +1,18 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { bodySize } from '../../../lib/migration/devices/body-size.ts';
 import { DescribedDevices } from '../../../lib/migration/devices/described-devices.ts';
 import {
   chooseDescription,
   findVmDescription,
   findVmDescriptions,
 } from '../../../lib/migration/devices/find-vm-description.ts';
-import {
-  bodySize,
-  type DeviceDescription,
-  parseVmDescription,
-  type VmDescription,
-} from '../../../lib/migration/devices/vm-description.ts';
+import { parseVmDescription } from '../../../lib/migration/devices/vm-description.ts';
 import { tailMatches } from '../../../lib/migration/devices/walk-device-tail.ts';
+import type {
+  DeviceDescription,
+  VmDescription,
+} from '../../../lib/migration/format/device-types.ts';
 import { MigrationStreamError } from '../../../lib/migration/format/stream-error.ts';
 import { corpus, corpusBytes } from '../../helpers/corpus.ts';
 import {

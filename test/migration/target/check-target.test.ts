@@ -6,7 +6,7 @@ import type {
   FieldDescription,
   StateDescription,
   VmDescription,
-} from '../../../lib/migration/devices/vm-description.ts';
+} from '../../../lib/migration/format/device-types.ts';
 import {
   type CheckedSection,
   checkTarget,
