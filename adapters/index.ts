@@ -1,3 +1,4 @@
+export type { Direction, DuplexOps, OpsOf, ReadOps, WriteOps } from '../lib/contract/ops.ts';
 export {
   SparseFile,
   SparseOutput,
@@ -12,7 +13,6 @@ export {
   decompressWith,
 } from './compress/decompress.ts';
 export {
-  type Direction,
   type FdBothOps,
   type FdOps,
   type FdOptions,

@@ -1,11 +1,10 @@
 import fs from 'node:fs';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { MaybePromise, QemuFileOps, Whence } from '../../lib/contract/ops.ts';
+import type { Direction, MaybePromise, QemuFileOps, Whence } from '../../lib/contract/ops.ts';
 import { FILE_SIZES } from '../shared/sizes.ts';
 import { FdTransport } from './fd-transport.ts';
 
-/** Which way bytes go: `read` is out of the backend, `write` into it. */
-export type Direction = 'read' | 'write';
+export type { Direction };
 
 /** How a descriptor is used. */
 export interface FdOptions {

@@ -1,5 +1,5 @@
 import { QemuFileError } from '../../lib/contract/errors.ts';
-import type { MaybePromise, QemuFileOps, QemuFileSizes } from '../../lib/contract/ops.ts';
+import type { DuplexOps, MaybePromise, QemuFileSizes } from '../../lib/contract/ops.ts';
 
 /** A two-way connection as the tables over it use it: one read and one write at a time, closed once. */
 export interface Transport {
@@ -14,23 +14,18 @@ export interface Transport {
   readonly sizes?: Partial<QemuFileSizes> | undefined;
 }
 
-/** A table over a two-way connection, with everything such a table always has. */
-export interface ConnectionOps extends QemuFileOps {
-  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
-  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
-  close(error?: Error): Promise<void>;
+/** A two-way backend that further backends can share the connection of. */
+export interface ConnectionOps extends DuplexOps {
   setBlocking(blocking: boolean): void;
   getReturnPath(): ConnectionOps | null;
   /**
-   * Gives a further table over the same connection, for another file on it: after this one, or beside it
+   * Return a further table over the same connection, for another file on it: after this one, or beside it
    * in the other direction. The connection closes when all its tables were closed.
    *
    * @throws {QemuFileError} `EBADF` after `close()`.
    */
   share(): ConnectionOps;
   unread(chunks: readonly Uint8Array[]): void;
-  shutDown(read: boolean, write: boolean): MaybePromise<void>;
-  getFd(): number;
 }
 
 /**

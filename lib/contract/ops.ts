@@ -3,6 +3,9 @@ import type { Duplex } from 'node:stream';
 /** A value, or the promise of one: an operation may answer either way. */
 export type MaybePromise<T> = T | PromiseLike<T>;
 
+/** Which way bytes go: `read` out of the backend, `write` into it. */
+export type Direction = 'read' | 'write';
+
 /** Gives the descriptor under a backend, or -1 where there is none. @see QEMU `QEMUFileGetFD` */
 export type QemuFileGetFd = () => number;
 
@@ -108,3 +111,35 @@ export interface QemuFileOps {
   /** Sizes that suit this backend best. Absent: QEMU's own. */
   readonly sizes?: Partial<QemuFileSizes>;
 }
+
+/** What every backend of this package has beside its directions. */
+interface BackendOps extends QemuFileOps {
+  close(error?: Error): Promise<void>;
+  shutDown(read: boolean, write: boolean): MaybePromise<void>;
+  getFd(): number;
+}
+
+/** A backend that can only be read. */
+export interface ReadOps extends BackendOps {
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
+  writevBuffer?: never;
+}
+
+/** A backend that can only be written. */
+export interface WriteOps extends BackendOps {
+  getBuffer?: never;
+  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
+}
+
+/** A backend that can be read and written. */
+export interface DuplexOps extends BackendOps {
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
+  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
+}
+
+/** The backend that an opener returns for a direction; for a `Direction` known only at run time, either one. */
+export type OpsOf<D extends Direction | 'both'> = D extends 'read'
+  ? ReadOps
+  : D extends 'write'
+    ? WriteOps
+    : DuplexOps;
