@@ -1,10 +1,4 @@
 export type { Direction, DuplexOps, OpsOf, ReadOps, WriteOps } from '../lib/contract/ops.ts';
-export {
-  SparseFile,
-  SparseOutput,
-  type SparseOutputOptions,
-  temporarySparseFile,
-} from '../lib/extract/sparse-file.ts';
 export { type CompressFormat, type CompressOptions, compressTo } from './compress/compress.ts';
 export {
   type CompressedSource,

@@ -82,8 +82,8 @@ await file.close();
   });
 
   test('has all its entries', () => {
-    const names = ['saveVm', 'faultyOps', 'MigrationReader', 'openTo'];
-    const paths = ['vm', 'adapters/faulty', 'migration', 'adapters'];
+    const names = ['saveVm', 'faultyOps', 'MigrationReader', 'SparseOutput', 'openTo'];
+    const paths = ['vm', 'adapters/faulty', 'migration', 'extract', 'adapters'];
     for (const [index, path] of paths.entries()) {
       const code = `console.log(typeof (await import('qemu-file/${path}')).${names[index]})`;
       assert.equal(run('node', '--input-type=module', '-e', code), 'function\n');

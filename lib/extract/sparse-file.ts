@@ -2,46 +2,44 @@ import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { closeFd, openFile, truncateFd } from '../../adapters/file/fs-promises.ts';
-import { PartialFile, takenError } from '../../adapters/file/partial-file.ts';
 import { QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import { PageSet } from '../migration/memory/page-set.ts';
 import type { PageStore } from '../migration/memory/page-store.ts';
 
-const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR } = fs.constants;
+const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDWR } = fs.constants;
 
-/** Permission bits of new files: a guest's memory is its owner's business only. */
-const PRIVATE = 0o600;
+/** Permission bits of new files: only the owner may read a guest's memory. */
+export const PRIVATE_MODE = 0o600;
 
-/** What is kept account of: file systems make holes of blocks of this size. */
-const UNIT = 4096;
+/** Granularity at which written bytes are tracked: file systems make holes of blocks of this size. */
+const UNIT_BYTES = 4096;
 
-/** Bytes that go into the file with one call, gathered from pages that follow each other. */
-const GATHERED = 262_144;
+/** Most bytes per write call, gathered from adjacent pages. */
+const GATHER_BYTES = 262_144;
 
-const ZEROS = new Uint8Array(GATHERED);
+const ZEROS = new Uint8Array(GATHER_BYTES);
 
 /**
- * A store in a file, which has holes where nothing was written. Writes are gathered: `flush()` brings what
- * is left into the file.
+ * A page store in a file with holes where nothing was written. Writes to adjacent positions are gathered;
+ * `flush()` writes what is pending.
  */
 export class SparseFile implements PageStore {
-  /** What it is called in errors: a path, or what else it is. */
+  /** Name of the file in errors: its path or a description. */
   readonly name: string;
   readonly #fd: number;
   readonly #readFd: number;
-  /** Units in which there is, or was, something else than zeros. */
+  /** Units that hold or held something other than zeros. */
   readonly #written = new PageSet();
-  readonly #pending = new Uint8Array(GATHERED);
+  readonly #pending = new Uint8Array(GATHER_BYTES);
   #pendingAt = 0;
   #pendingLength = 0;
   #failure: QemuFileError | undefined;
   #isClosed = false;
 
   /**
-   * @param fd - Open for writing, of a new and empty file; `close()` closes it.
-   * @param name - What errors call it.
-   * @param readFd - Another descriptor of the file, where `fd` cannot be read from; `close()` closes it, too.
+   * @param fd - Descriptor of a new, empty file, open for writing; `close()` closes it.
+   * @param name - Name of the file in errors.
+   * @param readFd - A second descriptor of the file, needed if `fd` is not readable; `close()` closes it.
    */
   constructor(fd: number, name: string, readFd: number = fd) {
     this.name = name;
@@ -49,26 +47,29 @@ export class SparseFile implements PageStore {
     this.#readFd = readFd;
   }
 
-  /** The error of the first write that failed: the file is not to be relied on. */
+  /** Error of the first write that failed; after it the contents are incomplete. */
   get failure(): QemuFileError | undefined {
     return this.#failure;
   }
 
-  /** @throws {QemuFileError} The system's own code, such as `ENOSPC`; also of earlier writes that waited. */
+  /** @throws {QemuFileError} The system's own code, such as `ENOSPC`, of this write or of a gathered one. */
   write(at: number, bytes: Uint8Array): void {
-    this.#written.add(Math.floor(at / UNIT), Math.ceil((at + bytes.length) / UNIT));
+    this.#written.add(Math.floor(at / UNIT_BYTES), Math.ceil((at + bytes.length) / UNIT_BYTES));
     this.#put(at, bytes);
   }
 
   zero(at: number, length: number): void {
     const end = at + length;
-    for (const [from, to] of this.#written.runs(Math.floor(at / UNIT), Math.ceil(end / UNIT))) {
-      const stop = Math.min(to * UNIT, end);
-      for (let next = Math.max(from * UNIT, at); next < stop; next += GATHERED) {
-        this.#put(next, ZEROS.subarray(0, Math.min(GATHERED, stop - next)));
+    for (const [from, to] of this.#written.runs(
+      Math.floor(at / UNIT_BYTES),
+      Math.ceil(end / UNIT_BYTES),
+    )) {
+      const stop = Math.min(to * UNIT_BYTES, end);
+      for (let next = Math.max(from * UNIT_BYTES, at); next < stop; next += GATHER_BYTES) {
+        this.#put(next, ZEROS.subarray(0, Math.min(GATHER_BYTES, stop - next)));
       }
     }
-    this.#written.remove(Math.ceil(at / UNIT), Math.floor(end / UNIT));
+    this.#written.remove(Math.ceil(at / UNIT_BYTES), Math.floor(end / UNIT_BYTES));
   }
 
   read(at: number, target: Uint8Array): void {
@@ -86,26 +87,26 @@ export class SparseFile implements PageStore {
       const size = this.#call('read', at + done, () =>
         fs.readSync(this.#readFd, target, done, target.length - done, at + done),
       );
-      // Behind the end of the file nothing was written yet.
+      // Nothing was written past the end of the file yet.
       if (size === 0) target.fill(0, done);
       done = size === 0 ? target.length : done + size;
     }
   }
 
-  /** Brings all that was written into the file. */
+  /** Write the gathered bytes to the file. */
   flush(): void {
     if (this.#pendingLength === 0) return;
     this.#writeNow(this.#pendingAt, this.#pending.subarray(0, this.#pendingLength));
     this.#pendingLength = 0;
   }
 
-  /** Flushes, and gives the file its length: bytes that were not written are zeros. */
+  /** Flush, then set the length of the file; bytes that were not written are zeros. */
   truncate(length: number): void {
     this.flush();
     this.#call('truncate', length, () => fs.ftruncateSync(this.#fd, length));
   }
 
-  /** Closes the file without flushing. */
+  /** Close the file without flushing. May be called again. */
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -115,10 +116,10 @@ export class SparseFile implements PageStore {
 
   #put(at: number, bytes: Uint8Array): void {
     const start = at - this.#pendingAt;
-    const fits = start >= 0 && start <= this.#pendingLength && start + bytes.length <= GATHERED;
+    const fits = start >= 0 && start <= this.#pendingLength && start + bytes.length <= GATHER_BYTES;
     if (!fits) {
       this.flush();
-      if (bytes.length >= GATHERED) {
+      if (bytes.length >= GATHER_BYTES) {
         this.#writeNow(at, bytes);
         return;
       }
@@ -156,122 +157,25 @@ export class SparseFile implements PageStore {
 }
 
 /**
- * Makes a file without a name, mode 0600, which is gone when it is closed or the process ends, in
- * whatever way.
+ * Create a sparse file without a name, mode 0600. The system frees it when it is closed or the process
+ * ends, killed or not.
  *
- * @param directory - Where it takes room. Default: the system's directory of temporary files.
+ * @param directory - Directory that provides the space. Default: `os.tmpdir()`.
  * @throws {QemuFileError} The system's own code.
  */
 export function temporarySparseFile(directory: string = tmpdir()): SparseFile {
   const path = join(directory, `.qemu-file-${randomBytes(16).toString('hex')}`);
   let fd: number | undefined;
   try {
-    fd = fs.openSync(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, PRIVATE);
+    fd = fs.openSync(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, PRIVATE_MODE);
     fs.unlinkSync(path);
     return new SparseFile(fd, `a temporary file in ${directory}`);
   } catch (error) {
     if (fd !== undefined) fs.closeSync(fd);
-    const reason = `cannot make a temporary file in ${directory}`;
+    const reason = `cannot create a temporary file in ${directory}`;
     throw new QemuFileError(toQemuFileError(error).code, reason, {
       operation: 'open',
       cause: error,
     });
   }
-}
-
-/** How a `SparseOutput` is made. */
-export interface SparseOutputOptions {
-  /** Permission bits of the file, less the process's umask. Default 0o600. */
-  mode?: number | undefined;
-  /** Whether an existing file is replaced. Default true. */
-  replace?: boolean | undefined;
-}
-
-/**
- * A file with holes that gets its name when it is whole; until then it has a temporary one beside it. Ends
- * with `publish` or `discard`.
- */
-export class SparseOutput {
-  /** Its contents. */
-  readonly store: SparseFile;
-  readonly #file: PartialFile;
-
-  private constructor(store: SparseFile, file: PartialFile) {
-    this.store = store;
-    this.#file = file;
-  }
-
-  /**
-   * Makes one.
-   *
-   * @param path - Its name in the end; where that is a symbolic link to a file, the file is replaced.
-   * @throws {QemuFileError} (rejects) The system's own code; `EEXIST` a file that is not to be replaced,
-   *   `ENOTSUP` something that is no file.
-   */
-  static async create(path: string, options: SparseOutputOptions = {}): Promise<SparseOutput> {
-    const { mode = PRIVATE, replace = true } = options;
-    try {
-      const target = await targetOf(path, replace);
-      const file = await PartialFile.create(target, mode, replace);
-      try {
-        const readFd = await openFile(file.path, O_RDONLY | O_NOFOLLOW, 0);
-        return new SparseOutput(new SparseFile(file.fd, path, readFd), file);
-      } catch (error) {
-        await closeFd(file.fd);
-        await file.discard();
-        throw error;
-      }
-    } catch (error) {
-      throw toQemuFileError(error, { operation: 'open' });
-    }
-  }
-
-  /**
-   * Gives the file its length, makes it durable, and gives it its name at one stroke. If that fails it is
-   * discarded.
-   *
-   * @throws {QemuFileError} (rejects) The system's own code; the error of a write that failed earlier.
-   */
-  async publish(length: number): Promise<void> {
-    try {
-      this.store.flush();
-      if (this.store.failure !== undefined) throw this.store.failure;
-      await truncateFd(this.#file.fd, length);
-      await this.#file.publish();
-    } catch (error) {
-      await this.discard();
-      if (error instanceof QemuFileError) throw error;
-      // What the system says of descriptors names no file.
-      const { code } = toQemuFileError(error);
-      const reason = `cannot finish ${this.store.name}`;
-      throw new QemuFileError(code, reason, { operation: 'close', cause: error });
-    }
-    this.store.close();
-  }
-
-  /** Removes what was written. May be called again. */
-  async discard(): Promise<void> {
-    this.store.close();
-    try {
-      await this.#file.discard();
-    } catch (error) {
-      throw toQemuFileError(error, { operation: 'close' });
-    }
-  }
-}
-
-/** The path behind a symbolic link, if a file is there. */
-async function targetOf(path: string, replace: boolean): Promise<string> {
-  let stats: fs.Stats;
-  try {
-    stats = await fs.promises.stat(path);
-  } catch (error) {
-    if ((error as { code?: unknown }).code !== 'ENOENT') throw error;
-    return path;
-  }
-  if (!stats.isFile()) {
-    throw new QemuFileError('ENOTSUP', `${path} is no file`, { operation: 'open' });
-  }
-  if (!replace) throw takenError(path);
-  return fs.promises.realpath(path);
 }

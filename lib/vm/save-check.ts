@@ -1,6 +1,5 @@
-import { temporarySparseFile } from '../../adapters/index.ts';
 import { QemuFileError } from '../contract/errors.ts';
-import { SpillingStore, shareStore } from '../migration/memory/page-store.ts';
+import { openScratchStore } from '../extract/scratch-store.ts';
 import type { Manifest } from '../migration/verify/manifest.ts';
 import { verifyStream } from '../migration/verify/verify.ts';
 import type { MigrationWatch } from './migration-watch.ts';
@@ -61,23 +60,19 @@ export class SaveCheck {
   }
 
   async #verify(stream: AsyncIterable<Uint8Array>): Promise<void> {
-    const kept = new SpillingStore(() => temporarySparseFile());
-    try {
-      const { faults, warnings, manifest } = await verifyStream(stream, {
-        digests: this.#options.manifest === true ? { store: shareStore(kept) } : undefined,
-        // Not every machine sends one.
-        withoutDescription: true,
-        onEvent: ({ type }) => {
-          if (type === 'vmDescription' && this.#options.answers) this.#outgoing.end();
-        },
-      });
-      const [fault] = faults;
-      if (fault !== undefined) throw fault;
-      this.warnings.push(...warnings);
-      this.manifest = manifest;
-      if (this.#options.answers) this.#outgoing.end();
-    } finally {
-      kept.close();
-    }
+    using scratch = openScratchStore();
+    const { faults, warnings, manifest } = await verifyStream(stream, {
+      digests: this.#options.manifest === true ? { store: scratch.store } : undefined,
+      // Not every machine sends one.
+      withoutDescription: true,
+      onEvent: ({ type }) => {
+        if (type === 'vmDescription' && this.#options.answers) this.#outgoing.end();
+      },
+    });
+    const [fault] = faults;
+    if (fault !== undefined) throw fault;
+    this.warnings.push(...warnings);
+    this.manifest = manifest;
+    if (this.#options.answers) this.#outgoing.end();
   }
 }

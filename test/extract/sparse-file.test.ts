@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { type TestContext, test } from 'node:test';
 import { QemuFileError } from '../../lib/contract/errors.ts';
-import { SparseFile, SparseOutput, temporarySparseFile } from '../../lib/extract/sparse-file.ts';
+import { SparseFile, temporarySparseFile } from '../../lib/extract/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 
 const PAGE = 4096;
@@ -29,7 +29,7 @@ function failsWith(code: string, operation: string, position?: number) {
 
 type WriteArguments = [fd: number, bytes: Uint8Array, offset: number, size: number, at: number];
 
-/** Notes every call of writeSync, as position and length. */
+/** Record every call of writeSync as position and length. */
 function countWrites(t: TestContext): { calls: [at: number, size: number][] } {
   const seen: { calls: [number, number][] } = { calls: [] };
   const { writeSync } = fs;
@@ -40,7 +40,7 @@ function countWrites(t: TestContext): { calls: [at: number, size: number][] } {
   return seen;
 }
 
-test('what was written is read back before and after it went into the file, zeros elsewhere', async () => {
+test('written bytes are read back before and after the flush, zeros elsewhere', async () => {
   await using directory = makeTempDir();
   const store = newFile(directory);
   store.write(PAGE, Buffer.alloc(PAGE, 1));
@@ -57,7 +57,7 @@ test('what was written is read back before and after it went into the file, zero
   store.close();
 });
 
-test('pages that follow each other go into the file with few calls', async (t) => {
+test('adjacent pages are written to the file with few calls', async (t) => {
   await using directory = makeTempDir();
   const store = newFile(directory);
   const writes = countWrites(t);
@@ -76,7 +76,7 @@ test('pages that follow each other go into the file with few calls', async (t) =
   store.close();
 });
 
-test('the last of several writes to a page wins, gathered or not', async () => {
+test('the last write to a page wins, gathered or not', async () => {
   await using directory = makeTempDir();
   const store = newFile(directory);
   store.write(0, Buffer.alloc(3 * PAGE, 1));
@@ -97,7 +97,7 @@ test('the last of several writes to a page wins, gathered or not', async () => {
   store.close();
 });
 
-test('the file has holes where nothing, or nothing but zeros, was written', async () => {
+test('the file has holes where nothing or only zeros were written', async () => {
   await using directory = makeTempDir();
   const store = newFile(directory);
   store.zero(0, 2 ** 38);
@@ -110,7 +110,7 @@ test('the file has holes where nothing, or nothing but zeros, was written', asyn
   store.close();
 });
 
-test('zeros overwrite what had been written, and only that', async (t) => {
+test('zero() overwrites written bytes only', async (t) => {
   await using directory = makeTempDir();
   const store = newFile(directory);
   store.write(10 * PAGE, Buffer.alloc(100 * PAGE, 1));
@@ -129,7 +129,7 @@ test('zeros overwrite what had been written, and only that', async (t) => {
   store.close();
 });
 
-test('zeros that cover a part of a page leave the rest of it', async () => {
+test('zero() over part of a page keeps the rest of the page', async () => {
   await using directory = makeTempDir();
   const store = newFile(directory);
   store.write(0, Buffer.alloc(2 * PAGE, 1));
@@ -144,7 +144,7 @@ test('zeros that cover a part of a page leave the rest of it', async () => {
   store.close();
 });
 
-test('short writes and reads are gone on with', async (t) => {
+test('short writes and reads are continued', async (t) => {
   await using directory = makeTempDir();
   const store = newFile(directory);
   const { writeSync, readSync } = fs;
@@ -164,7 +164,7 @@ test('short writes and reads are gone on with', async (t) => {
   store.close();
 });
 
-test('an error says what failed where, and the file is marked', async (t) => {
+test('an error names the operation, file and position, and is kept as the failure of the file', async (t) => {
   await using directory = makeTempDir();
   const store = newFile(directory);
   store.write(8 * PAGE, Buffer.alloc(PAGE, 1));
@@ -183,7 +183,7 @@ test('an error says what failed where, and the file is marked', async (t) => {
   store.close();
 });
 
-test('a temporary file has no name, whoever looks', async () => {
+test('a temporary file has no name', async () => {
   await using directory = makeTempDir();
   const store = temporarySparseFile(directory.path);
   assert.deepEqual(fs.readdirSync(directory.path), []);
@@ -204,90 +204,9 @@ test('a temporary file is private while it has a name', async (t) => {
   assert.deepEqual(modes, [0o600]);
 });
 
-test('a temporary file that cannot be made is an error that names the directory', async () => {
+test('an error of creating a temporary file names the directory', async () => {
   await using directory = makeTempDir();
   const missing = directory.join('missing');
   assert.throws(() => temporarySparseFile(missing), failsWith('ENOENT', 'open'));
   assert.throws(() => temporarySparseFile(missing), new RegExp(missing));
-});
-
-test('an output appears under its name when it is published, whole, private and of its length', async () => {
-  await using directory = makeTempDir();
-  const output = await SparseOutput.create(directory.join('core'));
-  output.store.write(PAGE, Buffer.alloc(PAGE, 7));
-  assert.equal(read(output.store, PAGE, 1)[0], 7);
-  output.store.flush();
-  assert.equal(read(output.store, PAGE, 1)[0], 7);
-  output.store.write(3 * PAGE, Buffer.from('end'));
-  assert.equal(fs.existsSync(directory.join('core')), false);
-  await output.publish(5 * PAGE);
-  assert.deepEqual(fs.readdirSync(directory.path), ['core']);
-  const bytes = fs.readFileSync(directory.join('core'));
-  const wanted = Buffer.alloc(5 * PAGE).fill(7, PAGE, 2 * PAGE);
-  wanted.write('end', 3 * PAGE);
-  assert.deepEqual(bytes, wanted);
-  assert.equal(fs.statSync(directory.join('core')).mode & 0o777, 0o600);
-});
-
-test('an output that is discarded, or whose writes failed, leaves nothing behind', async (t) => {
-  await using directory = makeTempDir();
-  fs.writeFileSync(directory.join('core'), 'old');
-  const discarded = await SparseOutput.create(directory.join('core'));
-  discarded.store.write(0, Buffer.alloc(PAGE, 1));
-  await discarded.discard();
-  await discarded.discard();
-
-  const failed = await SparseOutput.create(directory.join('core'));
-  const full = t.mock.method(fs, 'writeSync', () => {
-    throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
-  });
-  assert.throws(
-    () => failed.store.write(0, Buffer.alloc(2 ** 20)),
-    failsWith('ENOSPC', 'write', 0),
-  );
-  full.mock.restore();
-  await assert.rejects(failed.publish(2 ** 20), failsWith('ENOSPC', 'write', 0));
-
-  assert.deepEqual(fs.readdirSync(directory.path), ['core']);
-  assert.equal(fs.readFileSync(directory.join('core'), 'utf8'), 'old');
-});
-
-test('an output replaces a file only if it may, and the file behind a link rather than the link', async () => {
-  await using directory = makeTempDir();
-  fs.writeFileSync(directory.join('core'), 'old');
-  fs.symlinkSync('core', directory.join('link'));
-  await assert.rejects(
-    SparseOutput.create(directory.join('core'), { replace: false }),
-    failsWith('EEXIST', 'open'),
-  );
-  await assert.rejects(SparseOutput.create(directory.path), failsWith('ENOTSUP', 'open'));
-  await assert.rejects(SparseOutput.create(directory.join('a/b')), failsWith('ENOENT', 'open'));
-  const output = await SparseOutput.create(directory.join('link'));
-  output.store.write(0, Buffer.from('new'));
-  await output.publish(3);
-  assert.equal(fs.readFileSync(directory.join('core'), 'utf8'), 'new');
-  assert.equal(fs.readlinkSync(directory.join('link')), 'core');
-  assert.deepEqual(fs.readdirSync(directory.path).sort(), ['core', 'link']);
-});
-
-/** What is open in a directory, or was and has no name any more. */
-function descriptorsIn(directory: string): string[] {
-  const targets = fs.readdirSync('/proc/self/fd').map((fd) => {
-    try {
-      return fs.readlinkSync(`/proc/self/fd/${fd}`);
-    } catch {
-      // Closed in the meantime.
-      return '';
-    }
-  });
-  return targets.filter((target) => target.startsWith(`${directory}/`));
-}
-
-test('closing leaves no descriptor open', async () => {
-  await using directory = makeTempDir();
-  temporarySparseFile(directory.path).close();
-  const output = await SparseOutput.create(directory.join('core'));
-  await output.publish(0);
-  await (await SparseOutput.create(directory.join('core'))).discard();
-  assert.deepEqual(descriptorsIn(directory.path), []);
 });

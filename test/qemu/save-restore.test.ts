@@ -11,7 +11,7 @@ import {
 } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { openFrom, openTo } from '../../adapters/index.ts';
-import { openScratchStore } from '../../lib/extract/kept-pages.ts';
+import { openScratchStore } from '../../lib/extract/scratch-store.ts';
 import { QemuFileError } from '../../lib/index.ts';
 import { unwrap, verifyStream } from '../../lib/migration/index.ts';
 import {

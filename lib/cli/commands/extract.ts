@@ -1,5 +1,7 @@
-import { openScratchStore } from '../../extract/kept-pages.ts';
-import { BlockFiles, blockFilesIn, ElfFile, type Output } from '../../extract/ram-outputs.ts';
+import { BlockFiles, blockFilesIn } from '../../extract/block-files.ts';
+import { ElfFile } from '../../extract/elf-file.ts';
+import type { Output } from '../../extract/output.ts';
+import { openScratchStore } from '../../extract/scratch-store.ts';
 import type { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import { combineVisitors } from '../../migration/memory/combine-visitors.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';

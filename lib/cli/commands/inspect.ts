@@ -1,4 +1,4 @@
-import { openScratchStore } from '../../extract/kept-pages.ts';
+import { openScratchStore } from '../../extract/scratch-store.ts';
 import type { RamBlock } from '../../migration/format/events.ts';
 import { MigrationStreamError, type SectionName } from '../../migration/format/stream-error.ts';
 import { combineVisitors } from '../../migration/memory/combine-visitors.ts';

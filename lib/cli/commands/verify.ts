@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { toQemuFileError } from '../../contract/errors.ts';
-import { openScratchStore } from '../../extract/kept-pages.ts';
+import { openScratchStore } from '../../extract/scratch-store.ts';
 import {
   checkTarget,
   describeTargetProblem,

@@ -1,7 +1,7 @@
 import { statSync } from 'node:fs';
 import type { Uri } from '../../../adapters/index.ts';
 import type { QemuFileError } from '../../contract/errors.ts';
-import { openScratchStore } from '../../extract/kept-pages.ts';
+import { openScratchStore } from '../../extract/scratch-store.ts';
 import { describeContainer, SNIFF_SIZE, sniffContainer } from '../../migration/containers/sniff.ts';
 import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';

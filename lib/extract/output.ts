@@ -1,0 +1,24 @@
+import type { PageVisitor } from '../migration/format/events.ts';
+
+/** Result of publishing an output. */
+export interface Published {
+  /** Paths of the files that were written. */
+  readonly paths: readonly string[];
+  /** What a person should know, as clauses without a full stop. */
+  readonly warnings: readonly string[];
+}
+
+/** Files made from the RAM of a stream. They appear under their names once complete, or not at all. */
+export interface Output {
+  /** Receives the pages: give it to a reader. */
+  readonly visitor: PageVisitor;
+  /**
+   * Complete the files and give them their names. Call it once the whole stream was read and is valid.
+   *
+   * @param machine - Machine type that the stream names; null if it names none.
+   * @throws {QemuFileError} (rejects) The system's own code.
+   */
+  publish(machine: string | null): Promise<Published>;
+  /** Remove what was written, unless it was published. May be called again. */
+  discard(): Promise<void>;
+}
