@@ -1,8 +1,7 @@
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { describe, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import * as faulty from '../adapters/faulty/index.ts';
 import * as adapters from '../adapters/index.ts';
 import * as library from '../lib/index.ts';
@@ -10,14 +9,24 @@ import { QemuFile } from '../lib/index.ts';
 import * as migration from '../lib/migration/index.ts';
 import * as vm from '../lib/vm/index.ts';
 import { run } from './helpers/command.ts';
+import { DOCUMENTS, ROOT, readDocument, readExamples } from './helpers/documents.ts';
 
-const root = fileURLToPath(new URL('..', import.meta.url));
-const readme = readFileSync(join(root, 'README.md'), 'utf8');
+/** Documents for maintainers: only their links are tested. */
+const ROOT_DOCUMENTS = [
+  'ARCHITECTURE.md',
+  'CONTRIBUTING.md',
+  'SECURITY.md',
+  'bench/README.md',
+  'test/README.md',
+];
+
+const documents = DOCUMENTS.map(readDocument).join('\n');
+const header = readDocument('lib/qemu-file/README.md');
 
 /** Rows of the header table: QEMU's names, and ours. */
 function headerTable(): { qemu: string[]; ours: string }[] {
-  const section = readme.split('\n## ').find((part) => part.startsWith("QEMU's header"));
-  assert.ok(section, 'README has the section with the header table');
+  const section = header.split('\n## ').find((part) => part.startsWith("QEMU's header"));
+  assert.ok(section, 'lib/qemu-file/README.md has the section with the header table');
   const rows = [];
   for (const line of section.split('\n')) {
     const [, qemu, ours] = line.split('|').map((cell) => cell.trim());
@@ -58,14 +67,14 @@ const DECLARED = `
 
 /** The text of all tests but this one. */
 function testSources(): string {
-  const names = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' });
+  const names = readdirSync(join(ROOT, 'test'), { recursive: true, encoding: 'utf8' });
   return names
     .filter((name) => name.endsWith('.ts') && !name.endsWith('readme.test.ts'))
-    .map((name) => readFileSync(join(root, 'test', name), 'utf8'))
+    .map((name) => readFileSync(join(ROOT, 'test', name), 'utf8'))
     .join('\n');
 }
 
-describe('the header table of README', () => {
+describe('the header table', () => {
   const rows = headerTable();
 
   test('has every declaration of the header', () => {
@@ -77,8 +86,8 @@ describe('the header table of README', () => {
   });
 
   const sources = testSources();
-  const backend = readFileSync(join(root, 'lib/contract/ops.ts'), 'utf8');
-  const hooks = readFileSync(join(root, 'lib/qemu-file/ram-hooks.ts'), 'utf8');
+  const backend = readFileSync(join(ROOT, 'lib/contract/ops.ts'), 'utf8');
+  const hooks = readFileSync(join(ROOT, 'lib/qemu-file/ram-hooks.ts'), 'utf8');
 
   for (const { qemu, ours } of rows) {
     test(`${qemu.join(', ')} has its counterpart ${ours}, which a test exercises`, () => {
@@ -117,8 +126,8 @@ const MODULES: Readonly<Record<string, object>> = {
   'qemu-file/vm': vm,
 };
 
-describe('the examples of README', () => {
-  const examples = [...readme.matchAll(/```js\n(.*?)```/gs)].map(([, code]) => code as string);
+describe('the examples of the documents', () => {
+  const examples = readExamples();
 
   test('import what is exported', () => {
     let count = 0;
@@ -145,11 +154,22 @@ describe('the examples of README', () => {
     );
     const known = new Set(helps.join('').match(/--[a-z-]*[a-z]/g));
     const foreign = new Set(['--quick', '--minutes', '--import']);
-    const named = new Set(readme.match(/(?<=[\s`(])--[a-z-]*[a-z]/g));
+    const named = new Set(documents.match(/(?<=[\s`(])--[a-z-]*[a-z]/g));
     assert.ok(named.size > 20);
     assert.deepEqual(
       [...named].filter((name) => !known.has(name) && !foreign.has(name)),
       [],
     );
   });
+});
+
+describe('the links of the documents', () => {
+  for (const path of [...DOCUMENTS, ...ROOT_DOCUMENTS]) {
+    test(`${path} links to files that exist`, () => {
+      for (const [, target] of readDocument(path).matchAll(/\]\(([^)#\s]+)[^)]*\)/g)) {
+        if (/^[a-z]+:/.test(target as string)) continue;
+        assert.ok(existsSync(join(ROOT, dirname(path), target as string)), `${path}: ${target}`);
+      }
+    });
+  }
 });
