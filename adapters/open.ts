@@ -168,7 +168,7 @@ async function acceptOne(
   signal: AbortSignal | undefined,
 ): Promise<QemuFileOps> {
   const { admission, tls, onConnectionError } = options;
-  const backlog = admission && (admission.maxCandidates ?? MAX_PENDING_CONNECTIONS);
+  const backlog = admission && (admission.maxPending ?? MAX_PENDING_CONNECTIONS);
   let listener = await listenSocket(target, { signal, tls, onConnectionError, backlog });
   try {
     if (admission !== undefined) listener = admit(listener, admission);

@@ -1,81 +1,85 @@
 import type net from 'node:net';
 import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
+import { MAX_TIMER_MS } from '../../lib/contract/wait-for.ts';
+import { noop } from '../../lib/util/noop.ts';
 import { destroyStream } from '../stream/destroy-stream.ts';
 import type { AcceptOptions, Listener } from './listen.ts';
 import { PendingConnection } from './pending-connection.ts';
-import { type Waiter, waitAmong } from './wait-queue.ts';
+import { WaitQueue } from './wait-queue.ts';
 
-/** What the first bytes of a connection say about it: `'more'` is that there are too few of them. */
-export type Verdict = 'yes' | 'no' | 'more';
+/** What the first bytes of a connection show; `'more'` means that a decision needs further bytes. */
+export type Verdict = 'accept' | 'reject' | 'more';
 
-/** How `admit` chooses. */
+/** How `admit` chooses connections. */
 export interface AdmissionOptions {
   /**
-   * Decides by its first bytes whether a connection is let in. It is asked again as more of them come,
-   * with at most 4096, when `'more'` is as good as `'no'`. Default: whatever sends anything is.
+   * Classify a connection by its first bytes. Called again as further bytes arrive, with at most 4096;
+   * `'more'` for that many is a rejection. Default: accept a connection that has sent anything.
    */
-  welcomes?: ((start: Buffer) => Verdict) | undefined;
-  /** Milliseconds that a connection has for the first bytes that are wanted. Default 10000. */
+  classify?: ((start: Buffer) => Verdict) | undefined;
+  /** Milliseconds from connecting until `classify` must have accepted, 1 … 2^31-1. Default 10000. */
   firstByteMs?: number | undefined;
   /**
-   * Connections that may be there at a time without having shown what they are; when one more comes, the
-   * oldest that has sent nothing makes room. As many may wait for `accept()` that are let in. Default 64.
+   * Greatest number of connections that are not classified yet. One more evicts the oldest that has sent
+   * nothing. As many accepted connections may wait for `accept()`. Default 64.
    */
-  maxCandidates?: number | undefined;
-  /** Called with each connection that is not let in; it is closed, and waiting goes on. */
-  onRefused?: ((refusal: Rejection) => void) | undefined;
+  maxPending?: number | undefined;
+  /** Called with each connection that is rejected. The listener closes it and goes on listening. */
+  onRejected?: ((rejection: Rejection) => void) | undefined;
 }
 
-/** Why a connection is not let in. */
+/** Why a connection is rejected. */
 export type RejectionReason =
-  /** Its first bytes are not welcome. */
-  | 'unwelcome'
-  /** It did not send them in time. */
-  | 'late'
-  /** It made room for a newer one. */
-  | 'displaced'
-  /** It would be welcome, but too many wait for `accept()`. */
-  | 'crowded'
-  /** It ended or broke before it was accepted. */
-  | 'gone';
+  /** `classify` rejected its first bytes. */
+  | 'unrecognised'
+  /** The first bytes did not arrive in time. */
+  | 'timeout'
+  /** A newer connection needed its place among the unclassified ones. */
+  | 'evicted'
+  /** `classify` accepted it, but too many accepted connections wait for `accept()`. */
+  | 'queue-full'
+  /** The peer ended or broke it before `accept()` returned it. */
+  | 'closed';
 
-/** A connection that is not let in. */
+/** A connection that was rejected. */
 export interface Rejection {
-  readonly why: RejectionReason;
-  /** Address and port of its other end; undefined for unix sockets, which have none. */
+  readonly reason: RejectionReason;
+  /** Address and port of the peer; undefined for unix sockets. */
   readonly peer: string | undefined;
-  /** What it had sent, at most 64 bytes of that. */
+  /** The first bytes that it sent, at most 64. */
   readonly start: Buffer;
-  /** What it broke with, if it did. */
+  /** The error that broke the connection, if there was one. */
   readonly error: Error | undefined;
 }
 
-/** How many connections are looked at, if nobody says otherwise. */
+/** Default of `maxPending`. */
 export const MAX_PENDING_CONNECTIONS = 64;
 
 const FIRST_BYTE_MS = 10_000;
-const MAX_TIMER_MS = 2 ** 31 - 1;
-/** What a decision may want to see. */
-const MAX_START = 4096;
-const MAX_REPORTED = 64;
+/** Greatest number of bytes that `classify` is called with. */
+const MAX_START_BYTES = 4096;
+/** Greatest number of bytes in a `Rejection`. */
+const MAX_REPORTED_BYTES = 64;
 
 /**
- * Lets in through a listener only who says in time what is expected: port scanners, crowds of silent
- * connections and such as send a byte now and then cannot take the place of the one that is waited for,
- * nor this process's memory and descriptors. Whoever sends what is welcome is let in: it is TLS with
- * certificates of the clients that tells who they are.
+ * Accept only connections whose first bytes arrive in time and are recognised, so that port scanners and
+ * idle or slow clients cannot take the place of the expected peer, nor use up memory and descriptors. This
+ * does not authenticate anybody: for that, require client certificates (option `tls` of `listenSocket`).
  *
- * What was read for the decision is given back to the socket: `accept()` gives it paused, at its first
- * byte. Node reads up to 64 KiB of a connection at once, and no more of one that waits.
+ * The bytes read for the decision are put back: `accept()` returns the socket paused, before its first
+ * byte. Node reads at most 64 KiB of each connection meanwhile.
  *
- * @param listener - Plain or with TLS; the returned one's from then on.
- * @param options - `welcomes`, `firstByteMs`, `maxCandidates`, `onRefused`.
- * @throws {QemuFileError} `EINVAL` for a time or a number that is none.
+ * @param listener - With or without TLS. The returned listener owns it from now on.
+ * @param options - `classify`, `firstByteMs`, `maxPending`, `onRejected`.
+ * @throws {QemuFileError} `EINVAL` if `firstByteMs` or `maxPending` is out of range.
  *
  * @example
  * ```js
  * const listener = admit(await listenSocket({ host: '0.0.0.0', port: 4444 }), {
- *   welcomes: (start) => (start.length < 4 ? 'more' : start.toString('latin1', 0, 4) === 'QEVM' ? 'yes' : 'no'),
+ *   classify(start) {
+ *     if (start.length < 4) return 'more';
+ *     return start.toString('latin1', 0, 4) === 'QEVM' ? 'accept' : 'reject';
+ *   },
  * });
  * const file = new QemuFile(socketOps(await listener.accept()));
  * ```
@@ -85,7 +89,7 @@ export function admit(listener: Listener, options: AdmissionOptions = {}): Liste
   const close = () => admission.close();
   return {
     address: listener.address,
-    accept: (wish) => admission.accept(wish),
+    accept: (acceptOptions) => admission.accept(acceptOptions),
     close,
     [Symbol.asyncDispose]: close,
   };
@@ -93,161 +97,170 @@ export function admit(listener: Listener, options: AdmissionOptions = {}): Liste
 
 class Admission {
   readonly #listener: Listener;
-  readonly #welcomes: (start: Buffer) => Verdict;
+  readonly #classify: (start: Buffer) => Verdict;
   readonly #firstByteMs: number;
-  readonly #bound: number;
-  readonly #onRefused: (refusal: Rejection) => void;
-  /** Those that have not shown what they are, the oldest first. */
-  readonly #candidates = new Set<PendingConnection>();
-  /** Those that are let in and wait for `accept()`. */
+  readonly #maxPending: number;
+  readonly #onRejected: (rejection: Rejection) => void;
+  /** Connections that are not classified yet, the oldest first. */
+  readonly #pending = new Set<PendingConnection>();
+  /** Accepted connections that wait for `accept()`. */
   readonly #ready = new Set<PendingConnection>();
-  /** Those whose wish is a connection may be given a further channel of it before that has sent anything. */
-  readonly #waiters = new Set<Waiter<net.Socket, PendingConnection | undefined>>();
-  /** What is still known of those that were accepted. */
+  /** The condition is the connection that a caller wants a further channel of, if any. */
+  readonly #waiters = new WaitQueue<net.Socket, PendingConnection | undefined>();
+  /** Connections that `accept()` has returned. */
   readonly #accepted = new WeakMap<net.Socket, PendingConnection>();
   #count = 0;
   #closed: QemuFileError | undefined;
-  #ending: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
 
   constructor(listener: Listener, options: AdmissionOptions) {
     this.#listener = listener;
-    this.#welcomes = options.welcomes ?? (() => 'yes');
-    this.#firstByteMs = integerOf('firstByteMs', options.firstByteMs ?? FIRST_BYTE_MS);
-    this.#bound = integerOf('maxCandidates', options.maxCandidates ?? MAX_PENDING_CONNECTIONS);
-    this.#onRefused = options.onRefused ?? (() => {});
+    this.#classify = options.classify ?? (() => 'accept');
+    this.#firstByteMs = checkInteger('firstByteMs', options.firstByteMs ?? FIRST_BYTE_MS);
+    this.#maxPending = checkInteger('maxPending', options.maxPending ?? MAX_PENDING_CONNECTIONS);
+    this.#onRejected = options.onRejected ?? noop;
     void this.#run();
   }
 
   async accept({ signal, alongside }: AcceptOptions = {}): Promise<net.Socket> {
     if (signal?.aborted) throw abortError(signal, 'accept');
     if (this.#closed !== undefined) throw this.#closed;
-    const first = alongside && this.#accepted.get(alongside);
-    if (alongside !== undefined && first === undefined) {
+    const main = alongside && this.#accepted.get(alongside);
+    if (alongside !== undefined && main === undefined) {
       throw new QemuFileError('EINVAL', '"alongside" did not come from this listener', {
         operation: 'accept',
       });
     }
     const [ready] = this.#ready;
-    const candidate = ready ?? this.#findAlongside(first);
-    if (candidate !== undefined) return this.#give(candidate);
-    return waitAmong(this.#waiters, first, signal);
+    const connection = ready ?? this.#findAlongside(main);
+    if (connection !== undefined) return this.#release(connection);
+    return this.#waiters.wait(main, signal);
   }
 
   close(): Promise<void> {
-    return this.#end(new QemuFileError('EBADF', 'the listener is closed', { operation: 'accept' }));
+    return this.#close(
+      new QemuFileError('EBADF', 'the listener is closed', { operation: 'accept' }),
+    );
   }
 
   async #run(): Promise<void> {
     try {
-      for (;;) this.#consider(await this.#listener.accept());
+      for (;;) this.#add(await this.#listener.accept());
     } catch (error) {
-      await this.#end(error as QemuFileError);
+      await this.#close(error as QemuFileError);
     }
   }
 
-  #consider(socket: net.Socket): void {
+  #add(socket: net.Socket): void {
     if (this.#closed !== undefined) {
       void destroyStream(socket);
       return;
     }
     this.#count += 1;
-    const candidate = new PendingConnection(socket, this.#count, {
-      start: (each) => this.#judge(each),
-      late: (each) => this.#refuse(each, 'late'),
-      gone: (each, error) => this.#refuse(each, 'gone', error),
+    const connection = new PendingConnection(socket, this.#count, {
+      onBytes: (each) => this.#judge(each),
+      onTimeout: (each) => this.#reject(each, 'timeout'),
+      onClosed: (each, error) => this.#reject(each, 'closed', error),
     });
-    for (const waiter of this.#waiters) {
-      if (waiter.wish === undefined || !isAlongside(candidate, waiter.wish)) continue;
-      waiter.give(this.#give(candidate));
+    const waiter = this.#waiters.first((main) => isFurtherChannel(connection, main));
+    if (waiter !== undefined) {
+      waiter.give(this.#release(connection));
       return;
     }
-    if (this.#candidates.size >= this.#bound) this.#makeRoom();
-    this.#candidates.add(candidate);
-    candidate.read(this.#firstByteMs);
+    if (this.#pending.size >= this.#maxPending) this.#evict();
+    this.#pending.add(connection);
+    connection.read(this.#firstByteMs);
   }
 
-  /** Drops the one that is least likely to be waited for: a QEMU sends its header at once. */
-  #makeRoom(): void {
+  /** Reject the least promising connection. QEMU sends its header at once, so that is the oldest silent one. */
+  #evict(): void {
     let oldest: PendingConnection | undefined;
-    for (const candidate of this.#candidates) {
-      oldest ??= candidate;
-      if (candidate.start.length > 0) continue;
-      oldest = candidate;
+    for (const connection of this.#pending) {
+      oldest ??= connection;
+      if (connection.start.length > 0) continue;
+      oldest = connection;
       break;
     }
-    if (oldest !== undefined) this.#refuse(oldest, 'displaced');
+    if (oldest !== undefined) this.#reject(oldest, 'evicted');
   }
 
-  #judge(candidate: PendingConnection): void {
-    const start = candidate.start.subarray(0, MAX_START);
-    const welcome = this.#welcomes(start);
-    if (welcome === 'yes') this.#admit(candidate);
-    else if (welcome === 'no' || start.length === MAX_START) this.#refuse(candidate, 'unwelcome');
+  #judge(connection: PendingConnection): void {
+    const start = connection.start.subarray(0, MAX_START_BYTES);
+    const verdict = this.#classify(start);
+    if (verdict === 'accept') this.#admit(connection);
+    else if (verdict === 'reject' || start.length === MAX_START_BYTES) {
+      this.#reject(connection, 'unrecognised');
+    }
   }
 
-  #admit(candidate: PendingConnection): void {
-    for (const waiter of this.#waiters) {
-      waiter.give(this.#give(candidate));
+  #admit(connection: PendingConnection): void {
+    const waiter = this.#waiters.first();
+    if (waiter !== undefined) {
+      waiter.give(this.#release(connection));
       return;
     }
-    if (this.#ready.size >= this.#bound) {
-      this.#refuse(candidate, 'crowded');
+    if (this.#ready.size >= this.#maxPending) {
+      this.#reject(connection, 'queue-full');
       return;
     }
-    candidate.hold();
-    this.#candidates.delete(candidate);
-    this.#ready.add(candidate);
+    connection.pause();
+    this.#pending.delete(connection);
+    this.#ready.add(connection);
   }
 
-  #findAlongside(first: PendingConnection | undefined): PendingConnection | undefined {
-    if (first === undefined) return undefined;
-    for (const candidate of this.#candidates) if (isAlongside(candidate, first)) return candidate;
+  #findAlongside(main: PendingConnection | undefined): PendingConnection | undefined {
+    for (const connection of this.#pending) {
+      if (isFurtherChannel(connection, main)) return connection;
+    }
     return undefined;
   }
 
-  #give(candidate: PendingConnection): net.Socket {
-    this.#forget(candidate);
-    const socket = candidate.release();
-    this.#accepted.set(socket, candidate);
+  #release(connection: PendingConnection): net.Socket {
+    this.#forget(connection);
+    const socket = connection.release();
+    this.#accepted.set(socket, connection);
     return socket;
   }
 
-  #refuse(candidate: PendingConnection, why: RejectionReason, error?: Error): void {
-    const start = Buffer.from(candidate.start.subarray(0, MAX_REPORTED));
-    this.#forget(candidate);
-    void destroyStream(candidate.abandon());
-    this.#onRefused({ why, peer: candidate.peer, start, error });
+  #reject(connection: PendingConnection, reason: RejectionReason, error?: Error): void {
+    const start = Buffer.from(connection.start.subarray(0, MAX_REPORTED_BYTES));
+    this.#forget(connection);
+    void destroyStream(connection.detach());
+    this.#onRejected({ reason, peer: connection.peer, start, error });
   }
 
-  #forget(candidate: PendingConnection): void {
-    this.#candidates.delete(candidate);
-    this.#ready.delete(candidate);
+  #forget(connection: PendingConnection): void {
+    this.#pending.delete(connection);
+    this.#ready.delete(connection);
   }
 
-  #end(error: QemuFileError): Promise<void> {
+  #close(error: QemuFileError): Promise<void> {
     this.#closed ??= error;
-    this.#ending ??= this.#destroyAll(error);
-    return this.#ending;
+    this.#closing ??= this.#destroyAll(error);
+    return this.#closing;
   }
 
   async #destroyAll(error: QemuFileError): Promise<void> {
-    for (const waiter of this.#waiters) waiter.fail(error);
-    const unwanted = [...this.#candidates, ...this.#ready];
-    this.#candidates.clear();
+    this.#waiters.failAll(error);
+    const unwanted = [...this.#pending, ...this.#ready];
+    this.#pending.clear();
     this.#ready.clear();
     await Promise.all([
       this.#listener.close(),
-      ...unwanted.map((candidate) => destroyStream(candidate.abandon())),
+      ...unwanted.map((connection) => destroyStream(connection.detach())),
     ]);
   }
 }
 
-/** What came from elsewhere, or was there before, is no channel of the same migration. */
-function isAlongside(candidate: PendingConnection, first: PendingConnection): boolean {
-  return candidate.order > first.order && candidate.hasAddressOf(first);
+/** Return whether a connection can be a further channel of `main`: it is newer and from the same address. */
+function isFurtherChannel(
+  connection: PendingConnection,
+  main: PendingConnection | undefined,
+): boolean {
+  return main !== undefined && connection.order > main.order && connection.hasAddressOf(main);
 }
 
-function integerOf(name: string, value: number): number {
+function checkInteger(name: string, value: number): number {
   if (Number.isInteger(value) && value >= 1 && value <= MAX_TIMER_MS) return value;
   const reason = `${name} must be an integer from 1 to ${MAX_TIMER_MS}: ${value}`;
   throw new QemuFileError('EINVAL', reason, { operation: 'admit' });

@@ -7,7 +7,7 @@ import { startListening } from './bind.ts';
 import { describeTarget, type SocketTarget } from './connect.ts';
 import { networkError } from './network-error.ts';
 import { underlyingSocket } from './underlying-socket.ts';
-import { type Waiter, waitAmong } from './wait-queue.ts';
+import { WaitQueue } from './wait-queue.ts';
 
 /** How `listenSocket` behaves. */
 export interface ListenOptions {
@@ -133,7 +133,7 @@ class ConnectionQueue {
   readonly #where: string;
   readonly #onConnectionError: (error: QemuFileError) => void;
   readonly #bound: number;
-  readonly #waiters = new Set<Waiter<net.Socket, undefined>>();
+  readonly #waiters = new WaitQueue<net.Socket>();
   readonly #ready = new Map<net.Socket, (error: unknown) => void>();
   /** TCP connections whose TLS handshake is not done, the oldest first. */
   readonly #raw = new Set<net.Socket>();
@@ -191,11 +191,12 @@ class ConnectionQueue {
       socket.off('error', onGone).off('close', onGone);
       return socket;
     }
-    return waitAmong(this.#waiters, undefined, signal);
+    return this.#waiters.wait(undefined, signal);
   }
 
   #add(socket: net.Socket): void {
-    for (const waiter of this.#waiters) {
+    const waiter = this.#waiters.first();
+    if (waiter !== undefined) {
       waiter.give(socket);
       return;
     }
@@ -270,7 +271,7 @@ class ConnectionQueue {
   async #destroyAll(error: QemuFileError): Promise<void> {
     // Not waited for: 'close' comes when the connections that were accepted have closed too.
     this.#server.close();
-    for (const waiter of this.#waiters) waiter.fail(error);
+    this.#waiters.failAll(error);
     const unwanted = [...this.#ready.keys(), ...this.#raw];
     this.#ready.clear();
     await Promise.all(unwanted.map(destroyStream));

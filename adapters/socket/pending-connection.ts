@@ -1,24 +1,24 @@
 import type net from 'node:net';
 
-/** What ends the candidacy of a connection by itself. */
+/** What a `PendingConnection` reports. */
 export interface PendingConnectionEvents {
-  /** More of its first bytes have come. */
-  start(candidate: PendingConnection): void;
-  /** Its time is up. */
-  late(candidate: PendingConnection): void;
-  /** It ended, closed or broke; with the error, if it broke with one. */
-  gone(candidate: PendingConnection, error: Error | undefined): void;
+  /** More of the first bytes have arrived. */
+  onBytes(connection: PendingConnection): void;
+  /** The time for the first bytes is over. */
+  onTimeout(connection: PendingConnection): void;
+  /** The peer ended the connection, or it closed or broke; with the error, if there was one. */
+  onClosed(connection: PendingConnection, error: Error | undefined): void;
 }
 
 /**
- * A connection that has not been let in yet. Its first bytes are taken for a look, and given back to the
- * socket by `hold()` or `release()`: then it is as it was, paused and with no listeners of this.
+ * A connection that has not been admitted yet. Its first bytes are read for inspection; `pause()` and
+ * `release()` put them back, and leave the socket as it was: paused, and with no listener of this class.
  */
 export class PendingConnection {
   readonly socket: net.Socket;
-  /** Where it stands in the order in which the connections came. */
+  /** Sequence number, in the order in which connections arrived. */
   readonly order: number;
-  /** Address and port of the other end; undefined for a unix socket. Known here still when it is gone. */
+  /** Address and port of the peer; undefined for a unix socket. Node forgets them when a socket closes. */
   readonly peer: string | undefined;
   readonly #events: PendingConnectionEvents;
   readonly #address: string | undefined;
@@ -28,8 +28,8 @@ export class PendingConnection {
 
   /**
    * @param socket - Connected, paused, without listeners.
-   * @param order - Its number.
-   * @param events - Called only between `read()` and `release()` or `abandon()`.
+   * @param order - Its sequence number.
+   * @param events - Called only between `read()` and `release()` or `detach()`.
    */
   constructor(socket: net.Socket, order: number, events: PendingConnectionEvents) {
     const { remoteAddress: address, remotePort: port } = socket;
@@ -41,47 +41,47 @@ export class PendingConnection {
     this.peer = host === undefined || host === '' ? undefined : `${host}:${port}`;
   }
 
-  /** The first bytes that came. */
+  /** The first bytes that have arrived; empty after `pause()`. */
   get start(): Buffer {
     return this.#start;
   }
 
-  /** Whether another connection comes from the same address, ports aside. Unix sockets have but one. */
+  /** Return whether both peers have the same address, ports aside. All unix sockets have the same. */
   hasAddressOf(other: PendingConnection): boolean {
     return this.#address === other.#address;
   }
 
-  /** Takes the first bytes as they come, for some time. */
+  /** Start to read the first bytes. `onTimeout` is called after `firstByteMs`. */
   read(firstByteMs: number): void {
     this.#isReading = true;
-    this.#timer = setTimeout(() => this.#events.late(this), firstByteMs);
-    // A socket that is paused stays so when it gets its first listener.
+    this.#timer = setTimeout(() => this.#events.onTimeout(this), firstByteMs);
+    // A paused socket stays paused when it gets its first listener.
     this.socket.on('data', this.#onData).on('end', this.#onEnd);
-    this.socket.on('error', this.#onGone).on('close', this.#onClose);
+    this.socket.on('error', this.#onError).on('close', this.#onClose);
     this.socket.resume();
   }
 
-  /** Stops reading, and gives the socket its bytes back; that it breaks is noticed on. */
-  hold(): void {
+  /** Stop reading and put the bytes back. A connection that closes or breaks is still reported. */
+  pause(): void {
     if (!this.#isReading) return;
     this.#stopReading();
     this.socket.pause();
     if (this.#start.length > 0) this.socket.unshift(this.#start);
-    // The memory is the socket's again, whose owner may free it.
+    // The next owner of the socket may free this memory.
     this.#start = Buffer.alloc(0);
   }
 
-  /** As `hold()`, and lets go of the socket. */
+  /** Pause, remove all listeners, and return the socket. */
   release(): net.Socket {
-    this.hold();
-    this.#detach();
+    this.pause();
+    this.#removeListeners();
     return this.socket;
   }
 
-  /** Lets go of a socket that is going to be destroyed. */
-  abandon(): net.Socket {
+  /** Remove all listeners and return the socket, which is about to be destroyed; its bytes are lost. */
+  detach(): net.Socket {
     this.#stopReading();
-    this.#detach();
+    this.#removeListeners();
     return this.socket;
   }
 
@@ -91,18 +91,18 @@ export class PendingConnection {
     this.socket.off('data', this.#onData).off('end', this.#onEnd);
   }
 
-  #detach(): void {
-    this.socket.off('error', this.#onGone).off('close', this.#onClose);
+  #removeListeners(): void {
+    this.socket.off('error', this.#onError).off('close', this.#onClose);
   }
 
   readonly #onData = (chunk: Buffer): void => {
     this.#start = this.#start.length === 0 ? chunk : Buffer.concat([this.#start, chunk]);
-    this.#events.start(this);
+    this.#events.onBytes(this);
   };
 
-  readonly #onEnd = (): void => this.#events.gone(this, undefined);
+  readonly #onEnd = (): void => this.#events.onClosed(this, undefined);
 
-  readonly #onGone = (error: Error): void => this.#events.gone(this, error);
+  readonly #onError = (error: Error): void => this.#events.onClosed(this, error);
 
-  readonly #onClose = (): void => this.#events.gone(this, undefined);
+  readonly #onClose = (): void => this.#events.onClosed(this, undefined);
 }

@@ -1,43 +1,40 @@
-import { abortError, type QemuFileError } from '../../lib/contract/errors.ts';
+import type { QemuFileError } from '../../lib/contract/errors.ts';
+import { waitFor } from '../../lib/contract/wait-for.ts';
 
-/** Somebody who waits for a connection; what is given or failed waits no longer. */
-export interface Waiter<T, W> {
-  /** What it must be like. */
-  readonly wish: W;
+/** A caller that waits for a value. Either method ends its wait, synchronously. */
+export interface Waiter<T> {
   give(value: T): void;
   fail(error: QemuFileError): void;
 }
 
-/**
- * Waits, as the last of those who do.
- *
- * @param waiters - They are in here as long as they wait.
- * @param wish - What is waited for.
- * @param signal - Ends the wait with `ECANCELED`.
- */
-export function waitAmong<T, W>(
-  waiters: Set<Waiter<T, W>>,
-  wish: W,
-  signal: AbortSignal | undefined,
-): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = () => waiter.fail(abortError(signal as AbortSignal, 'accept'));
-    const settle = () => {
-      waiters.delete(waiter);
-      signal?.removeEventListener('abort', onAbort);
-    };
-    const waiter: Waiter<T, W> = {
-      wish,
-      give: (value) => {
-        settle();
-        resolve(value);
+/** Callers of `accept()` that wait for a connection, in the order of their calls. */
+export class WaitQueue<T, C = undefined> {
+  readonly #waiters = new Map<Waiter<T>, C>();
+
+  /**
+   * Wait for a value, after all callers that wait already.
+   *
+   * @param condition - Describes the values that this caller takes besides the usual ones.
+   * @param signal - Ends the wait with `ECANCELED`.
+   */
+  wait(condition: C, signal: AbortSignal | undefined): Promise<T> {
+    return waitFor<T>(
+      (give, fail) => {
+        const waiter: Waiter<T> = { give, fail };
+        this.#waiters.set(waiter, condition);
+        return () => this.#waiters.delete(waiter);
       },
-      fail: (error) => {
-        settle();
-        reject(error);
-      },
-    };
-    waiters.add(waiter);
-    signal?.addEventListener('abort', onAbort);
-  });
+      { signal, operation: 'accept' },
+    );
+  }
+
+  /** Return the caller that has waited longest, of those whose condition `matches` accepts. */
+  first(matches: (condition: C) => boolean = () => true): Waiter<T> | undefined {
+    for (const [waiter, condition] of this.#waiters) if (matches(condition)) return waiter;
+    return undefined;
+  }
+
+  failAll(error: QemuFileError): void {
+    for (const waiter of this.#waiters.keys()) waiter.fail(error);
+  }
 }

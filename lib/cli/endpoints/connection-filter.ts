@@ -44,8 +44,8 @@ export function connectionFilter({
   return {
     admission: {
       firstByteMs: FIRST_BYTE_MS,
-      ...(anything === true ? {} : { welcomes: classifyMigrationStart }),
-      onRefused: (refusal) => note(describeRefusal(refusal) + refusedHint(refusal, tls)),
+      ...(anything === true ? {} : { classify: classifyMigrationStart }),
+      onRejected: (refusal) => note(describeRefusal(refusal) + refusedHint(refusal, tls)),
     },
     onConnectionError: (error) => note(`refused a connection: ${error.message}`),
   };
@@ -55,14 +55,14 @@ export function connectionFilter({
 export function classifyMigrationStart(start: Buffer): Verdict {
   if (start[0] === ITEM.COMMAND) return welcomesCommand(start);
   const container = sniffContainer(start);
-  if (container === null) return mayBecomeKnown(start) ? 'more' : 'no';
-  return container.kind !== 'other' || isMultifd(start) ? 'yes' : 'no';
+  if (container === null) return mayBecomeKnown(start) ? 'more' : 'reject';
+  return container.kind !== 'other' || isMultifd(start) ? 'accept' : 'reject';
 }
 
 /** A stream on which postcopy is resumed has no header: it begins with a command. */
 function welcomesCommand(start: Buffer): Verdict {
-  if (start.length < 3) return (start[1] ?? 0) === 0 ? 'more' : 'no';
-  return COMMANDS.has(start.readUInt16BE(1)) ? 'yes' : 'no';
+  if (start.length < 3) return (start[1] ?? 0) === 0 ? 'more' : 'reject';
+  return COMMANDS.has(start.readUInt16BE(1)) ? 'accept' : 'reject';
 }
 
 function isMultifd(start: Buffer): boolean {
@@ -74,19 +74,19 @@ function describeRefusal(refusal: Rejection): string {
   return `refused a connection${from}: ${reasonOf(refusal)}`;
 }
 
-function reasonOf({ why, start, error }: Rejection): string {
+function reasonOf({ reason, start, error }: Rejection): string {
   const sent = start.length === 0 ? 'nothing' : `no more than ${start.length} bytes`;
-  switch (why) {
-    case 'unwelcome':
+  switch (reason) {
+    case 'unrecognised':
       if (start[0] === TLS_HANDSHAKE) return 'it speaks TLS, which is not spoken here';
       return `it sent ${describeContainer(sniffContainer(start), start)}, which is no migration stream`;
-    case 'late':
+    case 'timeout':
       return `it sent ${sent} in ${FIRST_BYTE_MS / 1000} s`;
-    case 'displaced':
+    case 'evicted':
       return `it sent ${sent}, and too many newer ones came`;
-    case 'crowded':
+    case 'queue-full':
       return 'too many wait already';
-    case 'gone':
+    case 'closed':
       return error === undefined ? `it ended after it sent ${sent}` : `it broke: ${error.message}`;
   }
 }

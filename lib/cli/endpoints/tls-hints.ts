@@ -26,10 +26,10 @@ export function tlsHint(end: RelayEnd | null, { code }: QemuFileError, { to }: T
  *
  * @returns A clause to be appended, or nothing.
  */
-export function refusedHint({ why, start }: Rejection, tls: TlsEnds | undefined): string {
+export function refusedHint({ reason, start }: Rejection, tls: TlsEnds | undefined): string {
   const from = tls?.from;
   if (from === undefined || from.pskCallback !== undefined) return '';
-  if (why !== 'gone' || start.length > 0) return '';
+  if (reason !== 'closed' || start.length > 0) return '';
   return (
     ", after the TLS handshake: it may not trust this side's certificate, or expect another name " +
     'in it (tls-hostname)'

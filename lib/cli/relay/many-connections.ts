@@ -63,7 +63,7 @@ export async function relaySeveral(
         backlog: BACKLOG,
         onConnectionError,
       }),
-      { ...door.admission, maxCandidates: BACKLOG, welcomes: welcomesChannel },
+      { ...door.admission, maxPending: BACKLOG, classify: welcomesChannel },
     );
   } catch (error) {
     const failure = { end: 'from', error: toQemuFileError(error) } as const;
@@ -117,7 +117,7 @@ export async function relaySeveral(
 /** Lets in what a channel may begin with; what is silent comes alongside the main one. */
 function welcomesChannel(start: Buffer): Verdict {
   if (start.length < CHANNEL_START_SIZE) return 'more';
-  return kindOfChannel(start) === 'unknown' ? 'no' : 'yes';
+  return kindOfChannel(start) === 'unknown' ? 'reject' : 'accept';
 }
 
 function targetOf(uri: Uri): SocketTarget | undefined {

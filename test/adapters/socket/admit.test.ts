@@ -1,4 +1,4 @@
-// Who is let in: what a connection has to show, in what time, and what becomes of all others.
+// Admission: what a connection must send, in what time, and what happens to all others.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import net from 'node:net';
@@ -31,18 +31,19 @@ const LIMITS = { timeout: 60_000 };
 const ANY_PORT = { host: '127.0.0.1', port: 0 };
 const { ca, cert, key } = certificates;
 
-/** Welcomes what begins with "QEVM". */
+/** Accept connections that begin with "QEVM". */
 function qevm(start: Buffer): Verdict {
   const magic = 'QEVM';
-  if (start.length >= magic.length) return start.toString('latin1', 0, 4) === magic ? 'yes' : 'no';
-  return magic.startsWith(start.toString('latin1')) ? 'more' : 'no';
+  if (start.length >= magic.length)
+    return start.toString('latin1', 0, 4) === magic ? 'accept' : 'reject';
+  return magic.startsWith(start.toString('latin1')) ? 'more' : 'reject';
 }
 
-/** A listener with what it refused so far. */
+/** A listener, and the connections it has rejected. */
 interface Gate extends AsyncDisposable {
   listener: Listener;
   target: net.NetConnectOpts;
-  refused: Rejection[];
+  rejected: Rejection[];
   accept: Listener['accept'];
 }
 
@@ -51,14 +52,14 @@ async function openGate(
   listen: ListenOptions = {},
   target: SocketTarget = ANY_PORT,
 ): Promise<Gate> {
-  const refused: Rejection[] = [];
+  const rejected: Rejection[] = [];
   const plain = await listenSocket(target, { backlog: 64, ...listen });
-  const onRefused = (refusal: Rejection) => void refused.push(refusal);
-  const listener = admit(plain, { welcomes: qevm, onRefused, ...options });
+  const onRejected = (rejection: Rejection) => void rejected.push(rejection);
+  const listener = admit(plain, { classify: qevm, onRejected, ...options });
   return {
     listener,
     target: plain.address as net.NetConnectOpts,
-    refused,
+    rejected,
     accept: (wish) => listener.accept(wish),
     [Symbol.asyncDispose]: () => listener.close(),
   };
@@ -81,11 +82,11 @@ async function closing(socket: net.Socket): Promise<void> {
   socket.destroy();
 }
 
-const reasons = (refused: readonly Rejection[]) => refused.map(({ why }) => why);
+const reasons = (rejected: readonly Rejection[]) => rejected.map(({ reason }) => reason);
 
-describe('a connection that is let in', LIMITS, () => {
+describe('an accepted connection', LIMITS, () => {
   for (const kind of ['tcp', 'unix', 'tls'] as const) {
-    test(`${kind}: is given from its first byte on, paused, with nobody listening`, async () => {
+    test(`${kind}: is returned paused, from its first byte, without listeners`, async () => {
       await using directory = makeTempDir();
       const target = kind === 'unix' ? { path: directory.join('s') } : ANY_PORT;
       await using gate = await openGate({}, kind === 'tls' ? { tls: { cert, key } } : {}, target);
@@ -102,17 +103,17 @@ describe('a connection that is let in', LIMITS, () => {
       for (const event of ['data', 'readable']) assert.equal(far.listenerCount(event), 0);
       const ops = socketOps(far);
       assert.ok((await collect(() => readOnce(ops))).equals(bytes));
-      // Its own direction is open still.
+      // The other direction is still open.
       assert.equal(await ops.writevBuffer?.([Buffer.from('answer')], 0), 6);
       const answered = receive(near);
       await ops.close?.();
       assert.equal((await answered).toString(), 'answer');
       near.destroy();
-      assert.deepEqual(reasons(gate.refused), []);
+      assert.deepEqual(reasons(gate.rejected), []);
     });
   }
 
-  test('has the listeners of one that came without admission', async () => {
+  test('has the same listeners as one accepted without admission', async () => {
     await using plain = await listenSocket(ANY_PORT);
     const first = await connect(plain.address);
     const bare = await plain.accept();
@@ -130,7 +131,7 @@ describe('a connection that is let in', LIMITS, () => {
     for (const socket of [first, bare, second, far]) socket.destroy();
   });
 
-  test('may have sent its bytes one at a time, and ended behind them', async () => {
+  test('can have sent its bytes one at a time, and ended after them', async () => {
     await using gate = await openGate();
     const near = await connect(gate.target);
     near.setNoDelay(true);
@@ -145,7 +146,7 @@ describe('a connection that is let in', LIMITS, () => {
     far.destroy();
   });
 
-  test('may have come before it was asked for; those who wait are served in their order', async () => {
+  test('can have arrived before accept(); callers are served in order', async () => {
     await using gate = await openGate();
     const near: net.Socket[] = [];
     const send = async (text: string) => {
@@ -165,8 +166,8 @@ describe('a connection that is let in', LIMITS, () => {
     for (const socket of [...near, ...far]) socket?.destroy();
   });
 
-  test('is whoever sends anything, where nothing is said about it', async () => {
-    await using gate = await openGate({ welcomes: undefined });
+  test('has sent anything, when there is no classify option', async () => {
+    await using gate = await openGate({ classify: undefined });
     const silent = await connect(gate.target);
     const near = await connect(gate.target);
     near.end('x');
@@ -176,19 +177,19 @@ describe('a connection that is let in', LIMITS, () => {
   });
 });
 
-describe('a connection that is not let in', LIMITS, () => {
-  test('is closed and reported, and the next one is let in', async () => {
+describe('a rejected connection', LIMITS, () => {
+  test('is closed and reported, and the next one is accepted', async () => {
     await using gate = await openGate();
     const accepted = gate.accept();
     const near = await connect(gate.target);
     const { localAddress, localPort } = near;
     near.write('GET / HTTP/1.1\r\n\r\n');
     await closing(near);
-    const [refusal] = gate.refused;
-    assert.ok(refusal !== undefined);
-    assert.equal(refusal.why, 'unwelcome');
-    assert.equal(refusal.peer, `${localAddress}:${localPort}`);
-    assert.equal(refusal.start.toString(), 'GET / HTTP/1.1\r\n\r\n');
+    const [rejection] = gate.rejected;
+    assert.ok(rejection !== undefined);
+    assert.equal(rejection.reason, 'unrecognised');
+    assert.equal(rejection.peer, `${localAddress}:${localPort}`);
+    assert.equal(rejection.start.toString(), 'GET / HTTP/1.1\r\n\r\n');
     const real = await connect(gate.target);
     real.end('QEVM');
     const far = await accepted;
@@ -197,20 +198,20 @@ describe('a connection that is not let in', LIMITS, () => {
     real.destroy();
   });
 
-  test('is one that sends nothing in time', async () => {
+  test('sent nothing in time', async () => {
     await using gate = await openGate({ firstByteMs: 20 });
     const near = await connect(gate.target);
     await closing(near);
-    assert.deepEqual(reasons(gate.refused), ['late']);
-    assert.equal(gate.refused[0]?.start.length, 0);
+    assert.deepEqual(reasons(gate.rejected), ['timeout']);
+    assert.equal(gate.rejected[0]?.start.length, 0);
   });
 
-  test('is one that sends a byte now and then: each buys no more time', async (t) => {
+  test('sent a byte now and then: none extends the time limit', async (t) => {
     t.mock.timers.enable({ apis: ['setTimeout'] });
     let seen = '';
     await using gate = await openGate({
       firstByteMs: 10_000,
-      welcomes: (start) => {
+      classify: (start) => {
         seen = start.toString();
         return qevm(start);
       },
@@ -219,17 +220,17 @@ describe('a connection that is not let in', LIMITS, () => {
     for (const prefix of ['Q', 'QE', 'QEV']) {
       near.write(prefix.slice(-1));
       await until(() => seen === prefix, { what: `"${prefix}" to be seen` });
-      assert.deepEqual(reasons(gate.refused), []);
+      assert.deepEqual(reasons(gate.rejected), []);
       t.mock.timers.tick(3333);
     }
-    assert.deepEqual(reasons(gate.refused), []);
+    assert.deepEqual(reasons(gate.rejected), []);
     t.mock.timers.tick(1);
-    assert.deepEqual(reasons(gate.refused), ['late']);
-    assert.equal(gate.refused[0]?.start.toString(), 'QEV');
+    assert.deepEqual(reasons(gate.rejected), ['timeout']);
+    assert.equal(gate.rejected[0]?.start.toString(), 'QEV');
     await closing(near);
   });
 
-  test('has no timer any more once it is let in', async (t) => {
+  test('does not time out after it was accepted', async (t) => {
     t.mock.timers.enable({ apis: ['setTimeout'] });
     await using gate = await openGate();
     const near = await connect(gate.target);
@@ -241,14 +242,14 @@ describe('a connection that is not let in', LIMITS, () => {
     far.destroy();
   });
 
-  test('is the oldest silent one when too many are there', async () => {
-    await using gate = await openGate({ maxCandidates: 2 });
+  test('is the oldest silent one when too many are pending', async () => {
+    await using gate = await openGate({ maxPending: 2 });
     const begun = await connect(gate.target);
     begun.write('QE');
     const silent = await connect(gate.target);
     const third = await connect(gate.target);
     await closing(silent);
-    assert.deepEqual(reasons(gate.refused), ['displaced']);
+    assert.deepEqual(reasons(gate.rejected), ['evicted']);
     // Neither has been dropped.
     begun.write('VM');
     (await gate.accept()).destroy();
@@ -258,8 +259,8 @@ describe('a connection that is not let in', LIMITS, () => {
     third.destroy();
   });
 
-  test('is the oldest of all when none is silent', async () => {
-    await using gate = await openGate({ maxCandidates: 2 });
+  test('is the oldest pending one when none is silent', async () => {
+    await using gate = await openGate({ maxPending: 2 });
     const near = [await connect(gate.target), await connect(gate.target)];
     for (const socket of near) socket.write('Q');
     const last = await connect(gate.target);
@@ -268,52 +269,52 @@ describe('a connection that is not let in', LIMITS, () => {
     (await gate.accept()).destroy();
     near[1]?.write('EVM');
     (await gate.accept()).destroy();
-    assert.deepEqual(reasons(gate.refused), ['displaced']);
+    assert.deepEqual(reasons(gate.rejected), ['evicted']);
     for (const socket of [...near, last]) socket.destroy();
   });
 
-  test('is one that ends or breaks before its bytes are there', async () => {
+  test('ended or broke before it was classified', async () => {
     await using gate = await openGate();
     (await connect(gate.target)).end();
     const ending = await connect(gate.target);
     ending.end('QEV');
     const breaking = await connect(gate.target);
     breaking.write('Q');
-    await until(() => gate.refused.length === 2, { what: 'two to be forgotten' });
+    await until(() => gate.rejected.length === 2, { what: 'two to be rejected' });
     breaking.resetAndDestroy();
-    await until(() => gate.refused.length === 3, { what: 'the third to be forgotten' });
-    assert.deepEqual(reasons(gate.refused), ['gone', 'gone', 'gone']);
-    const [, ended, broken] = gate.refused;
+    await until(() => gate.rejected.length === 3, { what: 'the third to be rejected' });
+    assert.deepEqual(reasons(gate.rejected), ['closed', 'closed', 'closed']);
+    const [, ended, broken] = gate.rejected;
     assert.equal(ended?.start.toString(), 'QEV');
     assert.equal((broken?.error as NodeJS.ErrnoException | undefined)?.code, 'ECONNRESET');
     ending.destroy();
   });
 
-  test('is one too many of those who wait to be accepted', async () => {
-    let welcomed = 0;
+  test('arrived while too many accepted ones waited for accept()', async () => {
+    let classified = 0;
     await using gate = await openGate({
-      maxCandidates: 1,
-      welcomes: () => {
-        welcomed += 1;
-        return 'yes';
+      maxPending: 1,
+      classify: () => {
+        classified += 1;
+        return 'accept';
       },
     });
     const first = await connect(gate.target);
     first.end('QEVM 1');
-    await until(() => welcomed === 1, { what: 'the first to be welcome' });
+    await until(() => classified === 1, { what: 'the first to be accepted' });
     const second = await connect(gate.target);
     second.end('QEVM 2');
     await closing(second);
-    assert.deepEqual(reasons(gate.refused), ['crowded']);
+    assert.deepEqual(reasons(gate.rejected), ['queue-full']);
     const far = await gate.accept();
     assert.equal((await receive(far)).toString(), 'QEVM 1');
     for (const socket of [first, far]) socket.destroy();
   });
 
-  test('is one whose first 4096 bytes leave everything open; no more are looked at', async () => {
+  test('could not be classified by its first 4096 bytes; no more are inspected', async () => {
     const sizes: number[] = [];
     await using gate = await openGate({
-      welcomes: (start) => {
+      classify: (start) => {
         sizes.push(start.length);
         return 'more';
       },
@@ -321,9 +322,9 @@ describe('a connection that is not let in', LIMITS, () => {
     const near = await connect(gate.target);
     near.on('error', () => {}).write(pattern(100_000));
     await closing(near);
-    assert.deepEqual(reasons(gate.refused), ['unwelcome']);
+    assert.deepEqual(reasons(gate.rejected), ['unrecognised']);
     assert.equal(Math.max(...sizes), 4096);
-    assert.equal(gate.refused[0]?.start.length, 64);
+    assert.equal(gate.rejected[0]?.start.length, 64);
   });
 });
 
@@ -334,7 +335,7 @@ describe('a further channel', LIMITS, () => {
     return [near, await gate.accept()];
   }
 
-  test('is let in although it says nothing, also where it came before it was asked for', async () => {
+  test('is accepted although it sends nothing, even if it arrived before accept()', async () => {
     await using gate = await openGate();
     const [near, main] = await withMain(gate);
     const second = await connect(gate.target);
@@ -354,7 +355,7 @@ describe('a further channel', LIMITS, () => {
     main.destroy();
   });
 
-  test('is none that was there before, or comes from another address', async () => {
+  test('is not one that is older than the main one, or from another address', async () => {
     await using gate = await openGate();
     const before = await connect(gate.target);
     const [near, main] = await withMain(gate);
@@ -367,7 +368,7 @@ describe('a further channel', LIMITS, () => {
     for (const socket of [before, near, main, stranger, second, far]) socket.destroy();
   });
 
-  test('from elsewhere is let in if it shows what is expected', async () => {
+  test('from another address is accepted if it is recognised', async () => {
     await using gate = await openGate();
     const [near, main] = await withMain(gate);
     const stranger = await connect({ ...gate.target, localAddress: '127.0.0.2' });
@@ -377,14 +378,14 @@ describe('a further channel', LIMITS, () => {
     for (const socket of [near, main, stranger, far]) socket.destroy();
   });
 
-  test('belongs to a connection of the same listener', async () => {
+  test('must belong to a connection of the same listener', async () => {
     await using gate = await openGate();
     await rejectsWith(gate.accept({ alongside: new net.Socket() }), 'EINVAL');
   });
 });
 
 describe('a listener with admission', LIMITS, () => {
-  test('gives up one wait by its signal, and takes no connection for it', async () => {
+  test('cancels one wait by its signal, and drops no connection for it', async () => {
     await using gate = await openGate();
     const controller = new AbortController();
     const canceled = gate.accept({ signal: controller.signal });
@@ -398,7 +399,7 @@ describe('a listener with admission', LIMITS, () => {
     near.destroy();
   });
 
-  test('closes those that it has not given out, and fails who waits', async () => {
+  test('closes the connections that accept() has not returned, and fails pending calls', async () => {
     await using leaks = await watchLeaks();
     const gate = await openGate();
     const silent = await connect(gate.target);
@@ -418,16 +419,16 @@ describe('a listener with admission', LIMITS, () => {
     await leaks.check();
   });
 
-  test('refuses times and numbers that are none', async () => {
+  test('rejects option values out of range', async () => {
     await using plain = await listenSocket(ANY_PORT);
-    for (const wrong of [{ firstByteMs: 0 }, { firstByteMs: 2 ** 31 }, { maxCandidates: 1.5 }]) {
+    for (const wrong of [{ firstByteMs: 0 }, { firstByteMs: 2 ** 31 }, { maxPending: 1.5 }]) {
       assert.throws(() => admit(plain, wrong), { code: 'EINVAL', operation: 'admit' });
     }
   });
 });
 
 describe('TLS handshakes', LIMITS, () => {
-  test('that do not get on are given up, and the connection closed', async () => {
+  test('that make no progress time out, and the connection is closed', async () => {
     const errors: QemuFileError[] = [];
     await using gate = await openGate(
       {},
@@ -443,7 +444,7 @@ describe('TLS handshakes', LIMITS, () => {
     assert.equal(errors.length, 1);
   });
 
-  test('make room for newer ones, those that have sent least first', async () => {
+  test('are evicted by newer ones, the ones that have sent least first', async () => {
     const errors: QemuFileError[] = [];
     await using gate = await openGate(
       {},
@@ -465,7 +466,7 @@ describe('TLS handshakes', LIMITS, () => {
 });
 
 describe('openFrom with admission', LIMITS, () => {
-  test('waits for who sends something', async () => {
+  test('waits for a connection that sends something', async () => {
     let target: SocketTarget | undefined;
     const opening = openFrom('tcp:127.0.0.1:0', {
       admission: {},
@@ -483,7 +484,7 @@ describe('openFrom with admission', LIMITS, () => {
     await Promise.all([from.close(), to.close()]);
   });
 
-  test('leaves nobody listening when its options are wrong', async () => {
+  test('does not listen when its options are wrong', async () => {
     await using leaks = await watchLeaks();
     await rejectsWith(openFrom('tcp:127.0.0.1:0', { admission: { firstByteMs: -1 } }), 'EINVAL');
     await leaks.check();
@@ -503,10 +504,10 @@ describe('floods', LIMITS, () => {
     ['garbage', Buffer.alloc(100_000, 'GET / ')],
     ['half a magic', Buffer.from('QE')],
   ] as const) {
-    test(`of connections that send ${name} hold no more than they may, and keep nobody out`, async () => {
+    test(`of connections that send ${name} stay bounded, and keep no peer out`, async () => {
       await using leaks = await watchLeaks();
       {
-        await using gate = await openGate({ maxCandidates: 16 });
+        await using gate = await openGate({ maxPending: 16 });
         await using crowd = await flood({
           target: gate.target,
           connections: CROWD,
@@ -521,7 +522,7 @@ describe('floods', LIMITS, () => {
           what: 'the others to be closed',
           deadlineMs: 40_000,
         });
-        assert.ok(gate.refused.length > CROWD / 2);
+        assert.ok(gate.rejected.length > CROWD / 2);
         near.destroy();
         far.destroy();
       }
@@ -529,7 +530,7 @@ describe('floods', LIMITS, () => {
     });
   }
 
-  test('of connections that never do their TLS handshake keep nobody out', async () => {
+  test('of connections that never finish their TLS handshake keep no peer out', async () => {
     await using leaks = await watchLeaks();
     {
       await using gate = await openGate({}, { tls: { cert, key } });

@@ -13,11 +13,11 @@ function verdicts(bytes: Buffer): string[] {
 /** What is undecided for some bytes, and then is let in whatever follows. */
 function assertWelcome(bytes: Buffer): void {
   const [...all] = verdicts(bytes.subarray(0, 32));
-  const from = all.indexOf('yes');
+  const from = all.indexOf('accept');
   assert.ok(from >= 0, all.join());
   assert.deepEqual(all, [
     ...Array.from({ length: from }, () => 'more'),
-    ...Array.from({ length: all.length - from }, () => 'yes'),
+    ...Array.from({ length: all.length - from }, () => 'accept'),
   ]);
 }
 
@@ -58,7 +58,7 @@ describe('not welcome are', () => {
       const bytes = hex(digits);
       assert.deepEqual(verdicts(bytes), [
         ...Array.from({ length: from }, () => 'more'),
-        ...Array.from({ length: bytes.length - from }, () => 'no'),
+        ...Array.from({ length: bytes.length - from }, () => 'reject'),
       ]);
     });
   }
