@@ -1,4 +1,15 @@
 export * from './contract/constants.ts';
+export {
+  type CloseMessage,
+  DIAGNOSTICS_CHANNELS,
+  type DiagnosticsMessages,
+  type ErrorMessage,
+  type FlushMessage,
+  type OpenMessage,
+  type SectionMessage,
+  type ThrottleMessage,
+  type VmMessage,
+} from './contract/diagnostics-channels.ts';
 export { QemuFileError, type QemuFileErrorContext } from './contract/errors.ts';
 export type {
   MaybePromise,

@@ -1,4 +1,5 @@
 import { callBackend, markHandled } from '../contract/backend-result.ts';
+import { channels } from '../contract/diagnostics-channels.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import type { QemuFileOps } from '../contract/ops.ts';
 import { noop } from '../util/noop.ts';
@@ -67,7 +68,12 @@ export class QemuFileStream extends StreamBase {
     this.#highWaterMark = settings.put.highWaterMark;
     this.putHalf = new PutHalf(ops, settings.put, {
       putFailed: (error) => this.latch(error),
-      putProgressed: () => this.#progressed(),
+      batchTaken: (position, bytes, buffers) => {
+        if (channels.flush.hasSubscribers && bytes > 0) {
+          channels.flush.publish({ file: this, position, bytes, buffers });
+        }
+        this.#progressed();
+      },
     });
     this.getHalf = new GetHalf(ops, settings.get, {
       getFailed: (error) => this.latch(error),
@@ -82,6 +88,9 @@ export class QemuFileStream extends StreamBase {
     // Errors are latched and reported to whoever awaits; one that nobody listens to is no crash.
     this.on('error', noop);
     this.#stopSignal = this.#follow(options.signal);
+    if (channels.open.hasSubscribers) {
+      channels.open.publish({ file: this, readable: this.#canRead, writable: this.#canWrite });
+    }
   }
 
   /** The latched error, the first that happened; null while there is none. @see QEMU `qemu_file_get_error_obj` */
@@ -253,7 +262,7 @@ export class QemuFileStream extends StreamBase {
   override _destroy(error: Error | null, callback: WriteCallback): void {
     const put = this.putHalf;
     const unfinished = this.#canWrite && put.accepted > 0 && !this.#complete;
-    if (error !== null) this.#error ??= toQemuFileError(error, { operation: 'destroy' });
+    if (error !== null) this.#setError(toQemuFileError(error, { operation: 'destroy' }));
     const why = this.#error ?? new QemuFileError('ECANCELED', 'the file was closed');
     this.#stopHalves(why);
     this.#stopSignal();
@@ -261,11 +270,14 @@ export class QemuFileStream extends StreamBase {
       .then(
         () => callback(error),
         (failure: unknown) => {
-          this.#error ??= toQemuFileError(failure, { operation: 'close' });
+          this.#setError(toQemuFileError(failure, { operation: 'close' }));
           callback(error ?? this.#error);
         },
       )
-      .finally(this.#markClosed);
+      .finally(() => {
+        this.#publishClose();
+        this.#markClosed();
+      });
   }
 
   /** Latches the first error: puts do nothing from now on, whoever waits is told, the stream is destroyed. */
@@ -276,9 +288,23 @@ export class QemuFileStream extends StreamBase {
   /** Latches the first error without closing the backend yet; false if there was one. */
   protected latchAlone(error: QemuFileError): boolean {
     if (this.#error !== null || this.destroyed) return false;
-    this.#error = error;
+    this.#setError(error);
     this.#stopHalves(error);
     return true;
+  }
+
+  /** Keeps an error, if it is the first. */
+  #setError(error: QemuFileError): void {
+    if (this.#error !== null) return;
+    this.#error = error;
+    if (channels.error.hasSubscribers) channels.error.publish({ file: this, error });
+  }
+
+  #publishClose(): void {
+    if (!channels.close.hasSubscribers) return;
+    const { putPosition } = this.putHalf;
+    const getPosition = this.getHalf.position;
+    channels.close.publish({ file: this, error: this.#error, putPosition, getPosition });
   }
 
   /** Throws what a latched or closed file fails with. */
@@ -295,7 +321,13 @@ export class QemuFileStream extends StreamBase {
       put.flush();
       shut = this.#shutNow();
     }
-    if (shut) this.#drainWanted = true;
+    if (shut && !this.#drainWanted) {
+      this.#drainWanted = true;
+      if (channels.throttle.hasSubscribers) {
+        const gate = this.#transportShut ? 'transport' : 'budget';
+        channels.throttle.publish({ file: this, gate, pendingBytes: put.pending });
+      }
+    }
     return shut;
   }
 

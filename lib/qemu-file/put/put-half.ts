@@ -20,8 +20,8 @@ import { RateLimiter } from './rate-limiter.ts';
 export interface PutHost {
   /** A failure to latch. */
   putFailed(error: QemuFileError): void;
-  /** The backend took bytes: gates may have opened. */
-  putProgressed(): void;
+  /** The backend took a batch of `buffers` that began at `position`: gates may have opened. */
+  batchTaken(position: number, bytes: number, buffers: number): void;
 }
 
 /** Settings of the put half, all decided. */
@@ -353,13 +353,14 @@ export class PutHalf extends GatherList {
     this.#inFlight = null;
     this.#queued -= batch.bytes;
     if (error === undefined && count === batch.bytes && this.#error === null) {
+      const position = this.#position;
       this.#position += batch.bytes;
       this.#taken += batch.bytes;
       for (const entry of batch.entries) this.#digest.update(entry);
       if (batch.bytes > 0) this.limiter.taken(batch.bytes);
       this.#releaseBatch(batch);
       this.#tellWaiters();
-      this.#host.putProgressed();
+      this.#host.batchTaken(position, batch.bytes, batch.entries.length);
       return;
     }
     const context = this.#context();
