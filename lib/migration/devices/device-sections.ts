@@ -1,4 +1,5 @@
 import type { DeviceDescription, VmDescription } from '../format/device-types.ts';
+import type { Diagnostics } from '../format/diagnostics.ts';
 import type { DeviceSection, Section } from '../format/events.ts';
 import type { SectionTable } from '../format/section-headers.ts';
 import { MigrationStreamError, quoteSection } from '../format/stream-error.ts';
@@ -20,8 +21,7 @@ const MAX_VALUES = 8_388_608;
 /** The bodies of a stream's device sections. */
 export class DeviceSections {
   readonly #sections: SectionTable;
-  readonly #report: (error: MigrationStreamError) => void;
-  readonly #warn: (message: string, position: number) => void;
+  readonly #diagnostics: Diagnostics;
   #described: DescribedDevices | null = null;
   /** Bodies that came before the description, which may still come. */
   #undecoded: DeviceSection[] = [];
@@ -31,18 +31,9 @@ export class DeviceSections {
   /** Whether any body was found by its footer for want of a description. */
   hasScanned = false;
 
-  /**
-   * @param report - Told of faults after which the stream can still be read.
-   * @param warn - Told of what a person should know.
-   */
-  constructor(
-    sections: SectionTable,
-    report: (error: MigrationStreamError) => void,
-    warn: (message: string, position: number) => void,
-  ) {
+  constructor(sections: SectionTable, diagnostics: Diagnostics) {
     this.#sections = sections;
-    this.#report = report;
-    this.#warn = warn;
+    this.#diagnostics = diagnostics;
   }
 
   /** Whether the description is known. */
@@ -106,7 +97,9 @@ export class DeviceSections {
       body = await this.#bySize(input, section, description, footers);
     } else {
       if (this.#described !== null) {
-        this.#report(input.error('corrupt', 'the VM description does not have it', section.offset));
+        this.#diagnostics.report(
+          input.error('corrupt', 'the VM description does not have it', section.offset),
+        );
       }
       if (!footers) {
         const reason =
@@ -152,7 +145,7 @@ export class DeviceSections {
       throw input.error('corrupt', reason, end);
     }
     const reason = `its body has ${found.length} bytes, its description adds up to ${size}`;
-    this.#report(input.error('corrupt', reason, end));
+    this.#diagnostics.report(input.error('corrupt', reason, end));
     return found;
   }
 
@@ -171,16 +164,16 @@ export class DeviceSections {
     if (version !== section.versionId) {
       const { versionId, offset } = section;
       const reason = `it is of version ${versionId}, by the VM description of ${version}`;
-      this.#report(new MigrationStreamError('corrupt', reason, { position: offset, section }));
+      this.#diagnostics.report(
+        new MigrationStreamError('corrupt', reason, { position: offset, section }),
+      );
     }
     try {
-      const warn = (message: string, position: number): void => {
-        this.#warn(`section ${quoteSection(section)}: ${message}`, position);
-      };
-      return decodeState(description, body, { bodyOffset, section, warn, budget: this.#budget });
+      const where = { bodyOffset, section, diagnostics: this.#diagnostics, budget: this.#budget };
+      return decodeState(description, body, where);
     } catch (error) {
       if (!(error instanceof MigrationStreamError)) throw error;
-      this.#report(error);
+      this.#diagnostics.report(error);
       return null;
     }
   }

@@ -7,6 +7,7 @@ import type {
   StateDescription,
   StateValue,
 } from '../format/device-types.ts';
+import type { WarningSink } from '../format/diagnostics.ts';
 import { MigrationStreamError, type SectionName } from '../format/stream-error.ts';
 import { ITEM } from '../format/wire.ts';
 import { elementCount } from './body-size.ts';
@@ -28,8 +29,8 @@ const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
  *
  * @param device - As `parseVmDescription` gave it.
  * @param body - All of the body, without header and footer.
- * @param where - For errors: offset in the stream of the body, and the section it is in; `warn` is told
- *   of values that are odd, but can be read; `budget` bounds the values of all states decoded with it.
+ * @param where - For errors: offset in the stream of the body, and the section it is in; `diagnostics`
+ *   takes warnings about values that are odd, but can be read; `budget` bounds the values of all states decoded with it.
  * @throws {MigrationStreamError} `corrupt` where body and description do not fit each other, with the
  *   path of the field and its offset in the stream. That need not mean that the body is damaged: see
  *   `bodySize` for what the description of a sound one may lack. `unsupported` for one of too many values.
@@ -40,8 +41,8 @@ export function decodeState(
   where: {
     readonly bodyOffset: number;
     readonly section: SectionName;
-    readonly warn?: (message: string, position: number) => void;
-    readonly budget?: { values: number };
+    readonly diagnostics?: WarningSink | undefined;
+    readonly budget?: { values: number } | undefined;
   },
 ): DeviceState {
   const decoder = new StateDecoder(body, where);
@@ -75,7 +76,7 @@ class StateDecoder {
   readonly #view: DataView;
   readonly #offset: number;
   readonly #section: SectionName;
-  readonly #warn: (message: string, position: number) => void;
+  readonly #diagnostics: WarningSink | undefined;
   /** Names and indices of where the decoder is. */
   readonly #path: (string | number)[] = [];
   readonly #mostValues: number;
@@ -88,13 +89,13 @@ class StateDecoder {
 
   constructor(
     body: Uint8Array,
-    { bodyOffset, section, warn = () => {}, budget }: Parameters<typeof decodeState>[2],
+    { bodyOffset, section, diagnostics, budget }: Parameters<typeof decodeState>[2],
   ) {
     this.#body = body;
     this.#view = new DataView(body.buffer, body.byteOffset, body.length);
     this.#offset = bodyOffset;
     this.#section = section;
-    this.#warn = warn;
+    this.#diagnostics = diagnostics;
     this.#end = body.length;
     // Elements of no size, nested, would be as many as somebody likes.
     this.#mostValues = Math.min(1024 + 4 * body.length, MAX_VALUES, budget?.values ?? Infinity);
@@ -203,10 +204,8 @@ class StateDecoder {
   }
 
   #oddBool(byte: number): void {
-    this.#warn(
-      printable(`${this.#where()} is a bool of ${byte}, taken for true`),
-      this.#offset + this.#at,
-    );
+    const message = printable(`${this.#where()} is a bool of ${byte}, taken for true`);
+    this.#diagnostics?.warn(message, this.#offset + this.#at, this.#section);
   }
 
   #nullMark(size: number): void {

@@ -65,7 +65,7 @@ export async function readBlockList(
       throw input.error('corrupt', reason, offset);
     }
     if (usedLength === 0) {
-      table.warn(`RAM block "${name}" is empty`, offset);
+      table.diagnostics.warn(`RAM block "${name}" is empty`, offset);
     }
     blocks.push(block);
     input.file.ramControlLoadHook(RAM_CONTROL_BLOCK_REG, name);

@@ -72,7 +72,7 @@ export class MappedRam {
     }
     if (pagesAt % PAGES_ALIGN !== 0n) {
       const reason = `the pages of "${block.name}" are at ${pagesAt} of the file, no multiple of 1 MiB`;
-      this.#table.warn(reason, at + 20);
+      this.#table.diagnostics.warn(reason, at + 20);
     }
     if (bitmapBytes > MAX_BITMAP) {
       throw input.error('unsupported', `a RAM block of ${block.usedLength} bytes`, at);
@@ -93,7 +93,7 @@ export class MappedRam {
     for (let bit = count; bit < bytes * 8; bit++) {
       if (!isSet(bitmap, bit)) continue;
       const reason = `the bitmap of "${block.name}" has bits beyond its ${count} pages: the source's byte order may be another`;
-      this.#table.warn(reason, input.position);
+      this.#table.diagnostics.warn(reason, input.position);
       break;
     }
     return bitmap;

@@ -158,7 +158,7 @@ export class RamRecords {
     const isPage = kind === ZERO || kind === PAGE || kind === XBZRLE || kind === COMPRESS_PAGE;
     if (!isPage && kind !== flags) {
       const reason = `the RAM word ${hex(this.#word)} continues a block, but is of no page`;
-      this.#table.report(input.error('corrupt', reason, at));
+      this.#table.diagnostics.report(input.error('corrupt', reason, at));
     }
     if (kind === MEM_SIZE) {
       this.total = offset;
@@ -212,7 +212,7 @@ export class RamRecords {
 
   #outside(block: RamBlock, offset: number, at: number): void {
     const reason = `a page at ${hex(offset)} of "${block.name}", which has ${hex(block.usedLength)} bytes`;
-    this.#table.report(this.#input.error('corrupt', reason, at));
+    this.#table.diagnostics.report(this.#input.error('corrupt', reason, at));
   }
 
   async #zero(block: RamBlock, offset: number, inside: boolean): Promise<void> {
@@ -229,7 +229,7 @@ export class RamRecords {
   #filled(block: RamBlock, offset: number, fill: number): void {
     const { pageSize, onPage } = this.#table;
     const reason = `a page filled with ${hex(fill)} at ${hex(offset)} of "${block.name}", which QEMU 10 refuses`;
-    this.#table.warn(reason, this.#input.position - 1);
+    this.#table.diagnostics.warn(reason, this.#input.position - 1);
     block.pages.zero += 1;
     onPage?.(block, offset, new Uint8Array(pageSize).fill(fill));
   }
@@ -269,7 +269,7 @@ export class RamRecords {
       return;
     }
     const page = `the XBZRLE page at ${hex(offset)} of "${block.name}"`;
-    this.#table.report(input.error('corrupt', `${page} is malformed: ${fault}`, at));
+    this.#table.diagnostics.report(input.error('corrupt', `${page} is malformed: ${fault}`, at));
   }
 
   async #compressed(block: RamBlock, offset: number, inside: boolean): Promise<void> {
@@ -294,7 +294,7 @@ export class RamRecords {
       return;
     }
     const which = `the compressed page at ${hex(offset)} of "${block.name}"`;
-    this.#table.report(input.error('corrupt', `${which} is malformed: ${page}`, at));
+    this.#table.diagnostics.report(input.error('corrupt', `${which} is malformed: ${page}`, at));
   }
 
   /** Has the file's hook load what a transport moved by other means. */

@@ -111,7 +111,10 @@ export class RamSections {
     if (isSmall) await table.setPageSize(SMALL_PAGE, offset);
     await table.list(blocks);
     if (mapped?.isBlank === true) {
-      table.warn('no page is there by any bitmap: the save may never have been finished', offset);
+      table.diagnostics.warn(
+        'no page is there by any bitmap: the save may never have been finished',
+        offset,
+      );
     }
     if (this.#channels !== null) table.expectChannels();
     this.#channels?.start(table);

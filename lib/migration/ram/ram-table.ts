@@ -1,4 +1,5 @@
 import { printable } from '../../util/format.ts';
+import type { Diagnostics } from '../format/diagnostics.ts';
 import type { PageCounts, PageVisitor, RamBlock } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 
@@ -41,22 +42,15 @@ export class RamTable {
   /** Whether pages come in channels of their own, by what the main channel says. */
   usesMultifd = false;
 
-  /** Told of a fault after which the stream can still be read; throws it if that shall be the end. */
-  readonly report: (error: MigrationStreamError) => void;
-  /** Told of what a person should know. */
-  readonly warn: (message: string, position: number) => void;
+  /** Takes the warnings, and the faults after which the stream can still be read. */
+  readonly diagnostics: Diagnostics;
   readonly onPage: ((block: RamBlock, offset: number, bytes: Uint8Array) => void) | null;
   readonly onZero: ((block: RamBlock, offset: number, count: number) => void) | null;
   readonly onXbzrle: ((block: RamBlock, offset: number, encoded: Uint8Array) => void) | null;
 
-  constructor(
-    visitor: PageVisitor,
-    report: (error: MigrationStreamError) => void,
-    warn: (message: string, position: number) => void,
-  ) {
+  constructor(visitor: PageVisitor, diagnostics: Diagnostics) {
     this.#visitor = visitor;
-    this.report = report;
-    this.warn = warn;
+    this.diagnostics = diagnostics;
     this.onPage = visitor.page?.bind(visitor) ?? null;
     this.onZero = visitor.zero?.bind(visitor) ?? null;
     this.onXbzrle = visitor.xbzrle?.bind(visitor) ?? null;

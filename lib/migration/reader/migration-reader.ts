@@ -72,7 +72,7 @@ export interface ReaderOptions {
 export class MigrationReader implements AsyncIterable<MigrationEvent> {
   readonly #source: StreamSource;
   readonly #options: ReaderOptions;
-  readonly #remarks: Diagnostics;
+  readonly #diagnostics: Diagnostics;
   readonly #state: StreamState;
   readonly #postcopy = new PostcopyOrder();
   #input: StreamInput | null = null;
@@ -88,8 +88,8 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   constructor(source: StreamSource, options: ReaderOptions = {}) {
     this.#source = source;
     this.#options = options;
-    this.#remarks = new Diagnostics(options.onFault);
-    this.#state = new StreamState(options.pages ?? {}, this.#remarks);
+    this.#diagnostics = new Diagnostics(options.onFault);
+    this.#state = new StreamState(options.pages ?? {}, this.#diagnostics);
   }
 
   /**
@@ -109,7 +109,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       const input = new StreamInput(file, -file.getPosition, origin);
       yield* this.#read(input, side, new RamSections(this.ram, side.multifd));
       await side.finish(this.#postcopy.state !== 'none', this.configuration?.uuid ?? null);
-      yield* this.#remarks.takeWarnings();
+      yield* this.#diagnostics.takeWarnings();
     } catch (error) {
       failure = error;
       throw error;
@@ -225,7 +225,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       } else {
         throw notAnItem(input, type, sections.previous);
       }
-      yield* this.#remarks.takeWarnings();
+      yield* this.#diagnostics.takeWarnings();
     }
   }
 
@@ -235,7 +235,8 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     yield { type: 'command', ...item };
     this.#postcopy.follow(item, input);
     if (command.name === 'OPEN_RETURN_PATH') {
-      if (this.#isAnswered) this.#remarks.warn('the return path is opened a second time', offset);
+      if (this.#isAnswered)
+        this.#diagnostics.warn('the return path is opened a second time', offset);
       this.#isAnswered = true;
     } else if (command.name === 'POSTCOPY_ADVISE') {
       this.#state.advisedPageSizes = command.pageSizes ?? null;
@@ -248,7 +249,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     } else if (command.name === 'PACKAGED') {
       if (inPackage) throw input.error('corrupt', 'a package in a package', offset);
     } else if (command.name === 'UNKNOWN') {
-      this.#remarks.warn(`command ${item.number} is not known; it was skipped`, offset);
+      this.#diagnostics.warn(`command ${item.number} is not known; it was skipped`, offset);
     }
     return command;
   }

@@ -23,7 +23,7 @@ export class SectionReader {
     this.#state = state;
     this.#ram = ram;
     this.#fileOffset = fileOffset;
-    this.#foreign = new HandlerSections(state.remarks.warn);
+    this.#foreign = new HandlerSections(state.diagnostics);
   }
 
   /** Reads a section, behind its type byte. */
@@ -103,7 +103,7 @@ export class SectionReader {
     const sectionId = input.be32();
     if (sectionId !== section.sectionId) {
       const reason = `a footer of section ${sectionId}, not ${section.sectionId}`;
-      state.remarks.report(input.error('corrupt', reason, at + 1));
+      state.diagnostics.report(input.error('corrupt', reason, at + 1));
     }
     return at;
   }

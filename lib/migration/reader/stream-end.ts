@@ -26,7 +26,7 @@ export async function* readEnd(
     if (state.isPostcopy || !state.sections.isSnapshot) {
       throw input.error('corrupt', 'an end mark before the end of all sections', end - 1);
     }
-    state.remarks.warn('no section has its END: a background snapshot', end - 1);
+    state.diagnostics.warn('no section has its END: a background snapshot', end - 1);
   }
   const described = state.descriptionAt;
   if (described !== null && described !== end) {
@@ -49,7 +49,7 @@ async function* readDescription(
   input: StreamInput,
   state: StreamState,
 ): AsyncGenerator<MigrationEvent, void> {
-  const { ram, devices, remarks } = state;
+  const { ram, devices, diagnostics } = state;
   const offset = input.position;
   await input.need(HEADER_BYTES, 'the VM description');
   input.u8();
@@ -65,7 +65,7 @@ async function* readDescription(
   } catch (error) {
     if (!(error instanceof MigrationStreamError)) throw error;
     // The devices themselves are complete.
-    remarks.report(error);
+    diagnostics.report(error);
     return;
   }
   yield { type: 'vmDescription', offset, bytes: HEADER_BYTES + size, description };
@@ -74,10 +74,10 @@ async function* readDescription(
   }
   if (ram.pageSizeKnown && ram.pageSize !== description.page_size) {
     const reason = `the VM description says pages of ${description.page_size} bytes, RAM has ${ram.pageSize}`;
-    remarks.report(input.error('corrupt', reason, offset));
+    diagnostics.report(input.error('corrupt', reason, offset));
   }
   for (const name of devices.missing()) {
     const reason = `the VM description has ${name}, and no such section came`;
-    remarks.report(input.error('corrupt', reason, offset));
+    diagnostics.report(input.error('corrupt', reason, offset));
   }
 }

@@ -7,7 +7,7 @@ import { RamTable } from '../ram/ram-table.ts';
 
 /** What is known of a stream while it is read. */
 export class StreamState {
-  readonly remarks: Diagnostics;
+  readonly diagnostics: Diagnostics;
   readonly sections: SectionTable = new SectionTable();
   readonly devices: DeviceSections;
   readonly ram: RamTable;
@@ -24,11 +24,10 @@ export class StreamState {
   /** Whether a description that has not been found will not be: the rest of the stream was searched. */
   isSearched = false;
 
-  constructor(pages: PageVisitor, remarks: Diagnostics) {
-    const { report, warn } = remarks;
-    this.remarks = remarks;
-    this.devices = new DeviceSections(this.sections, report, warn);
-    this.ram = new RamTable(pages, report, warn);
+  constructor(pages: PageVisitor, diagnostics: Diagnostics) {
+    this.diagnostics = diagnostics;
+    this.devices = new DeviceSections(this.sections, diagnostics);
+    this.ram = new RamTable(pages, diagnostics);
   }
 
   /**

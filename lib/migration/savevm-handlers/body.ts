@@ -9,9 +9,6 @@ export interface HandlerSummary {
   readonly bytes: number;
 }
 
-/** Told of what a person should know; the body can be read all the same. */
-export type Warn = (message: string, offset: number) => void;
-
 /** Counts up what becomes a summary. */
 export class BodyCount implements HandlerSummary {
   records = 0;

@@ -1,13 +1,14 @@
+import type { WarningSink } from '../format/diagnostics.ts';
 import type { SectionKind } from '../format/events.ts';
 import type { StreamInput } from '../format/stream-input.ts';
-import type { HandlerSummary, Warn } from './body.ts';
+import type { HandlerSummary } from './body.ts';
 import { DirtyBitmapBodies } from './dirty-bitmap.ts';
 import { skipBlock } from './disk-block.ts';
 import { skipClock, skipStorageAttributes, skipStorageKeys } from './s390.ts';
 import { HashTableBodies } from './spapr-htab.ts';
 import { skipVfio } from './vfio.ts';
 
-export type { HandlerSummary, Warn } from './body.ts';
+export type { HandlerSummary } from './body.ts';
 
 /** A section with a layout of its own. */
 interface Layout {
@@ -27,7 +28,7 @@ export class HandlerSections {
   readonly #layouts: ReadonlyMap<string, Layout>;
   readonly #vfio: Layout;
 
-  constructor(onProblem: Warn = () => {}) {
+  constructor(diagnostics: WarningSink) {
     const bitmaps = new DirtyBitmapBodies();
     const table = new HashTableBodies();
     this.#layouts = new Map<string, Layout>([
@@ -39,12 +40,12 @@ export class HandlerSections {
       ],
       ['s390-storage_attributes', { version: 0, kinds: IN_PIECES, skip: skipStorageAttributes }],
       ['s390-skeys', { version: 1, kinds: AT_ONCE, skip: skipStorageKeys }],
-      ['todclock', { version: 1, kinds: AT_ONCE, skip: (input) => skipClock(input, onProblem) }],
+      ['todclock', { version: 1, kinds: AT_ONCE, skip: (input) => skipClock(input, diagnostics) }],
     ]);
     this.#vfio = {
       version: 1,
       kinds: [...IN_PIECES, ...AT_ONCE],
-      skip: (input) => skipVfio(input, onProblem),
+      skip: (input) => skipVfio(input, diagnostics),
     };
   }
 

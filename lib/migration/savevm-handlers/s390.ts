@@ -1,6 +1,7 @@
+import type { WarningSink } from '../format/diagnostics.ts';
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM, LIMIT } from '../format/wire.ts';
-import { BodyCount, type HandlerSummary, hex, lengthOf, type Warn } from './body.ts';
+import { BodyCount, type HandlerSummary, hex, lengthOf } from './body.ts';
 
 /** Bits of a word below the address. */
 const FLAGS = 0xfffn;
@@ -66,13 +67,16 @@ function badWord(input: StreamInput, word: bigint, what: string, at: number): Er
 }
 
 /** Drops the body of section `todclock`. */
-export async function skipClock(input: StreamInput, onProblem: Warn): Promise<HandlerSummary> {
+export async function skipClock(
+  input: StreamInput,
+  diagnostics: WarningSink,
+): Promise<HandlerSummary> {
   const count = new BodyCount();
   await input.need(1, 'the mark of a clock');
   const mark = input.u8();
   if (mark === CLOCK_MISSING) return count;
   if (mark !== CLOCK_PRESENT) {
-    onProblem(`a clock is marked with ${mark}, not ${CLOCK_PRESENT}`, input.position - 1);
+    diagnostics.warn(`a clock is marked with ${mark}, not ${CLOCK_PRESENT}`, input.position - 1);
   }
   await input.skip(9, 'the value of a clock');
   count.add(9);

@@ -1,6 +1,7 @@
+import type { WarningSink } from '../format/diagnostics.ts';
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM } from '../format/wire.ts';
-import { BodyCount, type HandlerSummary, hex, lengthOf, type Warn } from './body.ts';
+import { BodyCount, type HandlerSummary, hex, lengthOf } from './body.ts';
 
 /** Tags of a body. @see QEMU `VFIO_MIG_FLAG_…` in hw/vfio/migration.c */
 const TAG = {
@@ -18,7 +19,10 @@ const MAX_CONFIG = 1_048_576;
 const WINDOW = 32_768;
 
 /** Drops a body of a section `…/vfio`: state of a device that QEMU passed through to the guest. */
-export async function skipVfio(input: StreamInput, onProblem: Warn): Promise<HandlerSummary> {
+export async function skipVfio(
+  input: StreamInput,
+  diagnostics: WarningSink,
+): Promise<HandlerSummary> {
   const count = new BodyCount();
   for (;;) {
     await input.need(8, 'a tag of VFIO state');
@@ -33,7 +37,7 @@ export async function skipVfio(input: StreamInput, onProblem: Warn): Promise<Han
         await expectEnd(input);
         return count;
       case TAG.DEV_CONFIG_STATE:
-        count.add(await findEnd(input, onProblem));
+        count.add(await findEnd(input, diagnostics));
         return count;
       case TAG.DEV_DATA_STATE: {
         const length = await lengthOf(input, 'VFIO state');
@@ -61,7 +65,7 @@ async function expectEnd(input: StreamInput): Promise<void> {
  *
  * @returns Bytes of the state.
  */
-async function findEnd(input: StreamInput, onProblem: Warn): Promise<number> {
+async function findEnd(input: StreamInput, diagnostics: WarningSink): Promise<number> {
   const start = input.position;
   const mark = endMark(input);
   for (;;) {
@@ -77,7 +81,7 @@ async function findEnd(input: StreamInput, onProblem: Warn): Promise<number> {
     }
     if (found < 0) continue;
     input.file.skip(8);
-    onProblem(
+    diagnostics.warn(
       `the PCI state of a VFIO device was taken to end at its end mark, after ${passed} bytes, as nothing says how long it is`,
       start,
     );

@@ -26,7 +26,7 @@ function reader(
   ...kinds: readonly SectionKind[]
 ): (input: StreamInput) => Promise<HandlerSummary[]> {
   return async (input) => {
-    const sections = new HandlerSections();
+    const sections = new HandlerSections({ warn() {} });
     const summaries: HandlerSummary[] = [];
     for (const kind of kinds) {
       const summary = await sections.skip(name, kind, VERSION[name] ?? 1, input);
@@ -205,7 +205,7 @@ describe('ForeignSections', () => {
 
   test('nothing is read of a section that is none of these', () => {
     const input = inputOver(stream('00'));
-    const sections = new HandlerSections();
+    const sections = new HandlerSections({ warn() {} });
     for (const [name, kind] of [
       ['ram', 'start'],
       ['slirp', 'full'],
@@ -230,7 +230,7 @@ describe('ForeignSections', () => {
       const input = inputOver(stream('aa aa aa aa aa aa aa aa'));
       await input.skip(6, 'a header');
       input.section = { sectionId: 4, name, instanceId: 0 };
-      return new HandlerSections().skip(name, kind, version, input);
+      return new HandlerSections({ warn() {} }).skip(name, kind, version, input);
     };
     await assertFault(read('start', 'block', 2), 'unsupported', 2, /version 2 .* only 1 is/);
     await assertFault(read('full', 'vfio', 0), 'unsupported', 2, /version 0/);
@@ -371,7 +371,9 @@ describe('ForeignSections', () => {
 
   test('a clock with an odd mark is read, and reported', async () => {
     const problems: [string, number][] = [];
-    const sections = new HandlerSections((message, offset) => problems.push([message, offset]));
+    const sections = new HandlerSections({
+      warn: (message, offset) => void problems.push([message, offset]),
+    });
     const input = inputOver(stream('02', pattern(9)));
     await sections.skip('todclock', 'full', 1, input);
     assert.equal(input.position, 10);
@@ -387,7 +389,9 @@ describe('ForeignSections', () => {
       problems: [string, number][] = [],
     ): Promise<HandlerSummary | null> {
       input.section = { sectionId: 0x1234, name: 'vfio', instanceId: 0 };
-      const sections = new HandlerSections((message, offset) => problems.push([message, offset]));
+      const sections = new HandlerSections({
+        warn: (message, offset) => void problems.push([message, offset]),
+      });
       const summary = await sections.skip('vfio', 'full', 1, input);
       return summary === null ? null : { records: summary.records, bytes: summary.bytes };
     }
