@@ -4,26 +4,26 @@ import { hasEnded, queryMigration, queryRunState, type RunState } from './migrat
 import type { QmpClient } from './qmp/qmp-client.ts';
 import { QmpError } from './qmp/qmp-error.ts';
 
-/** What a guest that cannot be saved now may be up to, and what helps. */
+/** Run states in which a guest cannot be saved: why, and what to do. */
 const UNSAVEABLE: ReadonlyMap<string, string> = new Map([
-  ['inmigrate', 'it waits for a migration itself, and has no guest yet'],
+  ['inmigrate', 'it waits for an incoming migration and has no guest yet'],
   [
     'postmigrate',
-    'its guest was saved or migrated away already; if it is to run on here, and be saved again, give the ' +
-      'command "cont" first',
+    'its guest has already been saved or migrated away; to run the guest here again and save it again, give ' +
+      'the command "cont" first',
   ],
-  ['finish-migrate', 'a migration is just ending'],
-  ['save-vm', 'a snapshot is being saved'],
-  ['restore-vm', 'a snapshot is being loaded'],
-  ['colo', 'it is one of a pair that is kept the same (COLO)'],
+  ['finish-migrate', 'a migration is ending; try again in a moment'],
+  ['save-vm', 'a snapshot is being saved; try again when it is done'],
+  ['restore-vm', 'a snapshot is being loaded; try again when it is done'],
+  ['colo', 'its guest is one of a pair that COLO keeps in step; end COLO first'],
 ]);
 
 /**
- * Makes sure that a QEMU can be saved now.
+ * Check that a QEMU can be saved now.
  *
  * @returns Its run state.
- * @throws {QemuFileError} (rejects) `EBUSY` if a migration or the like is under way, or has been; `ENOTSUP` if QEMU
- *   itself says that this guest cannot be migrated.
+ * @throws {QemuFileError} (rejects) `EBUSY` if the run state does not allow it or a migration is in progress;
+ *   `ENOTSUP` if QEMU reports that this guest cannot be migrated.
  */
 export async function checkSaveable(qmp: QmpClient): Promise<RunState> {
   const operation = 'saveVm';
@@ -35,7 +35,9 @@ export async function checkSaveable(qmp: QmpClient): Promise<RunState> {
     throw new QemuFileError('EBUSY', reason, { operation });
   }
   if (!hasEnded(info.status)) {
-    const reason = `a migration of this QEMU is under way already, in state "${info.status}"`;
+    const reason =
+      `another migration of this QEMU is in progress, in state "${info.status}"; wait for its end or give the ` +
+      'command "migrate_cancel"';
     throw new QemuFileError('EBUSY', reason, { operation });
   }
   const blockers = info['blocked-reasons'] ?? [];
@@ -47,29 +49,35 @@ export async function checkSaveable(qmp: QmpClient): Promise<RunState> {
 }
 
 /**
- * Makes sure that a QEMU waits to be told where a migration comes from.
+ * Check that a QEMU was started with `-incoming defer` and waits for `migrate-incoming`.
  *
- * @throws {QemuFileError} (rejects) `EINVAL` if it was not started for that; `EBUSY` if a migration comes in already.
+ * @throws {QemuFileError} (rejects) `EINVAL` if it was not started for a migration; `EBUSY` if it already has an
+ *   address to load a migration from.
  */
 export async function checkWaiting(qmp: QmpClient): Promise<void> {
   const operation = 'restoreVm';
   const { status } = await queryRunState(qmp);
   if (status !== 'inmigrate') {
-    const reason = `QEMU is in state "${status}" and waits for no migration: start it with -incoming defer`;
+    const reason = `QEMU is in state "${status}" and does not wait for a migration; start it with -incoming defer`;
     throw new QemuFileError('EINVAL', reason, { operation });
   }
   const info = await queryMigration(qmp);
   if (info.status !== undefined && info.status !== 'none') {
     const reason =
-      `this QEMU has been told already where its migration comes from (state "${info.status}"): start it ` +
-      'with -incoming defer';
+      `this QEMU already has an incoming migration, in state "${info.status}"; start it with -incoming defer ` +
+      'instead of an address';
     throw new QemuFileError('EBUSY', reason, { operation });
   }
 }
 
+/** Return whether a machine omits the VM description at the end of its stream (`suppress-vmdesc=on`). */
+export async function suppressesDescription(qmp: QmpClient): Promise<boolean> {
+  return (await machineProperty(qmp, 'suppress-vmdesc')) === true;
+}
+
 /**
- * Makes sure that a QEMU has the machine that a stream is of: QEMU would find out too late to be of use for
- * another stream.
+ * Check that a QEMU has the machine type that a stream was saved on. QEMU itself finds out only after it has
+ * begun to load, and then cannot load another stream.
  *
  * @throws {QemuFileError} (rejects) `EINVAL` if it has another one.
  */
@@ -82,16 +90,11 @@ export async function checkMachine(
   const own = type.replace(/-machine$/, '');
   if (own === machine) return;
   const saved = printable(machine);
-  const reason = `the guest was saved on a machine "${saved}", and this QEMU has "${own}": start it with -M ${saved}`;
+  const reason = `the guest was saved on machine type "${saved}", but this QEMU has "${own}"; start it with -M ${saved}`;
   throw new QemuFileError('EINVAL', reason, { operation: 'restoreVm' });
 }
 
-/** Whether a machine sends no VM description at the end of its stream. */
-export async function suppressesDescription(qmp: QmpClient): Promise<boolean> {
-  return (await machineProperty(qmp, 'suppress-vmdesc')) === true;
-}
-
-/** Gives a property of the machine; undefined if it has no such. */
+/** Return a property of the machine; undefined if this machine does not have it. */
 async function machineProperty(qmp: QmpClient, property: string): Promise<unknown> {
   try {
     return await qmp.execute<unknown>('qom-get', { path: '/machine', property });

@@ -1,45 +1,47 @@
+import { noop } from '../util/noop.ts';
 import type { QmpClient } from './qmp/qmp-client.ts';
 
-/** Capabilities and parameters of migration, by QEMU's names. */
+/** Migration capabilities and parameters, by QEMU's names. */
 export interface MigrationSettings {
   readonly capabilities: Readonly<Record<string, boolean>>;
   readonly parameters: Readonly<Record<string, number | string>>;
 }
 
-/** Settings of a QEMU that were changed for a while. */
+/** Settings of a QEMU that were changed for one migration. */
 export interface ChangedSettings {
-  /** Whether a capability is on now. */
+  /** Return whether a capability is on. */
   has(capability: string): boolean;
-  /** Gives QEMU back what it had. */
+  /** Set everything back to its former value. */
   restore(): Promise<void>;
 }
 
 /**
- * Changes settings of migration, as far as this QEMU has them and they are not as wanted already.
+ * Change migration settings, except those that this QEMU does not have and those that have the wanted value.
  *
- * @throws {QemuFileError} (rejects) as `QmpClient.execute`; nothing is changed then, if QEMU is there to undo it.
+ * @throws {QemuFileError} (rejects) as `QmpClient.execute`. Nothing is changed then, unless QEMU cannot be
+ *   reached to undo it.
  */
 export async function changeSettings(
   qmp: QmpClient,
   wanted: MigrationSettings,
 ): Promise<ChangedSettings> {
-  const capabilities = await readCapabilities(qmp);
+  const capabilities = await queryCapabilities(qmp);
   const parameters = await qmp.execute<Record<string, unknown>>('query-migrate-parameters');
-  const newCapabilities = changes(capabilities, wanted.capabilities);
-  const newParameters = changes(parameters, wanted.parameters);
+  const newCapabilities = changedValues(capabilities, wanted.capabilities);
+  const newParameters = changedValues(parameters, wanted.parameters);
   const formerCapabilities = pick(capabilities, Object.keys(newCapabilities));
   const formerParameters = pick(parameters, Object.keys(newParameters));
   await setCapabilities(qmp, newCapabilities);
   try {
     await setParameters(qmp, newParameters);
   } catch (error) {
-    await setCapabilities(qmp, formerCapabilities).catch(() => {});
+    await setCapabilities(qmp, formerCapabilities).catch(noop);
     throw error;
   }
   return {
     has: (name) => newCapabilities[name] ?? capabilities[name] ?? false,
     restore: async () => {
-      // One that is refused must not keep the other, such as TLS, from being as before.
+      // If QEMU refuses the capabilities, the parameters (TLS among them) must still be set back.
       try {
         await setCapabilities(qmp, formerCapabilities);
       } finally {
@@ -49,19 +51,20 @@ export async function changeSettings(
   };
 }
 
-async function readCapabilities(qmp: QmpClient): Promise<Record<string, boolean>> {
+/** Return the migration capabilities that a QEMU knows, and whether each is on. */
+export async function queryCapabilities(qmp: QmpClient): Promise<Record<string, boolean>> {
   const list = await qmp.execute<readonly { capability: string; state: boolean }[]>(
     'query-migrate-capabilities',
   );
   return Object.fromEntries(list.map(({ capability, state }) => [capability, state]));
 }
 
-function changes<T>(
-  present: Readonly<Record<string, unknown>>,
+function changedValues<T>(
+  current: Readonly<Record<string, unknown>>,
   wanted: Readonly<Record<string, T>>,
 ): Record<string, T> {
   const differs = ([name, value]: [string, T]): boolean =>
-    name in present && present[name] !== value;
+    name in current && current[name] !== value;
   return Object.fromEntries(Object.entries(wanted).filter(differs));
 }
 
@@ -69,7 +72,7 @@ function pick<T>(from: Readonly<Record<string, T>>, names: readonly string[]): R
   return Object.fromEntries(names.map((name) => [name, from[name] as T]));
 }
 
-/** All in one command: some may only be on or off together. */
+/** Set all capabilities in one command, because QEMU allows some of them only together. */
 async function setCapabilities(
   qmp: QmpClient,
   values: Readonly<Record<string, boolean>>,

@@ -1,21 +1,22 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { noop } from '../util/noop.ts';
-import type { QmpClient, QmpExecuteOptions } from './qmp/qmp-client.ts';
+import type { QmpClient } from './qmp/qmp-client.ts';
 import type { QmpEvent } from './qmp/qmp-events.ts';
+import type { QmpExecuteOptions } from './qmp/qmp-options.ts';
 
-/** How far a migration has come, as QEMU sees it. */
+/** Progress of a migration as QEMU reports it. */
 export interface MigrationProgress {
   /** QEMU's word for the state: `setup`, `active`, `device`, `completed` … */
   readonly status: string;
-  /** Bytes that were sent; 0 at a destination, which does not count. */
+  /** Bytes sent; 0 at a destination, which does not count them. */
   readonly transferred: number;
-  /** Bytes of guest memory that are to be sent still, by what is known now. */
+  /** Bytes of guest memory that QEMU still expects to send. */
   readonly remaining: number;
-  /** Bytes of guest memory in all. */
+  /** Bytes of guest memory in total. */
   readonly total: number;
 }
 
-/** What `query-migrate` answers, as far as it is used here. */
+/** The fields of `query-migrate` that are used here. */
 export interface MigrationInfo {
   readonly status?: string;
   readonly 'error-desc'?: string;
@@ -31,20 +32,20 @@ export interface MigrationInfo {
 
 /** The run state of a machine. */
 export interface RunState {
-  /** QEMU's word for it: `running`, `paused`, `inmigrate`, `postmigrate` … */
+  /** QEMU's word for the state: `running`, `paused`, `inmigrate`, `postmigrate` … */
   readonly status: string;
   readonly running: boolean;
 }
 
 const POLL_MS = 250;
 const SETTLE_POLL_MS = 20;
-const SETTLE_TRIES = 500;
+const MAX_SETTLE_POLLS = 500;
 
 const ENDED: ReadonlySet<string> = new Set(['completed', 'failed', 'cancelled']);
-/** Run states that a migration leaves by itself a moment after it has ended. */
-const PASSING: ReadonlySet<string> = new Set(['finish-migrate', 'inmigrate']);
+/** Run states that QEMU leaves by itself a moment after a migration has ended. */
+const TRANSIENT: ReadonlySet<string> = new Set(['finish-migrate', 'inmigrate']);
 
-/** Asks for the state of the migration. */
+/** Query the state of the migration. */
 export function queryMigration(
   qmp: QmpClient,
   options: QmpExecuteOptions = {},
@@ -52,35 +53,35 @@ export function queryMigration(
   return qmp.execute<MigrationInfo>('query-migrate', {}, options);
 }
 
-/** Asks for the run state. */
+/** Query the run state. */
 export function queryRunState(qmp: QmpClient): Promise<RunState> {
   return qmp.execute<RunState>('query-status');
 }
 
-/** Whether a migration has gone its way to the end, or there was none. */
+/** Return whether no migration is in progress, by the status of `query-migrate`. */
 export function hasEnded(status: string | undefined): boolean {
   return status === undefined || status === 'none' || ENDED.has(status);
 }
 
-/** Waits, after the end of a migration, for the run state that follows from that. */
+/** Wait, after the end of a migration, until QEMU has left its transient run states. */
 export async function settledRunState(qmp: QmpClient): Promise<RunState> {
   let state = await queryRunState(qmp);
-  for (let tries = 0; PASSING.has(state.status) && tries < SETTLE_TRIES; tries++) {
+  for (let polls = 0; TRANSIENT.has(state.status) && polls < MAX_SETTLE_POLLS; polls++) {
     await delay(SETTLE_POLL_MS);
     state = await queryRunState(qmp);
   }
   return state;
 }
 
-/** Follows the migration that has been started, by QEMU's events and by asking. */
+/** Follows the current migration, by QEMU's `MIGRATION` events and by polling. */
 export class MigrationWatch implements Disposable {
-  /** The state in which it ended; rejects if the connection to QEMU fails before. */
+  /** The state in which the migration ended; rejects if the connection to QEMU fails earlier. */
   readonly ended: Promise<MigrationInfo>;
   readonly #qmp: QmpClient;
   readonly #onProgress: ((progress: MigrationProgress) => void) | undefined;
   #end: MigrationInfo | undefined;
   #isStopped = false;
-  #isWoken = false;
+  #hasNews = false;
   #wake: () => void = noop;
 
   constructor(qmp: QmpClient, onProgress?: (progress: MigrationProgress) => void) {
@@ -91,31 +92,31 @@ export class MigrationWatch implements Disposable {
     this.ended.catch(noop);
   }
 
-  /** The state in which it ended, if it has. */
+  /** The state in which the migration ended; undefined until then. */
   get end(): MigrationInfo | undefined {
     return this.#end;
   }
 
-  /** Asks no more; `ended` then stays as it is. */
+  /** Stop polling; `ended` stays pending if the migration has not ended. */
   [Symbol.dispose](): void {
     this.#isStopped = true;
     this.#qmp.off('event', this.#onEvent);
-    this.#wakeUp();
+    this.#notify();
   }
 
   readonly #onEvent = ({ event }: QmpEvent): void => {
-    if (event === 'MIGRATION') this.#wakeUp();
+    if (event === 'MIGRATION') this.#notify();
   };
 
-  #wakeUp(): void {
-    this.#isWoken = true;
+  #notify(): void {
+    this.#hasNews = true;
     this.#wake();
   }
 
   async #run(): Promise<MigrationInfo> {
     for (;;) {
-      this.#isWoken = false;
-      // However long: a QEMU whose last bytes nobody takes at the moment does not answer meanwhile.
+      this.#hasNews = false;
+      // No time limit: QEMU does not answer while it waits for the peer to read the last bytes of its stream.
       const info = await queryMigration(this.#qmp, { timeoutMs: 0 });
       const { status = 'none', ram } = info;
       if (!this.#isStopped) {
@@ -131,8 +132,9 @@ export class MigrationWatch implements Disposable {
     }
   }
 
+  /** Wait for the next event, at most until the next poll is due. */
   #pause(): Promise<void> {
-    if (this.#isWoken) return Promise.resolve();
+    if (this.#hasNews) return Promise.resolve();
     return new Promise((resolve) => {
       const timer = setTimeout(resolve, POLL_MS);
       this.#wake = () => {

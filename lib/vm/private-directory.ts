@@ -2,8 +2,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { toQemuFileError } from '../contract/errors.ts';
+import { noop } from '../util/noop.ts';
 
-/** A directory that only this user can look into, for a socket that only this user's QEMU shall find. */
+/** A directory that only this user can enter, for a socket that no other user's process may reach. */
 export class PrivateDirectory implements AsyncDisposable {
   readonly #path: string;
 
@@ -12,12 +13,12 @@ export class PrivateDirectory implements AsyncDisposable {
   }
 
   /**
-   * Makes one, with mode 0700.
+   * Create a directory with mode 0700.
    *
-   * @param parent - Where. Default: the system's directory of temporary files.
+   * @param parent - Directory to create it in. Default: the system's directory for temporary files.
    * @throws {QemuFileError} (rejects) the system's own code.
    */
-  static async make(parent: string = tmpdir()): Promise<PrivateDirectory> {
+  static async create(parent: string = tmpdir()): Promise<PrivateDirectory> {
     try {
       return new PrivateDirectory(await mkdtemp(join(parent, 'qemu-file-')));
     } catch (error) {
@@ -25,13 +26,13 @@ export class PrivateDirectory implements AsyncDisposable {
     }
   }
 
-  /** Gives the path of a name in it. */
+  /** Return the path of a name in the directory. */
   join(name: string): string {
     return join(this.#path, name);
   }
 
-  /** Removes it, and whatever is in it, if that can be done: what it was for does not fail for that. */
+  /** Remove the directory and its contents. A failure is ignored, because the work that used it is done. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await rm(this.#path, { recursive: true, force: true }).catch(() => {});
+    await rm(this.#path, { recursive: true, force: true }).catch(noop);
   }
 }

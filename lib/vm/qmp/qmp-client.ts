@@ -2,9 +2,10 @@ import { EventEmitter } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { connectSocket, type SocketTarget } from '../../../adapters/index.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import { waitFor, waitForPromise } from '../../contract/wait-for.ts';
 import { noop } from '../../util/noop.ts';
 import { LineSplitter } from './line-splitter.ts';
-import { QmpError } from './qmp-error.ts';
+import { PendingCommands } from './pending-commands.ts';
 import { type QmpEvent, QmpEvents } from './qmp-events.ts';
 import {
   greetingOf,
@@ -12,63 +13,34 @@ import {
   parseMessage,
   type QmpGreeting,
   type QmpMessage,
-  quoted,
-  text,
+  quoteStart,
 } from './qmp-message.ts';
-import { type WaitLimits, withTimeout } from './timeout.ts';
+import type {
+  QmpClientEvents,
+  QmpConnectOptions,
+  QmpEventOptions,
+  QmpExecuteOptions,
+} from './qmp-options.ts';
 
 /*
- * QMP is one JSON object a line. A server greets, is told `qmp_capabilities`, and then answers commands, in
- * any order if it likes, with the ids that they came with; events come in between.
+ * QMP is one JSON object per line. The server sends a greeting, the client answers with `qmp_capabilities`,
+ * and from then on the server runs commands. Each answer carries the id of its command; answers may arrive in
+ * any order, with events between them.
  */
-
-/** How long a command is waited for. */
-export interface QmpExecuteOptions extends WaitLimits {
-  /** Milliseconds until `ETIMEDOUT`. Default 60000; 0 is no limit. */
-  timeoutMs?: number | undefined;
-}
-
-/** How long a connection is waited for. */
-export interface QmpConnectOptions extends WaitLimits {
-  /** Milliseconds for connection, greeting and negotiation. Default 10000; 0 is no limit. */
-  timeoutMs?: number | undefined;
-}
-
-/** Which event is waited for, and how long. */
-export interface QmpEventOptions extends WaitLimits {
-  /** Which of the events of that name. Default: any. */
-  matches?: ((event: QmpEvent) => boolean) | undefined;
-  /** Also one that has come already, after so many events: an `eventCount` from before its cause. */
-  since?: number | undefined;
-  /** Milliseconds until `ETIMEDOUT`. Default 60000; 0 is no limit. */
-  timeoutMs?: number | undefined;
-}
-
-/** What a `QmpClient` emits. */
-export interface QmpClientEvents {
-  event: [event: QmpEvent];
-  /** Once, at the end of the connection; null if it was closed here. */
-  close: [error: QemuFileError | null];
-}
-
-interface Pending {
-  readonly command: string;
-  readonly resolve: (value: unknown) => void;
-  readonly reject: (error: Error) => void;
-}
 
 const CONNECT_TIMEOUT_MS = 10_000;
 const COMMAND_TIMEOUT_MS = 60_000;
-/** Longest line: `query-qmp-schema`, the longest answer by far, has less than 1 MiB. */
-const MAX_LINE = 64 * 1024 * 1024;
+/** Longest line. The longest answer by far, that of `query-qmp-schema`, is shorter than 1 MiB. */
+const MAX_LINE_BYTES = 64 * 1024 * 1024;
 const KEPT_EVENTS = 1000;
 
 /**
  * A client of QMP, the protocol of QEMU's monitor.
  *
- * Nothing waits for ever or unseen: commands and events have time limits, the end of the connection rejects
- * whatever waits, and nobody is needed to listen. A command that was given up leaves the client usable; QEMU
- * may still carry it out, and its answer is dropped. Of the events the last 1000 are kept.
+ * Every wait is bounded: commands and events have a time limit, and the end of the connection rejects
+ * everything that waits. The process does not need an 'error' listener. A command that times out or is
+ * aborted leaves the client usable; QEMU may still run it, and its late answer is ignored. The client keeps
+ * the last 1000 events.
  *
  * @example
  * ```js
@@ -79,19 +51,18 @@ const KEPT_EVENTS = 1000;
  */
 export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDisposable {
   readonly #stream: Duplex;
-  readonly #lines = new LineSplitter(MAX_LINE);
+  readonly #lines = new LineSplitter(MAX_LINE_BYTES, 'QmpClient');
   readonly #events = new QmpEvents(KEPT_EVENTS);
-  readonly #pending = new Map<number, Pending>();
-  #lastId = 0;
+  readonly #commands = new PendingCommands();
   #end: { error: QemuFileError | null } | null = null;
   readonly #closed: Promise<void>;
   #greeting: QmpGreeting | undefined;
-  #greeted: (greeting: QmpGreeting) => void = noop;
-  #notGreeted: (error: QemuFileError) => void = noop;
+  #onGreeting: (greeting: QmpGreeting) => void = noop;
+  #onNoGreeting: (error: QemuFileError) => void = noop;
 
   private constructor(stream: Duplex) {
     super();
-    // Any number may wait for events at a time.
+    // Any number of callers may wait for events at the same time.
     this.setMaxListeners(0);
     this.#stream = stream;
     this.#closed = new Promise((resolve) => {
@@ -106,13 +77,14 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
   }
 
   /**
-   * Connects to a monitor in control mode (`-qmp unix:PATH,server=on,wait=off`), and waits until it takes
-   * commands.
+   * Connect to a QMP monitor (`-qmp unix:PATH,server=on,wait=off`) and negotiate until it takes commands.
    *
-   * @param target - Path of a unix socket, an address, or a connected stream, which is the client's then.
-   * @throws {QemuFileError} (rejects) as `connectSocket`; `ETIMEDOUT` if no greeting comes, as while another
-   *   client is connected, for QEMU serves one at a time; `EPROTO` if it is no QMP that comes; `ECONNRESET` if
-   *   the connection ends; `ECANCELED` by the signal. {QmpError} if QEMU refuses the negotiation.
+   * @param target - Path of a unix socket, an address, or a connected stream, which the client then owns.
+   * @param options - Signal, and time limit for the whole of connection, greeting and negotiation.
+   * @throws {QemuFileError} (rejects) as `connectSocket`; `ETIMEDOUT` if no greeting arrives, for example
+   *   because another client is connected (QEMU serves one at a time); `EPROTO` if the peer does not speak
+   *   QMP; `ECONNRESET` if the connection ends; `ECANCELED` if the signal aborts. {QmpError} if QEMU refuses
+   *   the negotiation.
    */
   static async connect(
     target: string | SocketTarget | Duplex,
@@ -120,19 +92,12 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
   ): Promise<QmpClient> {
     const { signal, timeoutMs = CONNECT_TIMEOUT_MS } = options;
     const deadline = timeoutMs > 0 ? performance.now() + timeoutMs : Number.POSITIVE_INFINITY;
-    const left = (): number =>
+    const remainingMs = (): number =>
       timeoutMs > 0 ? Math.max(1, Math.ceil(deadline - performance.now())) : 0;
-    const client = new QmpClient(await open(target, signal, left()));
+    const client = new QmpClient(await openStream(target, signal, remainingMs()));
     try {
-      const greeting = new Promise<QmpGreeting>((resolve, reject) => {
-        client.#greeted = resolve;
-        client.#notGreeted = reject;
-      });
-      const tooLate = (): string => client.#noGreeting(timeoutMs);
-      const patience = { signal, timeoutMs: left() };
-      if (client.#end?.error) client.#notGreeted(client.#end.error);
-      await withTimeout(greeting, patience, { operation: 'connect', tooLate });
-      await client.execute('qmp_capabilities', {}, { signal, timeoutMs: left() });
+      await client.#waitForGreeting({ signal, timeoutMs: remainingMs() }, timeoutMs);
+      await client.execute('qmp_capabilities', {}, { signal, timeoutMs: remainingMs() });
       return client;
     } catch (error) {
       await client.close();
@@ -140,9 +105,9 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
     }
   }
 
-  /** What QEMU said of itself. */
+  /** QEMU's greeting: its version and the capabilities of its QMP. */
   get greeting(): QmpGreeting {
-    // There is no client without one: `connect` waits for it.
+    // `connect` returns a client only after the greeting has arrived.
     return this.#greeting as QmpGreeting;
   }
 
@@ -157,14 +122,15 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
   }
 
   /**
-   * Runs a command.
+   * Run a command.
    *
-   * @typeParam T - What the command's documentation says that it returns; not checked.
-   * @param command - Such as `query-status`.
-   * @param args - Its arguments.
-   * @returns What it returns. Integers beyond 2^53-1 lose their last digits.
-   * @throws {QmpError} (rejects) if QEMU refuses. {QemuFileError} `ETIMEDOUT`, `ECANCELED` by the signal or if the client is
-   *   or gets closed, `ECONNRESET` if QEMU ends the connection, `EPROTO` if it sends what is no QMP.
+   * @typeParam T - Type of the result according to QEMU's documentation; not checked.
+   * @param command - Name, such as `query-status`.
+   * @param args - Arguments of the command.
+   * @returns The result of the command. Integers beyond 2^53-1 lose their last digits.
+   * @throws {QmpError} (rejects) if QEMU refuses the command. {QemuFileError} `ETIMEDOUT`; `ECANCELED` if the
+   *   signal aborts or the client is closed; `ECONNRESET` if QEMU ends the connection; `EPROTO` if the peer
+   *   sends a line that is not QMP.
    */
   async execute<T = unknown>(
     command: string,
@@ -173,27 +139,26 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
   ): Promise<T> {
     const { signal, timeoutMs = COMMAND_TIMEOUT_MS } = options;
     this.#checkOpen(command);
-    this.#lastId += 1;
-    const id = this.#lastId;
+    const id = this.#commands.nextId();
     const line = `${JSON.stringify({ execute: command, arguments: args, id })}\n`;
-    const answer = new Promise<unknown>((resolve, reject) => {
-      this.#pending.set(id, { command, resolve, reject });
-    });
-    if (signal?.aborted !== true) this.#stream.write(line);
-    try {
-      const tooLate = (): string => `QEMU did not answer in ${timeoutMs} ms`;
-      return (await withTimeout(
-        answer,
-        { signal, timeoutMs },
-        { operation: command, tooLate },
-      )) as T;
-    } finally {
-      this.#pending.delete(id);
-    }
+    const answer = await waitFor<unknown>(
+      (resolve, reject) => {
+        const forget = this.#commands.add(id, { command, resolve, reject });
+        this.#stream.write(line);
+        return forget;
+      },
+      {
+        signal,
+        timeoutMs,
+        operation: command,
+        timeoutReason: () => `QEMU did not answer within ${timeoutMs} ms`,
+      },
+    );
+    return answer as T;
   }
 
   /**
-   * Waits for an event. Called before its cause it cannot miss it; called after it, it needs `since`:
+   * Wait for an event. A call before the cause of the event cannot miss it; a call after it needs `since`:
    *
    * ```js
    * const since = qmp.eventCount;
@@ -201,49 +166,53 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
    * await qmp.waitForEvent('STOP', { since });
    * ```
    *
-   * @param name - Such as `STOP`.
-   * @throws {QemuFileError} (rejects) `ETIMEDOUT`, `ECANCELED` by the signal or if the client is closed; what ended the
-   *   connection; what `matches` throws.
+   * @param name - Name of the event, such as `STOP`.
+   * @param options - Which of the events of that name, and limits of the wait.
+   * @throws {QemuFileError} (rejects) `ETIMEDOUT`; `ECANCELED` if the signal aborts or the client is closed; the
+   *   error that ended the connection; the error that `matches` throws.
    */
   async waitForEvent(name: string, options: QmpEventOptions = {}): Promise<QmpEvent> {
     const { matches, since, signal, timeoutMs = COMMAND_TIMEOUT_MS } = options;
-    let withdraw = noop;
-    let onClose = noop;
-    const next = new Promise<QmpEvent>((resolve, reject) => {
-      const isIt = (event: QmpEvent): boolean => {
-        try {
-          return event.event === name && (matches === undefined || matches(event));
-        } catch (error) {
-          // Whoever waits is told, not whoever reads the connection.
-          reject(error);
-          return false;
-        }
-      };
-      withdraw = this.#events.first(since ?? this.#events.count, isIt, resolve);
-      onClose = () => reject(this.#end?.error ?? closedError('waitForEvent'));
-      if (this.#end === null) this.once('close', onClose);
-      else onClose();
-    });
-    try {
-      const tooLate = (): string => `the event ${name} did not come in ${timeoutMs} ms`;
-      const waiting = { operation: 'waitForEvent', tooLate };
-      return await withTimeout(next, { signal, timeoutMs }, waiting);
-    } finally {
-      withdraw();
-      this.off('close', onClose);
-    }
+    return waitFor<QmpEvent>(
+      (resolve, reject) => {
+        const isExpected = (event: QmpEvent): boolean => {
+          try {
+            return event.event === name && (matches === undefined || matches(event));
+          } catch (error) {
+            // The error belongs to this caller, not to the reader of the connection.
+            reject(error);
+            return false;
+          }
+        };
+        const onClose = (): void => reject(this.#end?.error ?? closedError('waitForEvent'));
+        const stopSearch = this.#events.first(since ?? this.#events.count, isExpected, resolve);
+        if (this.#end === null) this.once('close', onClose);
+        else onClose();
+        return () => {
+          stopSearch();
+          this.off('close', onClose);
+        };
+      },
+      {
+        signal,
+        timeoutMs,
+        operation: 'waitForEvent',
+        timeoutReason: () => `the event ${name} did not arrive within ${timeoutMs} ms`,
+      },
+    );
   }
 
   /**
-   * Gives the events that come from now on. The iteration ends with `close()`.
+   * Yield the events from now on. `close()` ends the iteration.
    *
-   * @throws {QemuFileError} (rejects) what ended the connection; `ENOBUFS` if 1000 events came and were not taken.
+   * @throws {QemuFileError} (rejects) the error that ended the connection; `ENOBUFS` if 1000 events arrived
+   *   before the caller read them.
    */
   [Symbol.asyncIterator](): AsyncGenerator<QmpEvent, void> {
     return this.#events.after(this.#events.count);
   }
 
-  /** Closes the connection; whatever waits is rejected with `ECANCELED`. May be called again. */
+  /** Close the connection and reject everything that waits with `ECANCELED`. May be called again. */
   async close(): Promise<void> {
     this.#finish(null);
     await this.#closed;
@@ -253,98 +222,110 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
     await this.close();
   }
 
+  async #waitForGreeting(
+    limits: { signal: AbortSignal | undefined; timeoutMs: number },
+    timeoutMs: number,
+  ): Promise<void> {
+    const greeting = new Promise<QmpGreeting>((resolve, reject) => {
+      this.#onGreeting = resolve;
+      this.#onNoGreeting = reject;
+    });
+    if (this.#end?.error) this.#onNoGreeting(this.#end.error);
+    const timeoutReason = (): string => this.#noGreetingReason(timeoutMs);
+    await waitForPromise(greeting, { ...limits, operation: 'connect', timeoutReason });
+  }
+
   #checkOpen(operation: string): void {
     if (this.#end !== null) throw this.#end.error ?? closedError(operation);
   }
 
   readonly #onData = (chunk: Buffer): void => {
-    for (const line of this.#orFinish(() => this.#lines.add(chunk)) ?? []) {
-      if (line.trim() === '') continue;
-      const message = this.#orFinish(() => parseMessage(line, this.#greeting === undefined));
-      if (message !== undefined && this.#end === null) this.#take(message);
+    // Collected first, because an error that an 'event' listener throws is not an error of the connection.
+    const lines: string[] = [];
+    let failure: unknown;
+    try {
+      this.#lines.add(chunk, (line) => lines.push(line));
+    } catch (error) {
+      failure = error;
     }
+    for (const line of lines) this.#onLine(line);
+    if (failure !== undefined) this.#finish(toQemuFileError(failure));
   };
 
-  /** What the other end must not send ends the connection. */
-  #orFinish<T>(work: () => T): T | undefined {
+  #onLine(line: string): void {
+    if (line.trim() === '' || this.#end !== null) return;
+    let message: QmpMessage;
     try {
-      return work();
+      message = parseMessage(line, this.#greeting === undefined);
     } catch (error) {
       this.#finish(toQemuFileError(error));
-      return undefined;
+      return;
     }
+    this.#handle(message);
   }
 
   readonly #onError = (error: Error): void => {
     const failure = toQemuFileError(error, { operation: 'QmpClient' });
-    // Which of the two it is depends on whether something was just being written.
+    // Whether a lost peer shows as EPIPE or as ECONNRESET depends on whether a write was in progress.
     if (failure.code === 'EPIPE' || failure.code === 'ECONNRESET') this.#onEnd(error);
     else this.#finish(failure);
   };
 
   readonly #onEnd = (cause?: unknown): void => {
-    const context = cause instanceof Error ? { cause } : {};
     const reason = 'QEMU ended the connection to its monitor';
-    this.#finish(new QemuFileError('ECONNRESET', reason, { operation: 'QmpClient', ...context }));
+    const context = { operation: 'QmpClient', cause: cause instanceof Error ? cause : undefined };
+    this.#finish(new QemuFileError('ECONNRESET', reason, context));
   };
 
-  #take(message: QmpMessage): void {
+  #handle(message: QmpMessage): void {
     if (this.#greeting === undefined && message.QMP !== undefined) {
       this.#greeting = greetingOf(message.QMP);
-      this.#greeted(this.#greeting);
+      this.#onGreeting(this.#greeting);
     } else if (typeof message.event === 'string') {
       const { event, timestamp } = message;
       const data = isObject(message.data) ? message.data : {};
-      const known = isObject(timestamp) && timestamp.seconds >= 0;
-      const whole = known ? { event, data, timestamp } : { event, data };
-      this.emit('event', this.#events.add(whole));
+      // QEMU sends negative numbers if it could not read the clock.
+      const hasTime = isObject(timestamp) && timestamp.seconds >= 0;
+      this.emit('event', this.#events.add(hasTime ? { event, data, timestamp } : { event, data }));
     } else if (typeof message.id === 'number') {
-      // Others are answers to what was given up.
-      const pending = this.#pending.get(message.id);
-      if (pending === undefined) return;
-      const { error } = message;
-      if (error === undefined) pending.resolve(message.return);
-      else pending.reject(new QmpError(pending.command, text(error?.class), text(error?.desc)));
+      this.#commands.settle(message);
     }
   }
 
-  /** The end, by whatever comes first. */
+  /** End the connection; the first reason counts. */
   #finish(error: QemuFileError | null): void {
     if (this.#end !== null) return;
     this.#end = { error };
     const stream = this.#stream;
     stream.off('data', this.#onData).off('end', this.#onEnd).off('close', this.#onEnd);
-    // Errors stay handled until it has closed.
+    // The stream may emit an error until it has closed.
     stream.once('close', () => stream.off('error', this.#onError));
     stream.destroy();
-    const failure = error ?? closedError('QmpClient');
-    this.#notGreeted(failure);
-    for (const { command, reject } of this.#pending.values()) {
-      reject(error ?? closedError(command));
-    }
-    this.#pending.clear();
+    const errorFor = (operation: string): QemuFileError => error ?? closedError(operation);
+    this.#onNoGreeting(errorFor('QmpClient'));
+    this.#commands.rejectAll(errorFor);
     this.#events.end(error);
     this.emit('close', error);
   }
 
-  #noGreeting(timeoutMs: number): string {
+  #noGreetingReason(timeoutMs: number): string {
     const { rest } = this.#lines;
-    if (rest !== '') return `no greeting came in ${timeoutMs} ms, only ${quoted(rest)}`;
+    if (rest !== '') return `no greeting arrived within ${timeoutMs} ms, only ${quoteStart(rest)}`;
     return (
-      `it is connected, but no greeting came in ${timeoutMs} ms: QEMU serves one client of a monitor at a ` +
-      'time, and another one is connected, or this is no QMP monitor'
+      `connected, but no greeting arrived within ${timeoutMs} ms: another client may be connected (QEMU ` +
+      'serves one client per monitor at a time), or this is not a QMP monitor'
     );
   }
 }
 
-async function open(
+async function openStream(
   target: string | SocketTarget | Duplex,
   signal: AbortSignal | undefined,
   timeoutMs: number,
 ): Promise<Duplex> {
   if (typeof target === 'object' && 'pipe' in target) return target;
   const address = typeof target === 'string' ? { path: target } : target;
-  return connectSocket(address, { signal, ...(timeoutMs > 0 ? { timeoutMs } : {}) });
+  return connectSocket(address, { signal, timeoutMs: timeoutMs > 0 ? timeoutMs : undefined });
 }
 
 function closedError(operation: string): QemuFileError {

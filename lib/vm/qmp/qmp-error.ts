@@ -2,19 +2,19 @@ import { QemuFileError } from '../../contract/errors.ts';
 
 const BRAND = Symbol.for('qemu-file.QmpError');
 
-/** QEMU refused a command: the connection is all right, and the next command may do better. */
+/** QEMU refused a command. The connection still works, and the next command may succeed. */
 export class QmpError extends QemuFileError {
   override readonly name: string = 'QmpError';
-  /** The command that was refused. */
+  /** The command that QEMU refused. */
   readonly command: string;
-  /** QMP's error class: `GenericError` for nearly everything, `CommandNotFound` for a command QEMU lacks. */
+  /** QMP's error class: `GenericError` for most errors, `CommandNotFound` for a command that this QEMU lacks. */
   readonly qmpClass: string;
   /** QEMU's own words. */
   readonly description: string;
 
   /**
-   * @param command - The command that was refused; `operation` is the same.
-   * @param qmpClass - QMP's error class; `code` is `ENOTSUP` for `CommandNotFound` and `EIO` for the others.
+   * @param command - The command that QEMU refused; also the `operation`.
+   * @param qmpClass - QMP's error class. `code` is `ENOTSUP` for `CommandNotFound` and `EIO` for the others.
    * @param description - QEMU's own words.
    */
   constructor(command: string, qmpClass: string, description: string) {

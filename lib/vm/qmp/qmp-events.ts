@@ -1,27 +1,27 @@
 import { QemuFileError } from '../../contract/errors.ts';
 
-/** What QEMU reports without having been asked. */
+/** An event that QEMU sent. */
 export interface QmpEvent {
-  /** Such as `STOP` or `MIGRATION`. */
+  /** Name, such as `STOP` or `MIGRATION`. */
   readonly event: string;
   readonly data: Readonly<Record<string, unknown>>;
-  /** When it happened, by the host's clock; absent if QEMU could not tell. */
+  /** When it happened, by the host's clock; absent if QEMU could not read the clock. */
   readonly timestamp?: { readonly seconds: number; readonly microseconds: number };
-  /** Its number on this connection, from 1 on. */
+  /** Number of the event on this connection, from 1. */
   readonly sequence: number;
 }
 
-/** The last events of a connection, and who waits for the next ones. */
+/** The most recent events of a connection, and the readers that wait for the next ones. */
 export class QmpEvents {
-  readonly #most: number;
+  readonly #maxKept: number;
   #kept: QmpEvent[] = [];
   #count = 0;
   #end: { error: QemuFileError | null } | null = null;
   readonly #waiting = new Set<() => void>();
 
-  /** @param most - How many events are kept. */
-  constructor(most: number) {
-    this.#most = most;
+  /** @param maxKept - Number of events that are kept at least. */
+  constructor(maxKept: number) {
+    this.#maxKept = maxKept;
   }
 
   /** Number of events so far. */
@@ -29,34 +29,34 @@ export class QmpEvents {
     return this.#count;
   }
 
-  /** Takes an event in, and numbers it. */
+  /** Number an event, keep it, and wake the readers. */
   add(event: Omit<QmpEvent, 'sequence'>): QmpEvent {
     this.#count += 1;
     const numbered = { ...event, sequence: this.#count };
     this.#kept.push(numbered);
-    // Now and then, not each time, for it moves all of them.
-    if (this.#kept.length >= 2 * this.#most) this.#kept = this.#kept.slice(-this.#most);
+    // Not at every event, because slicing copies all of them.
+    if (this.#kept.length >= 2 * this.#maxKept) this.#kept = this.#kept.slice(-this.#maxKept);
     this.#wake();
     return numbered;
   }
 
-  /** No more come. */
+  /** Note the end of the connection, and wake the readers. */
   end(error: QemuFileError | null): void {
     this.#end ??= { error };
     this.#wake();
   }
 
   /**
-   * Gives the events after a number, those that are kept first, then those that come.
+   * Yield the events after a sequence number: first the kept ones, then new ones as they arrive.
    *
-   * @throws {QemuFileError} (rejects) `ENOBUFS` if an event that is to be given is not kept any more; what
-   *   ended the connection, if it was not closed in order.
+   * @throws {QemuFileError} (rejects) `ENOBUFS` if the next event is no longer kept; the error that ended the
+   *   connection, unless it was closed in order.
    */
   async *after(sequence: number): AsyncGenerator<QmpEvent, void> {
     for (let last = sequence; ; ) {
       const index = last - (this.#count - this.#kept.length);
       if (index < 0) {
-        const reason = `more than ${this.#most} events came before they were looked at`;
+        const reason = `more than ${this.#maxKept} events arrived before they were read`;
         throw new QemuFileError('ENOBUFS', reason, { operation: 'events' });
       }
       const next = this.#kept[index];
@@ -73,14 +73,14 @@ export class QmpEvents {
   }
 
   /**
-   * Gives the first event after a number that is the right one.
+   * Find the first event after a sequence number that `matches` accepts, among the kept events and those to come.
    *
-   * @returns Withdraws the wait.
+   * @returns A function that ends the search.
    */
   first(
     sequence: number,
     matches: (event: QmpEvent) => boolean,
-    found: (event: QmpEvent) => void,
+    onFound: (event: QmpEvent) => void,
   ): () => void {
     let last = sequence;
     const look = (): void => {
@@ -88,7 +88,7 @@ export class QmpEvents {
         if (event.sequence <= last) continue;
         last = event.sequence;
         if (!matches(event)) continue;
-        found(event);
+        onFound(event);
         return;
       }
       if (this.#end === null) this.#waiting.add(look);

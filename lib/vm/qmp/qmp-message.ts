@@ -1,17 +1,17 @@
 import { QemuFileError } from '../../contract/errors.ts';
-import { printable } from '../../util/format.ts';
+import { quote } from '../../util/format.ts';
 
-/** What QEMU says of itself as it greets. */
+/** QEMU's greeting. */
 export interface QmpGreeting {
   /** Such as `{ major: 10, minor: 0, micro: 2 }`. */
   readonly version: { readonly major: number; readonly minor: number; readonly micro: number };
-  /** What its distributor calls it; may be empty. */
+  /** The distributor's name of the version; may be empty. */
   readonly package: string;
-  /** What QMP itself can do, such as `oob`. */
+  /** Capabilities of QMP itself, such as `oob`. */
   readonly capabilities: readonly string[];
 }
 
-/** A line of QMP: a greeting, an answer or an event; who sent it need not have been a QEMU. */
+/** One line of QMP: a greeting, an answer or an event. The peer may not be QEMU, so no field is certain. */
 export interface QmpMessage {
   readonly QMP?: {
     version?: { qemu?: QmpGreeting['version']; package?: string };
@@ -25,14 +25,14 @@ export interface QmpMessage {
   readonly timestamp?: { seconds: number; microseconds: number } | null;
 }
 
-/** How much of what is no QMP is quoted. */
-const QUOTED = 60;
+/** Characters of a peer's text that an error quotes. */
+const QUOTED_CHARS = 60;
 
 /**
- * Takes a line apart.
+ * Parse a line of QMP.
  *
- * @param isFirst - Whether it is the line that tells what the other end is.
- * @throws {QemuFileError} `EPROTO` if it is no QMP, with what it seems to be.
+ * @param isFirst - Whether the line must be a greeting.
+ * @throws {QemuFileError} `EPROTO` if the line is not QMP; the message says what it looks like.
  */
 export function parseMessage(line: string, isFirst: boolean): QmpMessage {
   let message: unknown;
@@ -45,39 +45,39 @@ export function parseMessage(line: string, isFirst: boolean): QmpMessage {
   throw new QemuFileError('EPROTO', notQmp(line), { operation: 'QmpClient' });
 }
 
-/** Whether something is an object as JSON has them. */
+/** Return whether a value is a JSON object. */
 export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function notQmp(line: string): string {
   if (line.trim() === '{') {
-    return 'QEMU writes its answers in several lines each: give it -qmp instead of -qmp-pretty';
+    return 'QEMU spreads each answer over several lines; start it with -qmp instead of -qmp-pretty';
   }
   if (/^QEMU \S+ monitor/.test(line)) {
-    return "this is QEMU's monitor for people (-monitor), not the one for programs: give it -qmp, too";
+    return "this is QEMU's human monitor (-monitor), not QMP; start QEMU with -qmp as well";
   }
-  return `the other end does not speak QMP, but says ${quoted(line)}`;
+  return `the peer does not speak QMP: it sent ${quoteStart(line)}`;
 }
 
-/** Quotes the beginning of something that may be anything. */
-export function quoted(text: string): string {
-  const start = printable(text.slice(0, QUOTED).trim());
-  return `"${start}${text.length > QUOTED ? '…' : ''}"`;
+/** Return the first characters of untrusted text in quotes. */
+export function quoteStart(text: string): string {
+  const start = text.slice(0, QUOTED_CHARS).trim();
+  return quote(text.length > QUOTED_CHARS ? `${start}...` : start);
 }
 
-/** Gives what a greeting says. */
+/** Return the fields of a greeting. */
 export function greetingOf({ version, capabilities }: NonNullable<QmpMessage['QMP']>): QmpGreeting {
   const { major = 0, minor = 0, micro = 0 } = version?.qemu ?? {};
   const names = Array.isArray(capabilities) ? capabilities : [];
   return {
     version: { major, minor, micro },
-    package: text(version?.package ?? ''),
+    package: toText(version?.package ?? ''),
     capabilities: names.filter((name) => typeof name === 'string'),
   };
 }
 
-/** Gives what should be text as text. */
-export function text(value: unknown): string {
+/** Return a string as it is, and anything else as JSON. */
+export function toText(value: unknown): string {
   return typeof value === 'string' ? value : (JSON.stringify(value) ?? '');
 }

@@ -129,7 +129,11 @@ describe('save and restore', { skip: requireQemu() }, () => {
     const nowhere = await run(['save', '--qmp', dir.join('nothing'), dir.join('x')]);
     assertSays(nowhere, 4, /qemu-file: \S*nothing: ENOENT: [^;]*; check the path$/m);
     const wrong = await run(['restore', '--qmp', dir.join('qmp'), '/dev/null']);
-    assertSays(wrong, 4, /state "running" and waits for no migration: start it with -incoming/);
+    assertSays(
+      wrong,
+      4,
+      /state "running" and does not wait for a migration; start it with -incoming/,
+    );
     assert.equal(existsSync(dir.join('x')), false);
   });
 });

@@ -4,15 +4,15 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { Writable } from 'node:stream';
 import { describe, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
-import { memoryPair, openTo } from '../../adapters/index.ts';
-import { QemuFile, QemuFileError } from '../../lib/index.ts';
-import { type MigrationProgress, type SaveOptions, saveVm } from '../../lib/vm/index.ts';
-import { changeSettings } from '../../lib/vm/migration-settings.ts';
-import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { watchLeaks } from '../helpers/leaks.ts';
-import { until } from '../helpers/until.ts';
-import { connectFake } from './fake-monitor.ts';
-import { FakeQemu } from './fake-qemu.ts';
+import { memoryPair, openTo } from '../../../adapters/index.ts';
+import { QemuFile, QemuFileError } from '../../../lib/index.ts';
+import { type MigrationProgress, type SaveOptions, saveVm } from '../../../lib/vm/index.ts';
+import { changeSettings } from '../../../lib/vm/migration-settings.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { watchLeaks } from '../../helpers/leaks.ts';
+import { until } from '../../helpers/until.ts';
+import { connectFake } from '../fake-monitor.ts';
+import { FakeQemu } from '../fake-qemu.ts';
 
 /** Checks an error's code and message. */
 function fails(code: string, message: RegExp): (error: unknown) => true {
@@ -239,7 +239,10 @@ describe('a save that fails leaves no file, and QEMU as it was:', () => {
     await until(() => fake.socket !== undefined, { what: 'the connection' });
     await fake.sent();
     fake.finish('cancelled');
-    await assert.rejects(saving, fails('ECANCELED', /somebody cancelled the migration in QEMU/));
+    await assert.rejects(
+      saving,
+      fails('ECANCELED', /another client cancelled the migration in QEMU/),
+    );
     assert.deepEqual(readdirSync(dir.path), []);
     await fake.qmp.close();
   });
@@ -347,7 +350,7 @@ describe('a save that fails leaves no file, and QEMU as it was:', () => {
       'a migration is under way',
       { status: 'active' },
       'EBUSY',
-      /under way already, in state "active"/,
+      /another migration of this QEMU is in progress, in state "active"/,
     ],
     ['it is one that waits for a guest', { runState: 'inmigrate' }, 'EBUSY', /has no guest yet/],
     ['its guest has gone', { runState: 'postmigrate' }, 'EBUSY', /"cont" first/],
@@ -399,7 +402,10 @@ test('saves leave nothing behind, good ones and bad ones', async () => {
   await assert.rejects(save(fake, dir, await full()), fails('ENOSPC', /no space/));
   await assert.rejects(save(fake, dir, await full(), { compress: 'gzip' }), fails('ENOSPC', /./));
   const options: SaveOptions = { check: false, manifest: true };
-  await assert.rejects(save(fake, dir, await full(), options), fails('EINVAL', /no manifest/));
+  await assert.rejects(
+    save(fake, dir, await full(), options),
+    fails('EINVAL', /`manifest` requires `check`/),
+  );
   const sink = await openTo(dir.join('three'));
   const strange = { compress: 'rar' as 'gzip' };
   await assert.rejects(save(fake, dir, sink, strange), fails('EIO', /no format rar/));

@@ -1,0 +1,271 @@
+import { readlink } from 'node:fs/promises';
+import { connectSocket, socketOps } from '../../../adapters/index.ts';
+import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import { MAX_TIMER_MS, onAbort, waitForPromise } from '../../contract/wait-for.ts';
+import type { Unwrapped } from '../../migration/containers/unwrap.ts';
+import { verifyStream } from '../../migration/verify/verify.ts';
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { type RelayFailure, relay } from '../../relay/relay.ts';
+import { noop } from '../../util/noop.ts';
+import { checkMachine, checkWaiting } from '../machine-checks.ts';
+import { type ChangedSettings, changeSettings } from '../migration-settings.ts';
+import { type MigrationInfo, MigrationWatch, settledRunState } from '../migration-watch.ts';
+import { PrivateDirectory } from '../private-directory.ts';
+import type { QmpClient } from '../qmp/qmp-client.ts';
+import { QmpError } from '../qmp/qmp-error.ts';
+import {
+  RESTORE_CAPABILITIES,
+  type RestoreOptions,
+  type RestoreResult,
+} from './restore-options.ts';
+import { type OpenSource, openRestoreSource } from './restore-source.ts';
+
+/** Milliseconds that QEMU may take to end a migration whose stream has broken off. */
+const END_TIMEOUT_MS = 30_000;
+
+/**
+ * Restore a guest: make a QEMU that was started with `-incoming defer` load a stream, all or nothing. Either QEMU
+ * loads the whole stream, or this rejects and no guest runs: a QEMU whose incoming migration failed cannot load
+ * another stream, so it is ended unless it has ended by itself.
+ *
+ * Afterwards the guest runs if it ran when it was saved, unless QEMU was started with `-S`; see `resume` and
+ * `keepPaused`.
+ *
+ * @param qmp - A client of the QEMU; it stays open.
+ * @param source - A file as `openFrom` returns it; `restoreVm` closes it. The stream may be inside anything that
+ *   `unwrap` opens. A mapped-ram file must be a regular file that QEMU can open as well.
+ * @param options - See `RestoreOptions`.
+ * @returns Bytes, seconds, run state and warnings; see `RestoreResult`.
+ * @throws {QemuFileError} (rejects) `EINVAL` if QEMU does not wait for a migration, if its machine type is not the
+ *   saved one, or for options that exclude each other; `EBUSY` if QEMU waits for another migration; `ENOTSUP` for a
+ *   mapped-ram file that this QEMU cannot read itself; `EIO` if QEMU does not load the stream, with its own reason,
+ *   which QEMU before 9.1 writes only to its standard error; `ETIMEDOUT` if it does not answer; `ECANCELED` if
+ *   the signal aborts; the error of the source. {MigrationStreamError} if the source does not contain a sound
+ *   stream. {QmpError} for a command that QEMU refuses.
+ *
+ * @example
+ * ```js
+ * // qemu-system-x86_64 … -incoming defer -qmp unix:/run/vm.qmp,server=on,wait=off
+ * await using qmp = await QmpClient.connect('/run/vm.qmp');
+ * const { status } = await restoreVm(qmp, await openFrom('file:/var/lib/vm.mig'));
+ * ```
+ */
+export async function restoreVm(
+  qmp: QmpClient,
+  source: QemuFile,
+  options: RestoreOptions = {},
+): Promise<RestoreResult> {
+  const restore = new Restore(qmp, options);
+  try {
+    return await restore.run(source);
+  } catch (error) {
+    throw toQemuFileError(error, { operation: 'restoreVm' });
+  } finally {
+    await restore.close();
+    await source.close().catch(noop);
+  }
+}
+
+class Restore {
+  readonly #qmp: QmpClient;
+  readonly #options: RestoreOptions;
+  readonly #warnings: string[] = [];
+  readonly #startedAt = performance.now();
+  /** The unwrapped stream; closing it closes the source. */
+  #stream: QemuFile | undefined;
+
+  constructor(qmp: QmpClient, options: RestoreOptions) {
+    this.#qmp = qmp;
+    this.#options = options;
+  }
+
+  async run(source: QemuFile): Promise<RestoreResult> {
+    const { resume, keepPaused } = this.#options;
+    if (resume === true && keepPaused === true) {
+      throw restoreError('EINVAL', '`resume` and `keepPaused` exclude each other');
+    }
+    this.#checkSignal();
+    await checkWaiting(this.#qmp);
+    const { unwrapped, configuration } = await this.#open(source);
+    if (configuration !== null) await checkMachine(this.#qmp, configuration);
+    const isMapped = configuration?.capabilities.includes('mapped-ram') === true;
+    const settings = await changeSettings(this.#qmp, {
+      capabilities: { ...RESTORE_CAPABILITIES, 'mapped-ram': isMapped },
+      parameters: { 'tls-creds': '' },
+    });
+    try {
+      if (isMapped && !settings.has('mapped-ram')) {
+        throw restoreError('ENOTSUP', 'mapped-ram files need QEMU 9.0 or later');
+      }
+      // While QEMU waits for its guest, `stop` only sets the run state for after the migration.
+      if (keepPaused === true) await this.#qmp.execute('stop');
+      this.#checkSignal();
+      const moved = isMapped ? await this.#loadFile(unwrapped) : await this.#load(unwrapped.file);
+      return { ...moved, status: await this.#finalRunState() };
+    } finally {
+      await this.#restoreSettings(settings);
+    }
+  }
+
+  /** Close the source. */
+  async close(): Promise<void> {
+    await this.#stream?.close().catch(noop);
+  }
+
+  /** Find the stream in the source and read its start; an abort destroys the source. */
+  async #open(source: QemuFile): Promise<OpenSource> {
+    const { signal, snapshot } = this.#options;
+    const stopFollowing = onAbort(signal, () => {
+      source.destroy(abortError(signal as AbortSignal, 'restoreVm'));
+    });
+    try {
+      const open = await openRestoreSource(source, snapshot);
+      this.#stream = open.unwrapped.file;
+      return open;
+    } finally {
+      stopFollowing();
+    }
+  }
+
+  /** Send QEMU the stream over a private socket. */
+  async #load(stream: QemuFile): Promise<Omit<RestoreResult, 'status'>> {
+    const { directory: parent, signal, maxBandwidth = 0 } = this.#options;
+    await using directory = await PrivateDirectory.create(parent);
+    const path = directory.join('socket');
+    await this.#startIncoming(`unix:${path}`);
+    using watch = new MigrationWatch(this.#qmp, this.#options.onProgress);
+    const stop = new AbortController();
+    const stopFollowing = onAbort(signal, () => stop.abort(signal?.reason));
+    // A QEMU that was killed or stopped may leave its connection open and silent.
+    watch.ended.catch((error: unknown) => stop.abort(error));
+    try {
+      if (signal?.aborted) stop.abort(signal.reason);
+      const to = new QemuFile(socketOps(await connectSocket({ path }, { signal: stop.signal })), {
+        maxBandwidth,
+      });
+      const { forward, limitedSeconds, failure } = await relay(stream, to, {
+        check: this.#options.check === false ? undefined : (bytes) => this.#check(bytes),
+        signal: stop.signal,
+        // QEMU may take any time to load what it has received.
+        lingerMs: MAX_TIMER_MS,
+      });
+      await this.#waitUntilLoaded(watch, failure);
+      const { bytes } = forward;
+      return { bytes, seconds: this.#seconds(), limitedSeconds, warnings: this.#warnings };
+    } catch (error) {
+      await this.#quitQemu();
+      throw signal?.aborted ? abortError(signal, 'restoreVm') : error;
+    } finally {
+      stopFollowing();
+    }
+  }
+
+  /** Make QEMU read a file itself, because the offsets in it count from the start of the file. */
+  async #loadFile(unwrapped: Unwrapped): Promise<Omit<RestoreResult, 'status'>> {
+    const { file, fileOffset, containers } = unwrapped;
+    const fd = file.getFd();
+    if (containers.length > 0 || fd < 0) {
+      const reason = 'QEMU reads a mapped-ram file itself: unpack it into a file first';
+      throw restoreError('ENOTSUP', reason);
+    }
+    const path = await readlink(`/proc/self/fd/${fd}`);
+    if (path.includes(',offset=')) {
+      // QEMU would open another file, which may exist.
+      const reason = `QEMU would read a part of the file's name as an offset; rename the file: ${path}`;
+      throw restoreError('ENOTSUP', reason);
+    }
+    const offset = fileOffset === 0 ? '' : `,offset=${fileOffset}`;
+    await this.#startIncoming(`file:${path}${offset}`);
+    using watch = new MigrationWatch(this.#qmp, this.#options.onProgress);
+    try {
+      await this.#waitUntilLoaded(watch, null);
+    } catch (error) {
+      await this.#quitQemu();
+      throw error;
+    }
+    return { bytes: null, seconds: this.#seconds(), limitedSeconds: 0, warnings: this.#warnings };
+  }
+
+  async #startIncoming(uri: string): Promise<void> {
+    try {
+      // QEMU must not exit on an error before its reason was read.
+      await this.#qmp.execute('migrate-incoming', { uri, 'exit-on-error': false });
+    } catch (error) {
+      const isUnknown = error instanceof QmpError && error.description.includes('exit-on-error');
+      if (!isUnknown) throw error;
+      await this.#qmp.execute('migrate-incoming', { uri });
+    }
+  }
+
+  /** Check the stream while QEMU reads it, because the reason of a fault is clearer than QEMU's. */
+  async #check(bytes: AsyncIterable<Uint8Array>): Promise<void> {
+    const { faults, warnings } = await verifyStream(bytes, { withoutDescription: true });
+    const [fault] = faults;
+    // QEMU may be able to load what this package does not support.
+    if (fault !== undefined && fault.fault !== 'unsupported') throw fault;
+    this.#warnings.push(...warnings);
+  }
+
+  /** Wait until QEMU has loaded the stream, and throw the reason if it has not. */
+  async #waitUntilLoaded(watch: MigrationWatch, failure: RelayFailure | null): Promise<void> {
+    const info = await this.#waitForEnd(watch, failure).catch(
+      (error: unknown) => error as QemuFileError,
+    );
+    const isEnd = !(info instanceof Error);
+    // QEMU's word counts; a failure of the relay after the end of the stream does not matter.
+    if (isEnd && info.status === 'completed') return;
+    const cause = failure?.error;
+    if (failure?.end === 'from') throw failure.error;
+    if (isEnd) {
+      const detail = info['error-desc'] ?? cause?.message ?? 'it reports no reason';
+      throw restoreError('EIO', `QEMU did not load the stream: ${detail}`, cause);
+    }
+    if (info.code !== 'ECONNRESET') throw info;
+    const reason = 'QEMU ended without loading the stream; see its standard error for the reason';
+    throw restoreError('EIO', reason, cause ?? info);
+  }
+
+  #waitForEnd(watch: MigrationWatch, failure: RelayFailure | null): Promise<MigrationInfo> {
+    const { signal } = this.#options;
+    // Loading may take any time, but a stream that broke off ends it soon.
+    const limits = failure === null ? { signal } : { timeoutMs: END_TIMEOUT_MS };
+    const timeoutReason = (): string =>
+      `QEMU did not end its migration within ${END_TIMEOUT_MS} ms`;
+    return waitForPromise(watch.ended, { ...limits, operation: 'restoreVm', timeoutReason });
+  }
+
+  /** End a QEMU whose incoming migration failed: it has no guest, and cannot load another stream. */
+  async #quitQemu(): Promise<void> {
+    if (!this.#qmp.isClosed) await this.#qmp.execute('quit').catch(noop);
+  }
+
+  async #finalRunState(): Promise<string> {
+    const state = await settledRunState(this.#qmp);
+    if (this.#options.resume !== true || state.running) return state.status;
+    await this.#qmp.execute('cont');
+    return (await settledRunState(this.#qmp)).status;
+  }
+
+  async #restoreSettings(settings: ChangedSettings): Promise<void> {
+    if (this.#qmp.isClosed) return;
+    try {
+      await settings.restore();
+    } catch (error) {
+      const { message } = error as Error;
+      this.#warnings.push(`could not restore QEMU's migration settings: ${message}`);
+    }
+  }
+
+  #seconds(): number {
+    return (performance.now() - this.#startedAt) / 1000;
+  }
+
+  #checkSignal(): void {
+    const { signal } = this.#options;
+    if (signal?.aborted) throw abortError(signal, 'restoreVm');
+  }
+}
+
+function restoreError(code: string, reason: string, cause?: Error): QemuFileError {
+  return new QemuFileError(code, reason, { operation: 'restoreVm', cause });
+}

@@ -1,0 +1,79 @@
+import { QemuFileError } from '../../contract/errors.ts';
+import { onAbort } from '../../contract/wait-for.ts';
+import { openScratchStore } from '../../extract/scratch-store.ts';
+import type { Manifest } from '../../migration/verify/manifest.ts';
+import { verifyStream } from '../../migration/verify/verify.ts';
+import type { MigrationWatch } from '../migration-watch.ts';
+import type { SaveConnection } from './save-connection.ts';
+
+/** What to check, and how the end of the stream is recognised. */
+export interface SaveCheckOptions {
+  check?: boolean | undefined;
+  manifest?: boolean | undefined;
+  /** Whether QEMU waits on the return path for an answer to its stream. */
+  hasReturnPath: boolean;
+}
+
+/** Reads a stream while it is saved, finds its end, and decides whether it may be published. */
+export class SaveCheck {
+  /** Manifest of the stream; null unless it was requested. */
+  manifest: Manifest | null = null;
+  readonly warnings: string[] = [];
+  readonly #connection: SaveConnection;
+  readonly #watch: MigrationWatch;
+  readonly #options: SaveCheckOptions;
+  #isAccepted = false;
+
+  constructor(connection: SaveConnection, watch: MigrationWatch, options: SaveCheckOptions) {
+    this.#connection = connection;
+    this.#watch = watch;
+    this.#options = options;
+  }
+
+  /** Return a signal that follows `signal` until the stream is accepted for publication. */
+  untilAccepted(signal: AbortSignal): AbortSignal {
+    const controller = new AbortController();
+    const follow = (): void => {
+      if (!this.#isAccepted) controller.abort(signal.reason);
+    };
+    if (signal.aborted) follow();
+    else onAbort(signal, follow);
+    return controller.signal;
+  }
+
+  /** Read the stream to its end: the `check` of a relay. */
+  async run(stream: AsyncIterable<Uint8Array>): Promise<void> {
+    const { check, hasReturnPath } = this.#options;
+    const chunks = stream[Symbol.asyncIterator]();
+    // Without `return`, which the verification would call and so give up the rest of the stream.
+    if (check !== false) {
+      await this.#verify({ [Symbol.asyncIterator]: () => ({ next: () => chunks.next() }) });
+    }
+    // This reaches the end once the sink has taken every byte.
+    while ((await chunks.next()).done !== true);
+    const status = hasReturnPath ? this.#watch.end?.status : (await this.#watch.ended).status;
+    if (status !== (hasReturnPath ? undefined : 'completed')) {
+      const reason = `QEMU's migration is in state "${status}" at the end of its stream`;
+      throw new QemuFileError('EIO', reason, { operation: 'saveVm' });
+    }
+    this.#isAccepted = true;
+  }
+
+  async #verify(stream: AsyncIterable<Uint8Array>): Promise<void> {
+    const { manifest: hasManifest, hasReturnPath } = this.#options;
+    using scratch = openScratchStore();
+    const { faults, warnings, manifest } = await verifyStream(stream, {
+      digests: hasManifest === true ? { store: scratch.store } : undefined,
+      // Some machine types do not send a VM description.
+      withoutDescription: true,
+      onEvent: ({ type }) => {
+        if (type === 'vmDescription' && hasReturnPath) this.#connection.endStream();
+      },
+    });
+    const [fault] = faults;
+    if (fault !== undefined) throw fault;
+    this.warnings.push(...warnings);
+    this.manifest = manifest;
+    if (hasReturnPath) this.#connection.endStream();
+  }
+}

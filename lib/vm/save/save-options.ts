@@ -1,0 +1,84 @@
+import type { CompressFormat } from '../../../adapters/index.ts';
+import type { Manifest } from '../../migration/verify/manifest.ts';
+import type { MigrationSettings } from '../migration-settings.ts';
+import type { MigrationProgress } from '../migration-watch.ts';
+
+/** Options of `saveVm`. */
+export interface SaveOptions {
+  /**
+   * Most bytes of the stream per second. QEMU's own limit is lifted for the save. Default 0: no limit.
+   */
+  maxBandwidth?: number | undefined;
+  /** Format in which the stream is compressed on its way to the sink. Default: none. */
+  compress?: CompressFormat | undefined;
+  /**
+   * Stop the guest first, so that memory does not change and is sent only once. The guest is also stopped when
+   * it is restored. Default false.
+   */
+  pause?: boolean | undefined;
+  /**
+   * Let the guest run on here after it was saved. Default false: it stays stopped, because a guest that runs on
+   * writes to its disks, which then no longer match what was saved.
+   */
+  resume?: boolean | undefined;
+  /** Create a manifest of the stream. This takes temporary disk space for guest memory beyond 64 MiB. */
+  manifest?: boolean | undefined;
+  /**
+   * False: do not read the stream, for one that this package cannot read, and rely on QEMU's word that it is
+   * complete. QEMU then completes its migration before the sink is closed. Default true.
+   */
+  check?: boolean | undefined;
+  /** Where to create the private directory of the socket. Default: the system's directory for temporary files. */
+  directory?: string | undefined;
+  /** Called with QEMU's progress, at each `MIGRATION` event and four times per second. */
+  onProgress?: ((progress: MigrationProgress) => void) | undefined;
+  /** Cancels the migration; has no effect once the sink is being closed. */
+  signal?: AbortSignal | undefined;
+}
+
+/** Result of `saveVm`. */
+export interface SaveResult {
+  /** Bytes of the stream, before compression. */
+  bytes: number;
+  seconds: number;
+  /** Seconds of these during which only `maxBandwidth` held bytes back. */
+  limitedSeconds: number;
+  /** QEMU's run state after the save: `postmigrate`, or `running` with `resume`. */
+  status: string;
+  /** Null unless it was requested. */
+  manifest: Manifest | null;
+  /** Clauses for the user about what did not fail the save. */
+  warnings: string[];
+}
+
+/** Bytes per second; in effect no limit, and accepted by every QEMU. */
+const UNLIMITED = 2 ** 40;
+/** The settings that a save needs. All others stay as the user has them. */
+export const SAVE_SETTINGS: MigrationSettings = {
+  capabilities: {
+    events: true,
+    // Everything goes through one channel.
+    multifd: false,
+    'zero-copy-send': false,
+    'mapped-ram': false,
+    // All pages must be in the stream; no destination can request them later.
+    'postcopy-ram': false,
+    'postcopy-preempt': false,
+    'background-snapshot': false,
+    'x-colo': false,
+    // The guest may have to run on here.
+    'release-ram': false,
+    // The stream must contain all memory and load in any QEMU of the version.
+    'x-ignore-shared': false,
+    compress: false,
+    // Nothing would tell QEMU to continue.
+    'pause-before-switchover': false,
+    'switchover-ack': false,
+  },
+  parameters: {
+    'max-bandwidth': UNLIMITED,
+    // The socket is private.
+    'tls-creds': '',
+    mode: 'normal',
+  },
+};
