@@ -208,7 +208,8 @@ for (const { version, skip, binary } of [
       await source.qemu.pause();
       const still = save('aborted', { ...SLOW, ...afterSome() });
       await assert.rejects(still, fails('ECANCELED', /aborted/));
-      assert.equal(await source.qemu.status(), 'paused');
+      // QEMU says "postmigrate" if the cancel came while it was completing: stopped, and `cont` runs it.
+      assert.match(await source.qemu.status(), /^(paused|postmigrate)$/);
       await source.qemu.resume();
       assert.equal(existsSync(dir.join('aborted')), false);
     });
