@@ -55,12 +55,7 @@ export {
   type RejectionReason,
   type Verdict,
 } from './socket/admit.ts';
-export {
-  type ConnectOptions,
-  connectSocket,
-  describeTarget,
-  type SocketTarget,
-} from './socket/connect.ts';
+export { type ConnectOptions, connectSocket } from './socket/connect.ts';
 export {
   type AcceptOptions,
   type Listener,
@@ -68,4 +63,5 @@ export {
   listenSocket,
 } from './socket/listen.ts';
 export { type SocketOptions, socketOps } from './socket/socket.ts';
+export { describeTarget, type SocketTarget } from './socket/socket-target.ts';
 export { parseUri, type Uri } from './uri.ts';

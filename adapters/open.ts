@@ -8,9 +8,10 @@ import { openPath } from './open-path.ts';
 import { pipeOps } from './pipe/pipe.ts';
 import { execOps } from './process/exec.ts';
 import { type AdmissionOptions, admit, MAX_PENDING_CONNECTIONS } from './socket/admit.ts';
-import { connectSocket, type SocketTarget } from './socket/connect.ts';
+import { connectSocket } from './socket/connect.ts';
 import { type ListenOptions, listenSocket } from './socket/listen.ts';
 import { socketOps } from './socket/socket.ts';
+import type { SocketTarget } from './socket/socket-target.ts';
 import { parseUri, type Uri } from './uri.ts';
 
 /** What `openFrom` and `openTo` have in common. */

@@ -1,4 +1,5 @@
 import { QemuFileError } from '../lib/contract/errors.ts';
+import { fitsSocketPath, socketPathLimit } from './socket/socket-path.ts';
 
 /** Where a migration comes from or goes to, taken apart; `parseUri` makes one of text. */
 export type Uri =
@@ -18,9 +19,6 @@ export type Uri =
 /** All forms there are, for messages and for help texts. */
 export const URI_FORMS =
   'tcp:host:port, unix:path, fd:N, exec:command, file:path[,offset=N], a path, or -';
-
-/** Longest path of a unix socket: `sun_path` less its terminator. */
-const MAX_SOCKET_PATH = process.platform === 'linux' ? 107 : 103;
 
 const OFFSET = ',offset=';
 const SCHEMES = new Map<string, (rest: string, text: string) => Uri>([
@@ -88,11 +86,7 @@ function parseTcp(rest: string, text: string): Uri {
 function parseUnix(rest: string, text: string): Uri {
   if (rest === '')
     throw uriError('EINVAL', `${text}: the path is missing, as in unix:/run/vm.sock`);
-  const length = Buffer.byteLength(rest);
-  if (length > MAX_SOCKET_PATH) {
-    const limit = `the path has ${length} bytes, and that of a socket has ${MAX_SOCKET_PATH} at most`;
-    throw uriError('EINVAL', `${text}: ${limit}`);
-  }
+  if (!fitsSocketPath(rest)) throw uriError('EINVAL', `${text}: ${socketPathLimit(rest)}`);
   return { scheme: 'unix', path: rest };
 }
 

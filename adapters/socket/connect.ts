@@ -1,57 +1,44 @@
 import net from 'node:net';
 import tls from 'node:tls';
 import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
+import { waitFor, waitForPromise } from '../../lib/contract/wait-for.ts';
 import { noop } from '../../lib/util/noop.ts';
 import { networkError } from './network-error.ts';
-
-/** An address on the network, or the path of a unix socket. */
-export type SocketTarget =
-  | {
-      /** Name or number; an empty one means this machine (127.0.0.1). */
-      host: string;
-      /** 0 … 65535; 0, on the listening side, lets the system choose. */
-      port: number;
-    }
-  | {
-      /** Path of a unix socket, at most 107 bytes long on Linux. */
-      path: string;
-    };
+import { checkSocketPath } from './socket-path.ts';
+import { describeTarget, type SocketTarget } from './socket-target.ts';
 
 /** How `connectSocket` behaves. */
 export interface ConnectOptions {
   /** Ends the attempt with `ECANCELED`. */
   signal?: AbortSignal | undefined;
-  /** Milliseconds for the whole attempt, the TLS handshake included. Default: as the system has it. */
+  /** Milliseconds for the whole attempt, including the TLS handshake. Default: the system's own limit. */
   timeoutMs?: number | undefined;
   /** Milliseconds for the TLS handshake. Default 10000. */
   handshakeTimeoutMs?: number | undefined;
   /**
-   * Encrypts the connection, with these options of `tls.connect`. The other end's certificate is
-   * verified, against the name in `servername` (default: the host), unless they say otherwise. With
-   * a `pskCallback` both ends need a PSK cipher in `ciphers` (such as `'PSK'`), and no certificate.
-   * `minVersion` is `'TLSv1.2'` unless given.
+   * Encrypt the connection, with these options of `tls.connect`. The peer's certificate is verified
+   * against `servername` (default: the host), unless the options say otherwise. With a `pskCallback` both
+   * ends need a PSK cipher in `ciphers` (such as `'PSK'`), and no certificate. `minVersion` is
+   * `'TLSv1.2'` by default.
    */
   tls?: tls.ConnectionOptions | undefined;
 }
 
-/** As long as the listening side waits. */
+/** The same limit as on the listening side. */
 const HANDSHAKE_MS = 10_000;
 
-/** Longest path of a unix socket, in bytes; Node may cut off what is longer, which is another path then. */
-const MAX_PATH = process.platform === 'darwin' ? 103 : 107;
-
-/** What is connected to when the host is left empty. */
+/** The address for an empty host. */
 const THIS_MACHINE = '127.0.0.1';
 
 /**
- * Connects to a listening TCP or unix socket, half-open allowed and without Nagle's delay.
+ * Connect to a TCP or unix socket, with half-open allowed and without Nagle's delay.
  *
- * @param target - Where to; with TLS over a unix socket, `tls.servername` should say whom to expect.
+ * @param target - The address. For TLS over a unix socket, set `tls.servername` to the expected name.
  * @param options - `signal`, `timeoutMs`, `handshakeTimeoutMs`, `tls`.
- * @returns A connected `net.Socket`, or a `tls.TLSSocket` after its handshake; pass it to `socketOps`.
- * @throws {QemuFileError} `ECONNREFUSED`, `ENOENT`, `EACCES` or `ENAMETOOLONG` (of a path), `ETIMEDOUT`, `ECANCELED` by the
- *   signal, `EPROTO` when TLS failed or the other end is not whom its certificate must name, or
- *   whatever errno the system gave. `EINVAL` for a bad target or bad TLS options.
+ * @returns A connected `net.Socket`, or a `tls.TLSSocket` after its handshake, for `socketOps`.
+ * @throws {QemuFileError} `ECONNREFUSED`, `ENOENT`, `EACCES` or `ENAMETOOLONG` (of a path); `ETIMEDOUT`;
+ *   `ECANCELED` by the signal; `EPROTO` when TLS failed or the certificate names another peer; `EINVAL` for
+ *   an invalid target or TLS option; or the system's own code.
  *
  * @example
  * ```js
@@ -63,60 +50,38 @@ export async function connectSocket(
   target: SocketTarget,
   options: ConnectOptions = {},
 ): Promise<net.Socket | tls.TLSSocket> {
-  const { signal } = options;
+  const { signal, timeoutMs } = options;
   if (signal?.aborted) throw abortError(signal, 'connect');
   const where = describeTarget(target);
-  const socket = connectPlain(target);
-  let current: net.Socket = socket;
-  let giveUp: (error: QemuFileError) => void = () => {};
-  const gaveUp = new Promise<never>((_resolve, reject) => {
-    giveUp = reject;
-  });
-  const onAbort = () => giveUp(abortError(signal as AbortSignal, 'connect'));
-  let handshakeTimer: NodeJS.Timeout | undefined;
-  const timer =
-    options.timeoutMs === undefined
-      ? undefined
-      : setTimeout(() => giveUp(timeoutError(where, options.timeoutMs)), options.timeoutMs);
-  signal?.addEventListener('abort', onAbort);
+  const sockets = [connectPlain(target)];
   try {
-    await Promise.race([ready(socket, 'connect', where), gaveUp]);
-    if (options.tls !== undefined) {
-      const { handshakeTimeoutMs = HANDSHAKE_MS } = options;
-      handshakeTimer = setTimeout(
-        () => giveUp(timeoutError(where, handshakeTimeoutMs, 'did not finish the TLS handshake')),
-        handshakeTimeoutMs,
-      );
-      current = startTls(tlsOptions(socket, target, options.tls), where);
-      await Promise.race([ready(current, 'secureConnect', where), gaveUp]);
-    }
-    return current;
+    return await waitForPromise(connect(sockets, target, options), {
+      signal,
+      timeoutMs,
+      operation: 'connect',
+      timeoutReason: () => `${where} did not answer in ${timeoutMs} ms`,
+    });
   } catch (error) {
-    for (const each of [current, socket]) each.on('error', noop).destroy();
+    for (const socket of sockets) socket.on('error', noop).destroy();
     throw error;
-  } finally {
-    clearTimeout(timer);
-    clearTimeout(handshakeTimer);
-    signal?.removeEventListener('abort', onAbort);
   }
 }
 
-/** Gives a target as a URI shows it: `tcp:localhost:4444`, `tcp:[::1]:4444`, `unix:/run/vm.sock`. */
-export function describeTarget(target: SocketTarget): string {
-  if ('path' in target) return `unix:${target.path}`;
-  const host = target.host.includes(':') ? `[${target.host}]` : target.host;
-  return `tcp:${host}:${target.port}`;
-}
-
-/**
- * Makes sure that a path is none that would be cut off.
- *
- * @throws {QemuFileError} `ENAMETOOLONG`.
- */
-export function checkSocketPath(path: string, operation: string): void {
-  if (Buffer.byteLength(path) <= MAX_PATH) return;
-  const reason = `unix:${path}: the path of a unix socket has at most ${MAX_PATH} bytes`;
-  throw new QemuFileError('ENAMETOOLONG', reason, { operation });
+/** Connect the first of `sockets`; a TLS socket over it is added as the second. */
+async function connect(
+  sockets: net.Socket[],
+  target: SocketTarget,
+  options: ConnectOptions,
+): Promise<net.Socket | tls.TLSSocket> {
+  const where = describeTarget(target);
+  const [socket] = sockets as [net.Socket];
+  await eventOf(socket, 'connect', where);
+  if (options.tls === undefined) return socket;
+  const { handshakeTimeoutMs = HANDSHAKE_MS } = options;
+  const secure = startTls(tlsOptions(socket, target, options.tls), where);
+  sockets.push(secure);
+  await eventOf(secure, 'secureConnect', where, handshakeTimeoutMs);
+  return secure;
 }
 
 function connectPlain(target: SocketTarget): net.Socket {
@@ -127,8 +92,8 @@ function connectPlain(target: SocketTarget): net.Socket {
     const host = target.host === '' ? THIS_MACHINE : target.host;
     return net.connect({ ...common, host, port: target.port, noDelay: true });
   } catch (error) {
-    // Only what Node finds wrong with the target itself is thrown.
-    throw new QemuFileError('EINVAL', `not a place to connect to: ${describeTarget(target)}`, {
+    // Node throws only for an invalid target.
+    throw new QemuFileError('EINVAL', `not a valid address: ${describeTarget(target)}`, {
       operation: 'connect',
       cause: error,
     });
@@ -141,11 +106,11 @@ function tlsOptions(
   given: tls.ConnectionOptions,
 ): tls.ConnectionOptions {
   const host = 'path' in target ? '' : target.host;
-  // A server name must not be a number: RFC 6066.
+  // RFC 6066: a server name must not be an address.
   const name = host === '' || net.isIP(host) !== 0 ? {} : { servername: host };
   const options: tls.ConnectionOptions = {
     minVersion: 'TLSv1.2',
-    // What the certificate is checked against where there is no server name.
+    // The name that the certificate is checked against where there is no server name.
     host: host === '' ? 'localhost' : host,
     ...name,
     ...given,
@@ -153,7 +118,7 @@ function tlsOptions(
   };
   if (given.pskCallback !== undefined && given.checkServerIdentity === undefined) {
     options.checkServerIdentity = (hostname, certificate) =>
-      // Without a certificate it was the shared key that proved who answers.
+      // Without a certificate, the shared key has proved the peer's identity.
       Object.keys(certificate).length === 0
         ? undefined
         : tls.checkServerIdentity(hostname, certificate);
@@ -165,34 +130,32 @@ function startTls(options: tls.ConnectionOptions, where: string): tls.TLSSocket 
   try {
     return tls.connect(options);
   } catch (error) {
-    throw new QemuFileError('EINVAL', `${where}: the TLS options are wrong: ${String(error)}`, {
+    throw new QemuFileError('EINVAL', `${where}: invalid TLS options: ${String(error)}`, {
       operation: 'connect',
       cause: error,
     });
   }
 }
 
-function ready(socket: net.Socket, event: string, where: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const done = () => {
-      socket.off('error', failed);
-      resolve();
-    };
-    const failed = (error: Error) => {
-      socket.off(event, done);
-      reject(networkError(error, 'connect', where));
-    };
-    socket.once(event, done);
-    socket.once('error', failed);
-  });
-}
-
-function timeoutError(
+/** Wait for an event of a socket. An error, or that another wait has destroyed the socket, ends the wait. */
+function eventOf(
+  socket: net.Socket,
+  event: 'connect' | 'secureConnect',
   where: string,
-  timeoutMs: number | undefined,
-  what: string = 'did not answer',
-): QemuFileError {
-  return new QemuFileError('ETIMEDOUT', `${where} ${what} in ${timeoutMs} ms`, {
-    operation: 'connect',
-  });
+  timeoutMs?: number,
+): Promise<void> {
+  return waitFor<void>(
+    (resolve, reject) => {
+      const onEvent = () => resolve();
+      const onError = (error: Error) => reject(networkError(error, 'connect', where));
+      const onClose = () => onError(new Error('the socket was closed'));
+      socket.once(event, onEvent).once('error', onError).once('close', onClose);
+      return () => socket.off(event, onEvent).off('error', onError).off('close', onClose);
+    },
+    {
+      timeoutMs,
+      operation: 'connect',
+      timeoutReason: () => `${where} did not finish the TLS handshake in ${timeoutMs} ms`,
+    },
+  );
 }

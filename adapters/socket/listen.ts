@@ -1,63 +1,64 @@
 import net from 'node:net';
 import tls from 'node:tls';
 import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
+import { noop } from '../../lib/util/noop.ts';
 import { destroyStream } from '../stream/destroy-stream.ts';
 import { unverifiedReason } from '../stream/tls-reason.ts';
-import { startListening } from './bind.ts';
-import { describeTarget, type SocketTarget } from './connect.ts';
+import { type BoundAddress, startListening } from './bind.ts';
 import { networkError } from './network-error.ts';
+import { describeTarget, type SocketTarget } from './socket-target.ts';
 import { underlyingSocket } from './underlying-socket.ts';
 import { WaitQueue } from './wait-queue.ts';
 
 /** How `listenSocket` behaves. */
 export interface ListenOptions {
-  /** Gives up with `ECANCELED`, if it fires before the socket listens. */
+  /** Ends the call with `ECANCELED`, if it aborts before the socket listens. */
   signal?: AbortSignal | undefined;
   /**
-   * Connections that may wait for `accept()`: as many in the process, as many more in the kernel.
-   * Those beyond are closed. With TLS as many handshakes may go on at a time besides: for one more
-   * that which has sent least is dropped, the oldest of those. Default 16.
+   * Greatest number of connections that wait for `accept()`, in the process, and again in the kernel. The
+   * listener closes further ones. With TLS, as many handshakes go on at the same time; one more evicts the
+   * connection that has sent least, the oldest of those. Default 16.
    */
   backlog?: number | undefined;
   /**
-   * Encrypts the connections, with these options of `tls.createServer`; unless given, `minVersion` and
-   * `maxVersion` are `'TLSv1.2'` and `handshakeTimeout` is 10000. A connection can be accepted once its
-   * handshake is done.
+   * Encrypt the connections, with these options of `tls.createServer`. `minVersion` and `maxVersion` are
+   * `'TLSv1.2'` by default, and `handshakeTimeout` is 10000. A connection can be accepted once its handshake
+   * is done.
    *
-   * With TLS 1.3 Node sends session tickets after the handshake. A QEMU without return path never reads
-   * them, and a socket that is closed with unread bytes is reset: the end of the stream can be lost.
+   * With TLS 1.3, Node sends session tickets after the handshake. QEMU without a return path never reads
+   * them, and the kernel resets a socket that is closed with unread bytes: the end of the stream can be lost.
    */
   tls?: tls.TlsOptions | undefined;
-  /** Called with each connection that failed before it could be accepted; waiting goes on. */
+  /** Called with each connection that failed before it could be accepted. The listener goes on. */
   onConnectionError?: ((error: QemuFileError) => void) | undefined;
 }
 
 /** How a connection is accepted. */
 export interface AcceptOptions {
-  /** Gives up with `ECANCELED`. */
+  /** Ends the call with `ECANCELED`. */
   signal?: AbortSignal | undefined;
   /**
-   * A connection of this listener that a further channel is wanted for, such as QEMU's for postcopy
-   * preemption, which sends nothing for a long time. To what `admit` gave: a connection from the same
-   * address (ports aside) that came after this one is let in at once, whatever it sends; any other
-   * as usual. Other listeners look at nothing anyway.
+   * An accepted connection of this listener that has further channels, such as QEMU's for postcopy
+   * preemption, which sends nothing for a long time. A listener made by `admit` then accepts a connection
+   * that came after this one and from the same address (ports aside) at once, whatever it sends, and others
+   * as usual. Other listeners accept every connection anyway.
    */
   alongside?: net.Socket | undefined;
 }
 
-/** A socket that listens. */
+/** A listening socket. */
 export interface Listener extends AsyncDisposable {
   /** Where it listens, with the port that the system chose. */
   readonly address: SocketTarget;
   /**
-   * Gives the next connection, paused; pass it to `socketOps` before anything else is waited for, so that
-   * somebody listens when it breaks. Several may wait at once.
+   * Return the next connection, paused. Pass it to `socketOps` before the next `await`, so that it has an
+   * error listener. Several calls can wait at the same time, and are served in order.
    *
-   * @throws {QemuFileError} `ECANCELED` by the signal, `EBADF` when the listener is or gets closed,
-   *   `EINVAL` for an `alongside` that `admit` does not know.
+   * @throws {QemuFileError} `ECANCELED` by the signal, `EBADF` when the listener is closed, `EINVAL` for an
+   *   `alongside` that this listener did not accept.
    */
   accept(options?: AcceptOptions): Promise<net.Socket | tls.TLSSocket>;
-  /** Stops listening, removes a unix socket's path, and destroys connections nobody accepted. */
+  /** Stop listening, remove a unix socket's path, and destroy connections that were not accepted. */
   close(): Promise<void>;
 }
 
@@ -68,17 +69,17 @@ const MAX_VERSION = 'TLSv1.2';
 const HANDSHAKE_MS = 10_000;
 
 /**
- * Listens on a TCP or unix socket, half-open allowed and without Nagle's delay.
+ * Listen on a TCP or unix socket, with half-open allowed and without Nagle's delay.
  *
- * An empty host means this machine only (127.0.0.1), where QEMU's means every interface: say `0.0.0.0`
- * or `::` for that. A unix socket is made with mode 0600; one that is left over and that nobody listens
- * on is replaced, anything else at its path is left alone.
+ * An empty host means this machine only (127.0.0.1), where QEMU listens on every interface: pass `0.0.0.0`
+ * or `::` for that. A unix socket has mode 0600 from the first moment. It replaces a socket that no process
+ * listens on any more, and nothing else.
  *
  * @param target - Where to listen.
  * @param options - `signal`, `backlog`, `tls`, `onConnectionError`.
- * @throws {QemuFileError} `EADDRINUSE` (a port in use; a path that is in use or no socket), `EACCES`,
- *   `EADDRNOTAVAIL`, `ENOENT` (no such directory), `ENAMETOOLONG` (of a path), `ECANCELED` by the signal, or whatever errno the
- *   system gave. `EINVAL` for a bad target, backlog or TLS option.
+ * @throws {QemuFileError} `EADDRINUSE` for a port or path in use; `EEXIST` for a path that is not a socket;
+ *   `EACCES`, `EADDRNOTAVAIL`, `ENOENT` (no such directory), `ENAMETOOLONG` (of a path), or the system's own
+ *   code; `ECANCELED` by the signal; `EINVAL` for an invalid target, backlog or TLS option.
  *
  * @example
  * ```js
@@ -100,12 +101,12 @@ export async function listenSocket(
   }
   const server = createServer(options.tls);
   const queue = new ConnectionQueue(server, describeTarget(target), options, backlog);
-  const address = await startListening(server, target, backlog);
+  const listener = queue.listener(await startListening(server, target, backlog));
   if (signal?.aborted) {
-    await queue.close();
+    await listener.close();
     throw abortError(signal, 'listen');
   }
-  return queue.listener(address);
+  return listener;
 }
 
 function createServer(options: tls.TlsOptions | undefined): net.Server {
@@ -120,57 +121,62 @@ function createServer(options: tls.TlsOptions | undefined): net.Server {
       ...common,
     });
   } catch (error) {
-    throw new QemuFileError('EINVAL', `the TLS options are wrong: ${String(error)}`, {
+    throw new QemuFileError('EINVAL', `invalid TLS options: ${String(error)}`, {
       operation: 'listen',
       cause: error,
     });
   }
 }
 
-/** Matches the connections that come with the calls of `accept` that wait for them. */
+/** Matches arriving connections with pending calls of `accept()`. */
 class ConnectionQueue {
   readonly #server: net.Server;
   readonly #where: string;
   readonly #onConnectionError: (error: QemuFileError) => void;
-  readonly #bound: number;
+  readonly #maxWaiting: number;
   readonly #waiters = new WaitQueue<net.Socket>();
+  /** Connections that wait for `accept()`, with their listener for `'error'` and `'close'`. */
   readonly #ready = new Map<net.Socket, (error: unknown) => void>();
   /** TCP connections whose TLS handshake is not done, the oldest first. */
-  readonly #raw = new Set<net.Socket>();
-  /** Those of them that made room for another. */
-  readonly #displaced = new WeakSet<net.Socket>();
-  /** Where they come from; a socket that is closed no longer knows. */
+  readonly #handshaking = new Set<net.Socket>();
+  /** Connections that were evicted during their handshake. */
+  readonly #evicted = new WeakSet<net.Socket>();
+  /** Addresses of peers; Node forgets them when a socket closes. */
   readonly #peers = new WeakMap<net.Socket, string>();
+  #bound: BoundAddress | undefined;
   #closed: QemuFileError | undefined;
-  #ending: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
 
-  constructor(server: net.Server, where: string, options: ListenOptions, bound: number) {
+  constructor(server: net.Server, where: string, options: ListenOptions, maxWaiting: number) {
     this.#server = server;
     this.#where = where;
-    this.#onConnectionError = options.onConnectionError ?? (() => {});
-    this.#bound = bound;
+    this.#onConnectionError = options.onConnectionError ?? noop;
+    this.#maxWaiting = maxWaiting;
     if (options.tls === undefined) {
       server.on('connection', (socket: net.Socket) => this.#add(socket));
       return;
     }
-    server.on('connection', (socket: net.Socket) => this.#addRaw(socket));
+    server.on('connection', (socket: net.Socket) => this.#addHandshaking(socket));
     server.on('secureConnection', (socket: tls.TLSSocket) => {
-      this.#raw.delete(underlyingSocket(socket) as net.Socket);
+      this.#handshaking.delete(underlyingSocket(socket) as net.Socket);
       this.#add(socket.pause());
     });
     server.on('tlsClientError', (error: Error, socket: tls.TLSSocket) => {
       const raw = underlyingSocket(socket) as net.Socket;
-      // Node leaves those open whose time is up.
+      // Node leaves a socket open whose handshake timed out.
       if (!raw.destroyed) void destroyStream(raw);
-      if (!this.#displaced.has(raw)) this.#report(this.#handshakeError(error, socket));
+      if (!this.#evicted.has(raw)) this.#report(this.#handshakeError(error, socket));
     });
   }
 
-  listener(address: SocketTarget): Listener {
+  listener(bound: BoundAddress): Listener {
+    const { address } = bound;
+    this.#bound = bound;
     this.#server.on('error', (error) => {
-      void this.#end(networkError(error, 'accept', describeTarget(address)));
+      void this.#close(networkError(error, 'accept', describeTarget(address)));
     });
-    const close = () => this.close();
+    const close = () =>
+      this.#close(new QemuFileError('EBADF', 'the listener is closed', { operation: 'accept' }));
     return {
       address,
       accept: (options) => this.#accept(options?.signal),
@@ -179,16 +185,12 @@ class ConnectionQueue {
     };
   }
 
-  close(): Promise<void> {
-    return this.#end(new QemuFileError('EBADF', 'the listener is closed', { operation: 'accept' }));
-  }
-
   async #accept(signal: AbortSignal | undefined): Promise<net.Socket> {
     if (signal?.aborted) throw abortError(signal, 'accept');
     if (this.#closed !== undefined) throw this.#closed;
-    for (const [socket, onGone] of this.#ready) {
+    for (const [socket, onClosed] of this.#ready) {
       this.#ready.delete(socket);
-      socket.off('error', onGone).off('close', onGone);
+      socket.off('error', onClosed).off('close', onClosed);
       return socket;
     }
     return this.#waiters.wait(undefined, signal);
@@ -200,50 +202,49 @@ class ConnectionQueue {
       waiter.give(socket);
       return;
     }
-    if (this.#closed !== undefined || this.#ready.size >= this.#bound) {
+    if (this.#closed !== undefined || this.#ready.size >= this.#maxWaiting) {
       void destroyStream(socket);
-      this.#report(
-        new QemuFileError('ECONNABORTED', `${this.#bound} connections wait for accept() already`, {
-          operation: 'accept',
-        }),
-      );
+      const reason = `closed a connection: ${this.#maxWaiting} wait for accept() already`;
+      this.#report(new QemuFileError('ECONNABORTED', reason, { operation: 'accept' }));
       return;
     }
-    const onGone = (error: unknown) => {
+    const onClosed = (error: unknown) => {
       this.#ready.delete(socket);
       if (error instanceof Error) this.#report(error);
     };
-    socket.on('error', onGone).on('close', onGone);
-    this.#ready.set(socket, onGone);
+    socket.on('error', onClosed).on('close', onClosed);
+    this.#ready.set(socket, onClosed);
   }
 
-  #addRaw(socket: net.Socket): void {
+  #addHandshaking(socket: net.Socket): void {
     if (this.#closed !== undefined) {
       void destroyStream(socket);
       return;
     }
-    if (this.#raw.size >= this.#bound) this.#makeRoom();
+    if (this.#handshaking.size >= this.#maxWaiting) this.#evict();
     const { remoteAddress: host, remotePort: port } = socket;
     if (host !== undefined && port !== undefined) {
       this.#peers.set(socket, describeTarget({ host, port }));
     }
-    this.#raw.add(socket);
-    socket.on('close', () => this.#raw.delete(socket));
+    this.#handshaking.add(socket);
+    socket.on('close', () => this.#handshaking.delete(socket));
   }
 
-  /** Who means it has sent the hundreds of bytes that a handshake begins with. */
-  #makeRoom(): void {
-    let [least] = this.#raw;
+  /** Close the connection that has sent least. A genuine client has sent its ClientHello, hundreds of bytes. */
+  #evict(): void {
+    let [least] = this.#handshaking;
     if (least === undefined) return;
-    for (const socket of this.#raw) if (socket.bytesRead < least.bytesRead) least = socket;
-    this.#raw.delete(least);
-    this.#displaced.add(least);
+    for (const socket of this.#handshaking) {
+      if (socket.bytesRead < least.bytesRead) least = socket;
+    }
+    this.#handshaking.delete(least);
+    this.#evicted.add(least);
     void destroyStream(least);
-    const reason = `${this.#where}: newer connections came before its handshake was done`;
+    const reason = `${this.#where}: closed a connection in its TLS handshake for newer ones`;
     this.#report(new QemuFileError('ECONNABORTED', reason, { operation: 'accept' }));
   }
 
-  /** Node tells of a certificate that it does not trust only that the connection was ended. */
+  /** Node's error for a certificate that it does not trust says only that the connection ended. */
   #handshakeError(error: Error, socket: tls.TLSSocket): QemuFileError {
     const unverified: unknown = socket.authorizationError;
     const reason = typeof unverified === 'string' ? unverifiedReason(unverified) : undefined;
@@ -262,17 +263,19 @@ class ConnectionQueue {
     this.#onConnectionError(isOurs ? error : networkError(error, 'accept', this.#where));
   }
 
-  #end(error: QemuFileError): Promise<void> {
+  #close(error: QemuFileError): Promise<void> {
     this.#closed ??= error;
-    this.#ending ??= this.#destroyAll(error);
-    return this.#ending;
+    this.#closing ??= this.#destroyAll(error);
+    return this.#closing;
   }
 
   async #destroyAll(error: QemuFileError): Promise<void> {
-    // Not waited for: 'close' comes when the connections that were accepted have closed too.
-    this.#server.close();
     this.#waiters.failAll(error);
-    const unwanted = [...this.#ready.keys(), ...this.#raw];
+    // Before the server closes: the path must not be that of a socket nobody listens on.
+    await this.#bound?.removePath();
+    // Its 'close' event is not waited for, because accepted connections delay it until they close.
+    this.#server.close();
+    const unwanted = [...this.#ready.keys(), ...this.#handshaking];
     this.#ready.clear();
     await Promise.all(unwanted.map(destroyStream));
   }

@@ -1,19 +1,22 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import {
-  existsSync,
+import fs, {
   lstatSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import net from 'node:net';
 import { describe, test } from 'node:test';
 import tls from 'node:tls';
-import { connectSocket, type SocketTarget } from '../../../adapters/socket/connect.ts';
+import { connectSocket } from '../../../adapters/socket/connect.ts';
 import { listenSocket } from '../../../adapters/socket/listen.ts';
 import { socketOps } from '../../../adapters/socket/socket.ts';
+import type { SocketTarget } from '../../../adapters/socket/socket-target.ts';
 import type { QemuFileError } from '../../../lib/contract/errors.ts';
 import { collect, readOnce, rejectsWith } from '../../helpers/backend.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
@@ -45,7 +48,7 @@ async function takeAll(socket: net.Socket): Promise<string> {
 }
 
 describe('listening on TCP', LIMITS, () => {
-  test('tells the port that the system chose, and gives connections that may be half open', async () => {
+  test('reports the port that the system chose, and accepts half-open connections', async () => {
     await using listener = await listenSocket(ANY_PORT);
     assert.ok(portOfAddress(listener.address) > 0);
     const near = await connect(listener.address);
@@ -64,12 +67,12 @@ describe('listening on TCP', LIMITS, () => {
     });
   });
 
-  test('is for every interface when that is asked for', async () => {
+  test('is for every interface when the host says so', async () => {
     await using listener = await listenSocket({ host: '0.0.0.0', port: 0 });
     assert.equal('host' in listener.address && listener.address.host, '0.0.0.0');
   });
 
-  test('refuses a port in use, and says which', async () => {
+  test('rejects a port in use, and names it', async () => {
     await using listener = await listenSocket(ANY_PORT);
     const port = portOfAddress(listener.address);
     await assert.rejects(listenSocket({ host: '127.0.0.1', port }), {
@@ -87,14 +90,14 @@ describe('listening on TCP', LIMITS, () => {
     assert.deepEqual(second.address, first.address);
   });
 
-  test('refuses a port, a backlog and an address that are none', async () => {
+  test('rejects an invalid port and backlog, and an address of another machine', async () => {
     await rejectsWith(listenSocket({ host: '127.0.0.1', port: -1 }), 'EINVAL');
     await rejectsWith(listenSocket(ANY_PORT, { backlog: 0 }), 'EINVAL');
-    // An address of documentation (RFC 5737), so none of this machine; no packet is sent.
+    // An address for documentation (RFC 5737), so never one of this machine; no packet is sent.
     await rejectsWith(listenSocket({ host: '192.0.2.1', port: 0 }), 'EADDRNOTAVAIL');
   });
 
-  test('does not begin when its signal has fired before, and gives up when it fires', async () => {
+  test('is canceled by a signal, before it begins and while it goes on', async () => {
     await rejectsWith(listenSocket(ANY_PORT, { signal: AbortSignal.abort() }), 'ECANCELED');
     const controller = new AbortController();
     const listening = listenSocket(ANY_PORT, { signal: controller.signal });
@@ -104,7 +107,7 @@ describe('listening on TCP', LIMITS, () => {
 });
 
 describe('accepting', LIMITS, () => {
-  test('gives connections in their order, those that came before it was asked too', async () => {
+  test('returns connections in order, including those that arrived before the call', async () => {
     await using listener = await listenSocket(ANY_PORT);
     const near: net.Socket[] = [];
     for (const name of ['a', 'b', 'c']) {
@@ -122,7 +125,7 @@ describe('accepting', LIMITS, () => {
     for (const socket of near) socket.destroy();
   });
 
-  test('serves those who wait in their order', async () => {
+  test('serves pending calls in order', async () => {
     await using listener = await listenSocket(ANY_PORT);
     const waiting = [listener.accept(), listener.accept()];
     for (const name of ['a', 'b']) (await connect(listener.address)).end(name);
@@ -131,7 +134,7 @@ describe('accepting', LIMITS, () => {
     for (const socket of sockets) socket.destroy();
   });
 
-  test('ends with ECANCELED when its signal fires, and takes no connection for it', async () => {
+  test('rejects with ECANCELED when its signal aborts, and drops no connection', async () => {
     await using listener = await listenSocket(ANY_PORT);
     const controller = new AbortController();
     const reason = new Error('changed my mind');
@@ -145,7 +148,7 @@ describe('accepting', LIMITS, () => {
     await rejectsWith(listener.accept({ signal: AbortSignal.abort() }), 'ECANCELED');
   });
 
-  test('closes the connections beyond the bound, and says so', async () => {
+  test('closes connections beyond the backlog, and reports them', async () => {
     const errors: QemuFileError[] = [];
     await using listener = await listenSocket(ANY_PORT, {
       backlog: 2,
@@ -163,7 +166,7 @@ describe('accepting', LIMITS, () => {
     for (const socket of near) socket.destroy();
   });
 
-  test('works with socketOps, whatever the peer sent before', async () => {
+  test('keeps the bytes that the peer sent before', async () => {
     await using listener = await listenSocket(ANY_PORT);
     const near = await connect(listener.address);
     near.end('early bytes');
@@ -172,7 +175,7 @@ describe('accepting', LIMITS, () => {
     await Promise.all([ops.close(), streamPeer(near).close()]);
   });
 
-  test('outlives the listener: a connection that was accepted stays', async () => {
+  test('returns a connection that outlives the listener', async () => {
     const listener = await listenSocket(ANY_PORT);
     const near = await connect(listener.address);
     const far = await listener.accept();
@@ -184,7 +187,7 @@ describe('accepting', LIMITS, () => {
 });
 
 describe('closing a listener', LIMITS, () => {
-  test('fails those who wait with EBADF, and who comes later', async () => {
+  test('rejects pending and later calls with EBADF', async () => {
     const listener = await listenSocket(ANY_PORT);
     const waiting = rejectsWith(listener.accept(), 'EBADF');
     await listener.close();
@@ -193,7 +196,7 @@ describe('closing a listener', LIMITS, () => {
     await listener.close();
   });
 
-  test('destroys the connections that nobody accepted', async () => {
+  test('destroys connections that were not accepted', async () => {
     const listener = await listenSocket(ANY_PORT);
     const near = [await connect(listener.address), await connect(listener.address)];
     (await listener.accept()).end('accepted');
@@ -213,34 +216,101 @@ describe('closing a listener', LIMITS, () => {
 });
 
 describe('listening at a path', LIMITS, () => {
-  test('makes a socket for its owner only, and removes it at the close', async () => {
+  test('creates a socket of mode 0600, and removes it at the close', async () => {
     await using directory = makeTempDir();
     const path = directory.join('s');
-    const umask = process.umask();
     const listener = await listenSocket({ path });
     assert.equal(lstatSync(path).mode & 0o777, 0o600);
-    assert.equal(process.umask(), umask);
+    assert.deepEqual(readdirSync(directory.path), ['s']);
     assert.deepEqual(listener.address, { path });
     (await connect(listener.address)).end('hello');
     const far = await listener.accept();
     assert.equal(await receive(far), 'hello');
     far.end();
     await listener.close();
-    assert.equal(existsSync(path), false);
+    assert.deepEqual(readdirSync(directory.path), []);
   });
 
-  test('leaves a socket alone that somebody listens on', async () => {
+  test('binds where no other user can connect, and leaves the umask alone', async (t) => {
+    await using directory = makeTempDir();
+    const umask = t.mock.method(process, 'umask');
+    const seen: { names: string[]; mode: number }[] = [];
+    const original = net.Server.prototype.listen;
+    t.mock.method(net.Server.prototype, 'listen', function (this: net.Server, ...args: unknown[]) {
+      // Bound and listening, with the mode that the umask gives it.
+      this.prependOnceListener('listening', () => {
+        const names = readdirSync(directory.path);
+        const [name = ''] = names;
+        seen.push({ names, mode: lstatSync(directory.join(name)).mode & 0o777 });
+      });
+      return Reflect.apply(original, this, args);
+    });
+    await using _listener = await listenSocket({ path: directory.join('s') });
+    assert.equal(seen.length, 1);
+    assert.equal(seen[0]?.names.length, 1);
+    assert.notEqual(seen[0]?.names[0], 's');
+    assert.equal(seen[0]?.mode, 0o700);
+    assert.equal(umask.mock.callCount(), 0);
+  });
+
+  test('works where a directory is nearly as long as a path can be', async () => {
+    await using directory = makeTempDir();
+    const long = `${directory.path}/`.padEnd(105, 'd');
+    mkdirSync(long);
+    const path = `${long}/s`;
+    assert.equal(path.length, 107);
+    const listener = await listenSocket({ path });
+    assert.equal(lstatSync(path).mode & 0o777, 0o600);
+    (await connect({ path })).end('hello');
+    assert.equal(await takeAll(await listener.accept()), 'hello');
+    await listener.close();
+    assert.deepEqual(readdirSync(long), []);
+  });
+
+  test('works on a file system without hard links, and replaces nothing there', async (t) => {
+    await using directory = makeTempDir();
+    const path = directory.join('s');
+    t.mock.method(fs.promises, 'link', async () => {
+      throw Object.assign(new Error('not permitted'), { code: 'EPERM' });
+    });
+    syncBuiltinESMExports();
+    t.after(() => {
+      t.mock.restoreAll();
+      syncBuiltinESMExports();
+    });
+    await using _listener = await listenSocket({ path });
+    assert.equal(lstatSync(path).mode & 0o777, 0o600);
+    await rejectsWith(listenSocket({ path }), 'EADDRINUSE');
+    assert.deepEqual(readdirSync(directory.path), ['s']);
+  });
+
+  test('leaves a path alone that is no longer its socket', async () => {
+    await using directory = makeTempDir();
+    const path = directory.join('s');
+    const listener = await listenSocket({ path });
+    rmSync(path);
+    writeFileSync(path, 'precious');
+    await listener.close();
+    assert.equal(readFileSync(path, 'utf8'), 'precious');
+  });
+
+  test('rejects a path that is empty or has a NUL', async () => {
+    await rejectsWith(listenSocket({ path: '' }), 'EINVAL');
+    await rejectsWith(listenSocket({ path: '\0abstract' }), 'EINVAL');
+  });
+
+  test('leaves a socket alone that a process listens on', async () => {
     await using directory = makeTempDir();
     const path = directory.join('s');
     await using listener = await listenSocket({ path });
     await rejectsWith(listenSocket({ path }), 'EADDRINUSE');
     (await connect({ path })).end('for the first');
-    // What came before it was the question whether anybody listens.
+    // The connection before it was the probe.
     const texts = [await takeAll(await listener.accept()), await takeAll(await listener.accept())];
     assert.deepEqual(texts, ['', 'for the first']);
   });
 
-  test('replaces a socket that is left over', async () => {
+  test('replaces a socket that no process listens on', async () => {
     await using directory = makeTempDir();
     const path = directory.join('s');
     await leaveSocketOver(path);
@@ -261,7 +331,7 @@ describe('listening at a path', LIMITS, () => {
     assert.ok(lstatSync(link).isSymbolicLink());
   });
 
-  test('takes no path that the system would cut off', async () => {
+  test('rejects a path that the system would truncate', async () => {
     await using directory = makeTempDir();
     const longest = `${directory.path}/`.padEnd(107, 's');
     await (await listenSocket({ path: longest })).close();
@@ -276,7 +346,7 @@ describe('listening at a path', LIMITS, () => {
 });
 
 describe('listening with TLS', LIMITS, () => {
-  test('gives connections whose handshake is done', async () => {
+  test('accepts connections whose handshake is done', async () => {
     await using listener = await listenSocket(ANY_PORT, { tls: { cert, key } });
     const near = await connectSocket(listener.address, { tls: { ca } });
     near.end('secret');
@@ -288,7 +358,7 @@ describe('listening with TLS', LIMITS, () => {
     assert.equal(await receive(near), 'answer');
   });
 
-  test('goes on waiting after a handshake that failed, and reports it', async () => {
+  test('goes on after a handshake that failed, and reports it', async () => {
     const errors: QemuFileError[] = [];
     await using listener = await listenSocket(ANY_PORT, {
       tls: { cert, key },
@@ -323,7 +393,7 @@ describe('listening with TLS', LIMITS, () => {
     assert.equal(await takeAll(await listener.accept()), 'the next one');
   });
 
-  test('refuses a client whose certificate it does not know, when it asks for one', async () => {
+  test('rejects a client certificate of an unknown authority', async () => {
     const options = { cert, key, requestCert: true, ca: otherCa, maxVersion: 'TLSv1.2' } as const;
     const errors: QemuFileError[] = [];
     await using listener = await listenSocket(ANY_PORT, {
@@ -334,7 +404,7 @@ describe('listening with TLS', LIMITS, () => {
     await until(() => errors.length > 0, { what: 'the failure to be reported' });
   });
 
-  test('does not go below TLS 1.2, even where Node is told to', async (t) => {
+  test('does not go below TLS 1.2, even where Node is configured to', async (t) => {
     const { DEFAULT_MIN_VERSION } = tls;
     t.after(() => {
       tls.DEFAULT_MIN_VERSION = DEFAULT_MIN_VERSION;
@@ -346,7 +416,7 @@ describe('listening with TLS', LIMITS, () => {
     await rejectsWith(connectSocket(listener.address, { tls: old }), 'EPROTO', 'ECONNRESET');
   });
 
-  test('destroys at its close those who have not done their handshake, and no others', async () => {
+  test('destroys at its close the connections in their handshake, and no others', async () => {
     const listener = await listenSocket(ANY_PORT, { tls: { cert, key } });
     const silent = await connect(listener.address);
     const near = await connectSocket(listener.address, { tls: { ca } });
@@ -359,7 +429,7 @@ describe('listening with TLS', LIMITS, () => {
     silent.destroy();
   });
 
-  test('reports options that TLS does not know', async () => {
+  test('rejects invalid TLS options', async () => {
     const options = { cert: 'not a certificate', key };
     await rejectsWith(listenSocket(ANY_PORT, { tls: options }), 'EINVAL');
   });

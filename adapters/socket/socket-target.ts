@@ -1,0 +1,19 @@
+/** An address on the network, or the path of a unix socket. */
+export type SocketTarget =
+  | {
+      /** Name or address; an empty one means this machine (127.0.0.1). */
+      host: string;
+      /** 0 … 65535; when listening, 0 has the system choose one. */
+      port: number;
+    }
+  | {
+      /** Path of a unix socket, at most 107 bytes on Linux and 103 elsewhere. */
+      path: string;
+    };
+
+/** Return a target as a URI: `tcp:localhost:4444`, `tcp:[::1]:4444`, `unix:/run/vm.sock`. */
+export function describeTarget(target: SocketTarget): string {
+  if ('path' in target) return `unix:${target.path}`;
+  const host = target.host.includes(':') ? `[${target.host}]` : target.host;
+  return `tcp:${host}:${target.port}`;
+}
