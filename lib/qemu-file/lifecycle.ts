@@ -13,8 +13,8 @@ import { reclaim, StreamBase } from './stream-base.ts';
  * the two halves, the error latch, the gates, and closing.
  *
  * Written chunks enter the gather list at once, whatever is in flight, so that they keep their order
- * with typed puts. Backpressure is therefore not the Writable's own count but our two gates: `write()`
- * returns their state, and `'drain'` is emitted when both have opened.
+ * with typed puts. Backpressure is therefore not the Writable's own count but our two gates
+ * (put/gates.ts): `write()` returns their state, and `'drain'` is emitted when both have opened.
  */
 
 /** Chunks up to this size are copied into staging: cheaper than an entry of their own. */
@@ -37,15 +37,10 @@ export class QemuFileStream extends StreamBase {
 
   readonly #canRead: boolean;
   readonly #canWrite: boolean;
-  readonly #highWaterMark: number;
   readonly #stopSignal: () => void;
   #error: QemuFileError | null = null;
   /** Why nothing can be put or got any more: the latched error, or that the file was closed. */
   #stopped: QemuFileError | null = null;
-  #transportShut = false;
-  #drainWanted = false;
-  #drainScheduled = false;
-  #drainWaiters: ((error: QemuFileError | null) => void)[] = [];
   #complete = false;
   #closing: Promise<number> | null = null;
   #backendClosing: Promise<number> | null = null;
@@ -65,14 +60,19 @@ export class QemuFileStream extends StreamBase {
     this.puts = settings.put.writable;
     this.#canRead = settings.get.readable;
     this.#canWrite = settings.put.writable && ops.writevBuffer !== undefined;
-    this.#highWaterMark = settings.put.highWaterMark;
     this.putHalf = new PutHalf(ops, settings.put, {
       putFailed: (error) => this.latch(error),
       batchTaken: (position, bytes, buffers) => {
         if (channels.flush.hasSubscribers && bytes > 0) {
           channels.flush.publish({ file: this, position, bytes, buffers });
         }
-        this.#progressed();
+      },
+      throttled: (gate) => {
+        if (!channels.throttle.hasSubscribers) return;
+        channels.throttle.publish({ file: this, gate, pendingBytes: this.putHalf.pending });
+      },
+      drained: () => {
+        if (!this.destroyed && !this.writableEnded) this.emit('drain');
       },
     });
     this.getHalf = new GetHalf(ops, settings.get, {
@@ -128,24 +128,7 @@ export class QemuFileStream extends StreamBase {
    * @throws {QemuFileError} (rejects) the latched error; `ECANCELED` when aborted.
    */
   drain(options: WaitOptions = {}): Promise<void> {
-    const { signal } = options;
-    const promise = new Promise<void>((resolve, reject) => {
-      if (this.#stopped !== null) return reject(this.#stopped);
-      if (signal?.aborted === true) return reject(abortError(signal, 'drain'));
-      if (!this.gatesShut()) return resolve();
-      const onAbort = (): void => {
-        this.#drainWaiters = this.#drainWaiters.filter((waiter) => waiter !== done);
-        done(abortError(signal as AbortSignal, 'drain'));
-      };
-      const done = (error: QemuFileError | null): void => {
-        signal?.removeEventListener('abort', onAbort);
-        if (error === null) resolve();
-        else reject(error);
-      };
-      signal?.addEventListener('abort', onAbort, { once: true });
-      this.#drainWaiters.push(done);
-    });
-    return markHandled(promise);
+    return this.putHalf.gates.wait(options);
   }
 
   /**
@@ -199,7 +182,9 @@ export class QemuFileStream extends StreamBase {
       });
       target = this.putHalf.accepted;
     }
-    return !this.gatesShut() && !this.destroyed;
+    const { gates } = this.putHalf;
+    gates.sendIfShut();
+    return !gates.ask() && !this.destroyed;
   }
 
   /** Holds back flushing until `uncork()`, so that what is put until then leaves together. */
@@ -312,30 +297,6 @@ export class QemuFileStream extends StreamBase {
     if (this.#stopped !== null) throw this.#stopped;
   }
 
-  /** Either gate is shut; asking makes `'drain'` be emitted when both have opened. */
-  protected gatesShut(): boolean {
-    const put = this.putHalf;
-    let shut = this.#shutNow();
-    // Nothing opens the transport's gate but sending, nor that of a budget which the file runs itself.
-    if (shut && (this.#transportShut || put.limiter.bandwidth > 0)) {
-      put.flush();
-      shut = this.#shutNow();
-    }
-    if (shut && !this.#drainWanted) {
-      this.#drainWanted = true;
-      if (channels.throttle.hasSubscribers) {
-        const gate = this.#transportShut ? 'transport' : 'budget';
-        channels.throttle.publish({ file: this, gate, pendingBytes: put.pending });
-      }
-    }
-    return shut;
-  }
-
-  /** To be called when a gate may have opened. */
-  protected gatesMayHaveOpened(): void {
-    this.#progressed();
-  }
-
   /** Has all bytes leave, then says the end to the other side. */
   async #finish(): Promise<void> {
     await this.flush();
@@ -384,7 +345,6 @@ export class QemuFileStream extends StreamBase {
     this.#stopped ??= error;
     this.putHalf.stop(error);
     this.getHalf.stop(error);
-    for (const done of this.#drainWaiters.splice(0)) done(error);
   }
 
   #whenTaken(signal?: AbortSignal): Promise<void> {
@@ -402,31 +362,9 @@ export class QemuFileStream extends StreamBase {
     );
   }
 
-  #shutNow(): boolean {
-    const put = this.putHalf;
-    // Half the mark opens it, so that the transport has work while the producer wakes up.
-    this.#transportShut =
-      put.full || (this.#transportShut && put.pending > this.#highWaterMark / 2);
-    return this.#transportShut || put.limiter.exceeded(put.putPosition, put.pending);
-  }
-
   /** Wakes whoever waits for more than is there: it will not come, and `read(size)` gives the rest. */
   readonly #emitReadable = (): void => {
     if (!this.destroyed && this.readableLength > 0) this.emit('readable');
-  };
-
-  #progressed(): void {
-    if (!this.#drainWanted || this.#drainScheduled || this.gatesShut()) return;
-    this.#drainScheduled = true;
-    process.nextTick(this.#emitDrain);
-  }
-
-  readonly #emitDrain = (): void => {
-    this.#drainScheduled = false;
-    if (this.destroyed || this.gatesShut()) return;
-    this.#drainWanted = false;
-    for (const done of this.#drainWaiters.splice(0)) done(null);
-    if (!this.writableEnded) this.emit('drain');
   };
 
   /** Destroys the file when the signal aborts; gives what ends the following. */
@@ -451,12 +389,12 @@ export class QemuFileStream extends StreamBase {
       },
       writableHighWaterMark: {
         get(this: QemuFileStream): number {
-          return this.#highWaterMark;
+          return this.putHalf.gates.highWaterMark;
         },
       },
       writableNeedDrain: {
         get(this: QemuFileStream): boolean {
-          return this.#canWrite && !this.destroyed && !this.writableEnded && this.gatesShut();
+          return !this.destroyed && !this.writableEnded && this.putHalf.gates.isProducerWaiting;
         },
       },
       writableCorked: {

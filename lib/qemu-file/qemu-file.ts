@@ -105,7 +105,7 @@ export class QemuFile extends QemuFilePosition {
    * @see QEMU `qemu_file_rate_limit`
    */
   rateLimitExceeded(): boolean {
-    return this.destroyed || this.error !== null || this.gatesShut();
+    return this.destroyed || this.error !== null || this.putHalf.gates.ask();
   }
 
   /**
@@ -119,7 +119,7 @@ export class QemuFile extends QemuFilePosition {
       throw new RangeError(`setRateLimit: ${bytesPerWindow} is not a number of bytes`);
     }
     this.putHalf.limiter.limit = bytesPerWindow;
-    this.#limitChanged();
+    this.putHalf.limitChanged();
   }
 
   /** Bytes per window of 100 ms; 0 or less is no limit. @see QEMU `qemu_file_get_rate_limit` */
@@ -130,7 +130,7 @@ export class QemuFile extends QemuFilePosition {
   /** Starts a new window: nothing is counted yet. @see QEMU `qemu_file_reset_rate_limit` */
   resetRateLimit(): void {
     this.putHalf.limiter.reset(this.putHalf.putPosition);
-    this.#limitChanged();
+    this.putHalf.limitChanged();
   }
 
   /**
@@ -143,7 +143,7 @@ export class QemuFile extends QemuFilePosition {
 
   set maxBandwidth(bytesPerSecond: number) {
     this.putHalf.limiter.setBandwidth(bytesPerSecond, this.putHalf.putPosition);
-    this.#limitChanged();
+    this.putHalf.limitChanged();
   }
 
   /** The limit that `maxBandwidth` is of: its own one, or that given as the option `budget`. */
@@ -306,10 +306,5 @@ export class QemuFile extends QemuFilePosition {
   #latchErrno(operation: string, errno: number): void {
     const context = { operation, position: this.tellFast() };
     this.latch(new QemuFileError(codeOf(errno), 'the hook reported an error', context));
-  }
-
-  #limitChanged(): void {
-    this.putHalf.resume();
-    this.gatesMayHaveOpened();
   }
 }

@@ -4,6 +4,7 @@ import type { MaybePromise, QemuFileOps } from '../../contract/ops.ts';
 import { HalfDigest } from '../../util/digest.ts';
 import type { BandwidthBudget, BudgetWaiter } from './bandwidth-budget.ts';
 import { type Batch, lengthOf, splitOff } from './batch.ts';
+import { type Gate, Gates } from './gates.ts';
 import { GatherList } from './gather-list.ts';
 import { RateLimiter } from './rate-limiter.ts';
 
@@ -20,8 +21,12 @@ import { RateLimiter } from './rate-limiter.ts';
 export interface PutHost {
   /** A failure to latch. */
   putFailed(error: QemuFileError): void;
-  /** The backend took a batch of `buffers` that began at `position`: gates may have opened. */
+  /** The backend took a batch of `buffers` that began at `position`. */
   batchTaken(position: number, bytes: number, buffers: number): void;
+  /** A gate is shut, and a producer was told to wait. */
+  throttled(gate: Gate): void;
+  /** Both gates are open after a producer was told to wait. */
+  drained(): void;
 }
 
 /** Settings of the put half, all decided. */
@@ -47,6 +52,7 @@ const DETACHED = 'a buffer put by reference was detached or resized before it wa
 
 export class PutHalf extends GatherList {
   readonly limiter: RateLimiter;
+  readonly gates: Gates;
   readonly #ops: QemuFileOps;
   readonly #settings: PutSettings;
   readonly #host: PutHost;
@@ -78,6 +84,7 @@ export class PutHalf extends GatherList {
     this.#settings = settings;
     this.#host = host;
     this.limiter = new RateLimiter(settings.budget);
+    this.gates = new Gates(this, this.limiter, settings.highWaterMark, host);
     this.#digest = new HalfDigest(settings.digest);
     if (!settings.writable) this.#closedBecause = 'the file is not writable';
   }
@@ -100,11 +107,6 @@ export class PutHalf extends GatherList {
   /** `hold`s without a `release`. */
   get held(): number {
     return this.#held;
-  }
-
-  /** True while no less waits for the backend than the high-water mark. */
-  get full(): boolean {
-    return this.pending >= this.#settings.highWaterMark;
   }
 
   /** Moves the position without moving bytes. @see QEMU `qemu_update_position` */
@@ -162,6 +164,7 @@ export class PutHalf extends GatherList {
     this.room = 0;
     this.#leaveQueue();
     this.limiter.held(false);
+    this.gates.stop(error);
     const dropped = [...this.#queue.splice(0), this.cut()];
     this.#queued = this.#inFlight === null ? 0 : this.#inFlight.bytes;
     for (const batch of dropped) this.#releaseBatch(batch);
@@ -189,9 +192,16 @@ export class PutHalf extends GatherList {
   }
 
   /** Sends again what the limiter held back; for a limit that changed. */
-  resume(): void {
+  limitChanged(): void {
     this.#leaveQueue();
+    this.gates.sendIfShut();
     this.#send();
+    this.gates.update();
+  }
+
+  override reference(bytes: Uint8Array, onRelease?: () => void): void {
+    super.reference(bytes, onRelease);
+    if (this.pending >= this.gates.highWaterMark) this.flush();
   }
 
   protected override admit(): boolean {
@@ -215,7 +225,7 @@ export class PutHalf extends GatherList {
       this.cutFull();
       if (this.#error !== null) return false;
     }
-    if (this.#settings.autoFlush && !this.#tickScheduled && this.#ops.writevBuffer) {
+    if (!this.#tickScheduled && this.#ops.writevBuffer) {
       this.#tickScheduled = true;
       process.nextTick(this.#endOfTick);
     }
@@ -251,7 +261,10 @@ export class PutHalf extends GatherList {
 
   readonly #endOfTick = (): void => {
     this.#tickScheduled = false;
-    if (this.#held === 0) this.flush();
+    if (this.#held === 0 && this.#settings.autoFlush) this.flush();
+    else this.gates.sendIfShut();
+    // The next put of what is left unflushed schedules another look at the gates.
+    if (this.gathered > 0) this.room = 0;
   };
 
   /** Hands batches to the backend until it has to be waited for. */
@@ -361,6 +374,7 @@ export class PutHalf extends GatherList {
       this.#releaseBatch(batch);
       this.#tellWaiters();
       this.#host.batchTaken(position, batch.bytes, batch.entries.length);
+      this.gates.update();
       return;
     }
     const context = this.#context();
