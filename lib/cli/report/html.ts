@@ -1,37 +1,22 @@
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
 import { type Report, reportData } from './data.ts';
-import { PAGE_FUNCTIONS, pageMain } from './page/main.ts';
-import { REPORT_STYLE } from './style.ts';
+import { loadPageCode } from './page-code.ts';
 
 export type { Report } from './data.ts';
 
-/** Reads a file of the package that draws the charts. */
-function uplotFile(path: string): Promise<string> {
-  return readFile(fileURLToPath(import.meta.resolve(`uplot/${path}`)), 'utf8');
-}
-
 /**
- * Makes a report about a stream: one page of HTML that needs nothing else and asks for nothing from outside.
+ * Make a report about a stream: one HTML page that needs nothing else and requests nothing from outside.
  *
- * All text of the stream is data in it, never markup: it gets into the page as JSON, and is shown as text. A
- * policy in the page allows the scripts and styles that are put in here, by their digests, and nothing else.
+ * All text of the stream is data in the page, never markup: it enters the page as JSON, and the page shows it
+ * as text. A policy in the page allows its own script and style, by their digests, and nothing else.
  *
- * @param report - What it is about; of what is too much for a page, it says how much is left out.
- * @throws {Error} (rejects) if the package `uplot` is not installed as it should be.
+ * @param report - What the page is about. Where it is too much for a page, the page says how much is left out.
  */
 export async function reportHtml(report: Report): Promise<string> {
-  const [chart, chartStyle, licence] = await Promise.all([
-    uplotFile('dist/uPlot.iife.min.js'),
-    uplotFile('dist/uPlot.min.css'),
-    uplotFile('LICENSE'),
-  ]);
-  const scripts = [`/*\n${licence.trim()}\n*/\n${chart}`, pageScript()];
-  const style = `${chartStyle}\n${REPORT_STYLE}`;
+  const { script, style } = await loadPageCode();
   const policy = [
     "default-src 'none'",
-    `script-src ${scripts.map(digestSource).join(' ')}`,
+    `script-src ${digestSource(script)}`,
     `style-src ${digestSource(style)}`,
     "base-uri 'none'",
     "form-action 'none'",
@@ -50,38 +35,26 @@ export async function reportHtml(report: Report): Promise<string> {
 ${inline('style', style)}
 </head>
 <body>
-<main id="main"><noscript><p>This report shows itself with JavaScript, which is switched off.</p></noscript></main>
+<main id="main"><noscript><p>This report needs JavaScript, which is switched off.</p></noscript></main>
 <div id="tip" role="status" hidden></div>
 <script type="application/json" id="report">${embeddedJson(reportData(report))}</script>
-${scripts.map((script) => inline('script', script)).join('\n')}
+${inline('script', script)}
 </body>
 </html>
 `;
-}
-
-/** The script of a page. */
-export function pageScript(): string {
-  const functions = PAGE_FUNCTIONS.map((part) => part.toString()).join('\n');
-  return `(() => {
-'use strict';
-// Some loaders of TypeScript put calls of this into functions.
-const __name = (named) => named;
-${functions}
-${pageMain.name}();
-})();`;
 }
 
 function digestSource(text: string): string {
   return `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
 }
 
-/** Code of ours as an element. It cannot be escaped, so it must not need to be. */
+/** Return code of this package as an element. Code cannot be escaped, so it must not contain an end tag. */
 function inline(tag: 'script' | 'style', code: string): string {
-  if (/<\/(?:script|style)|<!--/i.test(code)) throw new Error(`the ${tag} would end too early`);
+  if (/<\/(?:script|style)|<!--/i.test(code)) throw new Error(`the ${tag} contains a tag`);
   return `<${tag}>${code}</${tag}>`;
 }
 
-/** JSON that contains nothing with which the element around it, or a line, could end. */
+/** Return JSON without the characters that could end the element around it, or a line. */
 function embeddedJson(data: unknown): string {
   return JSON.stringify(data).replace(
     /[<>&\u2028\u2029]/g,

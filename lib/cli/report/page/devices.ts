@@ -1,103 +1,97 @@
-import { pageCount, pageElement, pageNumber, pageSize, pageSome } from './base.ts';
-import type { PageContent, PageElement, PageWindow } from './dom.ts';
+import { appendInSteps, type Content, makeDetails, makeElement } from './elements.ts';
+import { formatCount, formatNumber, formatSize } from './format.ts';
 import type { DeviceRow, PackedValue, ReportData } from './model.ts';
 import {
-  pageBytes,
-  pageInteger,
-  pageIsNested,
-  pageMembers,
-  pageOpens,
-  pagePlain,
-  pageValue,
+  appendMembers,
+  isNested,
+  plainText,
+  unpackBytes,
+  unpackInteger,
+  valueView,
 } from './values.ts';
 
-declare const window: PageWindow;
-
-/** What is looked for: names that contain a text, numbers that are one, bytes that contain some. */
-export interface PageQuery {
+/** A query matches names that contain `text`, integers equal to `number`, and bytes that contain `digits`. */
+interface Query {
   text: string;
   number: bigint | null;
+  /** Hexadecimal digits, two for each byte. */
   digits: string | null;
 }
 
-/** A value that was found, and where. */
-export interface PageHit {
+/** A value that matches a query, and the path of fields to it. */
+interface Hit {
   path: string;
   value: PackedValue;
 }
 
-/** The state of devices, to look into and to search. */
-export function pageDevices({ devices, moreDevices }: ReportData): PageContent[] {
-  const input = pageElement('input', {
+/** Show the state of devices, with a search field. */
+export function devicesPanel({ devices, moreDevices }: ReportData): Content[] {
+  const input = makeElement('input', {
     type: 'search',
     id: 'query',
     placeholder: 'apic, 0x1f0, 4096, 0xdeadbeef …',
     autocomplete: 'off',
     spellcheck: 'false',
   });
-  const label = pageElement('label', { for: 'query' }, 'Find a device, a field or a value');
-  const found = pageElement('p', { class: 'quiet', role: 'status' });
-  const list = pageElement('div', { class: 'devices' });
-  const show = (): void => pageFind(devices, input.value, list, found);
+  const label = makeElement('label', { for: 'query' }, 'Find a device, a field or a value');
+  const found = makeElement('p', { class: 'quiet', role: 'status' });
+  const list = makeElement('div', { class: 'devices' });
+  const show = (): void => showMatches(devices, input.value, list, found);
   let timer: number | undefined;
   input.addEventListener('input', () => {
     window.clearTimeout(timer);
     timer = window.setTimeout(show, 150);
   });
   show();
-  const content: PageContent[] = [
-    pageElement('div', { class: 'search' }, label, input),
-    found,
-    list,
-  ];
+  const content: Content[] = [makeElement('div', { class: 'search' }, label, input), found, list];
   if (moreDevices > 0) {
-    const rest = `${pageCount(moreDevices, 'device')} left out of this page.`;
-    content.push(pageElement('p', { class: 'quiet' }, rest));
+    const rest = `${formatCount(moreDevices, 'device')} not in this page.`;
+    content.push(makeElement('p', { class: 'quiet' }, rest));
   }
   return content;
 }
 
-/** Shows the devices that have what is looked for; all if that is nothing. */
-export function pageFind(
+/** Show the devices that match what was typed, or all of them if nothing was. */
+function showMatches(
   devices: readonly DeviceRow[],
   typed: string,
-  list: PageElement,
-  found: PageElement,
+  list: HTMLElement,
+  found: HTMLElement,
 ): void {
-  const query = pageQuery(typed);
+  const query = parseQuery(typed);
   list.replaceChildren();
   if (query.text === '') {
-    found.textContent = `${pageCount(devices.length, 'device')}. Names are found by a part of them, numbers as a whole, decimal or 0x…, bytes by some of them.`;
-    pageSome(list, list, devices, 100, (device) => pageDevice(device, []));
+    found.textContent = `${formatCount(devices.length, 'device')}. Search for a part of a name, a whole number (decimal or 0x…), or a sequence of bytes.`;
+    appendInSteps(list, list, devices, 100, (device) => deviceView(device, []));
     return;
   }
-  // One more than is shown tells that there are more.
   const most = 20;
   const matches = devices.flatMap((device) => {
-    const hits: PageHit[] = [];
-    if (device.state !== undefined) pageSearch(device.state, query, '', hits, most + 1);
+    const hits: Hit[] = [];
+    // One more than is shown, to know whether there are more.
+    if (device.state !== undefined) searchValue(device.state, query, '', hits, most + 1);
     const isNamed = device.name.toLowerCase().includes(query.text);
     return isNamed || hits.length > 0 ? [{ device, hits }] : [];
   });
   const fields = matches.reduce((sum, { hits }) => sum + Math.min(hits.length, most), 0);
   const isMore = matches.some(({ hits }) => hits.length > most);
-  found.textContent = `${pageCount(matches.length, 'device')}, ${isMore ? 'more than ' : ''}${pageCount(fields, 'field')}`;
-  pageSome(list, list, matches, 50, ({ device, hits }) => {
-    const element = pageDevice(device, hits.slice(0, most));
+  found.textContent = `${formatCount(matches.length, 'device')}, ${isMore ? 'more than ' : ''}${formatCount(fields, 'field')}`;
+  appendInSteps(list, list, matches, 50, ({ device, hits }) => {
+    const element = deviceView(device, hits.slice(0, most));
     if (hits.length > most)
       element.append(
-        pageElement('p', { class: 'quiet' }, `Only the first ${pageNumber(most)} are shown.`),
+        makeElement('p', { class: 'quiet' }, `Only the first ${formatNumber(most)} are shown.`),
       );
     return element;
   });
 }
 
-/** Understands what was typed. */
-export function pageQuery(typed: string): PageQuery {
+/** Read what was typed as text, as a number, and as bytes, where it can be each. */
+function parseQuery(typed: string): Query {
   const text = typed.trim().toLowerCase();
   const number = /^(-?)(0x[0-9a-f]+|\d+)$/.exec(text);
   const digits = text.replace(/^0x/, '').replace(/\s+/g, '');
-  // What might be a decimal number is one.
+  // Digits that can be a decimal number are a number, not bytes.
   const isBytes = !/^\d*$/.test(text) && /^(?:[0-9a-f]{2}){2,}$/.test(digits);
   return {
     text,
@@ -106,71 +100,68 @@ export function pageQuery(typed: string): PageQuery {
   };
 }
 
-/** Looks for values in another, up to a number of hits. */
-export function pageSearch(
+/** Search a value and all values in it, and add up to `most` hits. */
+function searchValue(
   value: PackedValue,
-  query: PageQuery,
+  query: Query,
   path: string,
-  hits: PageHit[],
+  hits: Hit[],
   most: number,
 ): void {
   if (hits.length >= most) return;
-  if (!pageIsNested(value)) {
-    if (pageIs(value, query)) hits.push({ path, value });
+  if (!isNested(value)) {
+    if (matchesQuery(value, query)) hits.push({ path, value });
     return;
   }
   if (Array.isArray(value)) {
     value.forEach((item, at) => {
-      pageSearch(item, query, `${path}[${at}]`, hits, most);
+      searchValue(item, query, `${path}[${at}]`, hits, most);
     });
     return;
   }
   for (const [name, inner] of Object.entries(value)) {
     const innerPath = path === '' ? name : `${path}.${name}`;
-    // All of what has the name: it can be opened.
+    // A match by name stands for all values in it: the reader can open it.
     if (name.toLowerCase().includes(query.text)) {
       if (hits.length < most) hits.push({ path: innerPath, value: inner });
-    } else pageSearch(inner, query, innerPath, hits, most);
+    } else searchValue(inner, query, innerPath, hits, most);
   }
 }
 
-/** Tells whether a single value is what is looked for. */
-export function pageIs(value: PackedValue, { text, number, digits }: PageQuery): boolean {
-  const integer = pageInteger(value);
+/** Return whether a single value matches a query. */
+function matchesQuery(value: PackedValue, { text, number, digits }: Query): boolean {
+  const integer = unpackInteger(value);
   if (integer !== null) return integer === number;
-  const bytes = pageBytes(value);
-  if (bytes === null) return pagePlain(value).toLowerCase() === text;
+  const bytes = unpackBytes(value);
+  if (bytes === null) return plainText(value).toLowerCase() === text;
   if (digits === null) return false;
   let at = bytes.digits.indexOf(digits);
   while (at % 2 === 1) at = bytes.digits.indexOf(digits, at + 1);
   return at >= 0;
 }
 
-/** A device, and what was found in it. */
-export function pageDevice(
-  { name, bytes, state }: DeviceRow,
-  hits: readonly PageHit[],
-): PageElement {
+/** Show a device, and the hits in it. */
+function deviceView({ name, bytes, state }: DeviceRow, hits: readonly Hit[]): HTMLElement {
   const title = [
-    pageElement('span', { class: 'key' }, name),
-    pageElement('span', { class: 'quiet' }, bytes === null ? '' : pageSize(bytes)),
+    makeElement('span', { class: 'key' }, name),
+    makeElement('span', { class: 'quiet' }, bytes === null ? '' : formatSize(bytes)),
   ];
-  const device = pageOpens(title, (into) => {
+  const device = makeDetails(title, (into) => {
     if (state === undefined)
       into.append(
-        pageElement(
+        makeElement(
           'p',
           { class: 'quiet' },
-          'Too large for this page: "qemu-file inspect --json" has it.',
+          'Too large for this page; "qemu-file inspect --json" prints it.',
         ),
       );
-    else if (pageIsNested(state)) pageMembers(into, state);
-    else into.append(pageValue('state', state));
+    else if (isNested(state)) appendMembers(into, state);
+    else into.append(valueView('state', state));
   });
-  const found = pageElement(
+  const found = makeElement(
     'div',
     { class: 'hits' },
-    ...hits.map(({ path, value }) => pageValue(path, value)),
+    ...hits.map(({ path, value }) => valueView(path, value)),
   );
-  return pageElement('div', { class: 'device' }, device, ...(hits.length > 0 ? [found] : []));
+  return makeElement('div', { class: 'device' }, device, ...(hits.length > 0 ? [found] : []));
 }

@@ -1,104 +1,93 @@
-import {
-  pageButton,
-  pageColour,
-  pageCount,
-  pageDraw,
-  pageElement,
-  pageExplore,
-  pageHex,
-  pageHideTip,
-  pageLegend,
-  pageNumber,
-  pageShare,
-  pageSize,
-  pageSome,
-  pageTable,
-  pageText,
-  pageTip,
-} from './base.ts';
-import { pageDevice, pageDevices, pageFind, pageIs, pageQuery, pageSearch } from './devices.ts';
-import type { PageContent, PageDocument, PageElement, PageWindow } from './dom.ts';
-import { pageEvent, pageEvents, pageEventText, pageStrip } from './events.ts';
-import { pageHead, pageWarnings } from './head.ts';
+/*
+ * The script of a report's page. The build bundles it, with everything that it imports, into the page.
+ */
+import { devicesPanel } from './devices.ts';
+import { type Content, makeElement } from './elements.ts';
+import { makeHeader, warningsPanel } from './header.ts';
+import { memoryPanel } from './memory.ts';
 import type { ReportData } from './model.ts';
-import { pageBlock, pageBlockTable, pageMap, pageRam, pageTally } from './ram.ts';
-import { pageKinds, pagePlot, pageRounds } from './rounds.ts';
-import { pagePieces, pageSection, pageSections } from './sections.ts';
-import {
-  pageBytes,
-  pageBytesGlance,
-  pageDump,
-  pageGlance,
-  pageInteger,
-  pageIsNested,
-  pageMembers,
-  pageOpens,
-  pagePlain,
-  pageValue,
-} from './values.ts';
+import { roundsPanel } from './rounds.ts';
+import { sectionsPanel } from './sections.ts';
+import { timelinePanel } from './timeline.ts';
 
-declare const document: PageDocument;
-declare const window: PageWindow;
+interface Panel {
+  id: string;
+  title: string;
+  hasContent: (data: ReportData) => boolean;
+  build: (data: ReportData) => Content[];
+}
 
-/** Builds the page out of the data in it. */
-export function pageMain(): void {
-  const root = document.documentElement;
-  const fail = (error: unknown): string => {
-    root.dataset.error = error instanceof Error ? error.message : String(error);
-    return root.dataset.error;
-  };
-  window.addEventListener('error', ({ message }) => fail(message ?? 'an error'));
+const PANELS: readonly Panel[] = [
+  {
+    id: 'memory',
+    title: 'Guest memory',
+    hasContent: ({ blocks }) => blocks.length > 0,
+    build: memoryPanel,
+  },
+  {
+    id: 'rounds',
+    title: 'Pages per round',
+    hasContent: ({ rounds }) => rounds.length > 0,
+    build: roundsPanel,
+  },
+  {
+    id: 'sections',
+    title: 'Sections',
+    hasContent: ({ sections }) => sections.length > 0,
+    build: sectionsPanel,
+  },
+  {
+    id: 'timeline',
+    title: 'Stream order',
+    hasContent: ({ events }) => events.length > 0,
+    build: timelinePanel,
+  },
+  {
+    id: 'devices',
+    title: 'Device state',
+    hasContent: ({ devices }) => devices.length > 0,
+    build: devicesPanel,
+  },
+];
+
+const root: HTMLElement = document.documentElement;
+
+/** Note an error on the root element, where tests look for it, and return its message. */
+function noteError(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  root.dataset.error = message;
+  return message;
+}
+
+function showPanel({ id, title, build }: Panel, data: ReportData): HTMLElement {
+  const section = makeElement('section', { id }, makeElement('h2', {}, title));
+  // A panel that fails leaves the others as they are.
+  try {
+    section.append(...build(data));
+  } catch (error) {
+    const text = `This part cannot be shown: ${noteError(error)}`;
+    section.append(makeElement('p', { class: 'failed' }, text));
+  }
+  return section;
+}
+
+function showPage(): void {
   const json = document.getElementById('report')?.textContent ?? '';
   const data = JSON.parse(json) as ReportData;
-
-  const panels: [
-    id: string,
-    title: string,
-    isThere: boolean,
-    build: (data: ReportData) => PageContent[],
-  ][] = [
-    ['memory', 'Guest memory', data.blocks.length > 0, pageRam],
-    ['rounds', 'Pages per round', data.rounds.length > 0, pageRounds],
-    ['sections', 'Sections', data.sections.length > 0, pageSections],
-    ['timeline', 'Stream order', data.events.length > 0, pageEvents],
-    ['devices', 'Device state', data.devices.length > 0, pageDevices],
-  ];
-  const there = panels.filter(([, , isThere]) => isThere);
-  const panel = ([id, title, , build]: (typeof panels)[number]): PageElement => {
-    const section = pageElement('section', { id }, pageElement('h2', {}, title));
-    // One part that fails must not take the others along.
-    try {
-      section.append(...build(data));
-    } catch (error) {
-      section.append(pageElement('p', { class: 'failed' }, `This cannot be shown: ${fail(error)}`));
-    }
-    return section;
-  };
-  const links = there.map(([id, title]) => pageElement('a', { href: `#${id}` }, title));
-  const main = document.getElementById('main') as PageElement;
+  const panels = PANELS.filter(({ hasContent }) => hasContent(data));
+  const links = panels.map(({ id, title }) => makeElement('a', { href: `#${id}` }, title));
+  const main = document.getElementById('main') as HTMLElement;
   main.replaceChildren(
-    pageHead(data),
-    ...(data.warnings.length > 0 ? [pageWarnings(data)] : []),
-    pageElement('nav', { 'aria-label': 'Parts of this report' }, ...links),
-    ...there.map(panel),
+    makeHeader(data),
+    ...(data.warnings.length > 0 ? [warningsPanel(data)] : []),
+    makeElement('nav', { 'aria-label': 'Parts of this report' }, ...links),
+    ...panels.map((panel) => showPanel(panel, data)),
   );
-  // After what draws itself as soon as it is in the page.
+  // Drawings draw themselves once they are in the page; "ready" comes after them.
   window.setTimeout(() => {
     root.dataset.ready = 'yes';
   }, 0);
 }
 
-/** All that runs in a page. */
-export const PAGE_FUNCTIONS: readonly ((...args: never[]) => unknown)[] = [
-  ...[pageButton, pageColour, pageCount, pageDraw, pageElement, pageExplore, pageHex, pageHideTip],
-  ...[pageLegend, pageNumber, pageShare, pageSize, pageSome, pageTable, pageText, pageTip],
-  ...[pageHead, pageWarnings],
-  ...[pageBlock, pageBlockTable, pageMap, pageRam, pageTally],
-  ...[pageKinds, pagePlot, pageRounds],
-  ...[pagePieces, pageSection, pageSections],
-  ...[pageEvent, pageEvents, pageEventText, pageStrip],
-  ...[pageBytes, pageBytesGlance, pageDump, pageGlance, pageInteger, pageIsNested, pageMembers],
-  ...[pageOpens, pagePlain, pageValue],
-  ...[pageDevice, pageDevices, pageFind, pageIs, pageQuery, pageSearch],
-  pageMain,
-];
+window.addEventListener('error', ({ message }) => noteError(message));
+showPage();

@@ -1,30 +1,40 @@
-import type { PageCounts, SectionKind } from '../../../migration/format/events.ts';
-
 /*
- * What a report's page gets as JSON: a report cut down to what a page can hold, whatever the stream. The
- * page shows all text of it as text only.
+ * The JSON of a report's page: a report cut down to what a page can hold, whatever the stream. Both sides
+ * import these types, Node's and the browser's, so this module imports nothing.
  */
 
-/** Everything in a page. */
+/** How a section was sent: in pieces (`start`, `part`, `end`), or all at once (`full`). */
+export type SectionKind = 'start' | 'part' | 'end' | 'full';
+
+/** RAM records by what they carried. */
+export interface PageCounts {
+  zero: number;
+  normal: number;
+  xbzrle: number;
+  compressed: number;
+  multifd: number;
+}
+
+/** Everything that a page shows. */
 export interface ReportData {
   title: string;
   facts: ReportFacts;
   warnings: string[];
-  /** Warnings that are not among them. */
+  /** Number of further warnings. */
   moreWarnings: number;
   blocks: BlockData[];
   rounds: RoundData[];
   sections: SectionRow[];
   moreSections: { count: number; bytes: number };
   events: EventRow[];
-  /** Of the last entries in the order of the stream, which are not among the events. */
+  /** Number of later sections and commands that are not among the events. */
   moreEvents: number;
   devices: DeviceRow[];
-  /** Devices that are not among them, not even without their state. */
+  /** Number of further devices. */
   moreDevices: number;
 }
 
-/** What the head of a page says. */
+/** What the head of a page shows. */
 export interface ReportFacts {
   version: number;
   bytes: number;
@@ -35,88 +45,89 @@ export interface ReportFacts {
   uuid: string | null;
   pageSize: number | null;
   ram: number;
-  /** Sections, and the pieces that they came in. */
   sections: number;
+  /** Pieces that the sections consist of. */
   pieces: number;
   commands: number;
   devices: number;
   vmDescription: boolean;
 }
 
-/** A block of memory. */
+/** A RAM block. */
 export interface BlockData {
   name: string;
   usedLength: number;
   hostPageSize: number | null;
   address: string | null;
   xxh64: string | null;
-  /** Records that came for it; null if the summary does not know the block. */
+  /** RAM records of the block; null if the summary does not know the block. */
   records: PageCounts | null;
-  /** Bytes of a cell, but for the last. */
+  /** Bytes of each cell; the last may have fewer. */
   cellBytes: number;
-  /** Of each cell the pages that are zero, data, resent and absent, one after the other. */
+  /** Four numbers for each cell: pages that are zero, data, resent and absent. */
   cells: number[];
 }
 
-/** One pass over memory, or several that follow each other. */
+/** One pass over memory, or several consecutive ones. */
 export interface RoundData {
   first: number;
   last: number;
   pages: PageCounts;
 }
 
-/** A section, all of its pieces folded together. */
+/** A section with all its pieces. */
 export interface SectionRow {
   name: string;
   sectionId: number;
   instanceId: number;
   versionId: number;
-  /** Pieces of each kind. */
+  /** Number of pieces of each kind. */
   kinds: Partial<Record<SectionKind, number>>;
   count: number;
   offset: number;
   bytes: number;
-  /** Its pieces, or runs of them where they are many; empty if there is but one. */
+  /** The pieces, or runs of them where they are many; empty if there is only one. */
   pieces: PieceRow[];
 }
 
-/** A piece of a section, or several of it that follow each other. */
+/** A piece of a section, or several consecutive ones. */
 export interface PieceRow {
   kind: SectionKind | 'mixed';
   count: number;
-  /** Of the first. */
+  /** Offset of the first one. */
   offset: number;
   bytes: number;
 }
 
-/** What stands in the stream at one place: pieces of sections of one kind, or commands of one name. */
+/** Consecutive pieces of sections of one kind, or commands of one name. */
 export interface EventRow {
   kind: SectionKind | 'command';
   count: number;
   offset: number;
-  /** Bytes of all of them. */
+  /** Bytes of all of them together. */
   bytes: number;
-  /** The first names among them, and how often each occurs. */
+  /** The first names, and how often each occurs. */
   names: [name: string, count: number][];
-  /** Names that are not among these. */
+  /** Number of further names. */
   moreNames: number;
-  /** What the first commands say. */
+  /** Fields of the first commands, as text. */
   details: string[];
 }
 
-/** A device. */
+/** A device and its state. */
 export interface DeviceRow {
   name: string;
-  /** Bytes of its section; null if that is not known. */
+  /** Bytes of the device's section; null if unknown. */
   bytes: number | null;
-  /** Undefined where the state is too large for a page. */
+  /** Undefined where the state is too large for the page. */
   state?: PackedValue;
 }
 
 /**
- * A value of a device's state. A string is one of: `#` and an integer; `"` and text; bytes, as their number,
- * a colon and hexadecimal digits, behind which all others are zero; bytes as their number, an exclamation
- * mark and the digits of the first of them, where they are too many.
+ * A value of a device's state. A string is one of:
+ * `#` and an integer; `"` and text; the number of bytes, a colon and the hexadecimal digits of the first
+ * bytes, after which all are zeros; the number of bytes, an exclamation mark and the digits of the first
+ * bytes, after which the page has none.
  */
 export type PackedValue =
   | number

@@ -1,20 +1,11 @@
-import type { PageCounts } from '../../../migration/format/events.ts';
-import {
-  pageButton,
-  pageColour,
-  pageDraw,
-  pageElement,
-  pageNumber,
-  pageShare,
-  pageTable,
-} from './base.ts';
-import type { PageChart, PageCharts, PageContent, PageElement } from './dom.ts';
-import type { ReportData, RoundData } from './model.ts';
+import uPlot from 'uplot';
+import { keepDrawn, themeColour } from './drawing.ts';
+import { type Content, makeButton, makeElement, makeTable } from './elements.ts';
+import { formatNumber, formatShare } from './format.ts';
+import type { PageCounts, ReportData, RoundData } from './model.ts';
 
-declare const uPlot: PageCharts;
-
-/** The kinds of records that there are, and what they are called. */
-export function pageKinds(
+/** Return the kinds of RAM records that occur, and their names. */
+export function recordKinds(
   counts: readonly (PageCounts | null)[],
 ): (readonly [kind: keyof PageCounts, text: string])[] {
   const kinds = [
@@ -27,78 +18,79 @@ export function pageKinds(
   return kinds.filter(([kind]) => counts.some((count) => (count?.[kind] ?? 0) > 0));
 }
 
-/** Pages per round, as a chart and as a table. */
-export function pageRounds({ rounds }: ReportData): PageContent[] {
-  const kinds = pageKinds(rounds.map(({ pages }) => pages));
-  const chart = pageElement('div', { class: 'chart' });
+/** Show the pages per round, as a chart and as a table. */
+export function roundsPanel({ rounds }: ReportData): Content[] {
+  const kinds = recordKinds(rounds.map(({ pages }) => pages));
+  const chart = makeElement('div', { class: 'chart' });
   const name = ({ first, last }: RoundData): string =>
     first === last ? String(first) : `${first}–${last}`;
   const sum = ({ pages }: RoundData): number =>
     kinds.reduce((total, [kind]) => total + pages[kind], 0);
-  const table = pageTable(
+  const table = makeTable(
     'Pages per round',
-    ['Round', ...kinds.map(([, text]) => text), 'together', 'share of zeros'],
+    ['Round', ...kinds.map(([, text]) => text), 'total', 'share of zeros'],
     rounds,
     10,
     (round) => [
       name(round),
-      ...kinds.map(([kind]) => pageNumber(round.pages[kind])),
-      pageNumber(sum(round)),
-      pageShare(round.pages.zero, sum(round)),
+      ...kinds.map(([kind]) => formatNumber(round.pages[kind])),
+      formatNumber(sum(round)),
+      formatShare(round.pages.zero, sum(round)),
     ],
   );
 
-  // The first round has all of memory: beside it the others can hardly be seen.
+  // The first round has all of memory, and makes the bars of the others too small to see.
   let shown = rounds;
-  let plot: PageChart | undefined;
+  let plot: uPlot | undefined;
   const draw = (): void => {
     plot?.destroy();
-    plot = pagePlot(chart, shown, kinds, name);
+    plot = plotRounds(chart, shown, kinds, name);
   };
-  const all = pageButton('All rounds', () => choose(rounds));
-  const later = pageButton('Without the first', () => choose(rounds.slice(1)));
+  const all = makeButton('All rounds', () => choose(rounds));
+  const later = makeButton('Without the first', () => choose(rounds.slice(1)));
   const choose = (some: RoundData[]): void => {
     shown = some;
     all.setAttribute('aria-pressed', String(some === rounds));
     later.setAttribute('aria-pressed', String(some !== rounds));
     draw();
   };
-  const choice = pageElement('div', { class: 'choice' }, all, later);
+  const choice = makeElement('div', { class: 'choice' }, all, later);
   choice.hidden = rounds.length < 3;
   all.setAttribute('aria-pressed', 'true');
   later.setAttribute('aria-pressed', 'false');
-  pageDraw(chart, draw);
+  keepDrawn(chart, draw);
   return [choice, chart, table];
 }
 
-/** Draws bars, stacked, from the top of the stack down: each covers the lower part of the one before. */
-export function pagePlot(
-  chart: PageElement,
+/** Draw stacked bars, from the top of the stack down: each bar covers the lower part of the previous one. */
+function plotRounds(
+  chart: HTMLElement,
   rounds: readonly RoundData[],
   kinds: readonly (readonly [kind: keyof PageCounts, text: string])[],
   name: (round: RoundData) => string,
-): PageChart {
+): uPlot {
   const stack = kinds.map((_, at) =>
     rounds.map(({ pages }) =>
       kinds.slice(0, at + 1).reduce((total, [kind]) => total + pages[kind], 0),
     ),
   );
-  const bars = uPlot.paths.bars({ size: [0.7, 72] });
+  const makeBars = uPlot.paths.bars as uPlot.Series.BarsPathBuilderFactory;
+  const bars = makeBars({ size: [0.7, 72] });
   const series = kinds.map(([kind, text]) => ({
     label: text,
-    fill: pageColour(kind),
+    fill: themeColour(kind),
     width: 0,
     paths: bars,
     points: { show: false },
     value: (_: unknown, __: unknown, ___: unknown, index: number | null) =>
-      index === null ? '' : pageNumber(rounds[index]?.pages[kind] ?? 0),
+      index === null ? '' : formatNumber(rounds[index]?.pages[kind] ?? 0),
   }));
   const label = (place: number): string => {
     const round = rounds[place - 1];
     return round === undefined ? '' : name(round);
   };
   const axis = {
-    stroke: pageColour('quiet'),
+    stroke: themeColour('quiet'),
     font: '12px system-ui, sans-serif',
     ticks: { show: false },
   };
@@ -125,8 +117,8 @@ export function pagePlot(
         {
           ...axis,
           size: 72,
-          grid: { stroke: pageColour('line'), width: 1 },
-          values: (_: unknown, counts: number[]) => counts.map(pageNumber),
+          grid: { stroke: themeColour('line'), width: 1 },
+          values: (_: unknown, counts: number[]) => counts.map(formatNumber),
         },
       ],
       series: [

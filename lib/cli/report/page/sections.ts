@@ -1,33 +1,31 @@
 import {
-  pageButton,
-  pageCount,
-  pageElement,
-  pageNumber,
-  pageShare,
-  pageSize,
-  pageSome,
-  pageTable,
-} from './base.ts';
-import type { PageContent, PageElement } from './dom.ts';
+  appendInSteps,
+  type Content,
+  makeButton,
+  makeElement,
+  makeScrollRegion,
+  makeTable,
+} from './elements.ts';
+import { formatCount, formatNumber, formatShare, formatSize } from './format.ts';
 import type { ReportData, SectionRow } from './model.ts';
 
-/** In which pieces a section came: `start, 12 parts, end`. */
-export function pagePieces({ kinds }: SectionRow): string {
+/** Describe the pieces that a section consists of: `start, 12 parts, end`. */
+function describePieces({ kinds }: SectionRow): string {
   return (['full', 'start', 'part', 'end'] as const)
     .flatMap((kind) => {
       const count = kinds[kind] ?? 0;
       if (count === 0) return [];
-      return count === 1 ? kind : pageCount(count, kind);
+      return count === 1 ? kind : formatCount(count, kind);
     })
     .join(', ');
 }
 
-/** All sections, in an order that one chooses. */
-export function pageSections({ sections, moreSections }: ReportData): PageContent[] {
+/** Show all sections, sorted by the column that the reader chooses. */
+export function sectionsPanel({ sections, moreSections }: ReportData): Content[] {
   const columns: [head: string, key: (section: SectionRow) => number | string][] = [
     ['Size', ({ bytes }) => bytes],
     ['Name', ({ name }) => name],
-    ['Kind', pagePieces],
+    ['Kind', describePieces],
     ['Instance', ({ instanceId }) => instanceId],
     ['Version', ({ versionId }) => versionId],
     ['Id', ({ sectionId }) => sectionId],
@@ -35,14 +33,14 @@ export function pageSections({ sections, moreSections }: ReportData): PageConten
   ];
   const most = sections[0]?.bytes ?? 0;
   const total = sections.reduce((sum, { bytes }) => sum + bytes, moreSections.bytes);
-  const body = pageElement('tbody');
-  const controls = pageElement('div');
+  const body = makeElement('tbody');
+  const controls = makeElement('div');
   let sorted: SectionRow[] = [];
   let by = -1;
   let descending = false;
 
   const sort = (column: number): void => {
-    // Sizes are first wanted with the largest on top, all else the other way round.
+    // The first click on a column sorts sizes from the largest, and everything else upwards.
     descending = by === column ? !descending : column === 0;
     by = column;
     const [, key] = columns[column] as (typeof columns)[number];
@@ -53,7 +51,7 @@ export function pageSections({ sections, moreSections }: ReportData): PageConten
     });
     body.replaceChildren();
     controls.replaceChildren();
-    pageSome(body, controls, sorted, 25, (section) => pageSection(section, most, total));
+    appendInSteps(body, controls, sorted, 25, (section) => sectionView(section, most, total));
     heads.forEach((head, at) => {
       const order = descending ? 'descending' : 'ascending';
       if (at === by) head.setAttribute('aria-sort', order);
@@ -61,70 +59,69 @@ export function pageSections({ sections, moreSections }: ReportData): PageConten
     });
   };
   const heads = columns.map(([head], at) =>
-    pageElement(
+    makeElement(
       'th',
       { scope: 'col' },
-      pageButton(head, () => sort(at)),
+      makeButton(head, () => sort(at)),
     ),
   );
-  const table = pageElement(
+  const table = makeElement(
     'table',
     { class: 'sections' },
-    pageElement('thead', {}, pageElement('tr', {}, ...heads)),
+    makeElement('thead', {}, makeElement('tr', {}, ...heads)),
     body,
   );
   sort(0);
-  const label = 'Sections';
-  const frame = { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': label };
-  const scale = 'Bars are on a logarithmic scale: beside memory, devices could not be seen.';
-  const content: PageContent[] = [
-    pageElement('p', { class: 'quiet' }, scale),
-    pageElement('div', frame, table),
+  const scale =
+    'Bars are on a logarithmic scale, because guest memory is so much larger than devices.';
+  const content: Content[] = [
+    makeElement('p', { class: 'quiet' }, scale),
+    makeScrollRegion('Sections', table),
     controls,
   ];
   if (moreSections.count > 0) {
-    const rest = `${pageCount(moreSections.count, 'smaller section')}, ${pageSize(moreSections.bytes)} together, left out.`;
-    content.push(pageElement('p', { class: 'quiet' }, rest));
+    const rest = `${formatCount(moreSections.count, 'smaller section')}, ${formatSize(moreSections.bytes)} together, not in this page.`;
+    content.push(makeElement('p', { class: 'quiet' }, rest));
   }
   return content;
 }
 
-/** A section in the table, which may be opened to see its pieces. */
-export function pageSection(section: SectionRow, most: number, total: number): PageElement {
+/** Make the row of a section; the reader can open it to see the pieces. */
+function sectionView(section: SectionRow, most: number, total: number): HTMLElement {
   const { name, instanceId, versionId, sectionId, offset, bytes, pieces } = section;
-  const bar = pageElement('span', { class: 'bar' });
+  const bar = makeElement('span', { class: 'bar' });
   bar.style.setProperty('width', `${(100 * Math.log2(1 + bytes)) / Math.log2(2 + most)}%`);
-  const size = pageElement(
+  const size = makeElement(
     'div',
     { class: 'size' },
-    pageElement('span', { class: 'track' }, bar),
-    pageElement('span', {}, pageSize(bytes)),
-    pageElement('small', {}, pageShare(bytes, total)),
+    makeElement('span', { class: 'track' }, bar),
+    makeElement('span', {}, formatSize(bytes)),
+    makeElement('small', {}, formatShare(bytes, total)),
   );
-  const title = pageElement('td', { class: 'name' }, name);
+  const title = makeElement('td', { class: 'name' }, name);
   const cells = [instanceId, versionId, sectionId, offset].map((value) =>
-    pageElement('td', {}, pageNumber(value)),
+    makeElement('td', {}, formatNumber(value)),
   );
-  const kinds = pageElement('td', {}, pagePieces(section));
-  const row = pageElement('tr', {}, pageElement('td', {}, size), title, kinds, ...cells);
+  const kinds = makeElement('td', {}, describePieces(section));
+  const row = makeElement('tr', {}, makeElement('td', {}, size), title, kinds, ...cells);
   if (pieces.length === 0) return row;
 
-  let opened: PageElement | undefined;
-  const button = pageButton(name, () => {
+  let opened: HTMLElement | undefined;
+  const button = makeButton(name, () => {
     if (opened === undefined) {
-      const table = pageTable(
+      const table = makeTable(
         `Pieces of ${name}`,
         ['Kind', 'Pieces', 'Bytes', 'Offset'],
         pieces,
         20,
         (piece) => [
           piece.kind,
-          pageNumber(piece.count),
-          pageNumber(piece.bytes),
-          pageNumber(piece.offset),
+          formatNumber(piece.count),
+          formatNumber(piece.bytes),
+          formatNumber(piece.offset),
         ],
       );
-      opened = pageElement('tr', { class: 'opened' }, pageElement('td', { colspan: '7' }, table));
+      opened = makeElement('tr', { class: 'opened' }, makeElement('td', { colspan: '7' }, table));
       opened.hidden = true;
       row.after(opened);
     }

@@ -1,116 +1,106 @@
-import { pageCount, pageElement, pageHex, pageNumber, pageSome } from './base.ts';
-import type { PageElement } from './dom.ts';
+import { appendInSteps, makeDetails, makeElement } from './elements.ts';
+import { formatCount, formatHex, formatNumber } from './format.ts';
 import type { PackedValue } from './model.ts';
 
-/** Bytes of a state: how many, and the digits that are known; what is not cut off is zeros. */
-export interface PageBytes {
+/** Bytes of a device's state. */
+interface PackedBytes {
   size: number;
+  /** Hexadecimal digits of the first bytes. */
   digits: string;
+  /** Whether the page does not have the other bytes; otherwise they are zeros. */
   isCut: boolean;
 }
 
-/** Unpacks bytes; null if the value is something else. */
-export function pageBytes(value: PackedValue): PageBytes | null {
+/** Unpack bytes; null if the value is of another kind. */
+export function unpackBytes(value: PackedValue): PackedBytes | null {
   const match = typeof value === 'string' ? /^(\d+)([:!])([0-9a-f]*)$/.exec(value) : null;
   if (match === null) return null;
   return { size: Number(match[1]), digits: match[3] as string, isCut: match[2] === '!' };
 }
 
-/** Unpacks an integer, however large; null if the value is something else. */
-export function pageInteger(value: PackedValue): bigint | null {
+/** Unpack an integer of any size; null if the value is of another kind. */
+export function unpackInteger(value: PackedValue): bigint | null {
   if (typeof value === 'number') return Number.isInteger(value) ? BigInt(value) : null;
   return typeof value === 'string' && value.startsWith('#') ? BigInt(value.slice(1)) : null;
 }
 
-/** A single value as text. */
-export function pagePlain(value: PackedValue): string {
-  if (pageIsNested(value)) return pageGlance(value);
-  const integer = pageInteger(value);
+/** Return a single value as text. */
+export function plainText(value: PackedValue): string {
+  if (isNested(value)) return describeNested(value);
+  const integer = unpackInteger(value);
   if (integer !== null) return integer.toString();
   return typeof value === 'string' ? value.slice(1) : String(value);
 }
 
-/** Tells whether a value has others in it. */
-export function pageIsNested(
+/** Return whether a value is an array or a structure. */
+export function isNested(
   value: PackedValue,
 ): value is PackedValue[] | { [name: string]: PackedValue } {
   return typeof value === 'object' && value !== null;
 }
 
-/** A value under its name; what is in it is made when it is opened. */
-export function pageValue(name: string, value: PackedValue): PageElement {
-  const key = pageElement('span', { class: 'key' }, name);
-  if (pageIsNested(value)) {
-    return pageOpens([key, pageElement('span', { class: 'quiet' }, pageGlance(value))], (into) =>
-      pageMembers(into, value),
+/** Show a value under its name; the members of a nested one are made when the reader opens it. */
+export function valueView(name: string, value: PackedValue): HTMLElement {
+  const key = makeElement('span', { class: 'key' }, name);
+  if (isNested(value)) {
+    return makeDetails(
+      [key, makeElement('span', { class: 'quiet' }, describeNested(value))],
+      (into) => appendMembers(into, value),
     );
   }
-  const bytes = pageBytes(value);
+  const bytes = unpackBytes(value);
   if (bytes !== null) {
-    if (bytes.size === 0) return pageElement('div', { class: 'field' }, key, 'no bytes');
-    return pageOpens(
-      [key, pageElement('span', { class: 'quiet' }, pageBytesGlance(bytes))],
-      (into) => pageDump(into, bytes),
+    if (bytes.size === 0) return makeElement('div', { class: 'field' }, key, 'no bytes');
+    return makeDetails(
+      [key, makeElement('span', { class: 'quiet' }, describeBytes(bytes))],
+      (into) => appendDump(into, bytes),
     );
   }
-  const integer = pageInteger(value);
-  return pageElement(
+  const integer = unpackInteger(value);
+  return makeElement(
     'div',
     { class: 'field' },
     key,
-    pageElement('span', { class: 'plain' }, pagePlain(value)),
-    pageElement('span', { class: 'hex' }, integer === null ? '' : pageHex(integer)),
+    makeElement('span', { class: 'plain' }, plainText(value)),
+    makeElement('span', { class: 'hex' }, integer === null ? '' : formatHex(integer)),
   );
 }
 
-/** Something to open, filled the first time. */
-export function pageOpens(summary: PageElement[], fill: (into: PageElement) => void): PageElement {
-  const inside = pageElement('div', { class: 'inside' });
-  const details = pageElement('details', {}, pageElement('summary', {}, ...summary), inside);
-  let isFilled = false;
-  details.addEventListener('toggle', () => {
-    if (isFilled || !details.open) return;
-    isFilled = true;
-    fill(inside);
-  });
-  return details;
-}
-
-/** The fields of a structure, or the elements of an array. */
-export function pageMembers(
-  into: PageElement,
+/** Append the fields of a structure, or the elements of an array. */
+export function appendMembers(
+  into: HTMLElement,
   value: PackedValue[] | { [name: string]: PackedValue },
 ): void {
   const members: [name: string, value: PackedValue][] = Array.isArray(value)
     ? value.map((item, at) => [`[${at}]`, item])
     : Object.entries(value);
-  if (members.length === 0) into.append(pageElement('p', { class: 'quiet' }, 'nothing in it'));
-  pageSome(into, into, members, 100, ([name, inner]) => pageValue(name, inner));
+  if (members.length === 0) into.append(makeElement('p', { class: 'quiet' }, 'empty'));
+  appendInSteps(into, into, members, 100, ([name, inner]) => valueView(name, inner));
 }
 
-/** What is in a structure or array, in short. */
-export function pageGlance(value: PackedValue[] | { [name: string]: PackedValue }): string {
-  if (!Array.isArray(value)) return pageCount(Object.keys(value).length, 'field');
-  const count = pageCount(value.length, 'element');
+/** Describe a structure or an array in short. */
+function describeNested(value: PackedValue[] | { [name: string]: PackedValue }): string {
+  if (!Array.isArray(value)) return formatCount(Object.keys(value).length, 'field');
+  const count = formatCount(value.length, 'element');
   const first = value.slice(0, 6);
-  if (first.some((item) => pageIsNested(item) || pageBytes(item) !== null)) return count;
-  return `${count}: ${first.map(pagePlain).join(', ')}${value.length > first.length ? ', …' : ''}`;
+  if (first.some((item) => isNested(item) || unpackBytes(item) !== null)) return count;
+  return `${count}: ${first.map(plainText).join(', ')}${value.length > first.length ? ', …' : ''}`;
 }
 
-/** What bytes are, in short. */
-export function pageBytesGlance({ size, digits }: PageBytes): string {
-  const count = pageCount(size, 'byte');
+/** Describe bytes in short. */
+function describeBytes({ size, digits }: PackedBytes): string {
+  const count = formatCount(size, 'byte');
   if (digits === '') return `${count}, all zero`;
   const shown = Math.min(size, 8);
   const first = digits.slice(0, 2 * shown).padEnd(2 * shown, '0');
   return `${count}: ${first.replace(/..\B/g, '$& ')}${size > shown ? ' …' : ''}`;
 }
 
-/** Bytes, sixteen in a line. */
-export function pageDump(into: PageElement, { size, digits, isCut }: PageBytes): void {
+/** Append a dump of bytes, sixteen in a line. */
+function appendDump(into: HTMLElement, { size, digits, isCut }: PackedBytes): void {
   const lineBytes = 16;
   const chunkLines = 256;
-  // Zeros behind the last known byte fill its line only.
+  // Zeros after the last known byte fill its line only.
   const known = Math.min(size, Math.ceil(digits.length / 2 / lineBytes) * lineBytes);
   const text = digits.padEnd(2 * known, '0');
   const places = Math.max(4, known.toString(16).length);
@@ -126,17 +116,17 @@ export function pageDump(into: PageElement, { size, digits, isCut }: PageBytes):
   };
   const chunks: number[] = [];
   for (let at = 0; at < known; at += lineBytes * chunkLines) chunks.push(at);
-  pageSome(into, into, chunks, 1, (first) => {
+  appendInSteps(into, into, chunks, 1, (first) => {
     const lines: string[] = [];
     const end = Math.min(first + lineBytes * chunkLines, known);
     for (let at = first; at < end; at += lineBytes) lines.push(line(at));
-    const dump = pageElement('pre', { tabindex: '0' });
+    const dump = makeElement('pre', { tabindex: '0' });
     dump.textContent = lines.join('\n');
     return dump;
   });
   if (known === size) return;
   const rest = isCut
-    ? `The other ${pageNumber(size - known)} bytes are left out of this page.`
-    : `Zeros up to byte ${pageNumber(size)}.`;
-  into.append(pageElement('p', { class: 'quiet' }, rest));
+    ? `The other ${formatNumber(size - known)} bytes are not in this page.`
+    : `Zeros up to byte ${formatNumber(size)}.`;
+  into.append(makeElement('p', { class: 'quiet' }, rest));
 }

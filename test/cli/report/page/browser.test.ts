@@ -196,8 +196,8 @@ describe("a report's page in a browser", { skip }, () => {
     );
     assert.deepEqual(found, [
       true,
-      ['0x0 – 0x1fff', 'data 0 · zeros 2 · sent again 0 · never came 0'],
-      ['0x4000 – 0x4fff', 'data 1 · zeros 0 · sent again 0 · never came 1'],
+      ['0x0 – 0x1fff', 'data 0 · zeros 2 · sent again 0 · never sent 0'],
+      ['0x4000 – 0x4fff', 'data 1 · zeros 0 · sent again 0 · never sent 1'],
       true,
     ]);
   });

@@ -1,0 +1,94 @@
+/*
+ * The last step of `npm run build`: bundle the command and the page of its report into dist/lib/cli.
+ *
+ * The command is bundled because loading its modules one by one takes longer than reading a small stream
+ * (bench/start-up.ts). The packages that only the command uses are in the bundle and are no dependencies.
+ */
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join, relative, resolve } from 'node:path';
+import { argv } from 'node:process';
+import { fileURLToPath } from 'node:url';
+import { build, type Metafile, type Plugin } from 'esbuild';
+import { bundlePage } from './report/bundle-page.ts';
+import { PAGE_FILES } from './report/page-code.ts';
+
+const ROOT: string = fileURLToPath(new URL('../../', import.meta.url));
+const SOURCE = join(ROOT, 'lib/cli');
+
+/**
+ * Bundle the command into a directory: `main.js`, a chunk for each part that is loaded when it is needed, the
+ * page of the report, and the licences of the packages inside.
+ *
+ * @param directory - Where `lib/cli` is in the built package: `dist/lib/cli`.
+ */
+export async function buildCommand(directory: string): Promise<void> {
+  rmSync(directory, { recursive: true, force: true });
+  const { metafile } = await build({
+    entryPoints: [join(SOURCE, 'main.ts')],
+    outdir: directory,
+    bundle: true,
+    splitting: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    // Only a run from the sources bundles the page.
+    external: ['./bundle-page.ts'],
+    plugins: [keepModuleUrls(directory)],
+    // Packages in CommonJS require built-in modules.
+    banner: {
+      js: "import { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url);",
+    },
+    // Less to parse; names stay, for stack traces.
+    minifyWhitespace: true,
+    minifySyntax: true,
+    legalComments: 'none',
+    metafile: true,
+    logLevel: 'warning',
+  });
+  writeFileSync(join(directory, 'LICENSES.txt'), licencesOf(metafile));
+  const page = await bundlePage();
+  mkdirSync(join(directory, 'report'));
+  writeFileSync(join(directory, 'report', PAGE_FILES.script), page.script);
+  writeFileSync(join(directory, 'report', PAGE_FILES.style), page.style);
+}
+
+/** Let a module in the bundle find the files beside it: its URL is the one that it has outside the bundle. */
+function keepModuleUrls(directory: string): Plugin {
+  const dist = resolve(directory, '../..');
+  return {
+    name: 'keep-module-urls',
+    setup(bundle) {
+      bundle.onLoad({ filter: /\.ts$/ }, ({ path }) => {
+        const source = readFileSync(path, 'utf8');
+        if (!source.includes('import.meta.url')) return undefined;
+        const module = join(dist, relative(ROOT, path)).replace(/\.ts$/, '.js');
+        const url = `new URL(${JSON.stringify(relative(directory, module))}, import.meta.url).href`;
+        return { contents: source.replaceAll('import.meta.url', url), loader: 'ts' };
+      });
+    },
+  };
+}
+
+/** Return the licences of all packages in a bundle. */
+function licencesOf({ inputs }: Metafile): string {
+  const packages = new Set<string>();
+  for (const path of Object.keys(inputs)) {
+    const directory = /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0];
+    if (directory !== undefined) packages.add(resolve(directory));
+  }
+  return [...packages]
+    .sort()
+    .map((directory) => {
+      const file = readdirSync(directory).find((entry) => /^licen[cs]e/i.test(entry));
+      if (file === undefined) throw new Error(`${directory} has no licence file`);
+      const { name, version } = JSON.parse(
+        readFileSync(join(directory, 'package.json'), 'utf8'),
+      ) as { name: string; version: string };
+      return `${name} ${version}\n\n${readFileSync(join(directory, file), 'utf8').trim()}\n`;
+    })
+    .join(`\n${'-'.repeat(80)}\n\n`);
+}
+
+if (resolve(argv[1] ?? '') === fileURLToPath(import.meta.url)) {
+  await buildCommand(join(ROOT, 'dist/lib/cli'));
+}

@@ -1,0 +1,63 @@
+// The command as the package has it: a bundle, run where no other package is installed.
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, readFileSync } from 'node:fs';
+import { after, before, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { buildCommand } from '../../lib/cli/build.ts';
+import { fixturePath } from '../fixtures/recording.ts';
+import { makeTempDir } from '../helpers/cleanup.ts';
+
+const MANIFEST = fileURLToPath(new URL('../../package.json', import.meta.url));
+
+describe('the built command', () => {
+  const dir = makeTempDir();
+  const built = dir.join('dist/lib/cli');
+
+  before(async () => {
+    copyFileSync(MANIFEST, dir.join('package.json'));
+    await buildCommand(built);
+  });
+
+  after(() => dir[Symbol.asyncDispose]());
+
+  const run = (...args: string[]): string =>
+    execFileSync(process.execPath, [`${built}/main.js`, ...args], { encoding: 'utf8' });
+
+  test('prints the version of the package', () => {
+    const { version } = JSON.parse(readFileSync(MANIFEST, 'utf8')) as { version: string };
+    assert.equal(run('--version'), `${version}\n`);
+  });
+
+  test('prints help', () => {
+    assert.match(run('relay', '--help'), /--max-bandwidth/);
+  });
+
+  test('verifies a stream', () => {
+    assert.match(run('verify', fixturePath('pc.mig.gz')), /pc-i440fx-7\.2, 50 sections/);
+  });
+
+  test('decodes multifd channels', () => {
+    const channels = [0, 1].flatMap((n) => [
+      '--channel',
+      fixturePath(`q10-multifd-zstd.ch${n}.mig.gz`),
+    ]);
+    assert.match(run('verify', fixturePath('q10-multifd-zstd.mig.gz'), ...channels), /sections/);
+  });
+
+  test('writes a report with the page that was built', () => {
+    const path = dir.join('report.html');
+    run('inspect', fixturePath('pc.mig.gz'), '--html', path, '--quiet');
+    const script = readFileSync(`${built}/report/page.js`, 'utf8');
+    assert.ok(readFileSync(path, 'utf8').includes(script));
+  });
+
+  test('has the licence of each package in it', () => {
+    const licences = readFileSync(`${built}/LICENSES.txt`, 'utf8');
+    const names = [...licences.matchAll(/^(\S+) \d+\.\d+\.\d+$/gm)].map(([, name]) => name);
+    for (const name of ['commander', 'cli-progress', 'bytes', 'filesize', 'readable-stream']) {
+      assert.ok(names.includes(name), name);
+    }
+    assert.ok(!names.includes('esbuild'));
+  });
+});
