@@ -3,15 +3,11 @@ export { type CompressFormat, type CompressOptions, compressTo } from './compres
 export {
   type CompressedSource,
   type DecompressFormat,
-  type DecompressOps,
   decompressWith,
 } from './compress/decompress.ts';
 export {
-  type FdBothOps,
   type FdOps,
   type FdOptions,
-  type FdReadOps,
-  type FdWriteOps,
   fdOps,
 } from './file/fd.ts';
 export {
@@ -37,11 +33,8 @@ export {
 export { openPath } from './open-path.ts';
 export { type OpenFifoOptions, openFifo } from './pipe/fifo.ts';
 export { type PipeOptions, pipeOps } from './pipe/pipe.ts';
-export type { PipeOps, PipeReadOps, PipeWriteOps } from './pipe/pipe-ends.ts';
 export {
   type ChildOps,
-  type ChildReadOps,
-  type ChildWriteOps,
   type ExecOptions,
   execOps,
   type ProcessOptions,

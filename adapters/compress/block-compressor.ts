@@ -1,131 +1,132 @@
 import { Duplex } from 'node:stream';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 
-/** Compresses bytes to something that can follow, and be followed by, others of its kind. */
+/** Compresses bytes to a member or frame that can be concatenated with others. */
 export type CompressBlock = (bytes: Buffer) => Promise<Buffer>;
 
-/** How a `BlockCompressor` works. */
+/** Options of a `BlockCompressor`. */
 export interface BlockCompressorOptions {
+  /** Compresses data. */
   compress: CompressBlock;
-  /** For zeros: its results are kept, and given again. */
+  /** Compresses runs of zeros. Its results are kept and reused. */
   compressZeros: CompressBlock;
-  /** Blocks that are compressed at once. */
+  /** Number of blocks that are compressed at the same time. */
   threads: number;
 }
 
-/** Bytes of a block: with less, throughput and ratio fall; with more, little is gained (bench/compress.ts). */
-export const BLOCK_SIZE = 1_048_576;
+/** Bytes of a block. Smaller blocks lower throughput and ratio, larger ones gain little (bench/compress.ts). */
+export const BLOCK_BYTES = 1_048_576;
 
-/** What is found to be zero or not as a whole. */
-const PIECE_SIZE = 65_536;
-const ZERO_PIECE = Buffer.alloc(PIECE_SIZE);
+/** Granularity at which zeros are detected, in bytes. */
+const SCAN_BYTES = 65_536;
+const ZEROS = Buffer.alloc(SCAN_BYTES);
 
-/** Bytes of zeros for which a block is divided: fewer are compressed faster than the division costs. */
-const MIN_ZEROS = 262_144;
+/** Shortest run of zeros that is cut out of a block: shorter runs are compressed faster than they are cut out. */
+const MIN_ZEROS_BYTES = 262_144;
 
 type Callback = (error?: Error | null) => void;
 
-/** A run of bytes in a block. */
+/** A run of bytes in a block that is all zeros or all data. */
 interface Run {
   start: number;
   end: number;
   isZero: boolean;
 }
 
-/** A block on its way. */
-interface Entry {
-  /** What it was cut out of, and its bytes; undefined from when they are not needed any more. */
+/** A block that is being compressed, or waits for that or for its output. */
+interface Block {
+  /** Holds the bytes of the block; undefined once the block is compressed. */
   memory: Buffer | undefined;
   size: number;
   /** Offset in the input, for messages. */
   position: number;
   isStarted: boolean;
-  /** Its compressed form, once it is known. */
+  /** The compressed members or frames, once they are known. */
   outputs: Buffer[] | undefined;
 }
 
 /**
- * Cuts what is written to it into blocks, compresses several of them at once, and gives them in order.
+ * Cuts its input into blocks, compresses several of them at the same time, and outputs the results in order.
  *
- * Twice as many blocks as are compressed at once are under way at most: so there is always one to go on
- * with, and none is taken while the output is not.
+ * The queue holds at most twice as many blocks as there are threads: enough that a thread always finds the next
+ * block, and few enough that the input stops when the output is not read.
  */
 export class BlockCompressor extends Duplex {
   readonly #options: BlockCompressorOptions;
-  readonly #queue: Entry[] = [];
+  readonly #queue: Block[] = [];
+  /** Memory of compressed blocks, for reuse. */
   readonly #free: Buffer[] = [];
-  /** Compressed zeros, by their number. */
+  /** Compressed runs of zeros, by their length in bytes. */
   readonly #zeros = new Map<number, Promise<Buffer>>();
   #memory: Buffer | undefined;
   #filled = 0;
   #position = 0;
   #running = 0;
-  /** Whether more output may be given: until `push` says no, and from the next `_read` on. */
-  #isWanted = true;
-  #isGiving = false;
-  /** Goes on with a chunk for which there was no room. */
-  #goOn: (() => void) | undefined;
-  /** The chunk that is not all taken yet. */
-  #onTaken: Callback | undefined;
-  #onFinal: Callback | undefined;
-  /** Told when no thread works any more. */
+  /** True until `push` returns false, and again after the next `_read`. */
+  #canPush = true;
+  #isPushing = false;
+  /** Copies the rest of a chunk for which the queue had no room. */
+  #resumeWrite: (() => void) | undefined;
+  #writeCallback: Callback | undefined;
+  #finalCallback: Callback | undefined;
+  /** Called when the last block that is being compressed is done. */
   #onIdle: (() => void) | undefined;
 
   constructor(options: BlockCompressorOptions) {
-    super({ highWaterMark: BLOCK_SIZE });
+    super({ highWaterMark: BLOCK_BYTES });
     this.#options = options;
   }
 
   override _write(chunk: Buffer, _encoding: string, callback: Callback): void {
-    this.#onTaken = callback;
-    this.#take(chunk, 0);
+    this.#writeCallback = callback;
+    this.#copy(chunk, 0);
   }
 
   override _final(callback: Callback): void {
-    // Even nothing is to be a valid file.
+    // An empty input must result in a valid file.
     if (this.#filled > 0 || this.#position === 0) {
       this.#memory ??= Buffer.alloc(0);
       this.#cut();
     }
-    this.#onFinal = callback;
-    this.#give();
+    this.#finalCallback = callback;
+    this.#pushOutputs();
   }
 
   override _read(): void {
-    this.#isWanted = true;
-    this.#give();
+    this.#canPush = true;
+    this.#pushOutputs();
   }
 
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
-    this.#goOn = undefined;
+    this.#resumeWrite = undefined;
     this.#queue.length = 0;
     this.#free.length = 0;
     this.#memory = undefined;
-    const onTaken = this.#onTaken;
-    this.#onTaken = undefined;
-    onTaken?.(error ?? new QemuFileError('ECANCELED', 'the compressor was destroyed'));
-    // A thread cannot be called off; it is done with its block soon.
+    const writeCallback = this.#writeCallback;
+    this.#writeCallback = undefined;
+    writeCallback?.(error ?? new QemuFileError('ECANCELED', 'the compressor was destroyed'));
+    // A thread cannot be cancelled, but it finishes its block soon.
     if (this.#running === 0) callback(error);
     else this.#onIdle = () => callback(error);
   }
 
-  #take(chunk: Buffer, from: number): void {
+  #copy(chunk: Buffer, from: number): void {
     for (let at = from; at < chunk.length; ) {
       if (this.#memory === undefined) {
         if (this.#queue.length >= 2 * this.#options.threads) {
-          this.#goOn = () => this.#take(chunk, at);
+          this.#resumeWrite = () => this.#copy(chunk, at);
           return;
         }
-        this.#memory = this.#free.pop() ?? Buffer.allocUnsafeSlow(BLOCK_SIZE);
+        this.#memory = this.#free.pop() ?? Buffer.allocUnsafeSlow(BLOCK_BYTES);
       }
       const size = chunk.copy(this.#memory, this.#filled, at);
       at += size;
       this.#filled += size;
-      if (this.#filled === BLOCK_SIZE) this.#cut();
+      if (this.#filled === BLOCK_BYTES) this.#cut();
     }
-    const onTaken = this.#onTaken;
-    this.#onTaken = undefined;
-    onTaken?.();
+    const writeCallback = this.#writeCallback;
+    this.#writeCallback = undefined;
+    writeCallback?.();
   }
 
   #cut(): void {
@@ -141,48 +142,48 @@ export class BlockCompressor extends Duplex {
 
   #start(): void {
     while (this.#running < this.#options.threads) {
-      const entry = this.#queue.find(({ isStarted }) => !isStarted);
-      if (entry === undefined) return;
-      entry.isStarted = true;
+      const block = this.#queue.find(({ isStarted }) => !isStarted);
+      if (block === undefined) return;
+      block.isStarted = true;
       this.#running++;
-      void this.#compress(entry);
+      void this.#compress(block);
     }
   }
 
-  async #compress(entry: Entry): Promise<void> {
+  async #compress(block: Block): Promise<void> {
     try {
-      entry.outputs = await this.#outputsOf(entry);
+      block.outputs = await this.#outputsOf(block);
     } catch (error) {
-      this.destroy(toQemuFileError(error, { operation: 'compress', position: entry.position }));
+      this.destroy(toQemuFileError(error, { operation: 'compress', position: block.position }));
     }
     this.#running--;
-    const { memory } = entry;
-    entry.memory = undefined;
+    const { memory } = block;
+    block.memory = undefined;
     if (!this.destroyed) {
-      if (memory?.length === BLOCK_SIZE) this.#free.push(memory);
+      if (memory?.length === BLOCK_BYTES) this.#free.push(memory);
       this.#start();
-      this.#give();
+      this.#pushOutputs();
     } else if (this.#running === 0) {
       this.#onIdle?.();
     }
   }
 
-  async #outputsOf({ memory, size }: Entry): Promise<Buffer[]> {
+  async #outputsOf({ memory, size }: Block): Promise<Buffer[]> {
     const outputs: Buffer[] = [];
     if (memory === undefined) return outputs;
     for (const { start, end, isZero } of runsOf(memory.subarray(0, size))) {
       if (this.destroyed) break;
       const bytes = memory.subarray(start, end);
-      // What is kept is not given away: whoever gets it may write to it, or transfer its memory.
+      // The cached result is copied, because the consumer may write to its chunks or transfer their memory.
       const output = isZero
-        ? Buffer.from(await this.#zerosLike(bytes))
+        ? Buffer.from(await this.#compressedZeros(bytes))
         : await this.#options.compress(bytes);
       outputs.push(output);
     }
     return outputs;
   }
 
-  #zerosLike(bytes: Buffer): Promise<Buffer> {
+  #compressedZeros(bytes: Buffer): Promise<Buffer> {
     let zeros = this.#zeros.get(bytes.length);
     if (zeros === undefined) {
       zeros = this.#options.compressZeros(bytes);
@@ -191,41 +192,41 @@ export class BlockCompressor extends Duplex {
     return zeros;
   }
 
-  #give(): void {
-    // Who gets some output may read on at once.
-    if (this.#isGiving) return;
-    this.#isGiving = true;
-    while (this.#isWanted && this.#queue[0]?.outputs !== undefined) {
+  #pushOutputs(): void {
+    // `push` may call a consumer that reads again at once.
+    if (this.#isPushing) return;
+    this.#isPushing = true;
+    while (this.#canPush && this.#queue[0]?.outputs !== undefined) {
       for (const output of this.#queue.shift()?.outputs ?? []) {
-        this.#isWanted = false;
-        // May be answered by a call of `_read` meanwhile, after which no other comes.
-        const isWanted = this.push(output);
-        this.#isWanted ||= isWanted;
+        this.#canPush = false;
+        // `push` may call `_read` and still return false; no second `_read` follows then.
+        const canPush = this.push(output);
+        this.#canPush ||= canPush;
       }
-      const goOn = this.#goOn;
-      this.#goOn = undefined;
-      goOn?.();
+      const resumeWrite = this.#resumeWrite;
+      this.#resumeWrite = undefined;
+      resumeWrite?.();
     }
-    this.#isGiving = false;
-    if (this.#onFinal === undefined || this.#queue.length > 0 || this.destroyed) return;
-    const onFinal = this.#onFinal;
-    this.#onFinal = undefined;
+    this.#isPushing = false;
+    if (this.#finalCallback === undefined || this.#queue.length > 0 || this.destroyed) return;
+    const finalCallback = this.#finalCallback;
+    this.#finalCallback = undefined;
     this.push(null);
-    onFinal();
+    finalCallback();
   }
 }
 
-/** Divides a block where many zeros are. */
+/** Divide a block into runs of data and long runs of zeros. */
 function runsOf(bytes: Buffer): Run[] {
   const runs: Run[] = [];
   let dataStart = 0;
   let zerosStart = 0;
-  for (let at = 0; ; at += PIECE_SIZE) {
-    const end = Math.min(at + PIECE_SIZE, bytes.length);
-    if (end > at && bytes.compare(ZERO_PIECE, 0, end - at, at, end) === 0) continue;
+  for (let at = 0; ; at += SCAN_BYTES) {
+    const end = Math.min(at + SCAN_BYTES, bytes.length);
+    if (end > at && bytes.compare(ZEROS, 0, end - at, at, end) === 0) continue;
     const zerosEnd = Math.min(at, bytes.length);
     const isAll = zerosStart === 0 && zerosEnd === bytes.length;
-    if (zerosEnd - zerosStart >= MIN_ZEROS || (isAll && zerosEnd > 0)) {
+    if (zerosEnd - zerosStart >= MIN_ZEROS_BYTES || (isAll && zerosEnd > 0)) {
       if (zerosStart > dataStart) runs.push({ start: dataStart, end: zerosStart, isZero: false });
       runs.push({ start: zerosStart, end: zerosEnd, isZero: true });
       dataStart = zerosEnd;

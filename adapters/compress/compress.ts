@@ -2,62 +2,63 @@ import { availableParallelism } from 'node:os';
 import type { Duplex } from 'node:stream';
 import zlib from 'node:zlib';
 import { abortError } from '../../lib/contract/errors.ts';
+import { onAbort } from '../../lib/contract/wait-for.ts';
 import { noop } from '../../lib/util/noop.ts';
 import { BlockCompressor, type CompressBlock } from './block-compressor.ts';
 import { ExternalCompressor } from './external-compressor.ts';
 
-/** Formats that can be compressed to. */
+/** Output formats of `compressTo`. */
 export type CompressFormat = 'gzip' | 'zstd';
 
-/** How `compressTo` works. */
+/** Options of `compressTo`. */
 export interface CompressOptions {
   /**
-   * How hard it tries: 1 to 9 for gzip, 1 to 19 for zstd. Default: 1, since what more is gained by a higher
-   * level costs more time than there is while a guest migrates (bench/compress.ts).
+   * Compression level: 1 to 9 for gzip, 1 to 19 for zstd. Default 1, because higher levels take longer than
+   * a guest can wait while it migrates (bench/compress.ts).
    */
   level?: number | undefined;
   /**
-   * Blocks of 1 MiB that are compressed at once. Default: the number of processors, 4 at most; more are of
-   * use only if `UV_THREADPOOL_SIZE` says that there are more threads.
+   * Number of blocks that are compressed at the same time. Default: the number of processors, at most 4. A
+   * higher number needs a larger thread pool (`UV_THREADPOOL_SIZE`).
    */
   threads?: number | undefined;
-  /** Destroys the stream when it aborts, with `ECANCELED`. */
+  /** Destroys the stream with `ECANCELED`. */
   signal?: AbortSignal | undefined;
 }
 
 const MAX_LEVEL: Readonly<Record<CompressFormat, number>> = { gzip: 9, zstd: 19 };
 const DEFAULT_LEVEL = 1;
 
-/** Threads that libuv has for such work, unless `UV_THREADPOOL_SIZE` says something else. */
-const POOL_SIZE = 4;
+/** Default number of threads in libuv's pool, which `UV_THREADPOOL_SIZE` changes. */
+const POOL_THREADS = 4;
 
-/** The level for zeros, which are compressed once: where it makes a difference, the best. */
+/** The level for runs of zeros, which are compressed once and reused: the best where it makes a difference. */
 const ZEROS_LEVEL: Readonly<Record<CompressFormat, number>> = { gzip: 9, zstd: 1 };
 
-/** Bytes beyond those of a block that its compressed form may take. */
-const MAX_GROWTH = 65_536;
+/** Bytes by which the compressed form of a block may exceed the block. */
+const MAX_GROWTH_BYTES = 65_536;
 
 /**
- * Makes a stream that compresses what is written to it, on several threads: `pipeline(from, compressor, to)`.
+ * Create a stream that compresses on several threads: `pipeline(from, compressor, to)`.
  *
- * Blocks of 1 MiB become gzip members or zstd frames of their own, in order, which any `gunzip` or
- * `zstd -d` reads as one file; long runs of zeros cost next to nothing. Memory is bounded by some blocks for
- * each thread, and the source waits while nobody reads the output. Where Node.js has no zstd (before
- * 22.15) the system's `zstd` compresses, called without a shell.
+ * Each block of 1 MiB becomes a gzip member or a zstd frame of its own, in order. Any `gunzip` or `zstd -d` reads
+ * them as one file. Long runs of zeros take almost no time. The stream buffers at most a few blocks for each thread,
+ * and stops reading the source while its output is not read. Node.js before 22.15 has no zstd; the system's `zstd`,
+ * started without a shell, then compresses.
  *
- * It ends only after all output has been read; `'close'` comes when no thread and no child process works for
- * it any more. As with a `QemuFile`, an error that nobody listens to does not end the process. An output that is cut
- * off inside a member or frame cannot be read; one that is cut off between two of them can, which only what is in it
- * tells.
+ * The stream ends after all of its output has been read. `'close'` is emitted when no thread and no child process
+ * works for it. As with a `QemuFile`, an error without a listener does not end the process. An output that was
+ * truncated between two members or frames can be decompressed without an error; only its content shows that it is
+ * not complete.
  *
  * @param format - The format of the output.
  * @param options - `level`, `threads`, `signal`.
- * @returns A stream whose writable side takes bytes, and whose readable side gives them compressed. It fails with
- *   `EIO` if compressing does, or the tool, with what that said; `ENOTSUP` if there is neither zstd in Node.js nor
- *   a tool; `ECANCELED` when the signal aborts.
- * @throws {RangeError} For a level or a number of threads that there is not.
- * @throws {QemuFileError} `ECANCELED` if the signal has aborted already; the system's own code if it has no room
- *   for one more process.
+ * @returns A stream with a writable side for plain bytes and a readable side of compressed bytes. It fails with
+ *   `EIO` if compression or the tool fails, with the tool's standard error; `ENOTSUP` if neither Node.js nor the
+ *   system has zstd; `ECANCELED` when the signal aborts.
+ * @throws {RangeError} The level or the number of threads is out of range, or the format is unknown.
+ * @throws {QemuFileError} `ECANCELED` the signal is already aborted; the system's own code (`EAGAIN`, `EMFILE` …)
+ *   if it cannot start another process.
  * @example
  * ```js
  * const from = await openFrom('unix:/run/vm.sock');
@@ -67,12 +68,12 @@ const MAX_GROWTH = 65_536;
  */
 export function compressTo(format: CompressFormat, options: CompressOptions = {}): Duplex {
   if (!Object.hasOwn(MAX_LEVEL, format)) {
-    throw new RangeError(`compressTo: there is no format ${format}, only gzip and zstd`);
+    throw new RangeError(`compressTo: unknown format ${format}; use gzip or zstd`);
   }
   const level = wholeNumber('level', options.level ?? DEFAULT_LEVEL, MAX_LEVEL[format]);
   const threads = wholeNumber(
     'threads',
-    options.threads ?? Math.min(availableParallelism(), POOL_SIZE),
+    options.threads ?? Math.min(availableParallelism(), POOL_THREADS),
     Number.MAX_SAFE_INTEGER,
   );
   const { signal } = options;
@@ -84,20 +85,17 @@ export function compressTo(format: CompressFormat, options: CompressOptions = {}
       ? new BlockCompressor({ compress, compressZeros: zeros, threads })
       : new ExternalCompressor(format, [`-${level}`, `-T${threads}`, '-q', '-c']);
   compressor.on('error', noop);
-  if (signal !== undefined) endBySignal(compressor, signal);
+  const stopFollowing = onAbort(signal, () => {
+    compressor.destroy(abortError(signal as AbortSignal, 'compress'));
+  });
+  compressor.once('close', stopFollowing);
   return compressor;
 }
 
-function wholeNumber(name: string, value: number, most: number): number {
-  if (Number.isSafeInteger(value) && value >= 1 && value <= most) return value;
-  const range = most === Number.MAX_SAFE_INTEGER ? '1 or more' : `1 to ${most}`;
-  throw new RangeError(`compressTo: ${name} is ${value}, not a whole number, ${range}`);
-}
-
-function endBySignal(compressor: Duplex, signal: AbortSignal): void {
-  const onAbort = (): void => void compressor.destroy(abortError(signal, 'compress'));
-  signal.addEventListener('abort', onAbort, { once: true });
-  compressor.once('close', () => signal.removeEventListener('abort', onAbort));
+function wholeNumber(name: string, value: number, max: number): number {
+  if (Number.isSafeInteger(value) && value >= 1 && value <= max) return value;
+  const range = max === Number.MAX_SAFE_INTEGER ? '1 or more' : `from 1 to ${max}`;
+  throw new RangeError(`compressTo: ${name} must be an integer ${range}: ${value}`);
 }
 
 type Zlib = (
@@ -106,9 +104,12 @@ type Zlib = (
   callback: (error: Error | null, result: Buffer) => void,
 ) => void;
 
-/** Gives what makes a whole member or frame of a block, in libuv's threads; undefined where Node.js has none. */
+/**
+ * Return a function that compresses a block to a whole member or frame in the thread pool; undefined where
+ * Node.js lacks the format.
+ */
 function blockCompression(format: CompressFormat, level: number): CompressBlock | undefined {
-  // Node.js has zstd from 22.15 on.
+  // Node.js has zstd since 22.15.
   const { zstdCompress } = zlib as { zstdCompress?: Zlib };
   if (format === 'gzip') return wholeBlock(zlib.gzip, { level });
   if (zstdCompress === undefined) return undefined;
@@ -122,11 +123,11 @@ function blockCompression(format: CompressFormat, level: number): CompressBlock 
 function wholeBlock(compress: Zlib, options: object): CompressBlock {
   return (bytes) =>
     new Promise((resolve, reject) => {
-      // With room for all of the output there is one round through the threads, and not one for each 16 KiB.
-      const chunkSize = bytes.length + MAX_GROWTH;
+      // With room for the whole output, zlib uses the thread pool once, and not once for each 16 KiB.
+      const chunkSize = bytes.length + MAX_GROWTH_BYTES;
       compress(bytes, { ...options, chunkSize }, (error, result) => {
         if (error !== null) reject(error);
-        // Most of that room is left in general, and would be kept as long as the output is.
+        // Usually most of that room is unused, and would be retained as long as the output.
         else resolve(result.length < chunkSize / 2 ? Buffer.from(result) : result);
       });
     });

@@ -1,29 +1,22 @@
 import { QemuFileError } from '../../lib/contract/errors.ts';
-import type { MaybePromise, QemuFileOps } from '../../lib/contract/ops.ts';
+import type { MaybePromise, ReadOps } from '../../lib/contract/ops.ts';
 import { noop } from '../../lib/util/noop.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
 import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
 import { ExternalTool } from './external-tool.ts';
 
-/** What is decompressed: a `QemuFile`, or anything else that gives chunks of bytes. */
+/** The source of compressed bytes: a `QemuFile`, or any other iterable of chunks. */
 export interface CompressedSource extends AsyncIterable<Uint8Array> {
-  /** Ends it in order; wakes whoever waits for its bytes. */
+  /** Close the source after a success. Pending reads of its bytes then settle. */
   close?(): Promise<unknown>;
-  /** Ends it because of an error. */
+  /** Close the source after an error. */
   destroy?(error?: Error): unknown;
 }
 
-/** Formats that a tool of the system is called for. */
+/** Formats that a tool of the system decompresses. */
 export type DecompressFormat = 'gzip' | 'bzip2' | 'xz' | 'lzop' | 'zstd';
 
-/** A table over what a tool gives. */
-export interface DecompressOps extends QemuFileOps {
-  getBuffer(buffer: Uint8Array, position: number): MaybePromise<Uint8Array>;
-  close(error?: Error): Promise<void>;
-  writevBuffer?: never;
-}
-
-/** Each tool is called by the name of its format. */
+/** Arguments of the tools. Each tool has the name of its format. */
 const ARGUMENTS: Readonly<Record<DecompressFormat, readonly string[]>> = {
   gzip: ['-dc'],
   bzip2: ['-dc'],
@@ -35,42 +28,43 @@ const ARGUMENTS: Readonly<Record<DecompressFormat, readonly string[]>> = {
 const END = new Uint8Array(0);
 
 /**
- * Has a tool of the system decompress: `xz -dc` and the like, found in `PATH` and called without a shell.
+ * Decompress with a tool of the system, such as `xz -dc`, found in `PATH` and started without a shell.
  *
- * The table that the answer gives is that of a file for reading. The end of the tool's output is given
- * only after it exited with status 0; else reading fails with `EIO` and what the tool said, and with
- * `ENOTSUP` if there is no such tool. What the source fails with, reading fails with, after all output that
- * came of the bytes before. `close()` ends the tool if it still runs, and closes the source.
+ * The end of the tool's output is reported only after the tool has exited with status 0. Otherwise reads fail
+ * with `EIO` and the tool's standard error, or with `ENOTSUP` if the tool is not installed. If the source fails,
+ * reads fail with its error after the output from the bytes before. `close()` ends the tool if it is still
+ * running, and closes the source.
  *
- * @param format - Which tool.
- * @returns A function that makes a table over a source, which is the table's from then on.
+ * @param format - The format, which selects the tool.
+ * @returns A function that makes a readable backend of a source. The backend owns the source from then on.
  * @example
  * ```js
  * const packed = await openFrom('file:guest.mig.xz');
  * const file = new QemuFile(decompressWith('xz')(packed));
  * ```
  */
-export function decompressWith(
-  format: DecompressFormat,
-): (source: CompressedSource) => DecompressOps {
+export function decompressWith(format: DecompressFormat): (source: CompressedSource) => ReadOps {
   return (source) => {
-    const tool = new Decompression(format, source);
+    const decompression = new Decompression(format, source);
     return {
-      getBuffer: (_buffer, position) => tool.read(position),
-      close: (error) => tool.close(error),
+      getBuffer: (_buffer, position) => decompression.read(position),
+      close: (error) => decompression.close(error),
+      shutDown: (read) => (read ? decompression.shutDown() : undefined),
+      getFd: () => -1,
       sizes: PIPE_SIZES,
     };
   };
 }
 
-/** A running tool: fed with the source at its own pace, and read. */
+/** A tool that reads the source at its own pace, and whose output is read. */
 class Decompression {
   readonly #format: DecompressFormat;
   readonly #source: CompressedSource;
   readonly #tool: ExternalTool;
   readonly #reader: StreamReader | undefined;
-  /** What the source failed with. */
+  /** The error of the source. */
   #sourceError: Error | undefined;
+  #isStopped = false;
   #closing: Promise<void> | undefined;
 
   constructor(format: DecompressFormat, source: CompressedSource) {
@@ -97,12 +91,17 @@ class Decompression {
     );
   }
 
+  shutDown(): void {
+    this.#stopReading();
+    void this.#tool.end.force();
+  }
+
   close(error?: Error): Promise<void> {
     this.#closing ??= this.#close(error);
     return this.#closing;
   }
 
-  /** Gives the tool what the source has; what goes wrong is told to whoever reads. */
+  /** Copy the source to the tool. Never rejects: errors are reported by the reads. */
   async #feed(writer: StreamWriter): Promise<void> {
     const chunks = this.#source[Symbol.asyncIterator]();
     try {
@@ -112,7 +111,7 @@ class Decompression {
           next = await chunks.next();
         } catch (error) {
           this.#sourceError = error as Error;
-          // Without an end of its input: it must not take what it has for the whole.
+          // The input must not end here: the tool would take a truncated source for a complete one.
           await this.#tool.end.force();
           return;
         }
@@ -122,20 +121,25 @@ class Decompression {
       }
       await writer.end();
     } catch {
-      // The tool stopped reading. Its status says whether that is right.
+      // The tool stopped reading; its status reports whether that is an error.
     } finally {
       writer.close();
       void Promise.resolve(chunks.return?.()).catch(noop);
     }
   }
 
-  /** No more output comes: whether that is the end shows when the tool has exited. */
+  /** The end of the tool's output. The tool's exit status shows whether the output is complete. */
   async #atEnd(position: number, error?: unknown): Promise<Uint8Array> {
     await this.#tool.end.ended;
-    if (this.#closing !== undefined) throw closedError(position);
+    if (this.#isStopped) throw closedError(position);
     const failure = this.#failure(position) ?? (error as Error | undefined);
     if (failure !== undefined) throw failure;
     return END;
+  }
+
+  #stopReading(): void {
+    this.#isStopped = true;
+    this.#reader?.close(closedError(undefined));
   }
 
   #failure(position: number): Error | undefined {
@@ -143,7 +147,7 @@ class Decompression {
   }
 
   async #close(error?: Error): Promise<void> {
-    this.#reader?.close(closedError(undefined));
+    this.#stopReading();
     await this.#tool.close();
     if (error === undefined) await this.#source.close?.();
     else this.#source.destroy?.(error);

@@ -5,7 +5,7 @@ import { ExternalTool } from './external-tool.ts';
 
 type Callback = (error?: Error | null) => void;
 
-/** Has a tool of the system compress what is written to it; its output ends after the tool exited with status 0. */
+/** Compresses with a tool of the system. The output ends after the tool has exited with status 0. */
 export class ExternalCompressor extends Duplex {
   readonly #format: string;
   readonly #tool: ExternalTool;
@@ -15,9 +15,9 @@ export class ExternalCompressor extends Duplex {
   #read = 0;
 
   /**
-   * @param format - Name of the format, and of the tool that is looked for in `PATH`.
-   * @param args - What makes it compress its standard input to its standard output.
-   * @throws {QemuFileError} The system's own code, if it has no room for one more process.
+   * @param format - Name of the format and of the tool in `PATH`.
+   * @param args - Arguments with which the tool compresses its standard input to its standard output.
+   * @throws {QemuFileError} The system's own code (`EAGAIN`, `EMFILE` …) if it cannot start another process.
    */
   constructor(format: string, args: readonly string[]) {
     super();
@@ -51,7 +51,7 @@ export class ExternalCompressor extends Duplex {
           this.push(chunk);
           return;
         }
-        // Whether that is the end shows when the tool has exited.
+        // The tool's exit status shows whether the output is complete.
         const failure = await this.#failure();
         if (failure !== undefined) throw failure;
         this.push(null);
@@ -66,7 +66,7 @@ export class ExternalCompressor extends Duplex {
     );
   }
 
-  /** What the tool failed with is told rather than what came of that. */
+  /** Report the failure of the tool instead of the stream errors that follow from it. */
   async #settle(callback: Callback, work: () => Promise<void>): Promise<void> {
     try {
       await work();

@@ -5,12 +5,12 @@ import { noop } from '../../lib/util/noop.ts';
 import { ChildExit } from '../process/child-exit.ts';
 import { destroyStream } from '../stream/destroy-stream.ts';
 
-/** Milliseconds from SIGTERM to SIGKILL of a tool that is not needed any more. */
+/** Milliseconds from SIGTERM to SIGKILL when a tool is closed while it runs. */
 const GRACE_MS = 2000;
 
-/** A running tool of the system: found in `PATH` and called without a shell. */
+/** A running tool of the system, found in `PATH` and started without a shell. */
 export class ExternalTool {
-  /** Where the system had no descriptors left Node makes no streams, whatever was asked for. */
+  /** Absent when the system is out of descriptors: Node then creates no streams even though they were requested. */
   readonly stdin: Writable | undefined;
   readonly stdout: Readable | undefined;
   readonly end: ChildExit;
@@ -18,15 +18,15 @@ export class ExternalTool {
   readonly #operation: string;
 
   /**
-   * @param name - Of the tool, and of the format that it is for.
+   * @param name - Name of the tool, which is also that of its format.
    * @param args - Its arguments.
-   * @param operation - What it does, as errors say it.
-   * @throws {QemuFileError} The system's own code, if it has no room for one more process.
+   * @param operation - What it does, as a verb that errors name.
+   * @throws {QemuFileError} The system's own code (`EAGAIN`, `EMFILE` …) if it cannot start another process.
    */
   constructor(name: string, args: readonly string[], operation: string) {
     this.#name = name;
     this.#operation = operation;
-    const child = start(name, args, operation);
+    const child = startTool(name, args, operation);
     this.end = new ChildExit(child, false, GRACE_MS);
     const { stdin, stdout } = child as Partial<ChildProcess>;
     this.stdin = stdin ?? undefined;
@@ -35,20 +35,20 @@ export class ExternalTool {
   }
 
   /**
-   * Tells why it failed, once it has ended; undefined if it did not.
+   * Return the tool's failure after it has ended; undefined if it succeeded.
    *
-   * @param position - Byte of the stream that the error is to name.
-   * @param advice - What to do where there is no such tool, as a clause.
+   * @param position - Offset in the stream that the error names.
+   * @param advice - What to do if the tool is not installed, as a clause.
    */
   failure(position: number, advice: string): Error | undefined {
     const operation = this.#operation;
     const cause = this.end.startFailure?.(operation, position);
     if (cause?.code !== 'ENOENT') return cause ?? this.end.failure?.(operation, position);
-    const reason = `there is no ${this.#name} here to ${operation} with: ${advice}`;
+    const reason = `cannot ${operation}: ${this.#name} is not installed; ${advice}`;
     return new QemuFileError('ENOTSUP', reason, { operation, cause });
   }
 
-  /** Ends it, if it still runs, and frees its streams. */
+  /** End the tool if it is still running, and free its streams. */
   async close(): Promise<void> {
     await this.end.force();
     await this.end.release();
@@ -63,7 +63,7 @@ export class ExternalTool {
   }
 }
 
-function start(name: string, args: readonly string[], operation: string): ChildProcess {
+function startTool(name: string, args: readonly string[], operation: string): ChildProcess {
   try {
     return spawn(name, args, { stdio: 'pipe' });
   } catch (error) {

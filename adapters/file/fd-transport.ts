@@ -1,78 +1,80 @@
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, Whence } from '../../lib/contract/ops.ts';
+import { noop } from '../../lib/util/noop.ts';
 import { type Failure, failure } from '../stream/stream-failure.ts';
 import { CallsInFlight } from './calls-in-flight.ts';
 import { FdReader } from './fd-reader.ts';
 import { FdWriter } from './fd-writer.ts';
 import { closeFd } from './fs-promises.ts';
 
-/** Largest read into memory of our own, where a read may outlive its answer. */
-const OWN_READ_SIZE = 64 * 1024;
+/** Largest read into memory of our own, where a read may outlive the operation that started it. */
+const MAX_OWN_READ_BYTES = 64 * 1024;
 
 const SHUT_DOWN = failure('ECANCELED', 'the descriptor was shut down');
 const CLOSED = failure('EBADF', 'the descriptor is closed');
 
-/** How a descriptor is used; the public options, with their defaults filled in. */
+/** How a descriptor is used: the public options with their defaults filled in. */
 export interface FdUse {
-  reads: boolean;
-  writes: boolean;
-  /** Where both directions start; `null` leaves it to the descriptor's own offset. */
+  canRead: boolean;
+  canWrite: boolean;
+  /** File offset at which both directions start; `null` uses the descriptor's own offset. */
   offset: number | null;
-  /** Whether close() closes the descriptor. */
-  owned: boolean;
+  /** True if close() closes the descriptor. */
+  isOwned: boolean;
 }
 
-/** A descriptor in use: its two directions, its offset, and its end. */
+/** A descriptor in use: its two directions, their offsets, and its end. */
 export class FdTransport {
   readonly fd: number;
   readonly #use: FdUse;
   readonly #size: (() => number) | undefined;
-  readonly #calls = new CallsInFlight();
+  readonly #inFlight = new CallsInFlight();
   readonly #reader: FdReader;
   readonly #writer: FdWriter;
-  /** Reads and writes at an offset of their own that are not answered. */
-  readonly #aside = new Set<FdReader | FdWriter>();
-  #blocking = false;
-  #failed: Error | undefined;
-  #stopped: Failure | undefined;
+  /** Pending reads and writes at an explicit offset. */
+  readonly #positional = new Set<FdReader | FdWriter>();
+  /** What new reads and writes at an explicit offset fail with. */
+  #positionalFailure: Failure | undefined;
+  #isBlocking = false;
+  #firstWriteError: Error | undefined;
   #closing: Promise<void> | undefined;
 
   /**
    * @param fd - An open descriptor.
-   * @param use - What for.
-   * @param size - Gives the number of bytes behind it; absent where that cannot be told.
+   * @param use - How it is used.
+   * @param size - Returns the size of the file in bytes; absent where the size is unknown.
    */
   constructor(fd: number, use: FdUse, size?: () => number) {
     this.fd = fd;
     this.#use = use;
     this.#size = size;
-    this.#reader = new FdReader(fd, this.#calls, use.offset);
-    this.#writer = new FdWriter(fd, this.#calls, use.offset);
+    this.#reader = new FdReader(fd, this.#inFlight, use.offset);
+    this.#writer = new FdWriter(fd, this.#inFlight, use.offset);
   }
 
-  /** The descriptor, or -1 once it is closed. */
+  /** Return the descriptor, or -1 once it is closed. */
   getFd(): number {
     return this.#closing === undefined ? this.fd : -1;
   }
 
-  setBlocking(blocking: boolean): void {
-    this.#blocking = blocking;
-    this.#reader.blocking = blocking;
-    this.#writer.blocking = blocking;
+  setBlocking(isBlocking: boolean): void {
+    this.#isBlocking = isBlocking;
+    this.#reader.isBlocking = isBlocking;
+    this.#writer.isBlocking = isBlocking;
   }
 
   read(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
-    if (this.#use.offset !== null || this.#blocking) return this.#reader.read(buffer, position);
-    // A read from a device or a pipe may hang in its thread, and close() does not wait for it: so it
-    // must not have the caller's memory, which the caller may use again by then.
-    const own = new Uint8Array(Math.min(buffer.length, OWN_READ_SIZE));
-    const answer = this.#reader.read(own, position);
-    if (typeof answer === 'number') return answer;
-    return answer.then((length) => own.subarray(0, length));
+    if (this.#use.offset !== null || this.#isBlocking) return this.#reader.read(buffer, position);
+    // A read from a device or a pipe may hang in its thread, and close() does not wait for it. Such a read
+    // must not use the caller's memory, because the caller may reuse that memory after close().
+    const own = new Uint8Array(Math.min(buffer.length, MAX_OWN_READ_BYTES));
+    const result = this.#reader.read(own, position);
+    if (typeof result === 'number') return result;
+    return result.then((length) => own.subarray(0, length));
   }
 
   writev(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
-    return this.#note(() => this.#writer.writev(buffers, position));
+    return this.#recordFailure(() => this.#writer.writev(buffers, position));
   }
 
   getOffset(): number {
@@ -82,8 +84,8 @@ export class FdTransport {
 
   setOffset(offset: number, whence: Whence): number {
     this.#checkOpen('setOffset');
-    if (this.#reader.pending || this.#writer.pending) {
-      throw new QemuFileError('EBUSY', 'a read or a write is not answered yet', {
+    if (this.#reader.isPending || this.#writer.isPending) {
+      throw new QemuFileError('EBUSY', 'a read or a write has not settled yet', {
         operation: 'setOffset',
       });
     }
@@ -97,10 +99,10 @@ export class FdTransport {
   }
 
   async readAt(buffer: Uint8Array, offset: number): Promise<number> {
-    this.#checkAside('getBufferAt', offset);
-    const reader = new FdReader(this.fd, this.#calls, offset, 'getBufferAt');
-    reader.blocking = this.#blocking;
-    this.#aside.add(reader);
+    this.#checkPositional('getBufferAt', offset);
+    const reader = new FdReader(this.fd, this.#inFlight, offset, 'getBufferAt');
+    reader.isBlocking = this.#isBlocking;
+    this.#positional.add(reader);
     try {
       let done = 0;
       while (done < buffer.length) {
@@ -110,56 +112,57 @@ export class FdTransport {
       }
       return done;
     } finally {
-      this.#aside.delete(reader);
+      this.#positional.delete(reader);
     }
   }
 
   async writeAt(buffer: Uint8Array, offset: number): Promise<number> {
-    this.#checkAside('putBufferAt', offset);
-    const writer = new FdWriter(this.fd, this.#calls, offset, 'putBufferAt');
-    writer.blocking = this.#blocking;
-    this.#aside.add(writer);
+    this.#checkPositional('putBufferAt', offset);
+    const writer = new FdWriter(this.fd, this.#inFlight, offset, 'putBufferAt');
+    writer.isBlocking = this.#isBlocking;
+    this.#positional.add(writer);
     try {
-      return await this.#note(() => writer.writev([buffer], offset));
+      return await this.#recordFailure(() => writer.writev([buffer], offset));
     } finally {
-      this.#aside.delete(writer);
+      this.#positional.delete(writer);
     }
   }
 
-  /** Ends directions: what waits in them fails, and so does all that comes later. */
+  /** End directions: their pending and later operations fail with `ECANCELED`. */
   shutDown(read: boolean, write: boolean): void {
-    if (read && this.#use.reads) this.#reader.stop(SHUT_DOWN, this.#mayHang);
-    if (write && this.#use.writes) this.#writer.stop(SHUT_DOWN, this.#mayHang);
-    if ((read || !this.#use.reads) && (write || !this.#use.writes)) this.#stopAside(SHUT_DOWN);
+    const { canRead, canWrite } = this.#use;
+    if (read && canRead) this.#reader.stop(SHUT_DOWN, this.#canHang);
+    if (write && canWrite) this.#writer.stop(SHUT_DOWN, this.#canHang);
+    if ((read || !canRead) && (write || !canWrite)) this.#stopPositional(SHUT_DOWN);
   }
 
   /**
-   * Ends all, waits for what threads work on (a file answers soon; for anything else they finish on
-   * their own), and closes the descriptor. A second call gives the first one's answer.
+   * Stop both directions, wait for calls that are running in the thread pool, and close the descriptor. Calls on
+   * files return soon; for other descriptors, close() does not wait. A second call returns the first result.
    *
-   * @param finish - What to do before that, given the error of the first write that failed, if any.
+   * @param finish - Called before the descriptor is closed, with the error of the first write that failed.
    */
-  close(finish?: (failed: Error | undefined) => Promise<void>): Promise<void> {
+  close(finish?: (writeError: Error | undefined) => Promise<void>): Promise<void> {
     this.#closing ??= this.#close(finish);
     return this.#closing;
   }
 
-  async #close(finish?: (failed: Error | undefined) => Promise<void>): Promise<void> {
-    this.#reader.stop(CLOSED, this.#mayHang);
-    this.#writer.stop(CLOSED, this.#mayHang);
-    this.#stopAside(CLOSED);
-    if (!this.#mayHang) await this.#calls.idle();
+  async #close(finish?: (writeError: Error | undefined) => Promise<void>): Promise<void> {
+    this.#reader.stop(CLOSED, this.#canHang);
+    this.#writer.stop(CLOSED, this.#canHang);
+    this.#stopPositional(CLOSED);
+    if (!this.#canHang) await this.#inFlight.idle();
     try {
-      await finish?.(this.#failed);
+      await finish?.(this.#firstWriteError);
     } finally {
       await this.#closeFd();
     }
   }
 
   #closeFd(): Promise<void> {
-    if (!this.#use.owned) return Promise.resolve();
-    const isIdle = this.#calls.isIdle;
-    const closed = this.#calls.idle().then(async () => {
+    if (!this.#use.isOwned) return Promise.resolve();
+    const isIdle = this.#inFlight.isIdle;
+    const closed = this.#inFlight.idle().then(async () => {
       try {
         await closeFd(this.fd);
       } catch (error) {
@@ -167,18 +170,19 @@ export class FdTransport {
       }
     });
     if (isIdle) return closed;
-    // Nobody is left to hear of an error once the hanging call returns.
-    closed.catch(() => {});
+    // close() returns before the hanging call does, so its caller can no longer receive an error.
+    closed.catch(noop);
     return Promise.resolve();
   }
 
-  /** Whether a call on the descriptor may take for ever, as those on pipes and terminals do. */
-  get #mayHang(): boolean {
+  /** True if a call on the descriptor may never return, as on pipes and terminals. */
+  get #canHang(): boolean {
     return this.#use.offset === null;
   }
 
+  /** The direction whose offset `getOffset()` returns. */
   get #main(): FdReader | FdWriter {
-    return this.#use.writes ? this.#writer : this.#reader;
+    return this.#use.canWrite ? this.#writer : this.#reader;
   }
 
   #origin(whence: Whence): number {
@@ -190,34 +194,34 @@ export class FdTransport {
     });
   }
 
-  #stopAside(why: Failure): void {
-    this.#stopped ??= why;
-    for (const one of this.#aside) one.stop(why);
+  #stopPositional(failure: Failure): void {
+    this.#positionalFailure ??= failure;
+    for (const operation of this.#positional) operation.stop(failure);
   }
 
   #checkOpen(operation: string): void {
     if (this.#closing !== undefined) throw CLOSED(operation, undefined);
   }
 
-  #checkAside(operation: string, offset: number): void {
+  #checkPositional(operation: string, offset: number): void {
     this.#checkOpen(operation);
-    if (this.#stopped !== undefined) throw this.#stopped(operation, offset);
+    if (this.#positionalFailure !== undefined) throw this.#positionalFailure(operation, offset);
     if (Number.isSafeInteger(offset) && offset >= 0) return;
     throw new QemuFileError('EINVAL', `${offset} is not an offset`, { operation });
   }
 
-  /** Does a write, and remembers its failure: what was written is not whole then. */
-  #note(write: () => MaybePromise<number>): MaybePromise<number> {
+  /** Write, and record the first failure: close() must know that the file is not complete. */
+  #recordFailure(write: () => MaybePromise<number>): MaybePromise<number> {
     if (this.#closing !== undefined) return write();
-    const remember = (error: unknown): never => {
-      this.#failed ??= toQemuFileError(error);
+    const record = (error: unknown): never => {
+      this.#firstWriteError ??= toQemuFileError(error);
       throw error;
     };
     try {
-      const answer = write();
-      return typeof answer === 'number' ? answer : answer.then(undefined, remember);
+      const result = write();
+      return typeof result === 'number' ? result : result.then(undefined, record);
     } catch (error) {
-      return remember(error);
+      return record(error);
     }
   }
 }

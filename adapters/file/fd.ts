@@ -1,149 +1,123 @@
-import fs from 'node:fs';
-import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { Direction, MaybePromise, QemuFileOps, Whence } from '../../lib/contract/ops.ts';
+import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { Direction, OpsOf, Whence } from '../../lib/contract/ops.ts';
+import { descriptorStats } from '../shared/descriptor-stats.ts';
 import { FILE_SIZES } from '../shared/sizes.ts';
 import { FdTransport } from './fd-transport.ts';
 
 export type { Direction };
 
-/** How a descriptor is used. */
-export interface FdOptions {
-  /** The one direction wanted. Absent: both. */
-  direction?: Direction | undefined;
+/** Options of `fdOps`. */
+export interface FdOptions<D extends Direction | 'both' = Direction | 'both'> {
+  /** The direction that is used. Default: both. */
+  direction?: D | undefined;
   /**
-   * Byte offset of the first byte in the file or block device, default 0. `'current'` uses the
-   * descriptor's own offset and moves it, as is right for one that was inherited; then there is no
-   * seeking. Descriptors that cannot seek always do that.
+   * Byte offset of the first byte in the file or block device. Default 0. `'current'` uses and moves the
+   * descriptor's own offset, which is right for an inherited descriptor; seeking is then not possible.
+   * A descriptor that is not seekable always uses its own offset.
    */
   offset?: number | 'current' | undefined;
   /** Whether `close()` closes the descriptor. Default true. */
   autoClose?: boolean | undefined;
 }
 
-/** What every table over a descriptor has. */
-export interface FdOps extends QemuFileOps {
-  close(error?: Error): Promise<void>;
-  /** `true`: the read and write operations work on the calling thread and answer at once. */
+/** A backend over a descriptor. */
+export type FdOps<D extends Direction | 'both' = Direction | 'both'> = OpsOf<D> & {
+  /** With `true`, reads and writes run on the calling thread and return synchronously. */
   setBlocking(blocking: boolean): void;
-  shutDown(read: boolean, write: boolean): void;
-  getFd(): number;
-}
-
-/** A descriptor for reading. */
-export interface FdReadOps extends FdOps {
-  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
-  writevBuffer?: never;
-}
-
-/** A descriptor for writing. */
-export interface FdWriteOps extends FdOps {
-  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
-  getBuffer?: never;
-}
-
-/** A descriptor for both. */
-export interface FdBothOps extends FdOps {
-  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
-  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
-}
+};
 
 /**
- * Makes a backend of an open descriptor of a regular file, a block device or a character device. The
- * descriptor is the backend's from then on, and `close()` closes it. For pipes, sockets and terminals
- * use `pipeOps`: here each would keep a thread of the pool busy for as long as it waits.
+ * Make a backend of an open descriptor of a regular file, a block device or a character device. The backend
+ * owns the descriptor from then on, and `close()` closes it. For pipes, sockets and terminals use `pipeOps`:
+ * this backend would block a thread of the pool for as long as each read or write waits.
  *
- * Writes are whole in spite of short ones. Files and block devices are read and written at offsets
- * that the backend keeps, one for each direction, and have `setOffset` (which moves both),
- * `getOffset` (the writing one where there is one), `getBufferAt` and `putBufferAt`; others lack
- * these. `close()` and `shutDown()` end whatever waits; what a thread works on is finished first,
- * except where it may never finish. `shutDown()` fails later operations with `ECANCELED`, `close()`
- * with `EBADF`.
+ * Writes are complete in spite of short ones. Files and block devices are read and written at offsets that the
+ * backend keeps, one for each direction. They have `setOffset` (which moves both), `getOffset` (of the writing
+ * direction where there is one), `getBufferAt` and `putBufferAt`; other descriptors do not. `close()` and
+ * `shutDown()` end waiting operations. They let a call that is running in a thread finish first, except where
+ * it may never return. After `shutDown()` operations fail with `ECANCELED`, after `close()` with `EBADF`.
  *
  * @param fd - The descriptor.
- * @param options - Direction, offset, ownership.
- * @throws {QemuFileError} `EBADF` no such descriptor; `EISDIR` a directory; `ESPIPE` an offset for what
- *   cannot seek; `EINVAL` not an offset. Operations fail with the system's own code (`ENOSPC`, `EIO` …)
- *   and with `EIO` when writes go on taking nothing.
+ * @param options - `direction`, `offset` in bytes, `autoClose`.
+ * @throws {QemuFileError} `EBADF` the descriptor is not open; `EISDIR` it is a directory; `ESPIPE` an offset
+ *   for a descriptor that is not seekable; `EINVAL` an invalid offset. Operations fail with the system's own
+ *   code (`ENOSPC`, `EIO` …), and with `EIO` when the descriptor keeps accepting no bytes.
  * @example
  * ```js
  * const ops = fdOps(fs.openSync('/dev/vdb', 'r'), { direction: 'read', offset: 1 << 20 });
  * const file = new QemuFile(ops);
  * ```
  */
-export function fdOps(fd: number, options: FdOptions & { direction: 'read' }): FdReadOps;
-export function fdOps(fd: number, options: FdOptions & { direction: 'write' }): FdWriteOps;
-export function fdOps(fd: number, options?: FdOptions & { direction?: undefined }): FdBothOps;
-export function fdOps(fd: number, options?: FdOptions): FdOps;
-export function fdOps(fd: number, options: FdOptions = {}): FdOps {
-  return fdTable(fd, options);
+export function fdOps<D extends Direction | 'both' = 'both'>(
+  fd: number,
+  options: FdOptions<D> = {},
+): FdOps<D> {
+  return makeFdOps(fd, options);
 }
 
-/** What a table does at its end, before the descriptor is closed. */
-export type Finish = (error: Error | undefined, failed: Error | undefined) => Promise<void>;
-
 /**
- * Like `fdOps`, for openers that have something to do at the end.
+ * Called by `close()` before the descriptor is closed.
  *
- * @param fd - The descriptor.
- * @param options - As for `fdOps`.
- * @param finish - Gets what `close()` was given, and the error of the first write that failed.
+ * @param error - The argument of `close()`.
+ * @param writeError - The error of the first write that failed.
  */
-export function fdTable(fd: number, options: FdOptions, finish?: Finish): FdOps {
-  const reads = options.direction !== 'write';
-  const writes = options.direction !== 'read';
-  const stats = statOf(fd);
-  const offset = startOf(options.offset, stats.isFile() || stats.isBlockDevice());
+export type Finish = (error: Error | undefined, writeError: Error | undefined) => Promise<void>;
+
+/** Like `fdOps`, for openers that have to do something when the backend is closed. */
+export function makeFdOps<D extends Direction | 'both'>(
+  fd: number,
+  options: FdOptions<D>,
+  finish?: Finish,
+): FdOps<D> {
+  const canRead = options.direction !== 'write';
+  const canWrite = options.direction !== 'read';
+  const stats = descriptorStats(fd, 'fdOps');
+  if (stats.isDirectory()) throw fdError('EISDIR', 'the descriptor is a directory');
+  const offset = startOffset(options.offset, stats.isFile() || stats.isBlockDevice());
   const transport = new FdTransport(
     fd,
-    { reads, writes, offset, owned: options.autoClose ?? true },
-    stats.isFile() ? () => statOf(fd).size : undefined,
+    { canRead, canWrite, offset, isOwned: options.autoClose ?? true },
+    stats.isFile() ? () => descriptorStats(fd, 'setOffset').size : undefined,
   );
-  return {
-    ...(reads && {
+  const ops = {
+    ...(canRead && {
       getBuffer: (buffer: Uint8Array, position: number) => transport.read(buffer, position),
     }),
-    ...(writes && {
+    ...(canWrite && {
       writevBuffer: (buffers: readonly Uint8Array[], position: number) =>
         transport.writev(buffers, position),
     }),
     ...(offset !== null && {
       setOffset: (target: number, whence: Whence) => transport.setOffset(target, whence),
       getOffset: () => transport.getOffset(),
-      ...(reads && {
+      ...(canRead && {
         getBufferAt: (buffer: Uint8Array, at: number) => transport.readAt(buffer, at),
       }),
-      ...(writes && {
+      ...(canWrite && {
         putBufferAt: (buffer: Uint8Array, at: number) => transport.writeAt(buffer, at),
       }),
     }),
-    close: (error) => transport.close(finish && ((failed) => finish(error, failed))),
-    setBlocking: (blocking) => transport.setBlocking(blocking),
-    shutDown: (read, write) => transport.shutDown(read, write),
+    close: (error?: Error) =>
+      transport.close(finish && ((writeError) => finish(error, writeError))),
+    setBlocking: (blocking: boolean) => transport.setBlocking(blocking),
+    shutDown: (read: boolean, write: boolean) => transport.shutDown(read, write),
     getFd: () => transport.getFd(),
     sizes: FILE_SIZES,
   };
+  return ops as unknown as FdOps<D>;
 }
 
-function statOf(fd: number): fs.Stats {
-  let stats: fs.Stats;
-  try {
-    stats = fs.fstatSync(fd);
-  } catch (error) {
-    throw toQemuFileError(error, { operation: 'fdOps' });
-  }
-  if (!stats.isDirectory()) return stats;
-  throw new QemuFileError('EISDIR', 'the descriptor is of a directory', { operation: 'fdOps' });
-}
-
-function startOf(offset: number | 'current' | undefined, canSeek: boolean): number | null {
+function startOffset(offset: number | 'current' | undefined, canSeek: boolean): number | null {
   if (offset === 'current') return null;
   const start = offset ?? 0;
   if (!Number.isSafeInteger(start) || start < 0) {
-    throw new QemuFileError('EINVAL', `${start} is not an offset`, { operation: 'fdOps' });
+    throw fdError('EINVAL', `${start} is not an offset`);
   }
   if (canSeek) return start;
   if (start === 0) return null;
-  throw new QemuFileError('ESPIPE', 'what the descriptor is of has no offsets', {
-    operation: 'fdOps',
-  });
+  throw fdError('ESPIPE', 'the descriptor is not seekable; remove the offset');
+}
+
+function fdError(code: string, reason: string): QemuFileError {
+  return new QemuFileError(code, reason, { operation: 'fdOps' });
 }

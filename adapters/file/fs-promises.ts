@@ -1,7 +1,10 @@
 import fs from 'node:fs';
 
-// These look `fs` up when called, so that a fault put into it is met here too. Descriptors instead of
-// `FileHandle`s: the rest of an adapter works on numbers, and a handle that is collected closes its own.
+/*
+ * These functions look up `fs` when they are called, so that a test can replace one of its functions. They
+ * work on descriptors instead of a `FileHandle`, because a handle that is garbage-collected closes its
+ * descriptor.
+ */
 
 type Done<T> = (error: Error | null, value: T) => void;
 
@@ -14,22 +17,22 @@ function promise<T>(start: (done: Done<T>) => void): Promise<T> {
   });
 }
 
-/** open(2). */
+/** Open a path. @returns Its descriptor. @see open(2) */
 export function openFile(path: string, flags: number, mode: number): Promise<number> {
   return promise((done) => fs.open(path, flags, mode, done));
 }
 
-/** fsync(2). */
+/** Make the content of a file durable. @see fsync(2) */
 export function syncFd(fd: number): Promise<void> {
   return promise((done: Done<void>) => fs.fsync(fd, (error) => done(error)));
 }
 
-/** ftruncate(2). */
+/** Set the length of a file, in bytes. @see ftruncate(2) */
 export function truncateFd(fd: number, length: number): Promise<void> {
   return promise((done: Done<void>) => fs.ftruncate(fd, length, (error) => done(error)));
 }
 
-/** close(2). */
+/** Close a descriptor. @see close(2) */
 export function closeFd(fd: number): Promise<void> {
   return promise((done: Done<void>) => fs.close(fd, (error) => done(error ?? null)));
 }

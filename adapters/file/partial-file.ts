@@ -5,11 +5,11 @@ import { QemuFileError } from '../../lib/contract/errors.ts';
 import { noop } from '../../lib/util/noop.ts';
 import { closeFd, openFile, syncFd } from './fs-promises.ts';
 import { PartialNames } from './partial-name.ts';
-import { ownWriter, removeStalePartials, TOUCH_MS } from './stale-partials.ts';
+import { ownWriter, removeStalePartials, TOUCH_INTERVAL_MS } from './stale-partials.ts';
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = fs.constants;
 
-/** Codes with which file systems say that they do not sync directories, or not for us. */
+/** Error codes of file systems that do not sync directories, or not for this user. */
 const NO_DIRECTORY_SYNC: ReadonlySet<unknown> = new Set([
   'EACCES',
   'EINVAL',
@@ -18,49 +18,50 @@ const NO_DIRECTORY_SYNC: ReadonlySet<unknown> = new Set([
   'EPERM',
 ]);
 
-/** A file that is written under a temporary name until it is whole. Ends with `publish`, `keep` or `discard`. */
+/** A file that has a temporary name until it is complete. The caller ends with `publish`, `keep` or `discard`. */
 export class PartialFile {
-  /** Descriptor, open for writing; whoever holds the object closes it. */
+  /** Descriptor, open for writing. The caller closes it. */
   readonly fd: number;
   readonly #target: string;
   readonly #keptPath: string;
-  readonly #replace: boolean;
+  readonly #canReplace: boolean;
   #path: string;
-  readonly #touching: NodeJS.Timeout;
+  readonly #touchTimer: NodeJS.Timeout;
 
   private constructor(
     fd: number,
     path: string,
     keptPath: string,
     target: string,
-    replace: boolean,
+    canReplace: boolean,
   ) {
     this.fd = fd;
     this.#path = path;
     this.#keptPath = keptPath;
     this.#target = target;
-    this.#replace = replace;
-    // Bytes may not come for days, and others must see all that time that somebody waits for them. By its
-    // path, because the number of the descriptor may belong to another file by the time of the call.
-    this.#touching = setInterval(() => {
+    this.#canReplace = canReplace;
+    // Bytes may arrive days later, and until then other processes must see that the file is in use. The path is
+    // used because by the time of the call the number of the descriptor may mean another file.
+    this.#touchTimer = setInterval(() => {
       const now = new Date();
       fs.lutimes(this.#path, now, now, noop);
-    }, TOUCH_MS);
-    this.#touching.unref();
+    }, TOUCH_INTERVAL_MS);
+    this.#touchTimer.unref();
   }
 
-  /** Where it is for the time being. */
+  /** Its path at present. */
   get path(): string {
     return this.#path;
   }
 
   /**
-   * Makes one beside its final name, so that the two are on one file system. Before that, what processes
-   * that were killed left there of files of this name is removed.
+   * Create a partial file in the directory of its final name, so that both are on one file system. Before that,
+   * remove the partial files of this name whose writers were killed.
    *
-   * @param target - The final name.
-   * @param mode - Permission bits.
-   * @param replace - Whether a file that has the final name at the end is replaced.
+   * @param target - The final path.
+   * @param mode - Permission bits, less the process's umask.
+   * @param replace - Whether `publish` replaces a file that then has the final name.
+   * @throws The system's own error, such as `ENOSPC` or `EACCES`.
    */
   static async create(target: string, mode: number, replace: boolean): Promise<PartialFile> {
     const directory = dirname(target);
@@ -75,42 +76,42 @@ export class PartialFile {
   }
 
   /**
-   * Makes the bytes durable, gives the file its final name at one stroke, and makes the name durable.
+   * Make the bytes durable, give the file its final name in one atomic step, and make the name durable.
    *
-   * @throws `EEXIST` when there is a file of that name, which is not to be replaced.
+   * @throws `EEXIST` a file has the final name and must not be replaced.
    */
   async publish(): Promise<void> {
     await syncFd(this.fd);
-    if (this.#replace) {
+    if (this.#canReplace) {
       await fs.promises.rename(this.#path, this.#target);
     } else {
       // Unlike rename(2), link(2) never replaces.
       await fs.promises.link(this.#path, this.#target);
       await fs.promises.unlink(this.#path);
     }
-    clearInterval(this.#touching);
+    clearInterval(this.#touchTimer);
     await syncDirectory(dirname(this.#target));
   }
 
   /**
-   * Leaves the file as it is, under a name that nobody takes for that of a file which is left over.
+   * Leave the file as it is, under a name that is never removed as stale.
    *
-   * @returns Where it is now.
+   * @returns Its path.
    */
   async keep(): Promise<string> {
-    clearInterval(this.#touching);
+    clearInterval(this.#touchTimer);
     try {
       await fs.promises.rename(this.#path, this.#keptPath);
       this.#path = this.#keptPath;
     } catch {
-      // It is there all the same.
+      // The file still has its previous name.
     }
     return this.#path;
   }
 
-  /** Removes the file. */
+  /** Remove the file. */
   async discard(): Promise<void> {
-    clearInterval(this.#touching);
+    clearInterval(this.#touchTimer);
     await fs.promises.rm(this.#path, { force: true });
   }
 }
@@ -127,7 +128,7 @@ async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** The error of a final name that is taken and must not be replaced. */
-export function takenError(path: string): QemuFileError {
-  return new QemuFileError('EEXIST', `${path} exists already`, { operation: 'open' });
+/** Return the error for a final name that is in use by a file that must not be replaced. */
+export function existsError(path: string): QemuFileError {
+  return new QemuFileError('EEXIST', `${path} already exists`, { operation: 'open' });
 }

@@ -1,35 +1,35 @@
 import { createHash } from 'node:crypto';
 
-/** How the name of a file that is not whole ends. */
+/** How the name of a partial file ends. */
 const SUFFIX = '.qemu-file-partial';
 
-/** File names end at 255 bytes; so many of a final name leave room for the rest of a temporary one. */
-const WHOLE_NAME_BYTES = 150;
-/** What is kept of a longer name, before a digest that tells it from others. */
+/** Longest final name that a temporary name contains whole. File names may have 255 bytes. */
+const MAX_WHOLE_NAME_BYTES = 150;
+/** Bytes that are kept of a longer final name, before a digest that distinguishes it from others. */
 const CUT_NAME_BYTES = 130;
 
-/** What stands for the writer and a random number in the name of a file that is being written. */
+/** The part of a partial file's name that identifies its writer, and a random number. */
 const WRITER = /^([0-9a-f]{8})-([1-9]\d{0,9})-(\d{1,20})-[0-9a-f]{12}$/;
 
-/** Who writes a file. */
+/** The process that writes a file. */
 export interface Writer {
-  /** Eight hexadecimal digits of a digest, the same for those who can see each other as processes. */
+  /** Eight hexadecimal digits of a digest. Processes that can see each other have the same scope. */
   scope: string;
-  /** Its process id there. */
+  /** Process id in that scope. */
   pid: number;
-  /** When that process began, as decimal digits: it tells it from others that had the id. */
+  /** Start time of the process in decimal digits. It distinguishes the process from others with the same id. */
   startTime: string;
 }
 
-/** The temporary names of files that shall have one final name in the end. */
+/** The names of partial files that have one final name in common. */
 export class PartialNames {
   readonly #prefix: string;
 
-  /** @param name - The final name, without its directory. */
+  /** @param name - The final name without its directory. */
   constructor(name: string) {
     const bytes = Buffer.from(name);
     let kept = name;
-    if (bytes.length > WHOLE_NAME_BYTES) {
+    if (bytes.length > MAX_WHOLE_NAME_BYTES) {
       const digest = createHash('sha256').update(bytes).digest('hex').slice(0, 16);
       kept = `${bytes.subarray(0, CUT_NAME_BYTES).toString()}~${digest}`;
     }
@@ -37,21 +37,21 @@ export class PartialNames {
   }
 
   /**
-   * Gives the name of a file while it is written.
+   * Return the name of a file while it is being written.
    *
-   * @param writer - Who writes it.
+   * @param writer - The process that writes it.
    * @param random - Twelve hexadecimal digits.
    */
   written({ scope, pid, startTime }: Writer, random: string): string {
     return `${this.#prefix}${scope}-${pid}-${startTime}-${random}${SUFFIX}`;
   }
 
-  /** Gives the name of a file that nobody shall take for one that is left over. */
+  /** Return the name of a partial file that must never be removed as stale. */
   kept(random: string): string {
     return `${this.#prefix}${random}${SUFFIX}`;
   }
 
-  /** Tells who writes, or wrote, the file of a name; undefined for a name that is none of `written`. */
+  /** Return the writer that a name from `written` contains; undefined for any other name. */
   writerOf(name: string): Writer | undefined {
     if (!name.startsWith(this.#prefix) || !name.endsWith(SUFFIX)) return undefined;
     const [, scope, pid, startTime] =

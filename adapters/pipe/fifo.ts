@@ -1,65 +1,55 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
+import type { Direction, OpsOf } from '../../lib/contract/ops.ts';
+import { waitFor } from '../../lib/contract/wait-for.ts';
 import { closeFd, openFile } from '../file/fs-promises.ts';
 import { Backoff } from '../shared/backoff.ts';
-import { type PipeReadOps, type PipeWriteOps, readTable, writeTable } from './pipe-ends.ts';
+import { readPipeOps, writePipeOps } from './pipe-ends.ts';
 
 const { O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;
 
-/** Milliseconds between looks for a reader: nothing tells when one comes. */
-const FIRST_LOOK_MS = 5;
-const LAST_LOOK_MS = 100;
+/** Delays between attempts to open a FIFO without a reader, in milliseconds. The system reports no reader's arrival. */
+const FIRST_ATTEMPT_MS = 5;
+const MAX_ATTEMPT_MS = 100;
 
-/** How a FIFO is opened. */
-export interface OpenFifoOptions {
-  /** Which end. */
-  direction: 'read' | 'write';
-  /** Ends the opening, and the wait for a reader. */
+/** Options of `openFifo`. */
+export interface OpenFifoOptions<D extends Direction = Direction> {
+  /** Which end is opened. */
+  direction: D;
+  /** Aborts the opening, and with it the wait for a reader. */
   signal?: AbortSignal | undefined;
 }
 
 /**
- * Opens one end of a FIFO. Neither end keeps a thread of the pool while it waits for the other.
+ * Open one end of a FIFO. Neither end blocks a thread of the pool while it waits for the other.
  *
- * The reading end is open at once; its first read waits for a writer, and the end comes when the last
- * writer has left (on Linux; elsewhere the first read may give the end where no writer came yet). The
- * writing end opens when there is a reader, which it looks for every 100 ms at most. A reader that
- * leaves is `EPIPE`.
+ * The reading end opens at once. Its first read waits for a writer, and the file ends when the last writer has
+ * closed. (On systems other than Linux the first read may report the end before a writer has opened.) The
+ * writing end opens when there is a reader, which is checked at least every 100 ms. A write after the reader has
+ * closed fails with `EPIPE`.
  *
  * @param path - The FIFO.
  * @param options - `direction`, `signal`.
- * @throws {QemuFileError} `ENOENT`, `EACCES` … as the system has it; `ENOTSUP` not a FIFO; `ECANCELED` the
- *   signal.
+ * @throws {QemuFileError} (rejects) `ENOTSUP` not a FIFO; `ECANCELED` the signal; otherwise the system's own
+ *   code (`ENOENT`, `EACCES` …).
  */
-export function openFifo(
+export async function openFifo<D extends Direction>(
   path: string,
-  options: OpenFifoOptions & { direction: 'read' },
-): Promise<PipeReadOps>;
-export function openFifo(
-  path: string,
-  options: OpenFifoOptions & { direction: 'write' },
-): Promise<PipeWriteOps>;
-export function openFifo(
-  path: string,
-  options: OpenFifoOptions,
-): Promise<PipeReadOps | PipeWriteOps>;
-export async function openFifo(
-  path: string,
-  options: OpenFifoOptions,
-): Promise<PipeReadOps | PipeWriteOps> {
+  options: OpenFifoOptions<D>,
+): Promise<OpsOf<D>> {
   const { direction, signal } = options;
   try {
-    const reads = direction === 'read';
-    // Looked at first: opening may do something to what is not a FIFO.
+    // Checked before the opening, because opening another kind of file may have an effect on it.
     checkFifo(path, await fs.promises.stat(path));
-    const fd = reads
-      ? await openFile(path, O_RDONLY | O_NONBLOCK, 0)
-      : await openWriter(path, signal);
+    const fd =
+      direction === 'read'
+        ? await openFile(path, O_RDONLY | O_NONBLOCK, 0)
+        : await openWriter(path, signal);
     try {
       if (signal?.aborted) throw abortError(signal, 'open');
       checkFifo(path, fs.fstatSync(fd));
-      return pipeTable(fd, direction);
+      return pipeFdOps(fd, direction);
     } catch (error) {
       await closeFd(fd);
       throw error;
@@ -69,15 +59,17 @@ export async function openFifo(
   }
 }
 
-/** A table over the descriptor of a pipe, which is the table's from then on. */
-export function pipeTable(fd: number, direction: 'read' | 'write'): PipeReadOps | PipeWriteOps {
-  return direction === 'read'
-    ? readTable(new net.Socket({ fd, readable: true, writable: false }), fd, false)
-    : writeTable(new net.Socket({ fd, readable: false, writable: true }), fd, false);
+/** Make a backend of the descriptor of a pipe. The backend owns the descriptor from then on. */
+export function pipeFdOps<D extends Direction>(fd: number, direction: D): OpsOf<D> {
+  const ops =
+    direction === 'read'
+      ? readPipeOps(new net.Socket({ fd, readable: true, writable: false }), fd, false)
+      : writePipeOps(new net.Socket({ fd, readable: false, writable: true }), fd, false);
+  return ops as OpsOf<D>;
 }
 
 async function openWriter(path: string, signal: AbortSignal | undefined): Promise<number> {
-  const backoff = new Backoff(FIRST_LOOK_MS, LAST_LOOK_MS);
+  const backoff = new Backoff(FIRST_ATTEMPT_MS, MAX_ATTEMPT_MS);
   for (;;) {
     if (signal?.aborted) throw abortError(signal, 'open');
     try {
@@ -89,17 +81,14 @@ async function openWriter(path: string, signal: AbortSignal | undefined): Promis
   }
 }
 
-/** Waits, but not longer than the signal lets. */
 function sleep(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(settle, ms);
-    signal?.addEventListener('abort', settle);
-    function settle(): void {
-      clearTimeout(timer);
-      signal?.removeEventListener('abort', settle);
-      resolve();
-    }
-  });
+  return waitFor<void>(
+    (resolve) => {
+      const timer = setTimeout(resolve, ms);
+      return () => clearTimeout(timer);
+    },
+    { signal, operation: 'open' },
+  );
 }
 
 function checkFifo(path: string, stats: fs.Stats): void {

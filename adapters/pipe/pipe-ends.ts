@@ -1,37 +1,18 @@
 import type { Readable, Writable } from 'node:stream';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { MaybePromise, QemuFileOps } from '../../lib/contract/ops.ts';
+import type { MaybePromise, ReadOps, WriteOps } from '../../lib/contract/ops.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
 import { destroyStream, StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
 
-/** What every table over a pipe has. */
-export interface PipeOps extends QemuFileOps {
-  close(error?: Error): Promise<void>;
-  shutDown(read: boolean, write: boolean): MaybePromise<void>;
-  getFd(): number;
-}
-
-/** The reading end of a pipe. */
-export interface PipeReadOps extends PipeOps {
-  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
-  writevBuffer?: never;
-}
-
-/** The writing end of a pipe. */
-export interface PipeWriteOps extends PipeOps {
-  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
-  getBuffer?: never;
-}
-
 /**
- * A table over the reading end of a pipe.
+ * Make a backend of the reading end of a pipe.
  *
- * @param stream - Over the descriptor.
- * @param fd - What `getFd` gives until `close()`.
- * @param isShared - Whether the stream is the process's own: `close()` then only lets go of it, and
- *   what was read ahead goes back into it.
+ * @param stream - The stream over the descriptor.
+ * @param fd - What `getFd()` returns until `close()`.
+ * @param isShared - True for a stream of the process, such as `process.stdin`: `close()` then only detaches
+ *   from the stream, and returns unread bytes to it.
  */
-export function readTable(stream: Readable, fd: number, isShared: boolean): PipeReadOps {
+export function readPipeOps(stream: Readable, fd: number, isShared: boolean): ReadOps {
   const reader = new StreamReader(stream, 'EIO');
   let isClosed = false;
   return {
@@ -54,13 +35,13 @@ export function readTable(stream: Readable, fd: number, isShared: boolean): Pipe
 }
 
 /**
- * A table over the writing end of a pipe.
+ * Make a backend of the writing end of a pipe.
  *
- * @param stream - Over the descriptor.
- * @param fd - What `getFd` gives until `close()`.
- * @param isShared - Whether the stream is the process's own: it is then never ended.
+ * @param stream - The stream over the descriptor.
+ * @param fd - What `getFd()` returns until `close()`.
+ * @param isShared - True for a stream of the process, such as `process.stdout`, which is never ended.
  */
-export function writeTable(stream: Writable, fd: number, isShared: boolean): PipeWriteOps {
+export function writePipeOps(stream: Writable, fd: number, isShared: boolean): WriteOps {
   const end = new WritingEnd(stream, isShared);
   return {
     writevBuffer: (buffers, position) => end.writer.writev(buffers, position),
@@ -71,12 +52,13 @@ export function writeTable(stream: Writable, fd: number, isShared: boolean): Pip
   };
 }
 
+/** The writing end of a pipe. It ends in order only when no batch is cut off. */
 class WritingEnd {
   readonly writer: StreamWriter;
   readonly #stream: Writable;
   readonly #isShared: boolean;
   #ending: Promise<void> | undefined;
-  #wasCut = false;
+  #wasCutOff = false;
   #closing: Promise<void> | undefined;
 
   constructor(stream: Writable, isShared: boolean) {
@@ -90,8 +72,8 @@ class WritingEnd {
   }
 
   shutDown(): MaybePromise<void> {
-    if (!this.#cutsBatch) return this.#end();
-    this.#wasCut = true;
+    if (!this.#hasPendingBatch) return this.#end();
+    this.#wasCutOff = true;
     this.writer.close();
   }
 
@@ -101,16 +83,16 @@ class WritingEnd {
   }
 
   async #close(error?: Error): Promise<void> {
-    const isCut = this.#wasCut || error !== undefined;
-    const failure = isCut ? undefined : await this.#endInOrder();
+    const endsInOrder = !this.#wasCutOff && error === undefined;
+    const failure = endsInOrder ? await this.#endInOrder() : undefined;
     this.writer.close();
     if (!this.#isShared) await destroyStream(this.#stream);
     if (failure !== undefined) throw failure;
   }
 
   async #endInOrder(): Promise<QemuFileError | undefined> {
-    if (this.#cutsBatch) {
-      return new QemuFileError('ECANCELED', 'closed in the middle of a batch', {
+    if (this.#hasPendingBatch) {
+      return new QemuFileError('ECANCELED', 'closed before the last batch was written', {
         operation: 'close',
       });
     }
@@ -131,7 +113,8 @@ class WritingEnd {
     return this.#ending;
   }
 
-  get #cutsBatch(): boolean {
+  /** True while a batch is pending that an end would cut off. */
+  get #hasPendingBatch(): boolean {
     return this.writer.pending && this.#ending === undefined;
   }
 }

@@ -1,57 +1,61 @@
-import fs from 'node:fs';
 import net from 'node:net';
 import tty from 'node:tty';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import { type Direction, type FdOps, fdOps } from '../file/fd.ts';
+import type { Direction, ReadOps, WriteOps } from '../../lib/contract/ops.ts';
+import { type FdOps, fdOps } from '../file/fd.ts';
+import { descriptorStats } from '../shared/descriptor-stats.ts';
 import type { ConnectionOps } from '../shared/shared-transport.ts';
 import { socketOps } from '../socket/socket.ts';
-import { pipeTable } from './fifo.ts';
-import { type PipeOps, readTable, writeTable } from './pipe-ends.ts';
+import { pipeFdOps } from './fifo.ts';
+import { readPipeOps, writePipeOps } from './pipe-ends.ts';
 
-/** How an inherited descriptor is used. */
+/** Options of `pipeOps`. */
 export interface PipeOptions {
   /**
-   * Which way bytes go. Default: `read` for 0, `write` for 1 and 2; the others need it, except sockets,
-   * which are always two-way.
+   * Which way bytes go. Default: `read` for descriptor 0, `write` for 1 and 2. Required for other descriptors,
+   * except sockets, which always work in both directions.
    */
   direction?: Direction | undefined;
 }
 
 /**
- * Makes a backend of a descriptor that this process was given, whatever it is of: a pipe, a socket, a
- * terminal, a file or a device. QEMU's `fd:N`, and `-`, which is 0 or 1.
+ * Make a backend of a descriptor that this process inherited: a pipe, a socket, a terminal, a file or a device.
+ * QEMU's `fd:N`, and `-`, which is 0 or 1.
  *
- * - Descriptors over 2 are the backend's from then on, and closed by `close()`.
- * - 0, 1 and 2 stay open, since their numbers must not come to mean something else: the other end of
- *   standard output sees the end when the process exits. Where they are pipes, sockets or terminals it is
- *   `process.stdin`, `process.stdout` and `process.stderr` that are used; `close()` gives back to
- *   `process.stdin` what was read ahead.
- * - A socket gives a two-way table with a return path, as `socketOps` does, except as 0, 1 or 2.
- * - Files and devices are read and written at the descriptor's own offset, which goes on from where
- *   whoever opened it had come to; they have no seeking.
- * - Pipes and sockets become non-blocking for whoever else holds the same open file, since the system
- *   keeps that in it: a process that shares one and is not ready for that meets `EAGAIN`.
+ * - The backend owns descriptors above 2 from then on, and `close()` closes them.
+ * - Descriptors 0, 1 and 2 stay open, because their numbers must not come to mean another file. The peer of
+ *   standard output therefore sees the end when the process exits. Where they are pipes, sockets or terminals,
+ *   the backend uses `process.stdin`, `process.stdout` and `process.stderr`; `close()` returns unread bytes to
+ *   `process.stdin`.
+ * - For a socket the backend has both directions and a return path, as that of `socketOps`, except for 0, 1
+ *   and 2.
+ * - Files and devices are read and written at the descriptor's own offset, and cannot be seeked.
+ * - Pipes and sockets become non-blocking. The system keeps that flag with the open file, so another process that
+ *   shares it may get `EAGAIN`.
  *
  * @param fd - The descriptor.
  * @param options - `direction`.
- * @throws {QemuFileError} `EBADF` no such descriptor; `EISDIR` a directory; `EINVAL` no direction, or one
- *   that 0, 1 or 2 does not have. Operations fail with the system's own code; a reader that has left is
- *   `EPIPE`.
+ * @throws {QemuFileError} `EBADF` the descriptor is not open; `EISDIR` a directory; `EINVAL` no direction, or one
+ *   that 0, 1 or 2 does not have. Operations fail with the system's own code; a write after the reader has closed
+ *   fails with `EPIPE`.
  * @example
  * ```js
  * const file = new QemuFile(pipeOps(0));
  * console.log(await file.readBe32());
  * ```
  */
-export function pipeOps(fd: number, options: PipeOptions = {}): PipeOps | FdOps | ConnectionOps {
-  const stats = statOf(fd);
+export function pipeOps(
+  fd: number,
+  options: PipeOptions = {},
+): ReadOps | WriteOps | FdOps<Direction> | ConnectionOps {
+  const stats = descriptorStats(fd, 'pipeOps');
   const isPipe = stats.isFIFO();
   if (stats.isSocket() && fd > 2) return socketOps(openSocket(fd));
   const direction = directionOf(fd, options.direction);
-  if (fd > 2) return isPipe ? pipeTable(fd, direction) : fileTable(fd, direction);
-  if (!isPipe && !stats.isSocket() && !tty.isatty(fd)) return fileTable(fd, direction);
-  if (fd === 0) return readTable(process.stdin, fd, true);
-  return writeTable(fd === 1 ? process.stdout : process.stderr, fd, true);
+  if (fd > 2) return isPipe ? pipeFdOps(fd, direction) : fileOps(fd, direction);
+  if (!isPipe && !stats.isSocket() && !tty.isatty(fd)) return fileOps(fd, direction);
+  if (fd === 0) return readPipeOps(process.stdin, fd, true);
+  return writePipeOps(fd === 1 ? process.stdout : process.stderr, fd, true);
 }
 
 function openSocket(fd: number): net.Socket {
@@ -62,26 +66,18 @@ function openSocket(fd: number): net.Socket {
   }
 }
 
-function fileTable(fd: number, direction: Direction): FdOps {
+function fileOps(fd: number, direction: Direction): FdOps<Direction> {
   return fdOps(fd, { direction, offset: 'current', autoClose: fd > 2 });
 }
 
-function directionOf(fd: number, wanted: Direction | undefined): Direction {
+function directionOf(fd: number, requested: Direction | undefined): Direction {
   if (fd > 2) {
-    if (wanted !== undefined) return wanted;
+    if (requested !== undefined) return requested;
     throw pipeError('EINVAL', `descriptor ${fd} needs a direction`);
   }
   const own = fd === 0 ? 'read' : 'write';
-  if (wanted === undefined || wanted === own) return own;
-  throw pipeError('EINVAL', `descriptor ${fd} cannot be used to ${wanted}`);
-}
-
-function statOf(fd: number): fs.Stats {
-  try {
-    return fs.fstatSync(fd);
-  } catch (error) {
-    throw toQemuFileError(error, { operation: 'pipeOps' });
-  }
+  if (requested === undefined || requested === own) return own;
+  throw pipeError('EINVAL', `descriptor ${fd} can only be used to ${own}`);
 }
 
 function pipeError(code: string, reason: string): QemuFileError {

@@ -8,39 +8,39 @@ import { type Failure, failure } from '../stream/stream-failure.ts';
 import { isGroupAlive, signalGroup } from './process-group.ts';
 
 /** Bytes of a child's standard error that are kept for messages: the last ones. */
-const STDERR_TAIL = 2048;
+const STDERR_TAIL_BYTES = 2048;
 
-/** Milliseconds that the rest of standard error is waited for: someone else may hold it open. */
-const STDERR_MS = 250;
+/** Milliseconds to wait after the exit for the end of standard error, which another process may hold open. */
+const STDERR_END_MS = 250;
 
-/** Milliseconds between looks for what is left of a group. */
-const FIRST_LOOK_MS = 2;
-const LAST_LOOK_MS = 200;
+/** Delays between checks for the processes that are left of a group, in milliseconds. */
+const FIRST_CHECK_MS = 2;
+const MAX_CHECK_MS = 200;
 
-/** Children that die with this process, so that none takes a cut stream for a whole one. */
-const living = new Set<ChildExit>();
+/** Children that are killed when this process exits, so that none takes a truncated stream for a complete one. */
+const running = new Set<ChildExit>();
 
-function killLiving(): void {
-  for (const child of living) child.signal('SIGKILL');
+function killRunning(): void {
+  for (const child of running) child.signal('SIGKILL');
 }
 
-/** How a child process ends: on its own, or because it is made to; with its status and last words. */
+/** The end of a child process, on its own or forced, with its status and its last lines on standard error. */
 export class ChildExit {
   readonly #child: ChildProcess;
   readonly #isGroup: boolean;
   readonly #graceMs: number;
-  /** Settles once `hasEnded` is true. */
+  /** Resolves when `hasEnded` becomes true. */
   readonly ended: Promise<void>;
   #resolveEnded: () => void = noop;
-  #stderr = Buffer.alloc(0);
+  #stderrTail = Buffer.alloc(0);
   #spawnError: Error | undefined;
   #hasEnded = false;
   #wasForced = false;
-  #forced: Promise<void> | undefined;
+  #forcing: Promise<void> | undefined;
 
   /**
    * @param child - The child.
-   * @param isGroup - Whether it leads a process group of its own, which ends with it.
+   * @param isGroup - True if the child leads a process group, which is ended with it.
    * @param graceMs - Milliseconds from SIGTERM to SIGKILL.
    */
   constructor(child: ChildProcess, isGroup: boolean, graceMs: number) {
@@ -59,17 +59,17 @@ export class ChildExit {
     child.on('exit', this.#onExit);
     child.on('error', this.#onError);
     if (isGroup) {
-      if (living.size === 0) process.on('exit', killLiving);
-      living.add(this);
+      if (running.size === 0) process.on('exit', killRunning);
+      running.add(this);
     }
   }
 
-  /** True once the child's status and last words are known, or it could not be started. */
+  /** True once the child's status and standard error are known, or the child could not be started. */
   get hasEnded(): boolean {
     return this.#hasEnded;
   }
 
-  /** False when the child could not be started, even before it is known why. */
+  /** False when the child could not be started, even before the reason is known. */
   get hasStarted(): boolean {
     return this.#child.pid !== undefined;
   }
@@ -80,38 +80,38 @@ export class ChildExit {
     return error && ((operation, position) => toQemuFileError(error, { operation, position }));
   }
 
-  /** Why the child is to blame: it was not started, or ended on its own in other than status 0. */
+  /** The child's own failure: it could not be started, or it exited on its own with a status other than 0. */
   get failure(): Failure | undefined {
     if (this.#spawnError !== undefined) return this.startFailure;
     if (!this.#hasExited || this.#wasForced || this.#child.exitCode === 0) return undefined;
     return failure('EIO', this.describe());
   }
 
-  /** Says how the child ended, and its last words, in a clause. */
+  /** Return how the child ended and the last lines of its standard error, as a clause. */
   describe(): string {
     const { exitCode, signalCode } = this.#child;
-    let how = 'the command still runs';
-    if (signalCode !== null) how = `the command was ended by ${signalCode}`;
+    let how = 'the command is still running';
+    if (signalCode !== null) how = `the command was killed by ${signalCode}`;
     else if (exitCode !== null) how = `the command exited with status ${exitCode}`;
-    const lines = this.#stderr.toString().split(/\p{Cc}+/u);
-    const words = lines.filter((line) => line.trim() !== '').join(' | ');
-    return words === '' ? how : `${how}, and said on stderr: "${words}"`;
+    const lines = this.#stderrTail.toString().split(/\p{Cc}+/u);
+    const text = lines.filter((line) => line.trim() !== '').join(' | ');
+    return text === '' ? how : `${how}, stderr: "${text}"`;
   }
 
-  /** Ends the child, and the group that it leads: SIGTERM, and SIGKILL for what is left after the grace. */
+  /** End the child and the group that it leads: SIGTERM, then SIGKILL for what still runs after the grace period. */
   force(): Promise<void> {
-    this.#forced ??= this.#force();
-    return this.#forced;
+    this.#forcing ??= this.#force();
+    return this.#forcing;
   }
 
-  /** Sends a signal to the child, and to the group that it leads; says whether anyone got it. */
+  /** Send a signal to the child and the group that it leads. @returns Whether a process received it. */
   signal(name: NodeJS.Signals): boolean {
     const { pid } = this.#child;
     if (pid === undefined) return false;
     return this.#isGroup ? signalGroup(pid, name) : this.#child.kill(name);
   }
 
-  /** Stops listening to the child, and lets go of its standard error. */
+  /** Stop listening to the child, and close its standard error. */
   async release(): Promise<void> {
     this.#child.off('exit', this.#onExit);
     this.#child.off('error', this.#onError);
@@ -123,12 +123,12 @@ export class ChildExit {
     const { pid } = this.#child;
     if (pid === undefined || (this.#hasExited && !this.#isGroup)) return this.ended;
     this.signal('SIGTERM');
-    const backoff = new Backoff(FIRST_LOOK_MS, LAST_LOOK_MS);
-    // The group can outlive its leader, and nobody tells when it is gone.
-    for (let left = this.#graceMs; left > 0; ) {
+    const backoff = new Backoff(FIRST_CHECK_MS, MAX_CHECK_MS);
+    // The group can outlive its leader, and no event reports its end.
+    for (let leftMs = this.#graceMs; leftMs > 0; ) {
       if (this.#hasExited && !(this.#isGroup && (await isGroupAlive(pid)))) return this.ended;
-      const ms = Math.min(backoff.next(), left);
-      left -= ms;
+      const ms = Math.min(backoff.next(), leftMs);
+      leftMs -= ms;
       await sleep(ms);
     }
     this.signal('SIGKILL');
@@ -140,15 +140,15 @@ export class ChildExit {
   }
 
   readonly #onExit = (): void => {
-    this.#wasForced = this.#forced !== undefined;
+    this.#wasForced = this.#forcing !== undefined;
     this.#forget();
     const { stderr } = this.#child;
-    if (stderr) void closes(stderr, STDERR_MS).then(() => this.#end());
+    if (stderr) void closedWithin(stderr, STDERR_END_MS).then(() => this.#end());
     else this.#end();
   };
 
   readonly #onError = (error: Error): void => {
-    // After a start, errors are of signals that did not reach it; its exit still comes.
+    // In a child that has started, this reports a signal that could not be sent; its exit is still to come.
     if (this.#child.pid !== undefined) return;
     this.#spawnError = error;
     this.#forget();
@@ -157,10 +157,10 @@ export class ChildExit {
 
   readonly #onStderr = (chunk: Buffer | string): void => {
     const whole = Buffer.concat([
-      this.#stderr,
+      this.#stderrTail,
       typeof chunk === 'string' ? Buffer.from(chunk) : chunk,
     ]);
-    this.#stderr = whole.subarray(Math.max(0, whole.length - STDERR_TAIL));
+    this.#stderrTail = whole.subarray(Math.max(0, whole.length - STDERR_TAIL_BYTES));
   };
 
   #end(): void {
@@ -169,8 +169,8 @@ export class ChildExit {
   }
 
   #forget(): void {
-    living.delete(this);
-    if (living.size === 0) process.off('exit', killLiving);
+    running.delete(this);
+    if (running.size === 0) process.off('exit', killRunning);
   }
 
   async #closeStderr(): Promise<void> {
@@ -182,7 +182,8 @@ export class ChildExit {
   }
 }
 
-function closes(stream: Readable, timeoutMs: number): Promise<void> {
+/** Resolve when a stream has closed, or after `timeoutMs`. */
+function closedWithin(stream: Readable, timeoutMs: number): Promise<void> {
   if (stream.closed) return Promise.resolve();
   return new Promise((resolve) => {
     const timer = setTimeout(settle, timeoutMs);

@@ -1,22 +1,23 @@
 import type { ChildProcess } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
 import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
-import type { MaybePromise, QemuFileSizes } from '../../lib/contract/ops.ts';
+import type { Direction, MaybePromise, QemuFileSizes } from '../../lib/contract/ops.ts';
+import { onAbort } from '../../lib/contract/wait-for.ts';
 import { noop } from '../../lib/util/noop.ts';
 import type { Transport } from '../shared/shared-transport.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
 import { destroyStream, StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
 import { ChildExit } from './child-exit.ts';
 
-/** Milliseconds from SIGTERM to SIGKILL, unless the options say otherwise. */
-const GRACE_MS = 2000;
+/** Default time from SIGTERM to SIGKILL, in milliseconds. */
+const DEFAULT_GRACE_MS = 2000;
 
 const END = new Uint8Array(0);
 
-/** Which of a child's streams are used: `read` its standard output, `write` its standard input. */
-export type ChildDirection = 'read' | 'write' | 'both';
-
-/** A child process in use: its streams, and how it ended, which decides what an end or an error means. */
+/**
+ * A child process in use. Its streams alone do not show whether its output is complete or why its input broke:
+ * a stream fails before the exit status is known, so the end of a direction waits for the end of the child.
+ */
 export class ChildTransport implements Transport {
   readonly sizes: Partial<QemuFileSizes> = PIPE_SIZES;
   readonly #child: ChildExit;
@@ -27,34 +28,42 @@ export class ChildTransport implements Transport {
   readonly #isTwoWay: boolean;
   readonly #graceMs: number;
   readonly #signal: AbortSignal | undefined;
-  readonly #waiting = new Set<() => void>();
-  /** Why a direction was ended by its user. */
+  readonly #stopFollowingSignal: () => void;
+  /** Resolvers of the waits for the end of the child. */
+  readonly #waits = new Set<() => void>();
+  /** Why a direction was ended by the caller. */
   #readStop: QemuFileError | undefined;
   #writeStop: QemuFileError | undefined;
   #writeError: QemuFileError | undefined;
-  #aborted: QemuFileError | undefined;
+  #abortError: QemuFileError | undefined;
   #stdinEnd: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
+  /**
+   * @param child - The child.
+   * @param direction - `read` uses its standard output, `write` its standard input.
+   * @param isGroup - True if the child leads a process group, which is ended with it.
+   * @param options - `signal`, `graceMs`.
+   */
   constructor(
     child: ChildProcess,
-    direction: ChildDirection,
+    direction: Direction | 'both',
     isGroup: boolean,
     options: { signal?: AbortSignal | undefined; graceMs?: number | undefined },
   ) {
-    this.#graceMs = options.graceMs ?? GRACE_MS;
+    this.#graceMs = options.graceMs ?? DEFAULT_GRACE_MS;
     this.#signal = options.signal;
     this.#isTwoWay = direction === 'both';
     this.#child = new ChildExit(child, isGroup, this.#graceMs);
-    // Where the system had no descriptors left Node makes no streams, whatever was asked for.
+    // When the system is out of descriptors, Node creates no streams even though they were requested.
     if (direction !== 'read') this.#stdin = child.stdin ?? undefined;
     if (direction !== 'write') this.#stdout = child.stdout ?? undefined;
     if (this.#stdin !== undefined) this.#writer = new StreamWriter(this.#stdin);
     if (this.#stdout !== undefined) this.#reader = new StreamReader(this.#stdout, 'EIO');
-    // Stay until the streams have closed, so that a late error cannot end the process.
+    // These listeners stay until the streams have closed, so that a late error cannot end the process.
     this.#stdin?.on('error', noop);
     this.#stdout?.on('error', noop);
-    this.#signal?.addEventListener('abort', this.#onAbort);
+    this.#stopFollowingSignal = onAbort(this.#signal, () => this.#abort());
   }
 
   getFd(): number {
@@ -63,30 +72,30 @@ export class ChildTransport implements Transport {
 
   getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
     if (this.#readStop !== undefined) throw this.#readStop;
-    if (this.#reader === undefined) return this.#missing('getBuffer', position);
-    let answer: MaybePromise<number | Uint8Array>;
+    if (this.#reader === undefined) return this.#failMissing('getBuffer', position);
+    let result: MaybePromise<number | Uint8Array>;
     try {
-      answer = this.#reader.read(position, buffer);
+      result = this.#reader.read(position, buffer);
     } catch (error) {
-      return this.#readFailed(error, position);
+      return this.#failRead(error, position);
     }
-    if (typeof answer === 'number') return answer;
-    if (answer instanceof Uint8Array) return answer.length > 0 ? answer : this.#atEnd(position);
-    return answer.then(
+    if (typeof result === 'number') return result;
+    if (result instanceof Uint8Array) return result.length > 0 ? result : this.#atEnd(position);
+    return result.then(
       (chunk) => (typeof chunk === 'number' || chunk.length > 0 ? chunk : this.#atEnd(position)),
-      (error: unknown) => this.#readFailed(error, position),
+      (error: unknown) => this.#failRead(error, position),
     );
   }
 
   writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
     if (this.#writeStop !== undefined) throw this.#writeStop;
-    if (this.#writer === undefined) return this.#missing('writevBuffer', position);
+    if (this.#writer === undefined) return this.#failMissing('writevBuffer', position);
     try {
-      const answer = this.#writer.writev(buffers, position);
-      if (typeof answer === 'number') return answer;
-      return answer.then(undefined, (error: unknown) => this.#writeFailed(error, position));
+      const result = this.#writer.writev(buffers, position);
+      if (typeof result === 'number') return result;
+      return result.then(undefined, (error: unknown) => this.#failWrite(error, position));
     } catch (error) {
-      return this.#writeFailed(error, position);
+      return this.#failWrite(error, position);
     }
   }
 
@@ -98,11 +107,10 @@ export class ChildTransport implements Transport {
     const stopped = new QemuFileError('ECANCELED', 'the command was shut down', {
       operation: 'shutDown',
     });
-    const cutsBatch = write && this.#writer?.pending === true && this.#stdinEnd === undefined;
     if (read) this.#stopReading(stopped);
-    if (cutsBatch) {
+    if (write && this.#hasPendingBatch) {
       this.#stopWriting(stopped);
-      // Without an end of its input: it must not take what it has for the whole.
+      // The input must not end here: the command would take a truncated stream for a complete one.
       void this.#child.force();
     } else if (write) {
       this.#writeStop ??= stopped;
@@ -117,8 +125,8 @@ export class ChildTransport implements Transport {
   }
 
   async #close(error?: Error): Promise<void> {
-    const failure = error === undefined ? await this.#endInOrder() : await this.#end();
-    this.#signal?.removeEventListener('abort', this.#onAbort);
+    const failure = error === undefined ? await this.#endInOrder() : await this.#forceEnd();
+    this.#stopFollowingSignal();
     this.#reader?.close();
     this.#writer?.close();
     await this.#child.release();
@@ -131,31 +139,36 @@ export class ChildTransport implements Transport {
   }
 
   async #endInOrder(): Promise<QemuFileError | undefined> {
-    if (this.#writer?.pending === true && this.#stdinEnd === undefined) {
-      await this.#end();
-      return new QemuFileError('ECANCELED', 'closed in the middle of a batch', {
+    if (this.#hasPendingBatch) {
+      await this.#forceEnd();
+      return new QemuFileError('ECANCELED', 'closed before the last batch was written', {
         operation: 'close',
       });
     }
     if (this.#stdin !== undefined) {
       this.#stopReading(closedError());
       this.#stdout?.resume();
-      // What a command does not read at its end it does not want: its status says whether that is right.
+      // A command may exit without reading all of its input; its status reports whether that is an error.
       await this.#endStdin().catch(noop);
       this.#writeStop ??= closedError();
     } else {
-      if (this.#reader?.ended === false) await this.#end();
+      if (this.#reader?.ended === false) await this.#forceEnd();
       this.#readStop ??= closedError();
     }
     await this.#child.ended;
-    return this.#aborted ?? this.#writeError ?? this.#child.failure?.('close', undefined);
+    return this.#abortError ?? this.#writeError ?? this.#child.failure?.('close', undefined);
   }
 
-  /** Ends the command, and both directions before that. */
-  async #end(): Promise<undefined> {
+  /** End both directions, then the command. */
+  async #forceEnd(): Promise<undefined> {
     this.#stopReading(closedError());
     this.#stopWriting(closedError());
     await this.#child.force();
+  }
+
+  /** True while a batch is pending that an end of the input would cut off. */
+  get #hasPendingBatch(): boolean {
+    return this.#writer?.pending === true && this.#stdinEnd === undefined;
   }
 
   #endStdin(): Promise<void> {
@@ -163,95 +176,89 @@ export class ChildTransport implements Transport {
     return this.#stdinEnd;
   }
 
-  #stopReading(why: QemuFileError): void {
-    this.#readStop ??= why;
-    this.#reader?.close(why);
-    this.#wake();
+  #stopReading(reason: QemuFileError): void {
+    this.#readStop ??= reason;
+    this.#reader?.close(reason);
+    this.#endWaits();
   }
 
-  #stopWriting(why: QemuFileError): void {
-    this.#writeStop ??= why;
-    this.#writer?.close(why);
-    this.#wake();
+  #stopWriting(reason: QemuFileError): void {
+    this.#writeStop ??= reason;
+    this.#writer?.close(reason);
+    this.#endWaits();
   }
 
-  readonly #onAbort = (): void => {
-    if (this.#signal === undefined) return;
-    this.#aborted = abortError(this.#signal, 'exec');
-    this.#stopReading(this.#aborted);
-    this.#stopWriting(this.#aborted);
+  #abort(): void {
+    this.#abortError = abortError(this.#signal as AbortSignal, 'exec');
+    this.#stopReading(this.#abortError);
+    this.#stopWriting(this.#abortError);
     void this.#child.force();
-  };
+  }
 
-  /** The end of the output; a command that has yet to say whether it went well is waited for. */
+  /** The end of the output. Unless the transport is two-way, wait for the exit status, which can make it an error. */
   async #atEnd(position: number): Promise<Uint8Array> {
     if (this.#isTwoWay && this.#child.hasStarted) return END;
-    await this.#wait();
+    await this.#waitForEnd();
     if (this.#readStop !== undefined) throw this.#readStop;
     const failure = this.#child.failure;
     if (failure !== undefined) throw failure('getBuffer', position);
     return END;
   }
 
-  async #readFailed(error: unknown, position: number): Promise<never> {
-    await this.#waitForReason(error, () => this.#readStop);
+  async #failRead(error: unknown, position: number): Promise<never> {
+    await this.#waitForCause(error, () => this.#readStop);
     throw this.#child.failure?.('getBuffer', position) ?? error;
   }
 
-  async #writeFailed(error: unknown, position: number): Promise<never> {
-    await this.#waitForReason(error, () => this.#writeStop);
-    const { code } = error as QemuFileError;
-    const start = this.#child.startFailure;
-    if (start !== undefined) this.#writeError = start('writevBuffer', position);
-    else if (code === 'EPIPE' || code === 'ECONNRESET')
-      this.#writeError = this.#broken(error, position);
-    else this.#writeError = error as QemuFileError;
+  async #failWrite(error: unknown, position: number): Promise<never> {
+    await this.#waitForCause(error, () => this.#writeStop);
+    this.#writeError = this.#writeErrorOf(error as QemuFileError, position);
     throw this.#writeError;
   }
 
-  #broken(error: unknown, position: number): QemuFileError {
+  #writeErrorOf(error: QemuFileError, position: number): QemuFileError {
+    const operation = 'writevBuffer';
+    const startFailure = this.#child.startFailure;
+    if (startFailure !== undefined) return startFailure(operation, position);
+    if (error.code !== 'EPIPE' && error.code !== 'ECONNRESET') return error;
     const reason = this.#child.hasEnded ? this.#child.describe() : 'the command stopped reading';
-    return new QemuFileError('EPIPE', reason, {
-      operation: 'writevBuffer',
-      position,
-      cause: (error as Error).cause ?? error,
-    });
+    return new QemuFileError('EPIPE', reason, { operation, position, cause: error.cause ?? error });
   }
 
-  /** There is no such stream, since the command was never started; tells why. */
-  async #missing(operation: string, position: number): Promise<never> {
-    await this.#wait();
+  /** Fail an operation on a stream that does not exist, because the command could not be started. */
+  async #failMissing(operation: string, position: number): Promise<never> {
+    await this.#waitForEnd();
     throw (
       this.#child.failure?.(operation, position) ??
       new QemuFileError('EIO', 'the command has no such stream', { operation, position })
     );
   }
 
-  /** A stream fails a little before its child's status is known, which is what tells why. */
-  async #waitForReason(error: unknown, stop: () => QemuFileError | undefined): Promise<void> {
+  /** Wait for the child's status, which explains the error of a stream and arrives a little after it. */
+  async #waitForCause(error: unknown, stop: () => QemuFileError | undefined): Promise<void> {
     if (stop() !== undefined || (error as QemuFileError).code === 'EBUSY') throw error;
-    await this.#wait(this.#graceMs);
-    const why = stop();
-    if (why !== undefined) throw why;
+    await this.#waitForEnd(this.#graceMs);
+    const reason = stop();
+    if (reason !== undefined) throw reason;
   }
 
-  /** Waits for the end of the child, for the time, or for `#wake()`. */
-  async #wait(timeoutMs?: number): Promise<void> {
+  /** Wait for the end of the child, a timeout, or `#endWaits()`. */
+  async #waitForEnd(timeoutMs?: number): Promise<void> {
     if (this.#child.hasEnded) return;
     let timer: NodeJS.Timeout | undefined;
-    let wake = noop;
-    const woken = new Promise<void>((resolve) => {
-      wake = resolve;
-      this.#waiting.add(resolve);
+    let endWait = noop;
+    const ended = new Promise<void>((resolve) => {
+      endWait = resolve;
+      this.#waits.add(resolve);
       if (timeoutMs !== undefined) timer = setTimeout(resolve, timeoutMs);
     });
-    await Promise.race([woken, this.#child.ended]);
+    await Promise.race([ended, this.#child.ended]);
     clearTimeout(timer);
-    this.#waiting.delete(wake);
+    this.#waits.delete(endWait);
   }
 
-  #wake(): void {
-    for (const wake of this.#waiting) wake();
+  #endWaits(): void {
+    for (const endWait of this.#waits) endWait();
   }
 }
 

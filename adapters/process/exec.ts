@@ -1,93 +1,70 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import type { MaybePromise, QemuFileOps } from '../../lib/contract/ops.ts';
+import type { Direction, OpsOf, ReadOps, WriteOps } from '../../lib/contract/ops.ts';
 import { type ConnectionOps, shareTransport } from '../shared/shared-transport.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
-import { type ChildDirection, ChildTransport } from './child-transport.ts';
+import { ChildTransport } from './child-transport.ts';
 
-/** How a child process is dealt with. */
+/** Options of `processOps`. */
 export interface ProcessOptions {
-  /** Ends the child at any time; what waits, what comes later and `close()` fail with `ECANCELED`. */
+  /**
+   * Ends the child at any time. Pending and later operations, and `close()`, then fail with `ECANCELED`.
+   */
   signal?: AbortSignal | undefined;
   /**
-   * Milliseconds that a child has between SIGTERM and SIGKILL when it is ended, and that the status
-   * of one that stopped reading is waited for. Default 2000.
+   * Milliseconds from SIGTERM to SIGKILL when the child is ended. Also the longest wait for the exit status
+   * of a child that stopped reading. Default 2000.
    */
   graceMs?: number | undefined;
 }
 
-/** How a command is started. */
+/** Options of `execOps`. */
 export interface ExecOptions extends ProcessOptions {
-  /** Working directory. Default: this process's. */
+  /** Working directory. Default: that of this process. */
   cwd?: string | undefined;
-  /** Environment. Default: this process's. */
+  /** Environment. Default: that of this process. */
   env?: NodeJS.ProcessEnv | undefined;
 }
 
-/** What every table over a child process has. */
-export interface ChildOps extends QemuFileOps {
-  close(error?: Error): Promise<void>;
-  shutDown(read: boolean, write: boolean): Promise<void>;
-}
-
-/** A child whose standard output is read. */
-export interface ChildReadOps extends ChildOps {
-  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
-  writevBuffer?: never;
-}
-
-/** A child whose standard input is written. */
-export interface ChildWriteOps extends ChildOps {
-  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
-  getBuffer?: never;
-}
+/** The backend over a child process: for both directions, one with a return path. */
+export type ChildOps<D extends Direction | 'both'> = D extends Direction ? OpsOf<D> : ConnectionOps;
 
 /**
- * Runs a command in `/bin/sh` and makes a backend of its standard output or input: QEMU's
- * `exec:command`. The unused one of the two is `/dev/null`; of standard error the last 2 KiB are kept
- * for messages.
+ * Run a command in `/bin/sh` and make a backend of its standard output or input: QEMU's `exec:command`. The
+ * unused one of the two is `/dev/null`. The last 2 KiB of standard error are kept for error messages.
  *
- * - The command is to blame when it does not exit with status 0. When it writes (`read`), the end of
- *   its output is not given before it has exited, and is `EIO` then; when it reads (`write`), `close()`
- *   ends its input, waits for it, and rejects with `EIO`.
- * - A command that stops reading is `EPIPE`, and the message says how it ended.
- * - `close()` before the end of its output, `close(error)`, and a `shutDown()` in the middle of a batch
- *   end it and the process group that it leads: SIGTERM, and SIGKILL `graceMs` later. How it ends then
- *   is no error. `shutDown(false, true)` otherwise ends its input.
- * - It is killed when this process exits, but not when this process is itself killed; since it does not
- *   belong to the terminal's foreground group, Ctrl-C does not reach it.
- * - Its standard streams are socket pairs, as Node makes them: `cat -` can read one, `cat /dev/stdin`
- *   cannot.
+ * - A command that exits with a status other than 0 is an error. With `read`, the end of its output is reported
+ *   only after it has exited, and is then `EIO`. With `write`, `close()` ends its input, waits for its exit, and
+ *   rejects with `EIO`.
+ * - A write to a command that stopped reading fails with `EPIPE`, and the message says how the command ended.
+ * - `close()` before the end of its output, `close(error)`, and a `shutDown()` while a batch is pending end the
+ *   command and its process group: SIGTERM, then SIGKILL `graceMs` later. Its status is then ignored. Otherwise
+ *   `shutDown(false, true)` ends its input.
+ * - The command is killed when this process exits, but not when this process is itself killed. Ctrl-C does not
+ *   reach it, because it is not in the terminal's foreground process group.
+ * - Its standard streams are socket pairs, as Node creates them: `cat -` can read one, `cat /dev/stdin` cannot.
  *
- * With both streams the table is two-way and has a return path, as that of `socketOps`; then the end of
- * the output is given at once.
+ * With `both`, the backend has both directions and a return path, as that of `socketOps`, and the end of the
+ * output is reported at once.
  *
- * @param command - For `sh -c`. Never put anything into it that comes out of a stream.
- * @param direction - `read` its output, `write` its input, or both.
+ * @param command - The command for `sh -c`. It must not contain anything that comes from a stream.
+ * @param direction - `read` its output, `write` its input, or `both`.
  * @param options - `signal`, `graceMs`, `cwd`, `env`.
- * @throws {QemuFileError} `ECANCELED` the signal was aborted already; `EINVAL` what cannot be a command.
- *   A command that cannot be started fails each operation and `close()` with the system's code.
+ * @throws {QemuFileError} `ECANCELED` the signal is already aborted; `EINVAL` the command contains NUL. If the
+ *   command cannot be started, each operation and `close()` fail with the system's code.
  * @example
  * ```js
  * const file = new QemuFile(execOps('gzip > guest.mig.gz', 'write'));
  * ```
  */
-export function execOps(command: string, direction: 'read', options?: ExecOptions): ChildReadOps;
-export function execOps(command: string, direction: 'write', options?: ExecOptions): ChildWriteOps;
-export function execOps(command: string, direction: 'both', options?: ExecOptions): ConnectionOps;
-export function execOps(
+export function execOps<D extends Direction | 'both'>(
   command: string,
-  direction: ChildDirection,
-  options?: ExecOptions,
-): ChildOps | ConnectionOps;
-export function execOps(
-  command: string,
-  direction: ChildDirection,
+  direction: D,
   options: ExecOptions = {},
-): ChildOps | ConnectionOps {
+): ChildOps<D> {
   if (options.signal?.aborted) throw abortError(options.signal, 'exec');
   if (command.includes('\0')) {
-    throw new QemuFileError('EINVAL', 'a command has no NUL in it', { operation: 'exec' });
+    throw new QemuFileError('EINVAL', 'a command must not contain NUL', { operation: 'exec' });
   }
   let child: ChildProcess;
   try {
@@ -98,23 +75,23 @@ export function execOps(
         'pipe',
       ],
       detached: true,
-      ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
-      ...(options.env === undefined ? {} : { env: options.env }),
+      cwd: options.cwd,
+      env: options.env,
     });
   } catch (error) {
     throw toQemuFileError(error, { operation: 'exec' });
   }
-  return childTable(child, direction, true, options);
+  return childOps(child, direction, true, options) as ChildOps<D>;
 }
 
 /**
- * Makes a backend of a child process: `getBuffer` over its standard output, `writevBuffer` over its
- * standard input, each where it is a pipe. It is the backend's from then on, as for `execOps`; but only
- * the child itself is ended, not its own children. Standard error, where it is a pipe, is read for messages.
+ * Make a backend of a child process: `getBuffer` reads its standard output, `writevBuffer` writes its standard
+ * input, each where it is a pipe. The backend owns the child from then on, as with `execOps`, except that only
+ * the child itself is ended, not its own children. If standard error is a pipe, it is read for error messages.
  *
- * @param child - Fresh from `spawn`: nobody has read or written its streams.
- * @param options - `signal` and `graceMs`.
- * @throws {QemuFileError} `ECANCELED` the signal was aborted already.
+ * @param child - A new child from `spawn`, whose streams have not been used.
+ * @param options - `signal`, `graceMs`.
+ * @throws {QemuFileError} `ECANCELED` the signal is already aborted.
  * @example
  * ```js
  * const file = new QemuFile(processOps(spawn('ssh', ['host', 'qemu-file', 'relay', '-', 'unix:/vm'])));
@@ -123,26 +100,27 @@ export function execOps(
 export function processOps(
   child: ChildProcess,
   options: ProcessOptions = {},
-): ChildOps | ConnectionOps {
+): ReadOps | WriteOps | ConnectionOps {
   if (options.signal?.aborted) throw abortError(options.signal, 'exec');
   const direction = child.stdin === null ? 'read' : child.stdout === null ? 'write' : 'both';
-  return childTable(child, direction, false, options);
+  return childOps(child, direction, false, options);
 }
 
-function childTable(
+function childOps(
   child: ChildProcess,
-  direction: ChildDirection,
+  direction: Direction | 'both',
   isGroup: boolean,
   options: ProcessOptions,
-): ChildOps | ConnectionOps {
+): ReadOps | WriteOps | ConnectionOps {
   const transport = new ChildTransport(child, direction, isGroup, options);
   if (direction === 'both') return shareTransport(transport);
-  return {
-    ...(direction === 'read'
-      ? { getBuffer: (buffer, position) => transport.getBuffer(buffer, position) }
-      : { writevBuffer: (buffers, position) => transport.writevBuffer(buffers, position) }),
-    close: (error) => transport.close(error),
-    shutDown: (read, write) => transport.shutDown(read, write),
+  const ops = {
+    close: (error?: Error) => transport.close(error),
+    shutDown: (read: boolean, write: boolean) => transport.shutDown(read, write),
+    getFd: () => transport.getFd(),
     sizes: PIPE_SIZES,
   };
+  return direction === 'read'
+    ? { ...ops, getBuffer: (buffer, position) => transport.getBuffer(buffer, position) }
+    : { ...ops, writevBuffer: (buffers, position) => transport.writevBuffer(buffers, position) };
 }

@@ -1,6 +1,7 @@
 import fs from 'node:fs';
 import { closeFd, openFile, truncateFd } from '../../adapters/file/fs-promises.ts';
-import { PartialFile, takenError } from '../../adapters/file/partial-file.ts';
+import { existsError, PartialFile } from '../../adapters/file/partial-file.ts';
+import { findTarget } from '../../adapters/file/target-path.ts';
 import { QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import { PRIVATE_MODE, SparseFile } from './sparse-file.ts';
 
@@ -38,7 +39,7 @@ export class SparseOutput {
   /**
    * Create the file under a temporary name.
    *
-   * @param path - Final name. If it is a symbolic link to a file, that file is replaced.
+   * @param path - Final name. If it is a symbolic link, its target is created or replaced.
    * @throws {QemuFileError} (rejects) The system's own code; `EEXIST` if the file exists and `replace` is
    *   false, `ENOTSUP` if the path is not a regular file.
    */
@@ -95,18 +96,13 @@ export class SparseOutput {
   }
 }
 
-/** Return the path to write: the target of a symbolic link to a file, or else the path itself. */
+/** Return the path of the regular file that writing to `path` creates or replaces. */
 async function resolveTarget(path: string, replace: boolean): Promise<string> {
-  let stats: fs.Stats;
-  try {
-    stats = await fs.promises.stat(path);
-  } catch (error) {
-    if ((error as { code?: unknown }).code !== 'ENOENT') throw error;
-    return path;
-  }
-  if (!stats.isFile()) {
+  const target = await findTarget(path);
+  if (target.stats === undefined) return target.path;
+  if (!target.stats.isFile()) {
     throw new QemuFileError('ENOTSUP', `${path} is not a regular file`, { operation: 'open' });
   }
-  if (!replace) throw takenError(path);
-  return fs.promises.realpath(path);
+  if (!replace) throw existsError(path);
+  return target.path;
 }

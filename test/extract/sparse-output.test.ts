@@ -82,6 +82,16 @@ test('an output replaces a file only if allowed, and the target of a link instea
   assert.deepEqual(fs.readdirSync(directory.path).sort(), ['core', 'link']);
 });
 
+test('an output creates the file that a dangling link names, and the link stays', async () => {
+  await using directory = makeTempDir();
+  fs.symlinkSync('core', directory.join('link'));
+  const output = await SparseOutput.create(directory.join('link'), { replace: false });
+  output.store.write(0, Buffer.from('new'));
+  await output.publish(3);
+  assert.equal(fs.readlinkSync(directory.join('link')), 'core');
+  assert.equal(fs.readFileSync(directory.join('core'), 'utf8'), 'new');
+});
+
 /** Return the paths in a directory that this process has open; deleted files included. */
 function descriptorsIn(directory: string): string[] {
   const targets = fs.readdirSync('/proc/self/fd').map((fd) => {

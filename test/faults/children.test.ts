@@ -54,16 +54,16 @@ async function groupIn(path: string): Promise<number> {
 describe('a command that is the source', { concurrency }, () => {
   for (const [how, command, says] of [
     ['fails at once', 'exit 3', /failed after 0 bytes: EIO: .*exited with status 3/],
-    ['is killed at once', 'kill -9 $$', /failed after 0 bytes: EIO: .*ended by SIGKILL/],
+    ['is killed at once', 'kill -9 $$', /failed after 0 bytes: EIO: .*killed by SIGKILL/],
     [
       'is killed in mid-stream',
       'head -c 300000 "$STREAM"; kill -9 $$',
-      /failed after .*: EIO: .*ended by SIGKILL at byte 300000/,
+      /failed after .*: EIO: .*killed by SIGKILL at byte 300000/,
     ],
     [
       'fails behind a whole stream',
       'cat "$STREAM"; echo no more >&2; exit 5',
-      /failed after .*: EIO: .*status 5, and said on stderr: "no more"/,
+      /failed after .*: EIO: .*status 5, stderr: "no more"/,
     ],
     [
       'has closed its output, and fails later',
@@ -73,7 +73,7 @@ describe('a command that is the source', { concurrency }, () => {
     [
       'fails and says very much',
       'cat "$STREAM"; yes | head -c 3000000 >&2; echo disk lost >&2; exit 7',
-      /: EIO: .*status 7, and said on stderr: ".{100,5000}disk lost"/,
+      /: EIO: .*status 7, stderr: ".{100,5000}disk lost"/,
     ],
     ['is not there', 'no-such-command-anywhere', /: EIO: .*status 127.*not found/],
   ] as const) {
@@ -118,11 +118,11 @@ describe('a command that is the destination', { concurrency }, () => {
   for (const [how, command, says] of [
     ['fails at once', 'exit 3', /EPIPE: .*exited with status 3/],
     ['ends at once, as if all was well', 'exit 0', /EPIPE: .*exited with status 0/],
-    ['is killed at once', 'kill -9 $$', /EPIPE: .*ended by SIGKILL/],
+    ['is killed at once', 'kill -9 $$', /EPIPE: .*killed by SIGKILL/],
     [
       'is killed in mid-stream',
       'head -c 1000000 >/dev/null; kill -TERM $$',
-      /EPIPE: .*ended by SIGTERM/,
+      /EPIPE: .*killed by SIGTERM/,
     ],
     [
       'closes its input and goes on',
@@ -132,7 +132,7 @@ describe('a command that is the destination', { concurrency }, () => {
     [
       'closes its input and fails',
       'head -c 1000000 >/dev/null; exec 0<&-; echo disk lost >&2; exit 9',
-      /EPIPE: .*status 9, and said on stderr: "disk lost"/,
+      /EPIPE: .*status 9, stderr: "disk lost"/,
     ],
     [
       'fails after it has taken everything',
@@ -142,7 +142,7 @@ describe('a command that is the destination', { concurrency }, () => {
     [
       'fails and says very much',
       'cat >/dev/null; yes | head -c 3000000 >&2; echo disk lost >&2; exit 8',
-      /: EIO: .*status 8, and said on stderr: ".{100,5000}disk lost"/,
+      /: EIO: .*status 8, stderr: ".{100,5000}disk lost"/,
     ],
   ] as const) {
     test(`that ${how} fails the relay, which says how, and leaves nobody behind`, async () => {

@@ -103,7 +103,7 @@ for (const format of FORMATS) {
       const ops = decompressWith(format)(source);
       await assert.rejects(
         collect(() => readOnce(ops)),
-        { code: 'EIO', operation: 'decompress', message: /exited with status \d+, and said/ },
+        { code: 'EIO', operation: 'decompress', message: /exited with status \d+, stderr: "/ },
       );
       await ops.close(new Error('cut'));
       assert.match(source.ends[0]?.message ?? '', /cut/);
@@ -165,6 +165,17 @@ describe('decompressing', () => {
     const failed = rejectsWith(read, 'ECANCELED');
     await within(ops.close(), { what: 'the close' });
     await failed;
+    assert.deepEqual(children('gzip'), []);
+  });
+
+  test('ends when it is shut down while it waits for its source', async () => {
+    const ops = decompressWith('gzip')(new Chunks([packed.subarray(0, 100)], 'wait'));
+    const read = promised(() => ops.getBuffer(Buffer.alloc(1), 0));
+    assert.equal(await isSettled(read), false);
+    const failed = rejectsWith(read, 'ECANCELED');
+    await ops.shutDown(true, false);
+    await within(failed, { what: 'the read to fail' });
+    await within(ops.close(), { what: 'the close' });
     assert.deepEqual(children('gzip'), []);
   });
 

@@ -3,7 +3,6 @@ import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
-import type { ChildDirection } from '../../../adapters/process/child-transport.ts';
 import { execOps, processOps } from '../../../adapters/process/exec.ts';
 import type { QemuFileOps } from '../../../lib/contract/ops.ts';
 import {
@@ -123,8 +122,8 @@ describe('a command that writes', () => {
   test('gives an error when a signal ends it', async () => {
     const ops = execOps('echo some; kill -KILL $$', 'read');
     const read = collect(() => readOnce(ops));
-    await assert.rejects(read, { code: 'EIO', message: /ended by SIGKILL/ });
-    await assert.rejects(ops.close(), { code: 'EIO', message: /ended by SIGKILL/ });
+    await assert.rejects(read, { code: 'EIO', message: /killed by SIGKILL/ });
+    await assert.rejects(ops.close(), { code: 'EIO', message: /killed by SIGKILL/ });
   });
 
   test('does not give the end before it has exited', async () => {
@@ -358,7 +357,7 @@ describe('a command', () => {
       const controller = new AbortController();
       const command = `echo $$ > '${directory.join('pid')}'; exec sleep 1000`;
       const { signal } = controller;
-      const ops = execOps(command, direction as ChildDirection, { signal });
+      const ops = execOps(command, direction as 'read' | 'write' | 'both', { signal });
       const group = await lineIn(directory, 'pid');
       const waiting = direction === 'read' ? readOnce(ops) : writeOn(ops);
       assert.equal(await isSettled(waiting), false);

@@ -408,7 +408,7 @@ test('saves leave nothing behind, good ones and bad ones', async () => {
   );
   const sink = await openTo(dir.join('three'));
   const strange = { compress: 'rar' as 'gzip' };
-  await assert.rejects(save(fake, dir, sink, strange), fails('EIO', /no format rar/));
+  await assert.rejects(save(fake, dir, sink, strange), fails('EIO', /unknown format rar/));
   await leaks.end();
   await fake.qmp.close();
 });
