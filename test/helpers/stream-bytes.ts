@@ -161,11 +161,11 @@ export interface MultifdFields {
   zero?: readonly number[];
   zeroPages?: number;
   /** Default: the length of the payload. */
-  payloadSize?: number;
+  payloadSize?: number | undefined;
   number?: number;
   block?: string | Uint8Array;
   pageSize?: number;
-  payload?: Uint8Array;
+  payload?: Uint8Array | undefined;
 }
 
 /** A packet of pages. */

@@ -1,5 +1,6 @@
 import type { MigrationStreamError, StreamFault } from '../format/stream-error.ts';
 import type { StreamInput } from '../format/stream-input.ts';
+import { createPayloadDecoder } from './create-payload-decoder.ts';
 import {
   DEVICE_HEADER_SIZE,
   HEAD_SIZE,
@@ -14,7 +15,7 @@ import {
   parseDevicePacket,
   parseInitialPacket,
 } from './multifd-packet.ts';
-import { type PacketDecoder, packetDecoder } from './payload-decoder.ts';
+import type { PayloadDecoder } from './payload-decoder.ts';
 
 /** A part of a device's state that came through a channel, as it was sent. */
 export interface MultifdDeviceState {
@@ -65,7 +66,7 @@ export class MultifdChannel {
   /** Pages since the last round ended. */
   #pending = 0;
   #method: PayloadMethod | null = null;
-  #decoder: PacketDecoder | null = null;
+  #decoder: PayloadDecoder | null = null;
 
   /**
    * @param place - Its place among the connections, from 1 on.
@@ -188,7 +189,7 @@ export class MultifdChannel {
     const begin = this.#input.position;
     // Stopped meanwhile, nobody would close it.
     this.#stop.signal.throwIfAborted();
-    this.#decoder ??= packetDecoder(method);
+    this.#decoder ??= createPayloadDecoder(method);
     const payload = this.#input.view(payloadSize);
     const bytes = await this.#decode(this.#decoder, method, payload, normal * pageSize, begin);
     if (block === null) return;
@@ -202,7 +203,7 @@ export class MultifdChannel {
   }
 
   async #decode(
-    decoder: PacketDecoder,
+    decoder: PayloadDecoder,
     method: PayloadMethod,
     payload: Uint8Array,
     size: number,

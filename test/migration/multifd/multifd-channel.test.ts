@@ -10,6 +10,7 @@ import {
 import type { MultifdTable } from '../../../lib/migration/multifd/multifd-packet.ts';
 import { hex, pattern } from '../../helpers/bytes.ts';
 import { corpus, corpusBytes, corpusFacts } from '../../helpers/corpus.ts';
+import { deflateSlices } from '../../helpers/deflate-slices.ts';
 import { assertFault, faultOf, inputOver, readSplit } from '../../helpers/split-input.ts';
 import {
   type MultifdFields,
@@ -196,17 +197,12 @@ describe('MultifdChannel', () => {
   });
 
   it('decodes one zlib stream across packets, with packets between that say no compression', async () => {
-    const deflate = zlib.createDeflate();
-    const packed = async (numbers: readonly number[]): Promise<Buffer> => {
-      deflate.write(contents(numbers));
-      await new Promise<void>((done) => deflate.flush(zlib.constants.Z_SYNC_FLUSH, done));
-      return deflate.read() as Buffer;
-    };
+    const [first, second] = await deflateSlices([contents([1, 2, 9]), contents([2])]);
     const log = await logOf(
-      pages('pc.ram', [1, 2, 9], { flags: 2, payload: await packed([1, 2, 9]) }),
+      pages('pc.ram', [1, 2, 9], { flags: 2, payload: first }),
       sync,
       multifdPacket({}),
-      pages('pc.ram', [2], { flags: 3, payload: await packed([2]) }),
+      pages('pc.ram', [2], { flags: 3, payload: second }),
     );
     assert.deepEqual(log, ['pc.ram 1 1', 'pc.ram 2 2', 'pc.ram 9 9', 'sync', 'pc.ram 2 2', 'sync']);
   });
@@ -312,7 +308,7 @@ describe('MultifdChannel', () => {
       'a bomb',
       [pages('pc.ram', [1], { flags: 2, payload: zlib.deflateSync(Buffer.alloc(2 ** 26)) })],
       HEADER,
-      /, packet 1: its zlib payload cannot be decoded: more than the 4096 bytes of its pages/,
+      /, packet 1: its zlib payload cannot be decoded: it decodes to more than the 4096 bytes of its pages/,
     ],
   ];
   for (const [what, parts, at, reason] of FAULTS) {
