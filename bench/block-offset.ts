@@ -1,4 +1,4 @@
-// Does it matter where in a page a block begins that the kernel copies to and from? Decides lib/util/aligned-block.ts.
+// Does the offset of an I/O block within its memory page matter? Decides lib/util/aligned-block.ts.
 import {
   closeSync,
   mkdtempSync,
@@ -24,7 +24,7 @@ const CALLS: Record<string, Call> = {
   'writing a file': (fd, block, at) => writeSync(fd, block, 0, SIZE, at),
 };
 
-/** Bytes per nanosecond, into or out of one block again and again. */
+/** Return bytes per nanosecond of repeated I/O on one block. */
 function speed(fd: number, block: Buffer, call: Call, bytes: number): number {
   const start = performance.now();
   for (let at = 0; at < bytes; at += SIZE) call(fd, block, at % FILE);
@@ -32,7 +32,7 @@ function speed(fd: number, block: Buffer, call: Call, bytes: number): number {
 }
 
 const bench: Bench = {
-  question: 'Does it matter where in a page a block begins?',
+  question: 'Does the offset of an I/O block within its memory page matter?',
   async *run({ quick }) {
     const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
     try {

@@ -1,4 +1,4 @@
-// What does compressing on several threads gain, and what do level and block size decide?
+// How much faster is compression on several threads, and what do level and block size change?
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { Readable, Writable } from 'node:stream';
@@ -28,24 +28,24 @@ const MIB = 2 ** 20;
 const CORES = availableParallelism();
 const LEVELS = [1, 2, 3, 6, 9];
 
-/** What is compressed. */
+/** Input of the compressors. */
 interface Input {
   name: string;
   bytes: Buffer;
   isZero: boolean;
-  /** How many times as fast as one stream it must be, where there is more than one processor. */
+  /** Least speed as a multiple of one stream, on machines with more than one processor. */
   gain?: number;
-  /** How much processor time gzip may take, by that of one stream. */
+  /** Greatest processor time of gzip as a multiple of one stream. */
   cost?: number;
 }
 
-/** A recording, which has the pages of a small guest's pattern; a program, as guests have in memory; zeros. */
+/** Return the inputs: a recording of a small guest, the pages of a program, and zeros. */
 function inputs(quick: boolean): Input[] {
   const size = (quick ? 4 : 48) * MIB;
   const recorded = zlib.gunzipSync(readFileSync(RECORDING));
   const program = readFileSync(process.execPath).subarray(0, size);
   return [
-    // Compressed as fast as it is copied: what is lost at the start of each block shows.
+    // This input compresses as fast as it is copied, so the cost of starting each block shows.
     { name: 'a recorded stream', bytes: repeated(recorded, size), isZero: false },
     { name: 'pages of a program', bytes: program, isZero: false, gain: 1.4, cost: 1.2 },
     { name: 'zeros', bytes: Buffer.alloc(4 * size, 1).fill(0), isZero: true, gain: 2, cost: 0.5 },
@@ -57,7 +57,7 @@ function repeated(bytes: Buffer, size: number): Buffer {
   return Buffer.concat(Array.from({ length: Math.ceil(size / bytes.length) }, () => bytes));
 }
 
-/** As a file of a guest's memory is: long runs of zeros, with something in between. */
+/** Return data like a guest's memory: long runs of zeros with data in between. */
 function halfZero(bytes: Buffer): Buffer {
   const run = 700_000;
   const whole = Buffer.alloc(2 * bytes.length, 0);
@@ -69,7 +69,7 @@ function* chunks(bytes: Buffer): Generator<Buffer> {
   for (let at = 0; at < bytes.length; at += CHUNK) yield bytes.subarray(at, at + CHUNK);
 }
 
-/** Sends it through a stream, and tells how many bytes come out. */
+/** Send the input through a stream, and return the number of bytes that come out. */
 async function through(stream: NodeJS.ReadWriteStream, bytes: Buffer): Promise<number> {
   let size = 0;
   const count = new Writable({
@@ -82,7 +82,7 @@ async function through(stream: NodeJS.ReadWriteStream, bytes: Buffer): Promise<n
   return size;
 }
 
-/** Measures MB/s and, if that is to be kept, processor time in seconds per GB. */
+/** Measure MB/s and, where asked for, processor time in seconds per GB. */
 function timed(
   name: string,
   bytes: Buffer,
@@ -107,7 +107,7 @@ function timed(
   };
 }
 
-/** A tool that reads it from a pipe; null if it is missing. */
+/** Return a contender that pipes the input through a tool; its value is null if the tool is missing. */
 function tool(command: string, args: string[], bytes: Buffer): Contender {
   return timed([command, ...args].join(' '), bytes, async () => {
     const { child, ended } = start(command, [...args, '-c'], {
@@ -125,11 +125,11 @@ function tool(command: string, args: string[], bytes: Buffer): Contender {
   });
 }
 
-/** One stream of Node's; null where it has none. */
+/** Return a contender that uses one stream of Node; its value is null where Node has no such stream. */
 function oneStream(format: CompressFormat, bytes: Buffer, times: Rounds): Contender {
   const { createZstdCompress } = zlib as { createZstdCompress?: typeof zlib.createGzip };
   const create = format === 'gzip' ? zlib.createGzip : createZstdCompress;
-  // Level 1 of zstd; of gzip's options it knows none.
+  // zstd takes its level as a parameter and ignores gzip's options.
   const key = (zlib.constants as Record<string, number>).ZSTD_c_compressionLevel;
   const options = format === 'gzip' ? { level: 1 } : { params: { [key as number]: 1 } };
   return timed(
@@ -161,7 +161,7 @@ async function* speed(format: CompressFormat, input: Input, count: number): Asyn
       reached: () => (CORES > 1 ? atLeast(toOne, gain) : null),
     }),
   });
-  // The time of a child process is not among it.
+  // The processor time of child processes is not included.
   if (format === 'zstd' && times.get(one.name) === null) return;
   const toOnesTime = ratio(times, ours, one.name);
   yield rowOf(times, {
@@ -177,7 +177,7 @@ async function* speed(format: CompressFormat, input: Input, count: number): Asyn
   });
 }
 
-/** How fast each level is, and how much is left; the fastest is the default. */
+/** Measure speed and output size of each level; the fastest is the default. */
 async function* levels(format: CompressFormat, input: Input, count: number): AsyncGenerator<Row> {
   const { name, bytes } = input;
   const sizes = new Map<number, number>();
@@ -198,7 +198,7 @@ async function* levels(format: CompressFormat, input: Input, count: number): Asy
   }
 }
 
-/** What a block size gives: so many bytes at once to as many threads as there are processors. */
+/** Measure block sizes: each thread compresses one block at a time, on as many threads as processors. */
 async function* blockSizes({ name, bytes }: Input, count: number): AsyncGenerator<Row> {
   const left = new Map<number, number>();
   const labelOf = (size: number): string => `${size / 1024} KiB`;
@@ -240,7 +240,7 @@ async function inBlocks(bytes: Buffer, size: number): Promise<number> {
 
 const bench: Bench = {
   question:
-    'What does compressing on several threads gain, and what do level and block size decide?',
+    'How much faster is compression on several threads, and what do level and block size change?',
   async *run({ quick }) {
     const all = inputs(quick);
     const count = quick ? 1 : 7;
@@ -248,7 +248,7 @@ const bench: Bench = {
     for (const format of formats) {
       for (const input of all) yield* speed(format, input, count);
     }
-    // Of zeros nothing is left at any level.
+    // Zeros compress to nothing at any level.
     const dense = all.filter(({ isZero }) => !isZero).slice(quick ? -1 : 0);
     for (const format of formats) {
       for (const input of dense) yield* levels(format, input, quick ? 1 : 3);

@@ -16,20 +16,20 @@ const WINDOW = 0.1;
 const BUCKETS = 100;
 const MEAN_PERCENT = 1;
 const OVER_PERCENT = 2;
-/** Waking up a hundred times a second is all it does, which takes plain Node 2 % on a small virtual machine. */
+/** Plain Node takes 2 % on a small virtual machine to wake up a hundred times a second, as the limiter does. */
 const CPU_PERCENT = 4;
 
-/** How a rate was kept; each figure in percent of it. */
+/** How well a rate was kept; each figure in percent of the rate. */
 interface Kept {
-  /** By how much the mean is off. */
+  /** Deviation of the mean. */
   off: number;
-  /** By how much the fullest second is over; negative if it is under. */
+  /** Excess of the fullest second; negative if it stays below the rate. */
   over: number;
-  /** Processor time, of one core. */
+  /** Processor time, as a share of one core. */
   cpu: number;
 }
 
-/** Bytes of a command's output, in buckets of a hundredth of a second from the first byte on. */
+/** Return the bytes that a command writes, in buckets of 10 ms that start at its first byte. */
 async function watch(command: string, args: string[], seconds: number) {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'ignore'] });
   const missing = new Promise<null>((resolve) => child.once('error', () => resolve(null)));
@@ -65,7 +65,7 @@ function sumOf(buckets: Float64Array, from: number, to: number): number {
     .reduce((a, b) => a + b, 0);
 }
 
-/** How well a constant rate was kept. */
+/** Measure how well a command keeps a constant rate. */
 async function keep(
   command: string,
   args: string[],
@@ -86,7 +86,7 @@ function limited(who: string, chunk: number, plan: string[]): [string, string[]]
   return [process.execPath, ['--import', 'tsx', LIMITED, who, String(chunk), ...plan]];
 }
 
-/** A row with one value for each contender. */
+/** Return a row with one value per contender. */
 async function row(
   name: string,
   unit: string,
@@ -109,7 +109,7 @@ async function row(
   });
 }
 
-/** Sizes of what is written; 1 GiB/s is more than `write()` can do with small ones, limit or not. */
+/** Return the sizes of the chunks; `write()` of small chunks cannot reach 1 GiB/s, limited or not. */
 const CHUNKS = [100, 4096, 65_536, MIB];
 const LARGE_CHUNKS = [65_536, MIB];
 const sizeOf = (bytes: number): string =>
@@ -131,7 +131,7 @@ const bench: Bench = {
         [pv, () => keep('sh', ['-c', `exec pv -q -L ${rate} < /dev/zero`], rate, seconds)],
         [throttle, () => keep(...limited('throttle', 65_536, plan), rate, seconds)],
       ];
-      // Slow ones do not disturb each other; fast ones need the machine.
+      // Slow rates run at the same time; fast ones need the machine for themselves.
       const kept = new Map<string, Kept | null>();
       if (mib <= 10 || quick) {
         const all = await Promise.all(runs.map(([, run]) => run()));

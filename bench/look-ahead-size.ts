@@ -1,4 +1,4 @@
-// How large should the buffer be that a file is read into?
+// Which buffer size is best for reading a file?
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -33,7 +33,7 @@ async function floor(path: string, size: number): Promise<number> {
 }
 
 const bench: Bench = {
-  question: 'How large should the buffer be that a file is read into?',
+  question: 'Which buffer size is best for reading a file?',
   async *run({ quick }) {
     const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
     const path = join(folder, 'file');
@@ -47,7 +47,7 @@ const bench: Bench = {
           return bytes / ((performance.now() - start) * 1e6);
         },
       });
-      // One run for all sizes, so that they can be compared with each other.
+      // All sizes are measured in one run, so that they can be compared.
       const contenders = SIZES.flatMap((kib) => [
         timed(`${kib} KiB`, () => ours(path, kib * KIB)),
         timed(`fs.read, ${kib} KiB`, () => floor(path, kib * KIB)),

@@ -1,8 +1,8 @@
-// Runs benches, each in a process of its own, and prints one table.
+// Run benches, each in its own process, and print one table.
 //
 //   npm run bench                        all
 //   npm run bench typed-puts limiter     some
-//   npm run bench -- --quick --json      all, in a minute, for programs
+//   npm run bench -- --quick --json      all, within a minute, for programs
 import { fork } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -17,7 +17,7 @@ const ALL = readdirSync(import.meta.dirname)
   .map((file) => file.slice(0, -3))
   .sort();
 
-/** Rows of one bench, as it knows them. */
+/** Yield the rows of one bench as soon as they are measured. */
 async function runBench(name: string, quick: boolean, onRow: (row: Row) => void): Promise<void> {
   const child = fork(ONE, quick ? [name, '--quick'] : [name], {
     execArgv: ['--expose-gc', '--import', 'tsx'],
@@ -28,7 +28,7 @@ async function runBench(name: string, quick: boolean, onRow: (row: Row) => void)
   if (code !== 0) throw new Error(`the bench ${name} ended with ${String(code)}`);
 }
 
-/** Three significant digits, large numbers whole. */
+/** Format a number with three significant digits; large numbers as integers. */
 function short(value: number | null): string {
   if (value === null) return 'missing';
   if (value === 0) return '0';
@@ -83,9 +83,9 @@ async function main(names: string[], { quick, json }: { quick?: true; json?: tru
 }
 
 await new Command('npm run bench --')
-  .description('Measures qemu-file beside the floor and its peers.')
+  .description('Measure qemu-file beside the floor and its peers.')
   .argument('[name...]', `any of: ${ALL.join(', ')}`)
-  .option('--quick', 'all of it within a minute, to see that it works')
-  .option('--json', 'one object for programs')
+  .option('--quick', 'run everything within a minute, to see that it works')
+  .option('--json', 'print one JSON object')
   .action(main)
   .parseAsync();

@@ -1,4 +1,4 @@
-// Does memory stay bounded when the other end stalls, and while a relay moves gigabytes?
+// Does memory stay bounded when the peer stalls, and while a relay moves gigabytes?
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
@@ -15,12 +15,12 @@ import { alternate, atMost, type Bench, type Row, rowOf } from './harness/row.ts
 
 const ours = 'qemu-file';
 const MIB = 2 ** 20;
-/** What may be used beyond the high-water mark. */
+/** Memory that may be used beyond the high-water mark, in MiB. */
 const SLACK_MIB = 16;
 const PEAK_MIB = 120;
 const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 
-/** Puts pages until told to stop, as fast as the file says that it may. */
+/** Put pages until stopped, waiting whenever the file says so. */
 async function putUntil(file: QemuFile, isOver: () => boolean): Promise<void> {
   for (let i = 0; !isOver(); i++) {
     file.putBe64(wordOf(i));
@@ -29,7 +29,7 @@ async function putUntil(file: QemuFile, isOver: () => boolean): Promise<void> {
   }
 }
 
-/** MiB by which this process grows while nobody reads for so long, and the file's high-water mark. */
+/** Return the growth of this process in MiB while the peer does not read, and the file's high-water mark. */
 async function stall(folder: string, ms: number): Promise<{ grown: number; mark: number }> {
   const path = join(folder, 'stalled');
   const server = createServer().listen(path);
@@ -38,7 +38,7 @@ async function stall(folder: string, ms: number): Promise<{ grown: number; mark:
   const file = await openTo(`unix:${path}`);
   const [socket] = (await connection) as [Socket];
   try {
-    // With somebody who reads first, so that what every process needs is there.
+    // A first run with a reader allocates what every process needs.
     socket.resume();
     const warmEnd = performance.now() + ms / 5;
     await putUntil(file, () => performance.now() > warmEnd);
@@ -61,7 +61,7 @@ async function stall(folder: string, ms: number): Promise<{ grown: number; mark:
   }
 }
 
-/** The most MiB that the command has while it relays. */
+/** Return the peak memory of the command in MiB while it relays. */
 async function relayPeak(folder: string, bytes: number): Promise<number> {
   using sink = await FarEnd.start('sink');
   const path = join(folder, 'from');

@@ -1,4 +1,4 @@
-// How fast do RAM records leave, when the backend costs nothing?
+// How fast do RAM records leave when the backend costs nothing?
 import { QemuFile, type QemuFileOps } from 'qemu-file';
 import { nanosecondsPerOp, OPS } from './harness/micro.ts';
 import { alternate, atLeast, type Bench, type Contender, rowOf } from './harness/row.ts';
@@ -79,7 +79,7 @@ function listZeros(): () => void {
   };
 }
 
-/** Turns nanoseconds per record into records, or bytes, per nanosecond times `factor`. */
+/** Convert nanoseconds per record into `factor` records, or bytes, per nanosecond. */
 function perSecond(contender: Contender, factor: number): Contender {
   return {
     name: contender.name,
@@ -88,7 +88,7 @@ function perSecond(contender: Contender, factor: number): Contender {
 }
 
 const bench: Bench = {
-  question: 'How fast do RAM records leave, when the backend costs nothing?',
+  question: 'How fast do RAM records leave when the backend costs nothing?',
   async *run(mode) {
     const rounds = mode.quick ? 1 : 7;
     const pages = await alternate(

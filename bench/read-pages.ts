@@ -1,4 +1,4 @@
-// How fast are RAM records read, one by one, from a socket, a pipe, a file?
+// How fast are RAM records read one by one from a socket, a pipe and a file?
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -13,17 +13,17 @@ import { alternate, atLeast, type Bench, type Contender, ratio, rowOf } from './
 
 const ours = 'qemu-file';
 const floor = "'data' thrown away";
-const LEAST = 0.85;
+const MIN_RATIO = 0.85;
 
-/** One place that records come from, and the ways to read them. */
+/** A source of records, and the ways to read it. */
 interface Place {
   name: string;
   ops: () => Promise<QemuFileOps>;
-  /** Reads all and looks at nothing. */
+  /** Read everything without looking at it. */
   floor: () => Promise<number>;
 }
 
-/** Reads record by record: waits once for a bunch of them, and then for none. */
+/** Read record by record: wait once for many, then read them without waiting. */
 async function readRecords(ops: QemuFileOps, records: number): Promise<number> {
   const file = new QemuFile(ops);
   let left = records;
@@ -91,7 +91,7 @@ function filePlace(path: string): Place {
   };
 }
 
-/** Writes a file of so many records. */
+/** Write a file of `records` records. */
 function makeFile(path: string, records: number): void {
   const block = recordsIn(1024 * 1024);
   const inBlock = block.length / RECORD;
@@ -103,7 +103,7 @@ function makeFile(path: string, records: number): void {
 }
 
 const bench: Bench = {
-  question: 'How fast are RAM records read, one by one?',
+  question: 'How fast are RAM records read one by one?',
   async *run({ quick }) {
     const records = quick ? 16_384 : 262_144;
     using far = await FarEnd.start('source', records);
@@ -131,7 +131,7 @@ const bench: Bench = {
           timed(ours, async () => readRecords(await place.ops(), records)),
           timed(floor, place.floor),
         ];
-        // Lets the JIT see both once.
+        // Warm up the JIT for both.
         if (!quick) await alternate(contenders, 1);
         const rounds = await alternate(contenders, quick ? 1 : 9);
         const toFloor = ratio(rounds, ours, floor);
@@ -140,8 +140,8 @@ const bench: Bench = {
           unit: 'GB/s',
           ours,
           against: [floor],
-          mustReach: `≥ ${LEAST} × floor`,
-          reached: () => atLeast(toFloor, LEAST),
+          mustReach: `≥ ${MIN_RATIO} × floor`,
+          reached: () => atLeast(toFloor, MIN_RATIO),
         });
       }
     } finally {

@@ -1,4 +1,4 @@
-// How fast are migration streams read, and in how much memory?
+// How fast are migration streams read, and with how much memory?
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -24,12 +24,12 @@ const ours = 'qemu-file';
 const HASHED = 'parse and hash';
 const GB = 1e9;
 const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
-/** QEMU's own analyser, if somebody says where it is: no package has it. */
+/** Path of QEMU's own analyser, which no package contains. */
 const ANALYSER = process.env.ANALYZE_MIGRATION ?? '';
 const PEAK_MIB = 150;
 const PIECE = 65_536;
 
-/** Reads a stream and gives its pages to nobody, or to somebody who looks at each. */
+/** Read a stream, with or without a visitor that looks at each page. */
 async function read(path: string, pages: PageVisitor): Promise<void> {
   const file = await openFrom({ scheme: 'file', path, offset: 0 });
   for await (const event of new MigrationReader(file, { pages })) void event;
@@ -43,7 +43,7 @@ async function verify(path: string): Promise<void> {
   await file.close();
 }
 
-/** Parsing, and hashing of all bytes in pieces that stay in the cache, in one pass. */
+/** Parse and hash all bytes in one pass, in chunks that stay in the cache. */
 async function parseAndHash(path: string): Promise<void> {
   const hash = (await xxhash()).create64();
   const file = await openFrom({ scheme: 'file', path, offset: 0 });
@@ -58,7 +58,7 @@ async function parseAndHash(path: string): Promise<void> {
   await file.close();
 }
 
-/** Measures what a command takes for so many bytes; null if it is missing. */
+/** Measure the MB/s of a command; null if it is missing. */
 function command(name: string, args: string[], amount: number): Contender {
   return {
     name,
@@ -187,7 +187,7 @@ async function* memory(path: string): AsyncGenerator<Row> {
 }
 
 const bench: Bench = {
-  question: 'How fast are migration streams read, and in how much memory?',
+  question: 'How fast are migration streams read, and with how much memory?',
   async *run({ quick }) {
     const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'qemu-file-'));
     try {

@@ -1,4 +1,4 @@
-// Does the command move bytes as fast as socat, pv and cat do, and at what price?
+// Does the command move bytes as fast as socat, pv and cat, and with how much processor time?
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -21,25 +21,25 @@ import {
 
 const ours = 'qemu-file';
 const socat = 'socat';
-/** socat's best block size here, of 64 KiB to 1 MiB. */
+/** socat's best block size of 64 KiB to 1 MiB, as measured. */
 const BEST = 262_144;
 const socatBest = `socat -b ${BEST}`;
 
 const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const PUSHER = fileURLToPath(new URL('harness/pusher.ts', import.meta.url));
 
-/** One contender's command. */
+/** The command of one contender. */
 type Commands = Record<string, [command: string, ...args: string[]]>;
 
-/** One way through. */
+/** One pair of endpoints. */
 interface Case {
   name: string;
   commands: Commands;
-  /** Where the bytes are pushed to, if the command listens. */
+  /** Address that the bytes are pushed to, if the command listens. */
   from?: NetConnectOpts;
-  /** The file that is written. */
+  /** File that the command writes. */
   copy?: string;
-  /** Whether they arrive at the far end; else the command's own end is the end. */
+  /** Whether the bytes arrive at the far end; otherwise the run ends when the command ends. */
   arrives: boolean;
 }
 
@@ -54,7 +54,7 @@ function socats(from: string, to: string): Commands {
   };
 }
 
-/** A port that nobody has at the moment. */
+/** Return a free TCP port. */
 async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -110,7 +110,7 @@ function casesOf(folder: string, file: string, sink: FarEnd, port: number): Case
   ];
 }
 
-/** Bytes per nanosecond, and processor seconds per GB in `cpu`. */
+/** Return bytes per nanosecond; add processor seconds per GB to `cpu`. */
 function contendersOf(
   one: Case,
   bytes: number,
@@ -121,13 +121,13 @@ function contendersOf(
   return Object.entries(one.commands).map(([name, [command, ...args]]) => ({
     name,
     run: async () => {
-      // Else its memory would be free only after the next one was written: that takes thrice as long.
+      // Remove the old file first: replacing it frees its memory only after the new one is written, three times slower.
       if (one.copy !== undefined) rmSync(one.copy, { force: true });
       const arrival = one.arrives ? sink.arrival() : undefined;
       const begin = performance.now();
       const { used, ended } = start(command, args);
       if (one.from !== undefined) push({ to: one.from, bytes });
-      // A program that is missing ends before anything arrives.
+      // A missing program ends before anything arrives.
       const first = await Promise.race([arrival ?? ended, ended]);
       const code = await ended;
       if (code !== 0) return null;
@@ -141,7 +141,8 @@ function contendersOf(
 }
 
 const bench: Bench = {
-  question: 'Does the command move bytes as fast as socat, pv and cat do, and at what price?',
+  question:
+    'Does the command move bytes as fast as socat, pv and cat, and with how much processor time?',
   async *run({ quick }) {
     const bytes = (quick ? 64 : 2048) * 2 ** 20;
     const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
@@ -173,7 +174,7 @@ const bench: Bench = {
           name: `relay ${one.name}: processor time`,
           unit: 's/GB',
           ours,
-          // Where a shell does the work, its children's time is not known.
+          // The processor time of a shell's children is unknown.
           against: others.filter((name) => one.commands[name]?.[0] !== 'sh'),
         });
       }

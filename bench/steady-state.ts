@@ -9,16 +9,16 @@ const ours = 'qemu-file';
 const STEADY = fileURLToPath(new URL('harness/steady.ts', import.meta.url));
 const SETTLED = '-- settled --';
 
-/** What one run gave. */
+/** Result of one run. */
 interface Steady extends HeapGrowth {
-  /** Functions whose optimised code was thrown away more than once. */
+  /** Functions that were deoptimised more than once. */
   deopts: number;
 }
 
-/** Runs the puts and gets: what they left on the heap, and what V8 said of its optimised code. */
+/** Run the puts and gets; return what they left on the heap and what V8 deoptimised. */
 async function steady(): Promise<Steady> {
   const child = fork(STEADY, {
-    // Young objects stay where they are, so that the heap shows every one.
+    // Without scavenges the heap shows every young object.
     execArgv: ['--expose-gc', '--max-semi-space-size=256', '--trace-deopt', '--import', 'tsx'],
     stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
   });

@@ -1,4 +1,4 @@
-// What does one typed get cost, over bytes that were looked ahead?
+// What does one typed get cost over bytes in the look-ahead?
 import bl from 'bl';
 import { QemuFile } from 'qemu-file';
 import { SmartBuffer } from 'smart-buffer';
@@ -10,13 +10,13 @@ const floor = 'DataView';
 const smart = 'smart-buffer';
 const bufferList = 'bl';
 
-/** As large as what a socket gives at a time. Small values, so that a be64 is a safe integer. */
+/** A chunk as large as those of a socket. Its values are small, so that a be64 is a safe integer. */
 const CHUNK = Buffer.alloc(65536, Buffer.of(0, 0, 0, 7, 1, 2, 3, 4));
 
-/** Keeps the reads from being optimised away. */
+/** Uses the values, so that V8 does not remove the reads. */
 let sum = 0;
 
-/** One kind of get: its size in bytes, and who does it how. */
+/** One kind of get: its size in bytes, and how each contender does it. */
 interface Get {
   name: string;
   size: number;
@@ -114,7 +114,7 @@ const GETS: Get[] = [
 ];
 
 const bench: Bench = {
-  question: 'What does one typed get cost, over bytes that were looked ahead?',
+  question: 'What does one typed get cost over bytes in the look-ahead?',
   async *run(mode) {
     for (const get of GETS) {
       const bytes = OPS * get.size;
@@ -157,7 +157,7 @@ const bench: Bench = {
       });
       file.destroy();
     }
-    if (sum === 0.5) throw new Error('this keeps the sum in use');
+    if (sum === 0.5) throw new Error('the sum is used');
   },
 };
 export default bench;

@@ -1,4 +1,4 @@
-// What does one typed put cost, to a backend that takes everything at once?
+// What does one typed put cost with a backend that takes everything at once?
 import { Writable } from 'node:stream';
 import { QemuFile } from 'qemu-file';
 import { SmartBuffer } from 'smart-buffer';
@@ -14,7 +14,7 @@ const SIZE = 32768;
 const TEXT = 'pc.ram/0000:00:02.0';
 const BYTES = Buffer.alloc(16, 0x5a);
 
-/** Takes everything at once. */
+/** A backend that takes everything at once. */
 function nullFile(): QemuFile {
   return new QemuFile({
     writevBuffer: (buffers) => {
@@ -25,16 +25,16 @@ function nullFile(): QemuFile {
   });
 }
 
-/** One kind of put: who does it how, and how fast it must be. */
+/** One kind of put: how each contender does it, and how fast it must be. */
 interface Put {
   name: string;
   ours(file: QemuFile): () => void;
-  /** Stores into a buffer of `SIZE` bytes that is begun again when it is full. */
+  /** Store into a buffer of `SIZE` bytes, which is reused from its start when it is full. */
   floor(view: DataView, bytes: Uint8Array): () => void;
   smart(buffer: SmartBuffer): () => void;
-  /** Makes the buffer that `write()` is given. */
+  /** Return the buffer for `write()`. */
   field: (i: number) => Uint8Array;
-  /** Greatest multiple of the floor; none is demanded where this is absent. */
+  /** Greatest allowed multiple of the floor; absent means no limit. */
   atMost?: number;
 }
 
@@ -196,7 +196,7 @@ const PUTS: Put[] = [
   },
 ];
 
-/** The way it is done without a package: each field a buffer and a write of its own. */
+/** Write without a package: one buffer and one `write()` per field. */
 function writes(field: (i: number) => Uint8Array): () => Promise<void> {
   const sink = new Writable({ write: (_chunk, _encoding, callback) => callback() });
   return async () => {

@@ -1,4 +1,4 @@
-// How fast do RAM pages get into a socket, a pipe, a file?
+// How fast are RAM pages written to a socket, a pipe and a file?
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createWriteStream, mkdtempSync, rmSync } from 'node:fs';
@@ -25,29 +25,29 @@ const floor = '256 KiB buffers';
 const naive = 'write() per field';
 const calls = 'writev calls';
 
-/** The same bytes, and as many different ones: a single block would stay in the processor's cache. */
+/** The same bytes in as many different blocks: a single one would stay in the processor's cache. */
 const BLOCKS = Array.from({ length: 64 }, () => recordsIn(256 * 1024));
 const BLOCK_RECORDS = blockOf(0).length / RECORD;
-/** Buffers that the floor has on their way: with one, the other end waits for the next. */
+/** Buffers that the floor keeps in flight: with only one, the peer waits for the next. */
 const IN_FLIGHT = 2;
-/** The naive way gets a part of the records, as it takes so long. */
+/** The naive contender writes a part of the records, because it is slow. */
 const NAIVE_PART = 4;
 
 function blockOf(i: number): Buffer {
   return BLOCKS[i % BLOCKS.length] as Buffer;
 }
 
-/** One place to put pages, and the ways to get there. Each is done when everything has arrived. */
+/** A destination for pages, and the ways to write to it. Each way ends when everything has arrived. */
 interface Place {
   name: string;
   records: number;
   /** Least ratio to the floor. */
   least: number;
-  /** A table whose `close()` waits for the arrival. */
+  /** A backend whose `close()` waits until everything has arrived. */
   ops: () => Promise<QemuFileOps>;
-  /** The best that Node can do without a package. */
+  /** The fastest way in plain Node. */
   floor: (blocks: number) => Promise<void>;
-  /** A stream, and what ends it. */
+  /** A stream, and the function that ends it. */
   stream: () => Promise<{ stream: Writable; arrived: () => Promise<unknown> }>;
 }
 
@@ -78,7 +78,7 @@ async function writeFields(stream: Writable, records: number): Promise<void> {
   }
 }
 
-/** Writes blocks, so many at a time. */
+/** Write blocks, up to a number of them at a time. */
 function writeBlocks(stream: Writable, blocks: number): Promise<void> {
   return new Promise((resolve, reject) => {
     let left = blocks;
@@ -150,11 +150,11 @@ function pipePlace(records: number): Place {
   };
 }
 
-/** Files are synced by all, since a saved guest must be. */
+/** Every contender syncs its file, because a saved guest must be on disk. */
 function filePlace(name: string, folder: string, records: number): Place {
   const path = (): string => {
     const file = join(folder, 'file');
-    // Else its memory would be free only once the next one was written, for those who write a new file.
+    // Remove the old file first, or its memory is freed only after the new one is written.
     rmSync(file, { force: true });
     return file;
   };
@@ -181,7 +181,7 @@ function filePlace(name: string, folder: string, records: number): Place {
   };
 }
 
-/** Bytes per nanosecond of some work. */
+/** Return bytes per nanosecond of some work. */
 async function speed(records: number, work: () => Promise<unknown>): Promise<number> {
   const start = performance.now();
   await work();
@@ -220,7 +220,7 @@ function contendersOf(place: Place, records: number, noteCalls: (count: number) 
 }
 
 const bench: Bench = {
-  question: 'How fast do RAM pages get into a socket, a pipe, a file?',
+  question: 'How fast are RAM pages written to a socket, a pipe and a file?',
   async *run({ quick }) {
     using far = await FarEnd.start('sink');
     const shm = mkdtempSync('/dev/shm/qemu-file-bench-');
@@ -241,7 +241,7 @@ const bench: Bench = {
         const noteCalls = (made: number): void => {
           count = made;
         };
-        // Lets the JIT see each of them once.
+        // Warm up the JIT for each contender.
         await alternate(contendersOf(place, GiB / 32, noteCalls), 1);
         const rounds = await alternate(
           contendersOf(place, place.records, noteCalls),

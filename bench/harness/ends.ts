@@ -8,24 +8,24 @@ import { fileURLToPath } from 'node:url';
 
 const FAR_END = fileURLToPath(new URL('far-end.ts', import.meta.url));
 
-/** Where a far end listens. */
+/** Addresses that a far end listens on. */
 export interface Addresses {
   unix: string;
   tcp: number;
   tls: number;
 }
 
-/** What came over one connection to a sink. */
+/** What a sink received over one connection. */
 export interface Arrival {
   bytes: number;
-  /** From the first byte to the end. */
+  /** Time from the first byte to the end, in nanoseconds. */
   seconds: number;
 }
 
-/** How to get to it. */
+/** Kind of connection. */
 export type Way = keyof Addresses;
 
-/** A process at the other end of connections. */
+/** A process that is the peer of connections. */
 export class FarEnd implements Disposable {
   readonly #addresses: Addresses;
   readonly #child: ChildProcess;
@@ -38,10 +38,10 @@ export class FarEnd implements Disposable {
   }
 
   /**
-   * Starts one.
+   * Start a far end.
    *
-   * @param role - A sink drops what comes, and ends when the other side has; a source sends records.
-   * @param records - How many a source sends on each connection.
+   * @param role - A sink drops what it receives and ends when its peer does; a source sends records.
+   * @param records - Number of records that a source sends on each connection.
    */
   static async start(role: 'sink' | 'source', records = 0): Promise<FarEnd> {
     const folder = mkdtempSync(join(tmpdir(), 'qemu-file-bench-'));
@@ -55,19 +55,19 @@ export class FarEnd implements Disposable {
     return new FarEnd(child, folder, addresses);
   }
 
-  /** Where it listens. */
+  /** Addresses that it listens on. */
   get addresses(): Addresses {
     return this.#addresses;
   }
 
-  /** What comes over the next connection that ends, to a sink. */
+  /** Return what a sink received over the next connection that ends. */
   arrival(): Promise<Arrival> {
     return new Promise((resolve) => {
       this.#child.once('message', (message) => resolve(message as Arrival));
     });
   }
 
-  /** Connects to it. */
+  /** Connect to the far end. */
   async connect(way: Way): Promise<Socket> {
     const { unix, tcp, tls } = this.#addresses;
     const host = '127.0.0.1';
@@ -89,7 +89,7 @@ export class FarEnd implements Disposable {
   }
 }
 
-/** Waits until the other side has ended: it has got everything then. */
+/** Wait until the peer has ended, which means that it has received everything. */
 export function ended(socket: Socket): Promise<unknown> {
   socket.resume();
   return new Promise((resolve) => socket.once('end', resolve));

@@ -1,5 +1,5 @@
-// The process at the other end: listens on a unix socket, on TCP and on TLS. As a sink it drops what comes
-// and ends when the other side has; as a source it sends whole records until there are enough.
+// The process of a far end: listens on a unix socket, on TCP and on TLS. A sink drops what it receives and
+// ends when its peer does; a source sends whole records.
 import { readFileSync } from 'node:fs';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';

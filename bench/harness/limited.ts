@@ -1,5 +1,5 @@
 // Writes to standard output at a limited rate, as bench/limiter.ts asks: through a QemuFile, or through
-// stream-throttle. A plan is a list of rates and of how long each holds.
+// stream-throttle. A plan is a list of rates and their durations.
 import { openTo } from 'qemu-file/adapters';
 import { Throttle } from 'stream-throttle';
 

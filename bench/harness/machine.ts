@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { cpus, release, totalmem } from 'node:os';
 
-/** Where and with what was measured. */
+/** The machine, and the versions of the tools. */
 export interface Machine {
   node: string;
   v8: string;
@@ -9,13 +9,13 @@ export interface Machine {
   cores: number;
   memoryGiB: number;
   kernel: string;
-  /** First line that each peer says of its version; null if it is missing. */
+  /** First line of each peer's version; null if the peer is missing. */
   tools: Record<string, string | null>;
 }
 
 const VERSION_FLAGS: Record<string, string> = { socat: '-V', pv: '--version', cat: '--version' };
 
-/** What this machine is. */
+/** Return a description of this machine. */
 export function machine(): Machine {
   const tools: Machine['tools'] = {};
   for (const [tool, flag] of Object.entries(VERSION_FLAGS)) tools[tool] = versionOf(tool, flag);

@@ -1,15 +1,15 @@
 import { measure } from 'mitata';
 import type { Contender, Mode } from './row.ts';
 
-/** Operations per call of what is measured: so many that mitata times each call on its own. */
+/** Operations per measured call: enough for mitata to time each call by itself. */
 export const OPS = 100_000;
 
 /**
- * A contender that reports nanoseconds per operation, as mitata finds them.
+ * Return a contender whose value is nanoseconds per operation, measured by mitata.
  *
- * @param name - Its name.
- * @param body - Does `OPS` operations.
- * @param mode - How long to look.
+ * @param name - Name of the contender.
+ * @param body - Performs `OPS` operations.
+ * @param mode - How thoroughly to measure.
  */
 export function nanosecondsPerOp(name: string, body: () => unknown, mode: Mode): Contender {
   const time = (mode.quick ? 3 : 100) * 1e6;

@@ -1,4 +1,4 @@
-// Runs one bench in a process of its own, and gives its rows to the process that started this one.
+// Run one bench and send its rows to the parent process.
 import { fileURLToPath } from 'node:url';
 import type { Bench } from './row.ts';
 

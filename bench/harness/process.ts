@@ -5,16 +5,16 @@ import { readFileSync } from 'node:fs';
 const TICKS = 100;
 const POLL_MS = 10;
 
-/** Seconds of processor time that a process has used; null once it is gone. */
+/** Return the processor time of a process in seconds; null if it has ended. */
 export function cpuSeconds(pid: number): number | null {
   const text = readProc(pid, 'stat');
   if (text === null) return null;
-  // After the name, which may hold anything: state is field 3, utime 14, stime 15.
+  // Fields are counted after the name, which may contain anything: state is 3, utime 14, stime 15.
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   return (Number(fields[11]) + Number(fields[12])) / TICKS;
 }
 
-/** The most memory that a process has had, in MiB; null once it is gone. */
+/** Return the peak memory of a process in MiB; null if it has ended. */
 export function peakMiB(pid: number): number | null {
   const kib = /VmHWM:\s*(\d+)/.exec(readProc(pid, 'status') ?? '')?.[1];
   return kib === undefined ? null : Number(kib) / 1024;
@@ -28,15 +28,15 @@ function readProc(pid: number, name: string): string | null {
   }
 }
 
-/** A running command, what it has used so far, and its end. */
+/** A running command, its resource use so far, and its end. */
 export interface Running {
   child: ChildProcess;
   used: { cpuSeconds: number; peakMiB: number };
-  /** Its exit code; null if it could not be started, as it is missing. */
+  /** Exit code; null if the command is missing. */
   ended: Promise<number | null>;
 }
 
-/** Starts a command and watches what it uses. */
+/** Start a command and watch its resource use. */
 export function start(command: string, args: string[], options: SpawnOptions = {}): Running {
   const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'inherit'], ...options });
   const used = { cpuSeconds: 0, peakMiB: 0 };

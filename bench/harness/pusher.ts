@@ -1,7 +1,7 @@
-// Connects to where it is told, and sends so many bytes; tries again until somebody listens.
+// Connect to an address, retrying until a peer listens, and send a number of bytes.
 import { connect, type NetConnectOpts } from 'node:net';
 
-/** What it is told. */
+/** Arguments of the process. */
 export interface Push {
   to: NetConnectOpts;
   bytes: number;

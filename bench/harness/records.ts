@@ -7,22 +7,22 @@ const COUNT = 4096;
 
 const memory = Buffer.alloc(COUNT * PAGE, 0xa5);
 
-/** Pages of one guest, made beforehand. */
+/** Pages of one guest, prepared in advance. */
 export const PAGES: readonly Uint8Array[] = Array.from({ length: COUNT }, (_, i) =>
   memory.subarray(i * PAGE, (i + 1) * PAGE),
 );
 
-/** The word before page `i`. */
+/** Return the word before page `i`. */
 export function wordOf(i: number): number {
   return (i % COUNT) * PAGE + FLAG_PAGE;
 }
 
-/** Page `i`. */
+/** Return page `i`. */
 export function pageOf(i: number): Uint8Array {
   return PAGES[i % COUNT] as Uint8Array;
 }
 
-/** A block of whole records, as large as fits in `size` bytes. */
+/** Return a block of as many whole records as fit in `size` bytes. */
 export function recordsIn(size: number): Buffer {
   const records = Math.floor(size / RECORD);
   const block = Buffer.alloc(records * RECORD, 0xa5);

@@ -1,4 +1,4 @@
-/** What was measured for one contender; null where its program is missing. */
+/** Value of one contender; null where its program is missing. */
 export interface Figure {
   name: string;
   value: number | null;
@@ -7,24 +7,24 @@ export interface Figure {
 /** One line of the table. */
 export interface Row {
   name: string;
-  /** Ours: the median of all rounds. */
+  /** Median of our rounds. */
   value: number;
   unit: string;
-  /** The floor and the peers, measured in the same rounds. */
+  /** Medians of the floor and the peers, measured in the same rounds. */
   against: Figure[];
-  /** Ours to the first of `against`: the median of the rounds' ratios. */
+  /** Ours divided by the first of `against`: the median of the ratios of the rounds. */
   ratio: number | null;
-  /** Half the distance between the quartiles of our rounds, as a fraction of the median. */
+  /** Half the interquartile range of our rounds, as a fraction of the median. */
   spread: number;
-  /** What is demanded, in words; empty where the row only informs. */
+  /** The demand, in words; empty where the row only informs. */
   mustReach: string;
-  /** Whether it is reached; null where a contender is missing or nothing is demanded. */
+  /** Whether the demand is met; null where a contender is missing or nothing is demanded. */
   ok: boolean | null;
 }
 
 /** How thoroughly to measure. */
 export interface Mode {
-  /** All benches together within a minute: enough to see that they work. */
+  /** All benches within a minute: enough to see that they work. */
   quick: boolean;
 }
 
@@ -32,18 +32,18 @@ export interface Mode {
 export interface Bench {
   /** The question that the file answers, in one line. */
   question: string;
-  /** Gives rows as they are known. */
+  /** Yield rows as soon as they are measured. */
   run(mode: Mode): AsyncIterable<Row>;
 }
 
-/** Somebody who takes part in each round. */
+/** A participant of each round. */
 export interface Contender {
   name: string;
-  /** Measures once. Null: it cannot be run here. */
+  /** Measure once; null means that the contender cannot run on this machine. */
   run: () => Promise<number | null>;
 }
 
-/** What all rounds gave: per contender one value a round; null for one that cannot be run here. */
+/** Values of all rounds by contender; null for one that cannot run on this machine. */
 export type Rounds = Map<string, number[] | null>;
 
 export function median(values: readonly number[]): number {
@@ -62,7 +62,7 @@ function spreadOf(values: readonly number[]): number {
   return (quantile(values, 0.75) - quantile(values, 0.25)) / 2 / Math.abs(median(values) || 1);
 }
 
-/** Lets all contenders run in turn, round after round, so that a noisy moment hits all alike. */
+/** Run all contenders in turn, round after round, so that noise affects all of them equally. */
 export async function alternate(contenders: readonly Contender[], rounds: number): Promise<Rounds> {
   const results: Rounds = new Map(contenders.map(({ name }) => [name, []]));
   for (let round = 0; round < rounds; round++) {
@@ -77,13 +77,13 @@ export async function alternate(contenders: readonly Contender[], rounds: number
   return results;
 }
 
-/** The median of a contender; null if it is missing. */
+/** Return the median of a contender; null if it is missing. */
 export function figure(rounds: Rounds, name: string): number | null {
   const values = rounds.get(name);
   return values ? median(values) : null;
 }
 
-/** The median of the rounds' ratios of two contenders; null if one is missing. */
+/** Return the median of the ratios of two contenders per round; null if one is missing. */
 export function ratio(rounds: Rounds, name: string, to: string): number | null {
   const values = rounds.get(name);
   const others = rounds.get(to);
@@ -91,20 +91,20 @@ export function ratio(rounds: Rounds, name: string, to: string): number | null {
   return median(values.map((value, round) => value / (others[round] as number)));
 }
 
-/** What makes a row of the rounds. */
+/** How to make a row from rounds. */
 export interface RowOf {
   name: string;
   unit: string;
-  /** The contender that is ours. */
+  /** Name of our contender. */
   ours: string;
-  /** The others, the one that counts for `ratio` first. */
+  /** Names of the others; the first one is the base of `ratio`. */
   against: readonly string[];
   mustReach?: string;
-  /** Says whether it is reached; null where that cannot be told. */
+  /** Return whether the demand is met; null where that is unknown. */
   reached?(value: number): boolean | null;
 }
 
-/** Makes a row of what the rounds gave. */
+/** Return a row made from rounds. */
 export function rowOf(rounds: Rounds, row: RowOf): Row {
   const values = rounds.get(row.ours) ?? [];
   const value = median(values);
@@ -121,18 +121,18 @@ export function rowOf(rounds: Rounds, row: RowOf): Row {
   };
 }
 
-/** All of the demands, where each may be untellable: null if one is, and none fails. */
+/** Combine demands: false if one fails, else null if one is unknown, else true. */
 export function allOf(...demands: (boolean | null)[]): boolean | null {
   if (demands.includes(false)) return false;
   return demands.includes(null) ? null : true;
 }
 
-/** Whether a ratio is at least so much; null for a missing one. */
+/** Return whether a ratio is at least `least`; null for a missing ratio. */
 export function atLeast(value: number | null, least: number): boolean | null {
   return value === null ? null : value >= least;
 }
 
-/** Whether a ratio is at most so much; null for a missing one. */
+/** Return whether a ratio is at most `most`; null for a missing ratio. */
 export function atMost(value: number | null, most: number): boolean | null {
   return value === null ? null : value <= most;
 }

@@ -1,11 +1,11 @@
-// What bench/steady-state.ts starts: puts and gets until the JIT has settled, then as many again, and
-// what these left on the heap.
+// The child process of bench/steady-state.ts: puts and gets until the JIT has settled, then measures what
+// as many again leave on the heap.
 import { QemuFile } from 'qemu-file';
 
-/** Tells whoever reads --trace-deopt where the steady state begins. */
+/** Marks in the output of --trace-deopt where the steady state begins. */
 export const SETTLED = '-- settled --';
 
-/** What the process sends in the end: bytes of heap per million operations. */
+/** Message of the process at its end: bytes of heap per million operations. */
 export interface HeapGrowth {
   puts: number;
   gets: number;
@@ -47,7 +47,7 @@ async function gets(): Promise<number> {
   return sum;
 }
 
-/** Heap that a million operations leave behind, with nothing collected meanwhile. */
+/** Return the heap bytes that a million operations leave when nothing is collected. */
 async function growth(work: () => void | Promise<unknown>, kinds: number): Promise<number> {
   global.gc?.();
   const before = process.memoryUsage().heapUsed;

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
 
 /*
- * Migration streams for the benches, written without the package: one block of RAM in one PART, no device.
+ * Migration streams for the benches, written without the package: one RAM block in one SECTION_PART, no device.
  */
 
 const PAGE = 4096;
@@ -29,7 +29,7 @@ function counted(text: string): Buffer {
 const EOS = be64(0x10);
 const FOOTER = Buffer.concat([Buffer.from([0x7e]), be32(1)]);
 
-/** Records of pages that follow each other, all but the first of them without a name. */
+/** Return records of consecutive pages; only the first one carries the name of the block. */
 function records(kind: 'dense' | 'zero', first: number, count: number): Buffer {
   const size = 8 + (kind === 'dense' ? PAGE : 1);
   const bytes = Buffer.alloc(size * count, 0x5a);
@@ -38,16 +38,16 @@ function records(kind: 'dense' | 'zero', first: number, count: number): Buffer {
     const flags = kind === 'dense' ? PAGE_CONTINUE : ZERO_CONTINUE;
     bytes.writeBigUInt64BE(BigInt((first + index) * PAGE + flags), at);
     if (kind === 'zero') bytes[at + 8] = 0;
-    // No two pages alike, as in a guest.
+    // All pages differ, as in a guest.
     else bytes.writeUInt32LE(first + index, at + 100);
   }
   return bytes;
 }
 
 /**
- * Writes a stream with so many pages into a file.
+ * Write a stream with `pages` pages into a file.
  *
- * @returns Its size in bytes.
+ * @returns The size of the file in bytes.
  */
 export async function writeStream(
   path: string,
