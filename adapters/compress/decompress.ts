@@ -78,14 +78,14 @@ class Decompression {
 
   read(position: number): MaybePromise<Uint8Array> {
     if (this.#reader === undefined) return this.#atEnd(position);
-    let answer: MaybePromise<Uint8Array>;
+    let result: MaybePromise<Uint8Array>;
     try {
-      answer = this.#reader.read(position);
+      result = this.#reader.read(position);
     } catch (error) {
       return this.#atEnd(position, error);
     }
-    if (answer instanceof Uint8Array) return answer.length > 0 ? answer : this.#atEnd(position);
-    return answer.then(
+    if (result instanceof Uint8Array) return result.length > 0 ? result : this.#atEnd(position);
+    return result.then(
       (chunk) => (chunk.length > 0 ? chunk : this.#atEnd(position)),
       (error: unknown) => this.#atEnd(position, error),
     );

@@ -1,68 +1,68 @@
 import type { QemuFileOps } from '../../lib/contract/ops.ts';
 
-/** The operations that move the stream's bytes: faults can happen at any byte of each. */
+/** The operations that move bytes of the stream. A fault can happen at any byte of each. */
 export type ByteOp = 'getBuffer' | 'writevBuffer';
 
-/** The other operations: they can fail. */
+/** The other operations. They can only fail. */
 export type OtherOp = Exclude<keyof QemuFileOps, ByteOp | 'sizes'>;
 
-/** A fault in the middle of the bytes of one direction. */
+/** A fault at a byte of one direction. */
 export type ByteFault = {
-  /** The operation, and with it the direction. */
+  /** The operation, which selects the direction. */
   on: ByteOp;
-  /** The byte before which it happens, counted over all calls of the operation from 0. Default 0. */
+  /** The byte before which the fault happens, counted from 0 over all calls of the operation. Default 0. */
   at?: number | undefined;
 } & (
   | {
-      /** The call fails once the bytes before have moved, and so do all later ones. */
+      /** The call fails after the bytes before the fault have moved, and so do all later calls. */
       do: 'fail';
       /** Errno name. Default `EIO`. */
       code?: string | undefined;
     }
-  /** The connection breaks, in both directions and for the other end, too: `ECONNRESET`. */
+  /** The connection breaks in both directions and for the peer: `ECONNRESET`. */
   | { do: 'reset' }
-  /** Reads meet the end; writes fail with `EPIPE`, and the other end sees an end where it can. */
+  /** Reads report the end. Writes fail with `EPIPE`, and the peer's reads report the end where that is possible. */
   | { do: 'end' }
   /**
-   * The call stops there: a read gives the bytes before, as any may; a write takes them, and the rest is
-   * lost, as no backend may.
+   * The call moves only the bytes before the fault: a short read, which the contract allows, or a short write,
+   * which it does not allow and which loses the other bytes.
    */
   | { do: 'short' }
   | {
-      /** The byte is changed; what the caller of a write holds is not. */
+      /** The byte is changed. The buffers of the caller of a write stay as they are. */
       do: 'corrupt';
-      /** What it is XORed with, 1 to 255. Default 255. */
+      /** The value that the byte is XORed with, 1 to 255. Default 255. */
       xor?: number | undefined;
     }
   | {
-      /** Nothing moves, until `release()`, `close()` or a `shutDown()` of the direction. */
+      /** No byte moves until `release()`, `close()` or a `shutDown()` of the direction. */
       do: 'stall';
-      /** Ends it by itself after so many milliseconds. */
+      /** Milliseconds after which the stall ends on its own. Default: never. */
       ms?: number | undefined;
     }
   | {
-      /** From there on calls move so few bytes each: reads give no more, writes go on in such pieces. */
+      /** From this byte on, reads return at most `size` bytes, and writes are made in parts of `size` bytes. */
       do: 'trickle';
       /** Bytes, 1 or more. */
       size: number;
     }
   | {
       /**
-       * From there on answers are promises that resolve late, after the bytes have moved: what the other
-       * end says to them may come earlier.
+       * From this byte on, results are promises that resolve some time after the bytes have moved. The peer's reply
+       * to these bytes may arrive before that.
        */
       do: 'late';
-      /** Turns of the event loop, 0 or more; 0 only makes a promise of an answer. */
+      /** Turns of the event loop, 0 or more. With 0 the result is only turned into a promise. */
       turns: number;
     }
   /**
-   * From there on writes are answered at once and are done behind it, one at a time; what fails then is
-   * told by the next write, by a half-close, or by `close()`. For `writevBuffer` alone: nobody can give unknown bytes.
+   * From this byte on, writes return at once and are made in the background, one after another. Their failure is
+   * reported by the next write, by a half-close, or by `close()`. For `writevBuffer` only.
    */
   | { do: 'early' }
 );
 
-/** A failure of an operation that moves no bytes, each time it is called. */
+/** A failure of an operation that moves no bytes. It happens at every call. */
 export interface OpFault {
   on: OtherOp;
   do: 'fail';
@@ -70,25 +70,24 @@ export interface OpFault {
   code?: string | undefined;
 }
 
-/** One fault; plain data, so that a plan can be printed and read again as JSON. */
+/** One fault. It is plain data, so that a plan can be printed and parsed as JSON. */
 export type Fault = ByteFault | OpFault;
 
-/** What `randomFaults` draws from. */
+/** Options of `randomFaults`. */
 export interface RandomFaultOptions {
-  /** Faults happen at bytes below this. Default 1 MiB. */
+  /** Upper bound of the bytes at which faults happen. Default 1 MiB. */
   bytes?: number | undefined;
   /** Greatest number of faults, 1 or more. Default 4. */
   most?: number | undefined;
 }
 
 /**
- * Makes a plan for `faultyOps` by chance; the same seed and options always give the same one.
+ * Make a random plan for `faultyOps`. The same seed and options always return the same plan. Its stalls end on
+ * their own within a few milliseconds.
  *
- * Stalls end by themselves within some milliseconds, so that nobody has to release them.
- *
- * @param seed - Any integer; of others the fraction is dropped.
+ * @param seed - Any integer. Of another number, the fraction is ignored.
  * @param options - `bytes`, `most`.
- *
+ * @returns 1 to `most` faults.
  * @example
  * ```js
  * const seed = Number(process.env.SEED ?? Date.now());
@@ -145,9 +144,9 @@ const KINDS = [
   'early',
 ] as const;
 
-/** Gives integers from 0 to below a bound, by xorshift: nobody has to keep a secret with them. */
+/** Return a generator of integers from 0 to below a bound. Xorshift, which is not cryptographically secure. */
 function generator(seed: number): (bound: number) => number {
-  // The one state that it never leaves is 0; similar seeds are spread far apart.
+  // Xorshift cannot leave the state 0. The multiplication spreads similar seeds.
   let state = Math.imul(seed | 0, 0x9e3779b1) || 1;
   return (bound) => {
     state ^= state << 13;

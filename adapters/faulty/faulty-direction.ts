@@ -1,145 +1,153 @@
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { ByteFault, ByteOp, Fault } from './fault-plan.ts';
 
-/** A direction with the faults that are still to come, and what those that came have changed. */
+/** One direction: the faults that are still to happen, and the effects of those that have happened. */
 export class FaultyDirection {
   readonly op: ByteOp;
-  /** Bytes moved in all. */
+  /** Number of bytes moved so far. */
   moved = 0;
-  /** What all calls fail with from now on. */
+  /** The error that all calls fail with from now on. */
   failure: QemuFileError | undefined;
-  /** Reads meet the end from now on. */
+  /** True once reads report the end. */
   hasEnded = false;
-  /** Greatest number of bytes moved at a time. */
-  pieceSize: number = Number.POSITIVE_INFINITY;
-  /** Turns of the loop by which answers come late; none come as they are. */
+  /** Greatest number of bytes that one call moves. */
+  maxCallBytes: number = Number.POSITIVE_INFINITY;
+  /** Turns of the event loop by which results are delayed; undefined leaves results as they are. */
   lateTurns: number | undefined;
-  /** Writes are answered before they are done. */
+  /** True once writes return before they are made. */
   isEarly = false;
   readonly #happened: Fault[];
-  /** The next one last. */
-  readonly #due: ByteFault[];
-  readonly #gates = new Set<Gate>();
-  /** Either direction may break the connection while the other one waits. */
-  readonly #mayBreak: boolean;
+  /** Faults that are still to happen, the next one last. */
+  readonly #pending: ByteFault[];
+  readonly #stalls = new Set<Stall>();
+  /** True if a fault of either direction can break the connection. */
+  readonly #canBreak: boolean;
 
   /**
    * @param op - The operation.
-   * @param faults - Of all directions and operations.
-   * @param happened - Gets those that happen.
+   * @param faults - The whole plan.
+   * @param happened - Receives the faults as they happen.
    */
   constructor(op: ByteOp, faults: readonly Fault[], happened: Fault[]) {
     this.op = op;
     this.#happened = happened;
-    this.#mayBreak = faults.some((fault) => fault.do === 'reset');
+    this.#canBreak = faults.some((fault) => fault.do === 'reset');
     const own = faults.filter((fault): fault is ByteFault => fault.on === op);
-    this.#due = own.sort((a, b) => placeOf(a) - placeOf(b)).reverse();
+    this.#pending = own.sort((a, b) => offsetOf(a) - offsetOf(b)).reverse();
   }
 
-  /** Nothing is to happen any more, and what happened changes nothing any more. */
+  /** True if calls can go straight to the backend: no fault is pending, and none has a lasting effect. */
   get isIdle(): boolean {
-    const asIs = this.lateTurns === undefined && !this.isEarly;
-    const isWhole = this.#due.length === 0 && this.pieceSize === Number.POSITIVE_INFINITY;
-    return isWhole && asIs && !this.#mayBreak;
+    const isUndelayed = this.lateTurns === undefined && !this.isEarly;
+    const isUncut = this.#pending.length === 0 && this.maxCallBytes === Number.POSITIVE_INFINITY;
+    return isUncut && isUndelayed && !this.#canBreak;
   }
 
-  /** Bytes that may move before the next fault. */
-  get free(): number {
-    const next = this.#due.at(-1);
-    return next === undefined ? Number.POSITIVE_INFINITY : placeOf(next) - this.moved;
+  /** Number of bytes that can move before the next fault. */
+  get bytesToFault(): number {
+    const next = this.#pending.at(-1);
+    return next === undefined ? Number.POSITIVE_INFINITY : offsetOf(next) - this.moved;
   }
 
   get isStalled(): boolean {
-    return this.#gates.size > 0;
+    return this.#stalls.size > 0;
   }
 
-  /** The next fault, if it is to happen here. */
+  /** Remove and return the fault at the current byte, if there is one. */
   take(): ByteFault | undefined {
-    if (this.free > 0) return undefined;
-    const fault = this.#due.pop() as ByteFault;
+    if (this.bytesToFault > 0) return undefined;
+    const fault = this.#pending.pop() as ByteFault;
     this.#happened.push(fault);
     return fault;
   }
 
-  /** Lets those faults happen that change how things go on, as far as they come next and here. */
+  /** Apply the faults at the current byte that only change how later bytes move. */
   takeModes(): void {
-    for (let next = this.#due.at(-1); next !== undefined; next = this.#due.at(-1)) {
-      if (this.free > 0 || !this.#enter(next)) return;
+    for (let next = this.#pending.at(-1); next !== undefined; next = this.#pending.at(-1)) {
+      if (this.bytesToFault > 0 || !this.#applyMode(next)) return;
       this.#happened.push(next);
-      this.#due.pop();
+      this.#pending.pop();
     }
   }
 
-  #enter(fault: ByteFault): boolean {
-    if (fault.do === 'trickle') this.pieceSize = fault.size;
+  /** Apply a fault of that kind. @returns Whether it is one. */
+  #applyMode(fault: ByteFault): boolean {
+    if (fault.do === 'trickle') this.maxCallBytes = fault.size;
     else if (fault.do === 'late') this.lateTurns = fault.turns;
     else if (fault.do === 'early') this.isEarly = true;
     else return false;
     return true;
   }
 
-  /** The error of a fault, latched unless it is one that says to try again. */
+  /** Return the error of a fault. It is latched, unless it is `EAGAIN`. */
   fail(code: string, position: number): QemuFileError {
     const error = injected(code, this.op, position);
     if (code !== 'EAGAIN') this.failure = error;
     return error;
   }
 
-  /** Waits until somebody releases, or cancels; or for a time. */
+  /**
+   * Wait until `release()` or `cancel()`, or for a time.
+   *
+   * @param owner - The reader or writer that stalls, for `cancel()`.
+   * @param ms - Milliseconds after which the wait ends on its own.
+   */
   stall(owner: object, ms: number | undefined): Promise<void> {
     return new Promise((resolve, reject) => {
       let timer: NodeJS.Timeout | undefined;
-      const leave = (): void => {
+      const end = (): void => {
         clearTimeout(timer);
-        this.#gates.delete(gate);
+        this.#stalls.delete(entry);
       };
-      const gate: Gate = {
+      const entry: Stall = {
         owner,
-        open: () => {
-          leave();
+        resume: () => {
+          end();
           resolve();
         },
         cancel: (error) => {
-          leave();
+          end();
           reject(error);
         },
       };
-      if (ms !== undefined) timer = setTimeout(gate.open, ms);
-      this.#gates.add(gate);
+      if (ms !== undefined) timer = setTimeout(entry.resume, ms);
+      this.#stalls.add(entry);
     });
   }
 
+  /** End all stalls; the calls go on. */
   release(): void {
-    for (const gate of this.#gates) gate.open();
+    for (const stall of this.#stalls) stall.resume();
   }
 
-  /** Wakes what stalls with an error; only that of an owner, if one is given. */
+  /** Reject the calls that stall, or only those of `owner`. */
   cancel(error: QemuFileError, owner?: object): void {
-    for (const gate of this.#gates) {
-      if (owner === undefined || gate.owner === owner) gate.cancel(error);
+    for (const stall of this.#stalls) {
+      if (owner === undefined || stall.owner === owner) stall.cancel(error);
     }
   }
 
-  /** Answers late, if that is to be. */
-  async held<T>(answer: T): Promise<T> {
+  /** Return a result after the delay of a `late` fault. */
+  async delayed<T>(result: T): Promise<T> {
     for (let turns = this.lateTurns ?? 0; turns > 0; turns--) {
       await new Promise((resolve) => setImmediate(resolve));
     }
-    return answer;
+    return result;
   }
 }
 
-interface Gate {
+/** A call that stalls. */
+interface Stall {
   readonly owner: object;
-  readonly open: () => void;
+  readonly resume: () => void;
   readonly cancel: (error: QemuFileError) => void;
 }
 
-function placeOf(fault: ByteFault): number {
+function offsetOf(fault: ByteFault): number {
   return fault.at ?? 0;
 }
 
-/** An error that nothing but a plan is the reason of. */
+/** Return an error that a fault of the plan causes. */
 export function injected(code: string, operation: string, position?: number): QemuFileError {
   return new QemuFileError(code, 'injected by faultyOps', { operation, position });
 }

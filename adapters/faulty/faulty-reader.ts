@@ -2,15 +2,15 @@ import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, QemuFileOps } from '../../lib/contract/ops.ts';
 import { type FaultyDirection, injected } from './faulty-direction.ts';
 
-/** The reads of one table, with the faults of their direction. */
+/** The reads of one backend, with the faults of their direction. */
 export class FaultyReader {
   readonly #ops: QemuFileOps;
   readonly #direction: FaultyDirection;
   readonly #reset: (error: QemuFileError) => void;
-  /** What the next byte is XORed with. */
+  /** The value that the next byte is XORed with. */
   #xor = 0;
-  /** What was handed over and lies behind the next fault. */
-  #kept: Uint8Array | undefined;
+  /** The part of the backend's chunk that lies after the next fault. */
+  #rest: Uint8Array | undefined;
   #isClosed = false;
 
   constructor(ops: QemuFileOps, direction: FaultyDirection, reset: (error: QemuFileError) => void) {
@@ -25,29 +25,29 @@ export class FaultyReader {
     if (direction.failure !== undefined) throw direction.failure;
     if (direction.hasEnded) return 0;
     direction.takeModes();
-    if (direction.free <= 0) return this.#readBeyond(buffer, position);
+    if (direction.bytesToFault <= 0) return this.#applyFaults(buffer, position);
     return this.#readOn(buffer, position);
   }
 
-  /** Wakes what stalls; in order, gives back what was kept. */
-  close(inOrder: boolean): void {
+  /** End stalled reads; after a success, return the unread part of a chunk to the backend. */
+  close(isSuccess: boolean): void {
     this.#isClosed = true;
     this.#direction.cancel(closedError(), this);
-    if (this.#kept === undefined || !inOrder) return;
-    this.#ops.unread?.([this.#kept]);
-    this.#kept = undefined;
+    if (this.#rest === undefined || !isSuccess) return;
+    this.#ops.unread?.([this.#rest]);
+    this.#rest = undefined;
   }
 
-  /** Chunks, and behind them what was kept. */
-  before(chunks: readonly Uint8Array[]): readonly Uint8Array[] {
-    if (this.#kept === undefined) return chunks;
-    const all = [...chunks, this.#kept];
-    this.#kept = undefined;
+  /** Return unread chunks, followed by the unread part of the backend's last chunk. */
+  withRest(chunks: readonly Uint8Array[]): readonly Uint8Array[] {
+    if (this.#rest === undefined) return chunks;
+    const all = [...chunks, this.#rest];
+    this.#rest = undefined;
     return all;
   }
 
-  /** Lets all faults happen that come before the next byte, then reads it and others. */
-  async #readBeyond(buffer: Uint8Array, position: number): Promise<number | Uint8Array> {
+  /** Apply the faults at the current byte, then read. */
+  async #applyFaults(buffer: Uint8Array, position: number): Promise<number | Uint8Array> {
     const direction = this.#direction;
     for (let fault = direction.take(); fault !== undefined; fault = direction.take()) {
       if (fault.do === 'fail') throw direction.fail(fault.code ?? 'EIO', position);
@@ -55,7 +55,7 @@ export class FaultyReader {
       if (fault.do === 'end') direction.hasEnded = true;
       if (fault.do === 'stall') await direction.stall(this, fault.ms);
       if (fault.do === 'corrupt') this.#xor ^= fault.xor ?? 255;
-      // What is `short` was so when it stopped here.
+      // A `short` fault has already had its effect: the previous read ended here.
       if (direction.failure !== undefined) throw direction.failure;
       if (direction.hasEnded) return 0;
       direction.takeModes();
@@ -65,41 +65,41 @@ export class FaultyReader {
 
   #readOn(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
     const direction = this.#direction;
-    if (direction.isIdle && this.#kept === undefined && this.#xor === 0) {
+    if (direction.isIdle && this.#rest === undefined && this.#xor === 0) {
       return this.#read(buffer, position);
     }
-    const most = Math.min(buffer.length, direction.free, direction.pieceSize);
-    const answer = this.#read(buffer.subarray(0, most), position);
-    const finish = (given: number | Uint8Array): MaybePromise<number | Uint8Array> => {
+    const maxBytes = Math.min(buffer.length, direction.bytesToFault, direction.maxCallBytes);
+    const result = this.#read(buffer.subarray(0, maxBytes), position);
+    const finish = (read: number | Uint8Array): MaybePromise<number | Uint8Array> => {
       if (direction.failure !== undefined) throw direction.failure;
-      const finished = this.#finish(buffer, most, given);
-      return direction.lateTurns === undefined ? finished : direction.held(finished);
+      const finished = this.#finish(buffer, maxBytes, read);
+      return direction.lateTurns === undefined ? finished : direction.delayed(finished);
     };
-    if (typeof answer === 'number' || answer instanceof Uint8Array) return finish(answer);
-    return answer.then(finish, (error: unknown) => {
+    if (typeof result === 'number' || result instanceof Uint8Array) return finish(result);
+    return result.then(finish, (error: unknown) => {
       throw direction.failure ?? error;
     });
   }
 
   #read(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
-    const kept = this.#kept;
-    this.#kept = undefined;
-    return kept ?? this.#ops.getBuffer?.(buffer, position) ?? 0;
+    const rest = this.#rest;
+    this.#rest = undefined;
+    return rest ?? this.#ops.getBuffer?.(buffer, position) ?? 0;
   }
 
-  /** Counts what was read, keeps what lies behind the next fault, and changes what is to be changed. */
-  #finish(buffer: Uint8Array, most: number, given: number | Uint8Array): number | Uint8Array {
-    if (typeof given === 'number') {
-      if (given <= 0) return given;
-      this.#direction.moved += given;
+  /** Count the bytes read, keep those after the next fault, and apply a `corrupt` fault. */
+  #finish(buffer: Uint8Array, maxBytes: number, read: number | Uint8Array): number | Uint8Array {
+    if (typeof read === 'number') {
+      if (read <= 0) return read;
+      this.#direction.moved += read;
       this.#corrupt(buffer);
-      return given;
+      return read;
     }
-    if (given.length > most) this.#kept = given.subarray(most);
-    let chunk = given.subarray(0, most);
+    if (read.length > maxBytes) this.#rest = read.subarray(maxBytes);
+    let chunk = read.subarray(0, maxBytes);
     this.#direction.moved += chunk.length;
     if (this.#xor !== 0 && chunk.length > 0) {
-      // Whoever handed it over may look at it still, or at other parts of its memory.
+      // The backend may still use the chunk or other parts of its memory.
       chunk = Uint8Array.from(chunk);
       this.#corrupt(chunk);
     }
@@ -113,5 +113,5 @@ export class FaultyReader {
 }
 
 function closedError(): QemuFileError {
-  return new QemuFileError('ECANCELED', 'closed while it stalled', { operation: 'getBuffer' });
+  return new QemuFileError('ECANCELED', 'closed during a stall', { operation: 'getBuffer' });
 }

@@ -1,19 +1,20 @@
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, QemuFileOps } from '../../lib/contract/ops.ts';
+import { totalLength } from '../../lib/util/total-length.ts';
 import type { ByteFault } from './fault-plan.ts';
 import { type FaultyDirection, injected } from './faulty-direction.ts';
 
-/** The writes of one table, with the faults of their direction. */
+/** The writes of one backend, with the faults of their direction. */
 export class FaultyWriter {
-  /** Resolves once what was answered early is done, in whatever way. */
-  behind: Promise<void> | undefined;
-  /** What that failed with. */
-  failedBehind: QemuFileError | undefined;
+  /** Resolves when the write in the background has succeeded or failed; undefined while there is none. */
+  background: Promise<void> | undefined;
+  /** The error of a write in the background. */
+  backgroundError: QemuFileError | undefined;
   readonly #ops: QemuFileOps;
   readonly #direction: FaultyDirection;
   readonly #reset: (error: QemuFileError) => void;
-  /** A batch is written in parts, and not all of it is there. */
-  #isInside = false;
+  /** True while a batch is written in parts. */
+  #isPartWritten = false;
   #isClosed = false;
 
   constructor(ops: QemuFileOps, direction: FaultyDirection, reset: (error: QemuFileError) => void) {
@@ -29,33 +30,33 @@ export class FaultyWriter {
     direction.takeModes();
     if (direction.isEarly) return this.#writeEarly(buffers, position);
     if (direction.isIdle) return this.#write(buffers, position);
-    const total = lengthOf(buffers);
-    const isWhole = total <= direction.pieceSize && total <= direction.free;
+    const total = totalLength(buffers);
+    const isWhole = total <= direction.maxCallBytes && total <= direction.bytesToFault;
     if (!isWhole || direction.lateTurns !== undefined) return this.#inParts(buffers, position);
     const count = (moved: number): number => {
       if (direction.failure !== undefined) throw direction.failure;
       direction.moved += Math.max(0, moved);
       return moved;
     };
-    const answer = this.#write(buffers, position);
-    if (typeof answer === 'number') return count(answer);
-    return answer.then(count, (error: unknown) => {
+    const result = this.#write(buffers, position);
+    if (typeof result === 'number') return count(result);
+    return result.then(count, (error: unknown) => {
       throw direction.failure ?? error;
     });
   }
 
   /**
-   * Wakes what stalls.
+   * End stalled writes.
    *
-   * @returns What to close with where that leaves half a batch.
+   * @returns The error to close with if a batch is written only in part.
    */
   close(): QemuFileError | undefined {
     this.#isClosed = true;
-    const error = new QemuFileError('ECANCELED', 'closed in the middle of a batch', {
+    const error = new QemuFileError('ECANCELED', 'closed before the last batch was written', {
       operation: 'writevBuffer',
     });
     this.#direction.cancel(error, this);
-    return this.#isInside && this.behind === undefined ? error : undefined;
+    return this.#isPartWritten && this.background === undefined ? error : undefined;
   }
 
   #write(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
@@ -63,34 +64,34 @@ export class FaultyWriter {
   }
 
   #writeEarly(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
-    if (this.failedBehind !== undefined) throw this.failedBehind;
-    if (this.behind === undefined) return this.#putBehind(buffers, position);
-    return this.behind.then(() => this.#writeEarly(buffers, position));
+    if (this.backgroundError !== undefined) throw this.backgroundError;
+    if (this.background === undefined) return this.#writeInBackground(buffers, position);
+    return this.background.then(() => this.#writeEarly(buffers, position));
   }
 
-  #putBehind(buffers: readonly Uint8Array[], position: number): number {
-    // The caller may use its memory again as soon as it has the answer.
+  #writeInBackground(buffers: readonly Uint8Array[], position: number): number {
+    // The caller may reuse its memory as soon as this call has returned.
     const copy = Buffer.concat(buffers);
-    const done = (count: number): void => {
-      if (count !== copy.length) this.failedBehind = injected('EIO', 'writevBuffer', position);
+    const onWritten = (count: number): void => {
+      if (count !== copy.length) this.backgroundError = injected('EIO', 'writevBuffer', position);
     };
-    const failed = (error: unknown): void => {
-      this.failedBehind = toQemuFileError(error, { operation: 'writevBuffer', position });
+    const onError = (error: unknown): void => {
+      this.backgroundError = toQemuFileError(error, { operation: 'writevBuffer', position });
     };
-    this.behind = this.#inParts([copy], position)
-      .then(done, failed)
+    this.background = this.#inParts([copy], position)
+      .then(onWritten, onError)
       .then(() => {
-        this.behind = undefined;
+        this.background = undefined;
       });
     return copy.length;
   }
 
   async #inParts(buffers: readonly Uint8Array[], position: number): Promise<number> {
     const direction = this.#direction;
-    const total = lengthOf(buffers);
+    const total = totalLength(buffers);
     let rest = buffers;
     let done = 0;
-    this.#isInside = true;
+    this.#isPartWritten = true;
     try {
       while (done < total) {
         direction.takeModes();
@@ -98,11 +99,11 @@ export class FaultyWriter {
         if (fault?.do === 'short') return done;
         if (fault?.do === 'corrupt') rest = corrupted(rest, fault.xor ?? 255);
         if (fault !== undefined) {
-          await this.#suffer(fault, position + done);
+          await this.#apply(fault, position + done);
           if (direction.failure !== undefined) throw direction.failure;
           continue;
         }
-        const size = Math.min(total - done, direction.free, direction.pieceSize);
+        const size = Math.min(total - done, direction.bytesToFault, direction.maxCallBytes);
         const [part, after] = splitAt(rest, size);
         const count = await this.#write(part, position + done);
         if (direction.failure !== undefined) throw direction.failure;
@@ -112,15 +113,15 @@ export class FaultyWriter {
         if (count !== size) return done;
         rest = after;
       }
-      return await direction.held(total);
+      return await direction.delayed(total);
     } catch (error) {
       throw direction.failure ?? error;
     } finally {
-      this.#isInside = false;
+      this.#isPartWritten = false;
     }
   }
 
-  async #suffer(fault: ByteFault, position: number): Promise<void> {
+  async #apply(fault: ByteFault, position: number): Promise<void> {
     const direction = this.#direction;
     if (fault.do === 'fail') throw direction.fail(fault.code ?? 'EIO', position);
     if (fault.do === 'reset') this.#reset(injected('ECONNRESET', 'writevBuffer', position));
@@ -132,13 +133,7 @@ export class FaultyWriter {
   }
 }
 
-function lengthOf(buffers: readonly Uint8Array[]): number {
-  let total = 0;
-  for (const buffer of buffers) total += buffer.length;
-  return total;
-}
-
-/** Cuts a list of buffers in two, the first of so many bytes. */
+/** Split a list of buffers in two, the first with `size` bytes. Copies no bytes. */
 function splitAt(buffers: readonly Uint8Array[], size: number): [Uint8Array[], Uint8Array[]] {
   const [part, after]: [Uint8Array[], Uint8Array[]] = [[], []];
   let left = size;
@@ -151,7 +146,7 @@ function splitAt(buffers: readonly Uint8Array[], size: number): [Uint8Array[], U
   return [part, after];
 }
 
-/** The same buffers, but the first byte is changed, in a copy. */
+/** Return the buffers with their first byte changed, in a copy of it. */
 function corrupted(buffers: readonly Uint8Array[], xor: number): Uint8Array[] {
   const [[first = new Uint8Array(0)], rest] = splitAt(buffers, 1);
   return [Uint8Array.of((first[0] ?? 0) ^ xor), ...rest];

@@ -1,6 +1,7 @@
 import type { Duplex } from 'node:stream';
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, QemuFileOps, Whence } from '../../lib/contract/ops.ts';
+import { noop } from '../../lib/util/noop.ts';
 import type { Fault, OpFault, OtherOp } from './fault-plan.ts';
 import { FaultyDirection, injected } from './faulty-direction.ts';
 import { FaultyReader } from './faulty-reader.ts';
@@ -16,33 +17,33 @@ export {
   randomFaults,
 } from './fault-plan.ts';
 
-/** A table whose operations go wrong by a plan. */
+/** A backend whose operations fail by a plan. */
 export interface FaultyOps extends QemuFileOps {
-  /** The faults that have happened, in their order. */
+  /** The faults that have happened, in order. */
   readonly happened: readonly Fault[];
-  /** Whether something waits in a `stall`. */
+  /** True while a call waits in a `stall`. */
   readonly isStalled: boolean;
-  /** Lets what waits in a `stall` go on. */
+  /** End all stalls; the calls go on. */
   release(): void;
 }
 
 /**
- * Makes a table over another one that goes wrong by a plan, for tests of what stands above it: it is slow,
- * cut short, broken, ended or changed at exact bytes, and fails where it is told to. Where nothing is
- * planned all goes through as it is, and answers come as they came.
+ * Wrap a backend so that it fails by a plan, for tests of the code that uses it. At exact bytes the stream is
+ * delayed, cut short, broken, ended or changed, and other operations can fail. Without a fault in the plan, calls
+ * and results pass unchanged.
  *
- * What fails has an error of its own: the fault's code, and "injected by faultyOps" for a reason. A failed
- * direction stays failed (but for `EAGAIN`, after which the next call goes on). `close()` always closes
- * what lies below; if it is to fail, with an error, so that nothing is published.
+ * An injected error has the code of the fault and the reason "injected by faultyOps". A failed direction stays
+ * failed, except after `EAGAIN`. `close()` always closes the wrapped backend. If `close` itself is to fail, the
+ * wrapped backend is closed with an error, so that it publishes nothing.
  *
- * Tables that `getReturnPath()` gives are under the same plan, and share its counts of bytes.
+ * The backends that `getReturnPath()` returns follow the same plan and share its byte counts.
  *
- * @param ops - The table below; not to be used otherwise from then on.
- * @param faults - What is to happen. Faults at the same byte happen in the order given.
- *
+ * @param ops - The backend to wrap. It must not be used directly from then on.
+ * @param faults - The plan. Faults at the same byte happen in the given order.
+ * @returns A backend with the same operations, and controls for the test.
  * @example
  * ```js
- * // The disk fills up after 1 MiB, and the last bytes before that take their time.
+ * // The disk is full after 1 MiB, and the last bytes before that are slow.
  * const ops = faultyOps(fdOps(fd), [
  *   { on: 'writevBuffer', at: 1_000_000, do: 'stall', ms: 50 },
  *   { on: 'writevBuffer', at: 2 ** 20, do: 'fail', code: 'ENOSPC' },
@@ -51,16 +52,16 @@ export interface FaultyOps extends QemuFileOps {
  * ```
  */
 export function faultyOps(ops: QemuFileOps, faults: Fault | readonly Fault[] = []): FaultyOps {
-  return new Plan([faults].flat()).controlled(ops);
+  return new PlannedFaults([faults].flat()).wrapWithControls(ops);
 }
 
-/** A plan in use, by one table or by several over the same transport. */
-class Plan {
+/** A plan in use, by one backend or by several over the same transport. */
+class PlannedFaults {
   readonly #faults: readonly Fault[];
   readonly #happened: Fault[] = [];
   readonly #reading: FaultyDirection;
   readonly #writing: FaultyDirection;
-  /** Closes each table below with an error. */
+  /** Closes each wrapped backend with an error. */
   readonly #breakers: ((error: QemuFileError) => void)[] = [];
 
   constructor(faults: readonly Fault[]) {
@@ -69,7 +70,7 @@ class Plan {
     this.#writing = new FaultyDirection('writevBuffer', faults, this.#happened);
   }
 
-  controlled(ops: QemuFileOps): FaultyOps {
+  wrapWithControls(ops: QemuFileOps): FaultyOps {
     const directions = [this.#reading, this.#writing];
     const controls = {
       happened: this.#happened,
@@ -81,11 +82,11 @@ class Plan {
     Object.defineProperty(controls, 'isStalled', {
       get: () => directions.some((direction) => direction.isStalled),
     });
-    return Object.assign(controls, this.#table(ops));
+    return Object.assign(controls, this.#wrap(ops));
   }
 
-  /** Fails an operation, if that is planned. */
-  #check(on: OtherOp): void {
+  /** Throw if the plan has a fault for an operation that moves no bytes. */
+  #failIfPlanned(on: OtherOp): void {
     const fault = this.#faults.find((each): each is OpFault => each.on === on);
     if (fault === undefined) return;
     this.#happened.push(fault);
@@ -100,20 +101,20 @@ class Plan {
     for (const breaker of this.#breakers) breaker(error);
   };
 
-  #table(ops: QemuFileOps): QemuFileOps {
+  #wrap(ops: QemuFileOps): QemuFileOps {
     const reader = new FaultyReader(ops, this.#reading, this.#reset);
     const writer = new FaultyWriter(ops, this.#writing, this.#reset);
-    let closing: { answer: MaybePromise<number | void> } | undefined;
-    const shut = (error?: Error): MaybePromise<number | void> => {
-      closing ??= { answer: this.#close(ops, reader, writer, error) };
-      return closing.answer;
+    let closing: { result: MaybePromise<number | void> } | undefined;
+    const close = (error?: Error): MaybePromise<number | void> => {
+      closing ??= { result: this.#close(ops, reader, writer, error) };
+      return closing.result;
     };
     this.#breakers.push((error) => {
       if (closing !== undefined) return;
-      const answer = breakOff(ops, writer, error);
-      // Nobody has to close what is broken.
-      answer.catch(() => {});
-      closing = { answer };
+      const result = breakConnection(ops, writer, error);
+      // The caller need not close a broken backend, so the rejection may have no handler.
+      result.catch(noop);
+      closing = { result };
     });
     return {
       ...(ops.getBuffer && {
@@ -123,38 +124,41 @@ class Plan {
         writevBuffer: (buffers: readonly Uint8Array[], position: number) =>
           writer.writev(buffers, position),
       }),
-      close: shut,
-      ...this.#others(ops, reader, writer),
+      close,
+      ...this.#otherOps(ops, reader, writer),
       ...(ops.sizes && { sizes: ops.sizes }),
     };
   }
 
-  /** All that moves no bytes of the stream. */
-  #others(ops: QemuFileOps, reader: FaultyReader, writer: FaultyWriter): QemuFileOps {
+  /** The operations that move no bytes of the stream. */
+  #otherOps(ops: QemuFileOps, reader: FaultyReader, writer: FaultyWriter): QemuFileOps {
     const checked = <Args extends unknown[], T>(on: OtherOp, call: (...args: Args) => T) => ({
       [on]: (...args: Args): T => {
-        this.#check(on);
+        this.#failIfPlanned(on);
         return call(...args);
       },
     });
     return {
       ...(ops.setBlocking &&
         checked('setBlocking', (blocking: boolean) => ops.setBlocking?.(blocking))),
-      ...(ops.getReturnPath && checked('getReturnPath', () => this.#over(ops.getReturnPath?.()))),
+      ...(ops.getReturnPath &&
+        checked('getReturnPath', () => this.#wrapReturnPath(ops.getReturnPath?.()))),
       ...(ops.shutDown &&
         checked('shutDown', (read: boolean, write: boolean) => {
           if (read) this.#reading.cancel(shutDownError('getBuffer'));
           if (write) this.#writing.cancel(shutDownError('writevBuffer'));
           if (!write) return ops.shutDown?.(read, write);
-          // What was answered early and is lost must not look as if it were followed by an end.
+          // A write that failed in the background must not look to the peer as if the end followed it.
           const finish = (): MaybePromise<number | void> => {
-            if (writer.failedBehind !== undefined) throw writer.failedBehind;
+            if (writer.backgroundError !== undefined) throw writer.backgroundError;
             return ops.shutDown?.(read, write);
           };
-          return writer.behind === undefined ? finish() : writer.behind.then(finish);
+          return writer.background === undefined ? finish() : writer.background.then(finish);
         })),
       ...(ops.unread &&
-        checked('unread', (chunks: readonly Uint8Array[]) => ops.unread?.(reader.before(chunks)))),
+        checked('unread', (chunks: readonly Uint8Array[]) =>
+          ops.unread?.(reader.withRest(chunks)),
+        )),
       ...(ops.getFd && checked('getFd', () => ops.getFd?.() ?? -1)),
       ...(ops.setOffset &&
         checked('setOffset', (offset: number, whence: Whence) => ops.setOffset?.(offset, whence))),
@@ -166,9 +170,9 @@ class Plan {
     };
   }
 
-  #over(path: QemuFileOps | Duplex | null | undefined): typeof path {
+  #wrapReturnPath(path: QemuFileOps | Duplex | null | undefined): typeof path {
     if (path === null || path === undefined || 'pipe' in path) return path;
-    return this.#table(path);
+    return this.#wrap(path);
   }
 
   #close(
@@ -178,38 +182,38 @@ class Plan {
     error: Error | undefined,
   ): MaybePromise<number | void> {
     reader.close(error === undefined);
-    const cut = writer.close();
+    const cutError = writer.close();
     const isPlanned = this.#faults.some(({ on }) => on === 'close');
-    const isEarly = writer.behind !== undefined || writer.failedBehind !== undefined;
-    if (cut === undefined && !isEarly && !isPlanned) return ops.close?.(error);
-    return this.#closeBadly(ops, writer, error ?? cut);
+    const isEarly = writer.background !== undefined || writer.backgroundError !== undefined;
+    if (cutError === undefined && !isEarly && !isPlanned) return ops.close?.(error);
+    return this.#closeWithFaults(ops, writer, error ?? cutError);
   }
 
-  async #closeBadly(
+  async #closeWithFaults(
     ops: QemuFileOps,
     writer: FaultyWriter,
     error: Error | undefined,
   ): Promise<number | void> {
-    // What was answered early is not there yet; in a failure nobody waits for it.
-    if (error === undefined) await writer.behind;
-    let failure: Error | undefined = writer.failedBehind;
+    // A write in the background must be complete before a successful close; a failure does not wait for it.
+    if (error === undefined) await writer.background;
+    let failure: Error | undefined = writer.backgroundError;
     try {
-      this.#check('close');
-    } catch (planned) {
-      failure ??= planned as Error;
+      this.#failIfPlanned('close');
+    } catch (injectedError) {
+      failure ??= injectedError as Error;
     }
-    const answer = await ops.close?.(error ?? failure);
+    const result = await ops.close?.(error ?? failure);
     if (failure !== undefined) throw failure;
-    return answer;
+    return result;
   }
 }
 
 function shutDownError(operation: string): QemuFileError {
-  return new QemuFileError('ECANCELED', 'shut down while it stalled', { operation });
+  return new QemuFileError('ECANCELED', 'shut down during a stall', { operation });
 }
 
-/** Closes what a reset has broken; what that cost of writes answered early is told here. */
-async function breakOff(
+/** Close a backend after a reset. Rejects with the error of a write in the background. */
+async function breakConnection(
   ops: QemuFileOps,
   writer: FaultyWriter,
   error: QemuFileError,
@@ -217,8 +221,8 @@ async function breakOff(
   try {
     await ops.close?.(error);
   } catch {
-    // The reset that it is part of is known.
+    // The reset has already been reported.
   }
-  await writer.behind;
-  if (writer.failedBehind !== undefined) throw writer.failedBehind;
+  await writer.background;
+  if (writer.backgroundError !== undefined) throw writer.backgroundError;
 }

@@ -1,17 +1,18 @@
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise } from '../../lib/contract/ops.ts';
 import { noop } from '../../lib/util/noop.ts';
+import { totalLength } from '../../lib/util/total-length.ts';
 
-interface WaitingRead {
+interface PendingRead {
   readonly buffer: Uint8Array;
   readonly resolve: (count: number) => void;
   readonly reject: (error: QemuFileError) => void;
 }
 
-interface WaitingWrite {
+interface PendingWrite {
   readonly buffers: readonly Uint8Array[];
   readonly total: number;
-  /** Where in `buffers` the bytes begin that did not fit yet. */
+  /** Index and offset in `buffers` of the first byte that is not stored yet. */
   index: number;
   offset: number;
   readonly resolve: (count: number) => void;
@@ -19,98 +20,99 @@ interface WaitingWrite {
 }
 
 /**
- * One direction of a connection inside the process: a ring of a fixed number of bytes, as the kernel's
- * pipe is. What does not fit stays in the writer's own buffers, so no write can make the process grow.
+ * One direction of a connection within the process: a ring of fixed size, as the kernel uses for a pipe. Bytes
+ * that do not fit stay in the writer's buffers, so that a write cannot increase the memory of the process.
  */
 export class ByteRing {
   readonly #capacity: number;
-  /** Made at the first write: one direction of a pair often stays unused. */
+  /** Allocated by the first write, because one direction of a pair often stays unused. */
   #ring: Uint8Array | undefined;
   #head = 0;
   #size = 0;
-  #waitingRead: WaitingRead | undefined;
-  #waitingWrite: WaitingWrite | undefined;
-  #writerGone = false;
-  #readerGone = false;
-  /** What a read fails with after the bytes that were stored before. */
+  #pendingRead: PendingRead | undefined;
+  #pendingWrite: PendingWrite | undefined;
+  #isWriterClosed = false;
+  #isReaderClosed = false;
+  /** Errno name with which reads fail after the stored bytes. */
   #readFailure: string | undefined;
-  /** What a write fails with. */
+  /** Errno name with which writes fail. */
   #writeFailure: string | undefined;
 
-  /** @param capacity - Bytes that may be stored. */
+  /** @param capacity - Greatest number of stored bytes. */
   constructor(capacity: number) {
     this.#capacity = capacity;
   }
 
-  /** Takes stored bytes, or waits for some; 0 is the end. */
+  /** Read stored bytes, or wait for some. @returns The number of bytes; 0 at the end. */
   read(buffer: Uint8Array): MaybePromise<number> {
-    if (this.#readerGone) throw readShutError();
+    if (this.#isReaderClosed) throw readShutError();
     if (this.#size > 0) {
       const count = this.#take(buffer);
       this.#refill();
       return count;
     }
     if (this.#readFailure !== undefined) throw readError(this.#readFailure);
-    if (this.#writerGone) return 0;
+    if (this.#isWriterClosed) return 0;
     return new Promise((resolve, reject) => {
-      this.#waitingRead = { buffer, resolve, reject };
+      this.#pendingRead = { buffer, resolve, reject };
     });
   }
 
-  /** Stores all bytes; answers at once if they fit, else when the reader has made room for the last. */
+  /** Store all bytes: synchronously if they fit, otherwise as the reader makes room. @returns Their number. */
   write(buffers: readonly Uint8Array[]): MaybePromise<number> {
     if (this.#writeFailure !== undefined) throw writeError(this.#writeFailure);
-    let total = 0;
-    for (const buffer of buffers) total += buffer.length;
+    const total = totalLength(buffers);
     const write = { buffers, total, index: 0, offset: 0, resolve: noop, reject: noop };
     if (this.#store(write)) return total;
     return new Promise((resolve, reject) => {
-      this.#waitingWrite = { ...write, resolve, reject };
+      this.#pendingWrite = { ...write, resolve, reject };
     });
   }
 
-  /** Wakes a waiting read with an error, and takes no byte for it. */
+  /** Reject the pending read without consuming a byte. */
   cancelRead(error: QemuFileError): void {
-    this.#waitingRead?.reject(error);
-    this.#waitingRead = undefined;
+    this.#pendingRead?.reject(error);
+    this.#pendingRead = undefined;
   }
 
   /**
-   * The writer leaves. Its reader gets the stored bytes, and then the end: or an error, if a code is
-   * given or a write was cut off. An end that was announced before stays one.
+   * Close the writing side. Reads return the stored bytes and then the end, or an error if `code` is given or a
+   * write was pending. A second call has no effect, so an end that was reported stays one.
+   *
+   * @param code - Errno name with which reads fail.
    */
   closeWriter(code?: string): void {
-    if (this.#writerGone) return;
-    this.#writerGone = true;
+    if (this.#isWriterClosed) return;
+    this.#isWriterClosed = true;
     this.#writeFailure ??= 'EPIPE';
-    const cutOff = this.#waitingWrite;
-    this.#waitingWrite = undefined;
-    cutOff?.reject(
+    const pending = this.#pendingWrite;
+    this.#pendingWrite = undefined;
+    pending?.reject(
       new QemuFileError('ECANCELED', 'writing was shut down', {
         operation: 'writevBuffer',
       }),
     );
-    this.#readFailure = code ?? (cutOff === undefined ? undefined : 'ECONNRESET');
-    const waiting = this.#waitingRead;
-    this.#waitingRead = undefined;
-    if (this.#readFailure === undefined) waiting?.resolve(0);
-    else waiting?.reject(readError(this.#readFailure));
+    this.#readFailure = code ?? (pending === undefined ? undefined : 'ECONNRESET');
+    const read = this.#pendingRead;
+    this.#pendingRead = undefined;
+    if (this.#readFailure === undefined) read?.resolve(0);
+    else read?.reject(readError(this.#readFailure));
   }
 
-  /** The reader leaves: its own reads fail with `ECANCELED`, and writes with `code`. */
+  /** Close the reading side: reads fail with `ECANCELED`, and writes with `code`. */
   closeReader(code = 'EPIPE'): void {
-    if (this.#readerGone) return;
-    this.#readerGone = true;
+    if (this.#isReaderClosed) return;
+    this.#isReaderClosed = true;
     this.#writeFailure = code;
     this.#ring = undefined;
     this.#size = 0;
     this.cancelRead(readShutError());
-    this.#waitingWrite?.reject(writeError(code));
-    this.#waitingWrite = undefined;
+    this.#pendingWrite?.reject(writeError(code));
+    this.#pendingWrite = undefined;
   }
 
-  /** Stores what fits and says whether that was all. */
-  #store(write: Pick<WaitingWrite, 'buffers' | 'index' | 'offset'>): boolean {
+  /** Store the bytes that fit. @returns Whether all bytes are stored. */
+  #store(write: Pick<PendingWrite, 'buffers' | 'index' | 'offset'>): boolean {
     while (write.index < write.buffers.length) {
       const buffer = write.buffers[write.index] as Uint8Array;
       if (write.offset === buffer.length) {
@@ -119,8 +121,8 @@ export class ByteRing {
         continue;
       }
       if (this.#size === this.#capacity) {
-        if (this.#waitingRead === undefined) return false;
-        this.#serveWaitingRead();
+        if (this.#pendingRead === undefined) return false;
+        this.#servePendingRead();
         continue;
       }
       this.#ring ??= new Uint8Array(this.#capacity);
@@ -131,15 +133,15 @@ export class ByteRing {
       this.#size += piece.length;
       write.offset += piece.length;
     }
-    this.#serveWaitingRead();
+    this.#servePendingRead();
     return true;
   }
 
-  #serveWaitingRead(): void {
-    const waiting = this.#waitingRead;
-    if (waiting === undefined || this.#size === 0) return;
-    this.#waitingRead = undefined;
-    waiting.resolve(this.#take(waiting.buffer));
+  #servePendingRead(): void {
+    const read = this.#pendingRead;
+    if (read === undefined || this.#size === 0) return;
+    this.#pendingRead = undefined;
+    read.resolve(this.#take(read.buffer));
   }
 
   #take(buffer: Uint8Array): number {
@@ -156,10 +158,10 @@ export class ByteRing {
   }
 
   #refill(): void {
-    const waiting = this.#waitingWrite;
-    if (waiting === undefined || !this.#store(waiting)) return;
-    this.#waitingWrite = undefined;
-    waiting.resolve(waiting.total);
+    const write = this.#pendingWrite;
+    if (write === undefined || !this.#store(write)) return;
+    this.#pendingWrite = undefined;
+    write.resolve(write.total);
   }
 }
 
@@ -168,11 +170,11 @@ function readShutError(): QemuFileError {
 }
 
 function readError(code: string): QemuFileError {
-  return new QemuFileError(code, 'the other end broke the connection', { operation: 'getBuffer' });
+  return new QemuFileError(code, 'the peer broke the connection', { operation: 'getBuffer' });
 }
 
 function writeError(code: string): QemuFileError {
-  return new QemuFileError(code, 'the other end takes no more bytes', {
+  return new QemuFileError(code, 'the peer has closed its reading side', {
     operation: 'writevBuffer',
   });
 }

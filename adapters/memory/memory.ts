@@ -1,16 +1,17 @@
 import { constants } from 'node:buffer';
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { QemuFileOps, Whence } from '../../lib/contract/ops.ts';
+import { totalLength } from '../../lib/util/total-length.ts';
 import { type ConnectionOps, shareTransport, type Transport } from '../shared/shared-transport.ts';
 import { ByteRing } from './byte-ring.ts';
 
-/** How `memoryOps` behaves. */
+/** Options of `memoryOps`. */
 export interface MemoryOptions {
-  /** Greatest number of bytes held; a write that needs more fails with `ENOSPC`. Default: what a `Buffer` can hold. */
+  /** Greatest size in bytes; a write that needs more fails with `ENOSPC`. Default: the greatest size of a `Buffer`. */
   limit?: number | undefined;
 }
 
-/** A growing buffer as a backend; every operation answers at once. */
+/** A growing buffer as a backend. Every operation is synchronous. */
 export interface MemoryOps extends QemuFileOps {
   getBuffer(buffer: Uint8Array, position: number): number;
   writevBuffer(buffers: readonly Uint8Array[], position: number): number;
@@ -20,26 +21,28 @@ export interface MemoryOps extends QemuFileOps {
   putBufferAt(buffer: Uint8Array, offset: number): number;
   getBufferAt(buffer: Uint8Array, offset: number): number;
   /**
-   * Gives all bytes held: a view that stays valid, though a later write may or may not show in it.
-   * Works after `close()` too.
+   * Return a view of all bytes. It stays valid, but a later write may or may not show in it. The call also works
+   * after `close()`.
    */
   contents(): Uint8Array;
 }
 
-/** Bytes made room for by the first write. */
-const FIRST_SIZE = 4096;
+/** Size of the first allocation, in bytes. */
+const MIN_ALLOCATION_BYTES = 4096;
+
+/** Default of `MemoryPairOptions.highWaterMark`: the size of a pipe in Linux. */
+const PIPE_BYTES = 65_536;
 
 /**
- * Makes a backend over a growing buffer: what is written is copied to its end, and what is read comes
- * from its start, each with an offset of its own. It is seekable: `setOffset` moves both offsets, and
- * `getOffset` gives that of the direction used last. A gap left by seeking reads as zeros.
+ * Make a backend over a growing buffer. Writes start at its end, reads at its start, each at an offset of its
+ * own. The backend is seekable: `setOffset` moves both offsets, and `getOffset` returns that of the direction
+ * used last. A gap that seeking leaves reads as zeros.
  *
- * Its operations throw a `QemuFileError`: `ENOSPC` for a write beyond `limit` (nothing of the batch is
- * kept), `EINVAL` for a bad offset, `EBADF` after `close()`.
- *
- * @param initial - Bytes to start with; copied.
- * @param options - `limit`, in bytes.
- *
+ * @param initial - The first content, which is copied.
+ * @param options - `limit` in bytes.
+ * @throws {RangeError} `limit` is negative or not a number. The operations throw a `QemuFileError`: `ENOSPC` for
+ *   a write beyond `limit` (no byte of the batch is stored), `EINVAL` for an invalid offset, `EBADF` after
+ *   `close()`.
  * @example
  * ```js
  * const memory = memoryOps();
@@ -63,7 +66,7 @@ export function memoryOps(initial?: Uint8Array, options: MemoryOptions = {}): Me
     if (isClosed) throw new QemuFileError('EBADF', 'the file is closed', { operation });
   }
 
-  function makeRoom(end: number, operation: string, position: number): void {
+  function reserve(end: number, operation: string, position: number): void {
     if (end > limit) {
       throw new QemuFileError('ENOSPC', `the memory is limited to ${limit} bytes`, {
         operation,
@@ -71,7 +74,9 @@ export function memoryOps(initial?: Uint8Array, options: MemoryOptions = {}): Me
       });
     }
     if (end > bytes.length) {
-      const grown = Buffer.alloc(Math.min(limit, Math.max(end, 2 * bytes.length, FIRST_SIZE)));
+      const grown = Buffer.alloc(
+        Math.min(limit, Math.max(end, 2 * bytes.length, MIN_ALLOCATION_BYTES)),
+      );
       grown.set(bytes.subarray(0, length));
       bytes = grown;
     }
@@ -91,10 +96,9 @@ export function memoryOps(initial?: Uint8Array, options: MemoryOptions = {}): Me
     writevBuffer(buffers, position) {
       checkOpen('writevBuffer');
       lastUsed = 'write';
-      let total = 0;
-      for (const buffer of buffers) total += buffer.length;
+      const total = totalLength(buffers);
       if (total === 0) return 0;
-      makeRoom(writeOffset + total, 'writevBuffer', position);
+      reserve(writeOffset + total, 'writevBuffer', position);
       for (const buffer of buffers) {
         bytes.set(buffer, writeOffset);
         writeOffset += buffer.length;
@@ -125,7 +129,7 @@ export function memoryOps(initial?: Uint8Array, options: MemoryOptions = {}): Me
       checkOpen('putBufferAt');
       checkOffset(offset, 'putBufferAt');
       if (buffer.length === 0) return 0;
-      makeRoom(offset + buffer.length, 'putBufferAt', offset);
+      reserve(offset + buffer.length, 'putBufferAt', offset);
       bytes.set(buffer, offset);
       return buffer.length;
     },
@@ -144,38 +148,41 @@ export function memoryOps(initial?: Uint8Array, options: MemoryOptions = {}): Me
 
 function checkOffset(offset: number, operation: string): number {
   if (Number.isSafeInteger(offset) && offset >= 0) return offset;
-  throw new QemuFileError('EINVAL', `not an offset: ${offset}`, { operation });
+  throw new QemuFileError('EINVAL', `${offset} is not an offset`, { operation });
 }
 
-/** How `memoryPair` behaves. */
+/** Options of `memoryPair`. */
 export interface MemoryPairOptions {
-  /** Bytes that each direction stores, an integer of 1 or more. Default 65536, as a pipe of Linux. */
+  /** Bytes that each direction stores, an integer of 1 or more. Default 65536, as in a pipe of Linux. */
   highWaterMark?: number | undefined;
 }
 
 /**
- * Makes the two ends of a connection inside the process. Each end reads what the other writes; a write
- * that does not fit is answered when the other end has read enough, so nobody can make the process grow.
+ * Make the two ends of a connection within the process. Each end reads the bytes that the other writes. A write
+ * that does not fit resolves when the peer has read enough, so a fast writer cannot increase the memory of the
+ * process.
  *
- * - `close()` of one end is the end for the other's reader and `EPIPE` for its writer.
- * - `close(error)`, or a close in the middle of a write, is `ECONNRESET` for both, after the bytes that
- *   were stored before.
- * - `shutDown(false, true)` ends writing; `shutDown(true, …)` makes reads fail with `ECANCELED`, and the
- *   other end's writes with `EPIPE`.
- * - `getReturnPath()` gives a further table over the same end, which closes when all its tables were
- *   closed. A direction belongs to the first table that uses it: another gets `EBUSY`.
- * - There is no descriptor, and `setBlocking` does nothing.
+ * - After `close()` of one end, the peer's reads report the end, and its writes fail with `EPIPE`.
+ * - After `close(error)`, or a `close()` while a write is pending, both fail with `ECONNRESET`, reads after the
+ *   bytes that are stored.
+ * - `shutDown(false, true)` ends writing. After `shutDown(true, …)` reads fail with `ECANCELED`, and the peer's
+ *   writes with `EPIPE`.
+ * - `getReturnPath()` returns a further backend over the same end, which closes when all its backends are closed.
+ *   A direction belongs to the first backend that uses it; in any other it fails with `EBUSY`.
+ * - There is no descriptor, and `setBlocking` has no effect.
  *
- * @param options - `highWaterMark`, in bytes.
+ * @param options - `highWaterMark` in bytes.
+ * @returns The two ends.
+ * @throws {RangeError} `highWaterMark` is not an integer of 1 or more.
  */
 export function memoryPair(options: MemoryPairOptions = {}): [ConnectionOps, ConnectionOps] {
-  const { highWaterMark = 65536 } = options;
+  const { highWaterMark = PIPE_BYTES } = options;
   if (!Number.isSafeInteger(highWaterMark) || highWaterMark < 1) {
     throw new RangeError(`highWaterMark must be an integer of 1 or more: ${highWaterMark}`);
   }
-  const there = new ByteRing(highWaterMark);
-  const back = new ByteRing(highWaterMark);
-  return [shareTransport(endOf(back, there)), shareTransport(endOf(there, back))];
+  const forward = new ByteRing(highWaterMark);
+  const backward = new ByteRing(highWaterMark);
+  return [shareTransport(endOf(backward, forward)), shareTransport(endOf(forward, backward))];
 }
 
 function endOf(incoming: ByteRing, outgoing: ByteRing): Transport {
