@@ -2,19 +2,12 @@
 export interface Batch {
   /** The buffers, in stream order. */
   entries: Uint8Array[];
-  /** Sum of their lengths when they were put. */
+  /** Sum of their lengths when they were put; more than now if one was detached since. */
   bytes: number;
   /** What to call once the batch was taken or has failed. */
   releases: (() => void)[];
   /** The staging block some entries point into; to be given back with `recycle`. */
   block: Buffer | null;
-}
-
-/** Sum of the entries' lengths as they are now: less than was put, once a buffer was detached. */
-export function lengthOf(entries: readonly Uint8Array[]): number {
-  let length = 0;
-  for (const entry of entries) length += entry.length;
-  return length;
 }
 
 /** Splits the first `bytes` off a batch; releases and the staging block stay with the rest. */

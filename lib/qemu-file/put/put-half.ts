@@ -2,8 +2,9 @@ import { backendError } from '../../contract/backend-result.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import type { MaybePromise, QemuFileOps } from '../../contract/ops.ts';
 import { HalfDigest } from '../../util/digest.ts';
+import { totalLength } from '../../util/total-length.ts';
 import type { BandwidthBudget, BudgetWaiter } from './bandwidth-budget.ts';
-import { type Batch, lengthOf, splitOff } from './batch.ts';
+import { type Batch, splitOff } from './batch.ts';
 import { type Gate, Gates } from './gates.ts';
 import { GatherList } from './gather-list.ts';
 import { RateLimiter } from './rate-limiter.ts';
@@ -182,7 +183,7 @@ export class PutHalf extends GatherList {
   adopt(source: PutHalf): number {
     this.#checkOpen();
     const batch = source.cut();
-    if (lengthOf(batch.entries) === batch.bytes) {
+    if (totalLength(batch.entries) === batch.bytes) {
       for (const entry of batch.entries) this.copy(entry);
     } else {
       this.#host.putFailed(this.#failure('EFAULT', DETACHED));
@@ -292,7 +293,7 @@ export class PutHalf extends GatherList {
   /** Hands one batch to the backend. */
   #hand(batch: Batch): void {
     this.#inFlight = batch;
-    if (lengthOf(batch.entries) !== batch.bytes) {
+    if (totalLength(batch.entries) !== batch.bytes) {
       this.#settle(Number.NaN, new QemuFileError('EFAULT', DETACHED, this.#context()));
       return;
     }
@@ -344,7 +345,7 @@ export class PutHalf extends GatherList {
     }
     this.limiter.held(false);
     // A batch with a detached buffer is not split: what follows must not leave in its place.
-    if (limited && lengthOf(batch.entries) === batch.bytes) return splitOff(batch, allowed);
+    if (limited && totalLength(batch.entries) === batch.bytes) return splitOff(batch, allowed);
     this.#queue.shift();
     return batch;
   }
