@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 
-/** Answered here, before anything is loaded: scripts ask for it often. */
+/** Handled before any module is loaded, because scripts ask for the version often. */
 const VERSION_FLAGS: readonly unknown[] = ['--version', '-V'];
 
 function version(): string {
@@ -18,7 +18,7 @@ if (VERSION_FLAGS.includes(process.argv[2])) {
   void import('./program.ts')
     .then(({ run }) => run(process.argv.slice(2), version()))
     .then((code) => {
-      // Never process.exit(): it cuts off what standard output still holds.
+      // process.exit() would drop what standard output has not written yet.
       process.exitCode = code;
     });
 }

@@ -433,13 +433,13 @@ describe('a silent source', () => {
 
 describe('progress line', () => {
   test('shows bytes and rate, and the limit while it holds bytes back', () => {
-    const line = { bytes: 1572864, bytesPerSecond: 1048576, limited: false };
+    const line = { bytes: 1572864, bytesPerSecond: 1048576, isLimited: false };
     assert.equal(showProgress(line), '1.5 MiB  1 MiB/s');
-    assert.equal(showProgress({ ...line, limited: true }), '1.5 MiB  1 MiB/s  limited');
+    assert.equal(showProgress({ ...line, isLimited: true }), '1.5 MiB  1 MiB/s  limited');
   });
 
   test('shows the share and the time left where the size is known', () => {
-    const line = { bytes: 2 ** 20, total: 4 * 2 ** 20, bytesPerSecond: 2 ** 20, limited: false };
+    const line = { bytes: 2 ** 20, total: 4 * 2 ** 20, bytesPerSecond: 2 ** 20, isLimited: false };
     assert.equal(showProgress(line), '[=====---------------]  1 MiB  1 MiB/s  25 %  ETA 0:03');
     const slow = { ...line, bytesPerSecond: 300 };
     assert.match(showProgress(slow), /ETA 2:54:46$/);

@@ -6,7 +6,7 @@ import net from 'node:net';
 import { createGunzip } from 'node:zlib';
 import { openFrom, openTo, socketOps } from '../../adapters/index.ts';
 import { showRam } from '../../lib/cli/commands/summary-text.ts';
-import { Meter, measurePuts } from '../../lib/cli/shell/progress.ts';
+import { Meter } from '../../lib/cli/shell/progress.ts';
 import { showExactSize, showSize } from '../../lib/cli/shell/sizes.ts';
 import { QemuFile } from '../../lib/index.ts';
 import {
@@ -50,7 +50,11 @@ async function moveRecording(): Promise<void> {
   const [socket] = (await once(server, 'connection')) as [net.Socket];
   server.close();
   const to = await openTo(`file:${file}`, { file: { maxBandwidth: LIMIT, digest: 'xxh64' } });
-  const meter = await Meter.start(measurePuts(to), sidecar.bytes, false);
+  const measure = () => ({
+    bytes: to.putPosition - to.writableLength,
+    limitedMs: to.limitedMs,
+  });
+  const meter = await Meter.start(measure, sidecar.bytes, false);
   const received = check(await relay(new QemuFile(socketOps(socket)), to));
   meter?.stop();
   check(await sending);

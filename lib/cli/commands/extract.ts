@@ -7,44 +7,46 @@ import { combineVisitors } from '../../migration/memory/combine-visitors.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
 import { loadDigest } from '../../util/digest.ts';
 import type { OpenStream } from '../endpoints/open-stream.ts';
+import { UsageError, writeOutput } from '../shell/command-errors.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
-import { type ReadFlags, readStream, UsageError, writeOutput } from './read-command.ts';
+import { type ReadFlags, readStream } from './read-command.ts';
 
 /** Options of `qemu-file extract`. */
 export interface ExtractFlags extends ReadFlags {
-  /** Name of a block, and the path that its contents go to. */
+  /** Name of a RAM block. */
   block?: string;
+  /** Path for the contents of that block. */
   raw?: string;
-  /** Directory that the contents of all blocks go to. */
+  /** Directory for the contents of all blocks. */
   allBlocks?: string;
-  /** Path of an ELF core. */
+  /** Path for an ELF core. */
   elf?: string;
-  /** Path of a manifest. */
+  /** Path for a manifest. */
   manifest?: string;
 }
 
 /**
- * The command `qemu-file extract`.
+ * Run `qemu-file extract`.
  *
- * @param fromText - Where from, as typed.
+ * @param fromText - The endpoint, as typed.
  * @returns The exit code.
  */
 export async function runExtract(fromText: string, flags: ExtractFlags): Promise<number> {
-  const wrong = usageFault(flags);
-  if (wrong !== null) {
-    await printStderr(wrong);
+  const mistake = usageMistake(flags);
+  if (mistake !== null) {
+    await printStderr(mistake);
     return EXIT.USAGE;
   }
   return readStream(fromText, flags, (stream, signal) => extract(fromText, stream, flags, signal));
 }
 
-function usageFault({ block, raw, allBlocks, elf, manifest }: ExtractFlags): string | null {
+function usageMistake({ block, raw, allBlocks, elf, manifest }: ExtractFlags): string | null {
   if ((block === undefined) !== (raw === undefined)) {
-    return '--block NAME and --raw FILE go together';
+    return '--block NAME and --raw FILE need each other';
   }
   if ([raw, allBlocks, elf, manifest].every((path) => path === undefined)) {
-    return 'say what to extract: --block NAME --raw FILE, --all-blocks DIR, --elf FILE or --manifest FILE';
+    return 'nothing to extract: give --block NAME --raw FILE, --all-blocks DIR, --elf FILE or --manifest FILE';
   }
   return null;
 }
@@ -56,19 +58,19 @@ async function extract(
   signal: AbortSignal,
 ): Promise<number> {
   await loadDigest();
-  using kept = openScratchStore();
+  using scratch = openScratchStore();
   const outputs: Output[] = [];
   try {
     await openOutputs(flags, outputs);
     const { file, fileOffset, seekable } = unwrapped;
     const { faults, warnings, blocks, configuration, manifest } = await verifyStream(file, {
       pages: combineVisitors(outputs.map(({ visitor }) => visitor)),
-      digests: flags.manifest === undefined ? undefined : { store: kept.store },
+      digests: flags.manifest === undefined ? undefined : { store: scratch.store },
       description,
       channels,
       fileOffset,
       seekable,
-      // What is missing there, no page is missing for.
+      // RAM pages do not depend on the VM description.
       withoutDescription: true,
       signal,
     });
@@ -76,7 +78,9 @@ async function extract(
     if (fault !== undefined) return await refuse(fromText, fault);
     if (flags.block !== undefined && !blocks.some(({ name }) => name === flags.block)) {
       const names = blocks.map(({ name }) => name).join(', ');
-      throw new UsageError(`no RAM block ${JSON.stringify(flags.block)}: there are ${names}`);
+      throw new UsageError(
+        `the stream has no RAM block ${JSON.stringify(flags.block)}; its blocks are ${names}`,
+      );
     }
     const paths: string[] = [];
     for (const output of outputs) {

@@ -1,41 +1,46 @@
 import { openScratchStore } from '../../extract/scratch-store.ts';
 import type { RamBlock } from '../../migration/format/events.ts';
-import { MigrationStreamError, type SectionName } from '../../migration/format/stream-error.ts';
+import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import { combineVisitors } from '../../migration/memory/combine-visitors.ts';
 import { RamImage } from '../../migration/memory/ram-image.ts';
 import { RamMap } from '../../migration/memory/ram-map.ts';
 import { MigrationReader } from '../../migration/reader/migration-reader.ts';
 import { StreamSummarizer, type StreamSummary } from '../../migration/verify/summary.ts';
 import type { OpenStream } from '../endpoints/open-stream.ts';
+import { UsageError, writeOutput } from '../shell/command-errors.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
-import { type ReadFlags, readStream, UsageError, writeOutput } from './read-command.ts';
+import { faultToJson, summarizeParts } from './json.ts';
+import { type ReadFlags, readStream } from './read-command.ts';
 import { type BlockMap, MAP_CELLS, MAP_WIDTH, showSummary } from './summary-text.ts';
 
 /** Options of `qemu-file inspect`. */
 export interface InspectFlags extends ReadFlags {
-  /** Name of the device whose state is printed. */
+  /** Name of the device whose state is to be printed. */
   device?: string;
-  /** Path of the report. */
+  /** Path for the HTML report. */
   html?: string;
   digest?: boolean;
+  /** JSON lists every `PART` of a section. */
+  'json=full'?: boolean;
 }
 
-/** Cells of a block's map in a report. */
+/** Cells of the map of one block in a report. */
 const REPORT_CELLS = 2048;
 
-/** What came of reading a stream. */
+/** The result of reading a stream. */
 interface Inspection {
   summary: StreamSummary;
   blocks: readonly RamBlock[];
   map: RamMap | null;
+  /** The fault at which reading stopped. */
   failure: MigrationStreamError | null;
 }
 
 /**
- * The command `qemu-file inspect`.
+ * Run `qemu-file inspect`.
  *
- * @param fromText - Where from, as typed.
+ * @param fromText - The endpoint, as typed.
  * @returns The exit code.
  */
 export function runInspect(fromText: string, flags: InspectFlags): Promise<number> {
@@ -44,11 +49,11 @@ export function runInspect(fromText: string, flags: InspectFlags): Promise<numbe
     const { summary, failure } = inspection;
     if (flags.html !== undefined) await writeReport(fromText, flags.html, inspection);
     const text = textOf(fromText, inspection, flags);
-    const said = await writeText(process.stdout, text);
-    if (failure === null) return said ? EXIT.DONE : EXIT.IO;
+    const isPrinted = await writeText(process.stdout, text);
+    if (failure === null) return isPrinted ? EXIT.DONE : EXIT.IO;
     await printStderr(`${fromText}: ${failure.message}`);
     if (flags.json !== true && flags.quiet !== true && summary.sections.length > 0) {
-      await printStderr('what is shown is what came before that');
+      await printStderr('the output shows the part of the stream before that');
     }
     return readExitCode(failure);
   });
@@ -59,10 +64,10 @@ async function inspect(
   flags: InspectFlags,
   signal: AbortSignal,
 ): Promise<Inspection> {
-  using kept = openScratchStore();
-  const wantsMap = flags.html !== undefined || (flags.json !== true && flags.device === undefined);
-  const map = wantsMap ? new RamMap() : null;
-  const image = flags.digest === true ? new RamImage({ store: kept.store }) : null;
+  using scratch = openScratchStore();
+  const needsMap = flags.html !== undefined || (flags.json !== true && flags.device === undefined);
+  const map = needsMap ? new RamMap() : null;
+  const image = flags.digest === true ? new RamImage({ store: scratch.store }) : null;
   const { file, container, fileOffset, seekable } = unwrapped;
   const pages = combineVisitors([map, image].filter((visitor) => visitor !== null));
   const reader = new MigrationReader(file, { pages, description, channels, fileOffset, seekable });
@@ -85,7 +90,7 @@ async function inspect(
     }
   }
   if (map?.isIncomplete === true)
-    summarizer.warn('the map is not complete: pages lie too far apart');
+    summarizer.warn('the map is incomplete: the pages are too far apart');
   const summary = summarizer.summary(reader.ram, container, ({ name }) => digests.get(name));
   return { summary, blocks: reader.ram.blocks, map, failure };
 }
@@ -94,7 +99,10 @@ function textOf(title: string, inspection: Inspection, flags: InspectFlags): str
   const { summary, failure } = inspection;
   if (flags.device !== undefined) return deviceText(summary, flags.device);
   if (flags.json === true) {
-    return `${JSON.stringify(failure === null ? summary : { ...summary, failure: faultOf(failure) })}\n`;
+    const sections =
+      flags['json=full'] === true ? summary.sections : summarizeParts(summary.sections);
+    const object = { ...summary, sections };
+    return `${JSON.stringify(failure === null ? object : { ...object, failure: faultToJson(failure) })}\n`;
   }
   return showSummary(
     title,
@@ -106,21 +114,8 @@ function textOf(title: string, inspection: Inspection, flags: InspectFlags): str
 function deviceText({ devices }: StreamSummary, name: string): string {
   if (Object.hasOwn(devices, name)) return `${JSON.stringify(devices[name], null, 2)}\n`;
   const names = Object.keys(devices);
-  const known = names.length === 0 ? 'there is none' : `there are ${names.join(', ')}`;
-  throw new UsageError(`no device ${JSON.stringify(name)}: ${known}`);
-}
-
-/** A fault as programs get it. */
-export function faultOf(error: MigrationStreamError): object {
-  const { message, reason, fault, position, section } = error;
-  return { message, reason, fault, offset: position ?? null, section: nameOf(section) };
-}
-
-/** What tells a section from others; it may have come with all that is known about it. */
-function nameOf(section: SectionName | undefined): SectionName | null {
-  if (section === undefined) return null;
-  const { sectionId, name, instanceId } = section;
-  return { sectionId, name, instanceId };
+  const known = names.length === 0 ? 'it has none' : `its devices are ${names.join(', ')}`;
+  throw new UsageError(`the stream has no device ${JSON.stringify(name)}; ${known}`);
 }
 
 function mapsOf({ blocks, map }: Inspection, cellsOf: (isLargest: boolean) => number): BlockMap[] {
@@ -133,7 +128,7 @@ function mapsOf({ blocks, map }: Inspection, cellsOf: (isLargest: boolean) => nu
   }));
 }
 
-/** Writes the report, whole or not at all. */
+/** Write the report, complete or not at all. */
 async function writeReport(title: string, path: string, inspection: Inspection): Promise<void> {
   const { reportHtml } = await import('../report/html.ts');
   const maps = mapsOf(inspection, () => REPORT_CELLS);

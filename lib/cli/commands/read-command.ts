@@ -1,51 +1,28 @@
 import { parseUri, type Uri } from '../../../adapters/index.ts';
-import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import { toQemuFileError } from '../../contract/errors.ts';
 import { sizeOf } from '../endpoints/open-endpoints.ts';
 import { type OpenStream, openStream } from '../endpoints/open-stream.ts';
+import { OutputError, UsageError } from '../shell/command-errors.ts';
 import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
-import { Meter } from '../shell/progress.ts';
+import { type Measure, Meter } from '../shell/progress.ts';
 import { printStderr } from '../shell/stdio.ts';
-import { writeWholeFile } from '../shell/write-file.ts';
 
 /** Options of all commands that read a stream. */
 export interface ReadFlags {
   /** Files or endpoints of further channels. */
   channel?: readonly string[];
-  /** Name or id of a snapshot in a disk image. */
+  /** Name or ID of a snapshot in a qcow2 image. */
   snapshot?: string;
   json?: boolean;
   quiet?: boolean;
 }
 
-/** What is wrong with the words of a command line. */
-export class UsageError extends Error {}
-
-/** What went wrong with something that is written, and not with the stream. */
-export class OutputError extends Error {
-  readonly path: string;
-  readonly error: QemuFileError;
-
-  constructor(path: string, error: QemuFileError) {
-    super(error.message, { cause: error });
-    this.path = path;
-    this.error = error;
-  }
-}
-
-/** Writes a text into a file, as `writeWhole` does; what it fails with names the file. */
-export async function writeOutput(path: string, text: string): Promise<void> {
-  try {
-    await writeWholeFile(path, text);
-  } catch (error) {
-    throw new OutputError(path, toQemuFileError(error));
-  }
-}
-
 /**
- * Runs a command that reads a stream: opens it, shows progress, closes it, and says what failed.
+ * Run a command that reads a stream: open it, show progress, print errors, and close it.
  *
- * @param fromText - Where from, as typed.
- * @param work - Gives the exit code.
+ * @param fromText - The endpoint, as typed.
+ * @param work - Reads the stream and returns the exit code.
+ * @returns The exit code.
  */
 export async function readStream(
   fromText: string,
@@ -58,7 +35,7 @@ export async function readStream(
     from = parseUri(fromText);
     channels = (flags.channel ?? []).map((text) => parseUri(text));
   } catch (error) {
-    await printStderr(toQemuFileError(error).message.replace(/^\w+: parseUri: /, ''));
+    await printStderr(toQemuFileError(error).reason);
     return EXIT.USAGE;
   }
   const quiet = flags.quiet === true;
@@ -69,7 +46,7 @@ export async function readStream(
   try {
     stream = await openStream({ from, channels, snapshot: flags.snapshot, signal, quiet });
     const { outer } = stream;
-    const measure = () => ({ bytes: outer.getPosition, limitedMs: 0 });
+    const measure = (): Measure => ({ bytes: outer.getPosition, limitedMs: 0 });
     meter = await Meter.start(measure, sizeOf(from, outer), quiet);
     return await work(stream, signal);
   } catch (error) {

@@ -24,10 +24,10 @@ import { writeWholeFile } from '../shell/write-file.ts';
 export type { RelayFlags } from '../relay/outcome.ts';
 
 /**
- * The command `qemu-file relay`.
+ * Run `qemu-file relay`.
  *
- * @param fromText - Where from, as typed.
- * @param toText - Where to, as typed.
+ * @param fromText - The endpoint to read from, as typed.
+ * @param toText - The endpoint to write to, as typed.
  * @param flags - Options.
  * @returns The exit code.
  */
@@ -42,7 +42,7 @@ export async function runRelay(
     from = parseUri(fromText);
     to = parseUri(toText);
   } catch (error) {
-    await printStderr(toQemuFileError(error).message.replace(/^\w+: parseUri: /, ''));
+    await printStderr(toQemuFileError(error).reason);
     return EXIT.USAGE;
   }
   const isSeveral = (flags.channels ?? 1) > 1;
@@ -57,7 +57,7 @@ export async function runRelay(
     tls = await readTls(flags, { from, to }, (text) => void printStderr(text));
   } catch (error) {
     const failure = toQemuFileError(error);
-    await printStderr(failure.message.replace(/^\w+: tls: /, ''));
+    await printStderr(failure.reason);
     return isTlsUsage(failure) ? EXIT.USAGE : EXIT.IO;
   }
   const names: Record<RelayEnd, string> = { from: fromText, to: toText, tee: flags.tee ?? '' };
@@ -66,13 +66,13 @@ export async function runRelay(
 
   using interruption = new SignalAbort();
   const budget = new BandwidthBudget(flags.maxBandwidth);
-  using steering = new RelayMonitor(budget, () => interruption.interrupt('SIGINT'));
+  using monitor = new RelayMonitor(budget, () => interruption.interrupt('SIGINT'));
   const move = isSeveral ? relaySeveral : relayOne;
   let outcome: Outcome;
   try {
     const answer = (line: string): void => void writeText(report, `${line}\n`);
-    outcome = await withControl(flags.control, steering, answer, () =>
-      move({ from, to, tls }, flags, steering, interruption.signal),
+    outcome = await withControl(flags.control, monitor, answer, () =>
+      move({ from, to, tls }, flags, monitor, interruption.signal),
     );
   } catch (error) {
     if (flags.control === undefined) throw error;
@@ -90,17 +90,17 @@ export async function runRelay(
     await printStderr(summary(outcome));
   }
   if (code === EXIT.DONE && !(await writeManifest(outcome.manifest, flags))) code = EXIT.IO;
-  const said = await writeText(report, reportOf(outcome, fromText, toText, flags));
-  return said || code !== EXIT.DONE ? code : EXIT.IO;
+  const isPrinted = await writeText(report, reportOf(outcome, fromText, toText, flags));
+  return isPrinted || code !== EXIT.DONE ? code : EXIT.IO;
 }
 
-/** Tells why commands cannot come from where they are to; undefined if they can. */
+/** Return why `--control` cannot be used as given; undefined if it can. */
 function refuseControl(from: Uri, { control }: RelayFlags): string | undefined {
   if (control !== '-' || !isStdin(from)) return undefined;
-  return 'standard input is what is relayed: give --control the path of a socket';
+  return 'standard input is already <from>: give --control the path of a socket';
 }
 
-/** Writes the manifest, if one is wanted; false if that failed. */
+/** Write the manifest if one was requested. Returns false if that failed. */
 async function writeManifest(
   manifest: Manifest | null | undefined,
   flags: RelayFlags,
@@ -110,7 +110,9 @@ async function writeManifest(
     await writeWholeFile(flags.manifest, `${JSON.stringify(manifest, null, 2)}\n`);
     return true;
   } catch (error) {
-    await printStderr(`the manifest (${flags.manifest}): ${toQemuFileError(error).message}`);
+    await printStderr(
+      `cannot write the manifest (${flags.manifest}): ${toQemuFileError(error).message}`,
+    );
     return false;
   }
 }

@@ -3,33 +3,34 @@ import { type RestoreResult, restoreVm } from '../../vm/index.ts';
 import { connectionFilter } from '../endpoints/connection-filter.ts';
 import { printListening, sizeOf } from '../endpoints/open-endpoints.ts';
 import { EXIT } from '../shell/exit-codes.ts';
+import type { Measure } from '../shell/progress.ts';
 import { showExactSize, showSize } from '../shell/sizes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
 import { runWithVm, type VmFlags } from './vm-command.ts';
 
 /** Options of `qemu-file restore`. */
 export interface RestoreFlags extends VmFlags {
-  /** Name or id of a snapshot in a disk image. */
+  /** Name or ID of a snapshot in a qcow2 image. */
   snapshot?: string;
 }
 
-const UNHARMED = 'no guest was restored';
+const NOTHING_CHANGED = 'no guest was restored';
 
 /**
- * The command `qemu-file restore`.
+ * Run `qemu-file restore`.
  *
- * @param fromText - Where from, as typed.
+ * @param fromText - The endpoint, as typed.
  * @param flags - Options.
  * @returns The exit code.
  */
 export function runRestore(fromText: string, flags: RestoreFlags): Promise<number> {
-  return runWithVm('from', fromText, flags, UNHARMED, async (parts) => {
+  return runWithVm('from', fromText, flags, NOTHING_CHANGED, async (parts) => {
     const { qmp, uri, tls, signal } = parts;
     const quiet = flags.quiet === true;
     const onListening = quiet ? undefined : printListening;
-    const door = connectionFilter({ from: uri, tls, quiet, anything: flags.check === false });
-    const from = await openFrom(uri, { signal, onListening, tls: tls.from, ...door });
-    const measure = () => ({ bytes: from.getPosition, limitedMs: 0 });
+    const filter = connectionFilter({ from: uri, tls, quiet, anything: flags.check === false });
+    const from = await openFrom(uri, { signal, onListening, tls: tls.from, ...filter });
+    const measure = (): Measure => ({ bytes: from.getPosition, limitedMs: 0 });
     await parts.meter(measure, sizeOf(uri, from));
     const result = await restoreVm(qmp, from, {
       maxBandwidth: flags.maxBandwidth,
@@ -53,7 +54,7 @@ async function report(
     const size = bytes === null ? '' : ` ${showExactSize(bytes)}`;
     const rate =
       bytes !== null && seconds > 0 ? `, ${showSize(Math.round(bytes / seconds))}/s` : '';
-    const state = status === 'running' ? 'runs' : `is stopped (${status})`;
+    const state = status === 'running' ? 'is running' : `is stopped (${status})`;
     await printStderr(`restored${size} in ${seconds.toFixed(1)} s${rate}; the guest ${state}`);
   }
   if (json !== true) return true;

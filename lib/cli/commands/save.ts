@@ -10,27 +10,29 @@ import { runWithVm, type VmFlags } from './vm-command.ts';
 /** Options of `qemu-file save`. */
 export interface SaveFlags extends VmFlags {
   compress?: CompressFormat;
-  /** Path of the manifest. */
+  /** Path for a manifest. */
   manifest?: string;
-  /** Stops the guest first. */
+  /** Stop the guest first. */
   pause?: boolean;
 }
 
-const UNHARMED = 'the migration was cancelled, and the guest goes on as before';
+const NOTHING_CHANGED = 'the migration was cancelled, and the guest continues as before';
 
 /**
- * The command `qemu-file save`.
+ * Run `qemu-file save`.
  *
- * @param toText - Where to, as typed.
+ * @param toText - The endpoint, as typed.
  * @param flags - Options.
  * @returns The exit code.
  */
 export async function runSave(toText: string, flags: SaveFlags): Promise<number> {
   if (flags.check === false && flags.manifest !== undefined) {
-    await printStderr('--manifest needs the check that --no-check switches off');
+    await printStderr(
+      '--manifest needs the check that --no-check switches off: remove one of them',
+    );
     return EXIT.USAGE;
   }
-  return runWithVm('to', toText, flags, UNHARMED, async (parts) => {
+  return runWithVm('to', toText, flags, NOTHING_CHANGED, async (parts) => {
     const { qmp, uri, tls, signal } = parts;
     const to = await openTo(uri, { signal, tls: tls.to });
     let progress: MigrationProgress | undefined;
@@ -47,7 +49,7 @@ export async function runSave(toText: string, flags: SaveFlags): Promise<number>
         progress = now;
       },
     });
-    // Not what failed, whatever comes of the rest: the guest is saved.
+    // From here on the guest is saved: a failure must not look like a failed save.
     let code: number = EXIT.DONE;
     if (flags.manifest !== undefined) {
       try {
@@ -55,13 +57,13 @@ export async function runSave(toText: string, flags: SaveFlags): Promise<number>
       } catch (error) {
         const { message } = error as Error;
         await printStderr(
-          `the guest is saved, but not the manifest (${flags.manifest}): ${message}`,
+          `the guest is saved, but the manifest (${flags.manifest}) is not: ${message}`,
         );
         code = EXIT.IO;
       }
     }
-    const said = await report(toText, flags, result, isStdout(uri));
-    return said ? code : EXIT.IO;
+    const isPrinted = await report(toText, flags, result, isStdout(uri));
+    return isPrinted ? code : EXIT.IO;
   });
 }
 
@@ -74,7 +76,7 @@ async function report(
   if (quiet !== true) {
     for (const warning of warnings) await printStderr(warning);
     const rate = seconds > 0 ? `, ${showSize(Math.round(bytes / seconds))}/s` : '';
-    const state = status === 'running' ? 'runs on' : `is stopped (${status})`;
+    const state = status === 'running' ? 'keeps running' : `is stopped (${status})`;
     await printStderr(
       `saved ${showExactSize(bytes)} in ${seconds.toFixed(1)} s${rate}; the guest ${state}`,
     );

@@ -3,8 +3,9 @@ import type { MapCell } from '../../migration/memory/ram-map.ts';
 import type { SectionSummary, StreamSummary } from '../../migration/verify/summary.ts';
 import { printable } from '../../util/format.ts';
 import { showExactSize, showSize } from '../shell/sizes.ts';
+import { showTimeLine } from './time-line.ts';
 
-/** The pages of a block, for a picture. */
+/** The map of a block: its pages in cells. */
 export interface BlockMap {
   name: string;
   usedLength: number;
@@ -15,16 +16,16 @@ export interface BlockMap {
 export const MAP_WIDTH = 64;
 /** Lines of the map of the largest block. */
 const MAP_LINES = 12;
-/** Cells of a block's map. */
+/** Cells of the map of the largest block. */
 export const MAP_CELLS: number = MAP_WIDTH * MAP_LINES;
 
-/** Rounds listed one by one; in a longer list the middle is left out. */
+/** Greatest number of rounds in a list; a longer list is shown without its middle. */
 const MAX_ROUNDS = 12;
 
 const DATA_SHADES = '░▒▓█';
 const LEGEND = '· zeros   ░▒▓█ data   ◆ some of it sent again   (blank) never sent';
 
-/** Shows what a stream consists of, for people. */
+/** Show the contents of a stream as text for people. */
 export function showSummary(
   title: string,
   summary: StreamSummary,
@@ -54,7 +55,7 @@ function showHead(title: string, { format, configuration }: StreamSummary): stri
   return `${lines.join('\n')}\n`;
 }
 
-/** Shows the blocks of guest memory, and of each what came for it, part by part. */
+/** Show the blocks of guest memory, with the pages that the stream has for each. */
 export function showRam({ ram }: StreamSummary, maps: readonly BlockMap[]): string {
   if (ram === null) return 'No RAM\n';
   const size = ram.blocks.reduce((sum, { usedLength }) => sum + usedLength, 0);
@@ -119,7 +120,7 @@ function showRounds(rounds: readonly PageCounts[]): string {
   return `Pages per round\n${columns([['round', ...used], ...rows])}\n`;
 }
 
-/** Lines of cells, all but the first of a line aligned to the right. */
+/** Return lines of cells; all but the first cell of a line are right-aligned. */
 function columns(rows: readonly (readonly string[])[]): string {
   const widths = (rows[0] ?? []).map((_, column) =>
     Math.max(...rows.map((row) => (row[column] ?? '').length)),
@@ -134,7 +135,7 @@ function columns(rows: readonly (readonly string[])[]): string {
     .join('\n');
 }
 
-/** The devices as a tree: by the bus path that their names begin with. */
+/** Show the devices as a tree, by the bus path at the start of their names. */
 function showDevices(sections: readonly SectionSummary[]): string {
   const devices = sections.filter(({ kind }) => kind === 'full');
   if (devices.length === 0) return '';
@@ -159,47 +160,6 @@ function showDevices(sections: readonly SectionSummary[]): string {
   return `Devices: ${devices.length}, ${showSize(bytes)}\n${columns([['', '', ''], ...rows])
     .trimStart()
     .replace(/^/, '  ')}\n`;
-}
-
-/** What came one after the other; pieces of one section, and devices, in a row are one line. */
-function showTimeLine({ sections, commands, format, vmDescription }: StreamSummary): string {
-  const rows: { offset: number; what: string; count: number; bytes: number }[] = [];
-  const add = (offset: number, what: string, bytes: number): void => {
-    const last = rows.at(-1);
-    if (last?.what === what) {
-      last.count += 1;
-      last.bytes += bytes;
-    } else {
-      rows.push({ offset, what, count: 1, bytes });
-    }
-  };
-  const items = [
-    ...sections.map(({ offset, kind, name, bytes }) => ({
-      offset,
-      what: kind === 'full' ? 'devices' : `${printable(name)} ${kind.toUpperCase()}`,
-      bytes,
-    })),
-    ...commands.map(({ offset, name, bytes }) => ({ offset, what: `command ${name}`, bytes })),
-  ].sort((a, b) => a.offset - b.offset);
-  for (const { offset, what, bytes } of items) add(offset, what, bytes);
-  if (vmDescription)
-    rows.push({ offset: format.bytes, what: 'VM description', count: 1, bytes: 0 });
-  const lines = rows.map(({ offset, what, count, bytes }) => {
-    const times = count === 1 ? what : `${what} × ${count}`;
-    return what === 'VM description' ? ['end', times, ''] : [`${offset}`, times, showSize(bytes)];
-  });
-  return `Time line\n${timeColumns(lines)}\n`;
-}
-
-function timeColumns(rows: readonly string[][]): string {
-  const width = (column: number): number =>
-    Math.max(0, ...rows.map((row) => (row[column] as string).length));
-  const [first, second, third] = [width(0), width(1), width(2)];
-  return rows
-    .map(([at, what, size]) =>
-      `  ${(at as string).padStart(first)}  ${(what as string).padEnd(second)}  ${(size as string).padStart(third)}`.trimEnd(),
-    )
-    .join('\n');
 }
 
 function showWarnings(warnings: readonly string[]): string {

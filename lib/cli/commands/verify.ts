@@ -10,43 +10,44 @@ import {
 import { parseManifest } from '../../migration/verify/manifest.ts';
 import { type Verification, verifyStream } from '../../migration/verify/verify.ts';
 import { printable } from '../../util/format.ts';
+import { UsageError } from '../shell/command-errors.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
 import { showExactSize } from '../shell/sizes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
-import { faultOf } from './inspect.ts';
-import { type ReadFlags, readStream, UsageError } from './read-command.ts';
+import { faultToJson } from './json.ts';
+import { type ReadFlags, readStream } from './read-command.ts';
 
 /** Options of `qemu-file verify`. */
 export interface VerifyFlags extends ReadFlags {
-  /** Path of a manifest that the stream must agree with. */
+  /** Path of a manifest to compare the stream with. */
   manifest?: string;
-  /** Goes on after the first fault. */
+  /** Continue after the first fault. */
   all?: boolean;
-  /** Path of what a QEMU's -dump-vmstate wrote. */
+  /** Path of the file that a QEMU wrote with `-dump-vmstate`. */
   target?: string;
-  /** False accepts a stream without a VM description. */
+  /** False: a stream without a VM description is accepted. */
   description?: boolean;
 }
 
 /**
- * The command `qemu-file verify`.
+ * Run `qemu-file verify`.
  *
- * @param fromText - Where from, as typed.
+ * @param fromText - The endpoint, as typed.
  * @returns The exit code.
  */
 export function runVerify(fromText: string, flags: VerifyFlags): Promise<number> {
   return readStream(fromText, flags, async ({ unwrapped, description, channels }, signal) => {
-    // First: a stream that cannot be compared need not be read.
+    // Read these first: a stream that cannot be compared need not be read.
     const manifest = await readOption('--manifest', flags.manifest, parseManifest);
     const dump = await readOption('--target', flags.target, (text) =>
       parseTargetDump(JSON.parse(text)),
     );
-    using kept = openScratchStore();
+    using scratch = openScratchStore();
     const { file, fileOffset, seekable } = unwrapped;
     const verification = await verifyStream(file, {
       all: flags.all,
       manifest,
-      digests: manifest === undefined ? undefined : { store: kept.store },
+      digests: manifest === undefined ? undefined : { store: scratch.store },
       withoutDescription: flags.description === false,
       description,
       channels,
@@ -60,7 +61,7 @@ export function runVerify(fromText: string, flags: VerifyFlags): Promise<number>
   });
 }
 
-/** Reads a file that an option names. */
+/** Read and parse the file that an option names. */
 async function readOption<T>(
   option: string,
   path: string | undefined,
@@ -91,31 +92,31 @@ async function report(
   for (const { message } of faults) await printStderr(`${fromText}: ${message}`);
   for (const problem of problems) {
     await printStderr(
-      `${fromText}: ${target} would not load it: ${describeTargetProblem(problem)}`,
+      `${fromText}: ${target} would not load this stream: ${describeTargetProblem(problem)}`,
     );
   }
   if (quiet !== true) {
     for (const note of [...warnings, ...(verdict?.notes ?? [])])
       await printStderr(`${fromText}: ${note}`);
   }
-  const isFine = faults.length === 0 && problems.length === 0;
+  const isValid = faults.length === 0 && problems.length === 0;
   const object = {
     from: fromText,
-    ok: isFine,
+    ok: isValid,
     bytes,
     machine: configuration?.machine ?? null,
     sections: sections.length,
-    faults: faults.map(faultOf),
+    faults: faults.map(faultToJson),
     warnings,
     ...(verdict === undefined ? {} : { target: verdict }),
   };
-  const machine = printable(configuration?.machine ?? 'an old machine type');
-  const fits = verdict === undefined ? '' : `; ${target} would load it`;
-  const line = `${fromText}: fine: ${machine}, ${sections.length} sections, ${showExactSize(bytes)}${fits}`;
-  const text = json === true ? JSON.stringify(object) : isFine && quiet !== true ? line : '';
-  const said = text === '' || (await writeText(process.stdout, `${text}\n`));
+  const machine = printable(configuration?.machine ?? 'machine type not in the stream');
+  const fits = verdict === undefined ? '' : `; ${target} would load this stream`;
+  const line = `${fromText}: ok: ${machine}, ${sections.length} sections, ${showExactSize(bytes)}${fits}`;
+  const text = json === true ? JSON.stringify(object) : isValid && quiet !== true ? line : '';
+  const isPrinted = text === '' || (await writeText(process.stdout, `${text}\n`));
   const [first] = faults;
   if (first !== undefined) return readExitCode(first);
   if (problems.length > 0) return EXIT.BAD_STREAM;
-  return said ? EXIT.DONE : EXIT.IO;
+  return isPrinted ? EXIT.DONE : EXIT.IO;
 }

@@ -3,18 +3,18 @@ import { toQemuFileError } from '../../contract/errors.ts';
 import { QmpClient } from '../../vm/index.ts';
 import { isTlsUsage, readTls, type TlsEnds, type TlsFlags } from '../endpoints/tls-credentials.ts';
 import type { TlsSide } from '../endpoints/tls-options.ts';
+import { UsageError } from '../shell/command-errors.ts';
 import { EXIT, exitCodeOf, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
 import { type Measure, Meter } from '../shell/progress.ts';
 import { printStderr } from '../shell/stdio.ts';
-import { UsageError } from './read-command.ts';
 
-/** Options of the commands that talk to a QEMU. */
+/** Options of the commands that control a QEMU. */
 export interface VmFlags extends TlsFlags {
-  /** Where QEMU's monitor is. */
+  /** Endpoint of QEMU's QMP monitor. */
   qmp: string;
   /** Bytes per second; 0 is no limit. */
   maxBandwidth?: number;
-  /** False: the stream is not checked. */
+  /** False: the command does not check the stream. */
   check?: boolean;
   resume?: boolean;
   keepPaused?: boolean;
@@ -22,32 +22,32 @@ export interface VmFlags extends TlsFlags {
   quiet?: boolean;
 }
 
-/** What such a command works with. */
+/** What a command that controls a QEMU works with. */
 export interface VmWork {
   qmp: QmpClient;
-  /** The other endpoint. */
+  /** The endpoint of the stream. */
   uri: Uri;
-  /** How it speaks TLS. */
+  /** TLS at that endpoint. */
   tls: TlsEnds;
   signal: AbortSignal;
-  /** Shows how far the work is, where somebody looks. */
+  /** Start the progress line, if standard error is a terminal. */
   meter(measure: () => Measure, total?: number): Promise<void>;
 }
 
 /**
- * Runs a command that talks to a QEMU: connects, shows progress, and says what failed.
+ * Run a command that controls a QEMU: connect to its monitor, show progress, and print errors.
  *
- * @param side - Which end the endpoint is.
+ * @param side - Which end of the stream the endpoint is.
  * @param uriText - The endpoint, as typed.
- * @param flags - Options.
- * @param unharmed - What an interruption leaves behind, if nothing else goes wrong, as a clause.
- * @param work - Gives the exit code.
+ * @param nothingChanged - The state of the guest after an interruption without further errors, as a clause.
+ * @param work - Does the work and returns the exit code.
+ * @returns The exit code.
  */
 export async function runWithVm(
   side: TlsSide,
   uriText: string,
   flags: VmFlags,
-  unharmed: string,
+  nothingChanged: string,
   work: (parts: VmWork) => Promise<number>,
 ): Promise<number> {
   let monitor: SocketTarget;
@@ -55,14 +55,14 @@ export async function runWithVm(
   let tls: TlsEnds;
   try {
     if (flags.resume === true && flags.keepPaused === true) {
-      throw new UsageError('--resume and --keep-paused exclude each other');
+      throw new UsageError('--resume and --keep-paused exclude each other: remove one of them');
     }
     uri = parseUri(uriText);
     monitor = monitorOf(flags.qmp);
     tls = await readTls(flags, { [side]: uri }, (text) => void printStderr(text));
   } catch (error) {
     const failure = toQemuFileError(error);
-    await printStderr(failure.message.replace(/^\w+: (parseUri: |tls: )?/, ''));
+    await printStderr(failure.reason);
     return failure.operation === 'tls' && !isTlsUsage(failure) ? EXIT.IO : EXIT.USAGE;
   }
   using interruption = new SignalAbort();
@@ -86,9 +86,9 @@ export async function runWithVm(
     const failure = toQemuFileError(error);
     const { by } = interruption;
     if (by !== undefined) {
-      // More may have gone wrong than that: a guest that does not run on, say.
+      // An error other than the interruption comes first: for example, the guest does not resume.
       await printStderr(
-        `interrupted by ${by}; ${failure.cause === signal.reason ? unharmed : failure.message}`,
+        `interrupted by ${by}; ${failure.cause === signal.reason ? nothingChanged : failure.message}`,
       );
       return SIGNAL_EXITS[by];
     }
@@ -104,5 +104,7 @@ function monitorOf(text: string): SocketTarget {
   const uri = parseUri(text);
   if (uri.scheme === 'tcp') return { host: uri.host, port: uri.port };
   if (uri.scheme === 'unix' || uri.scheme === 'file') return { path: uri.path };
-  throw new UsageError(`--qmp: ${text} is no socket: give a path, unix:path or tcp:host:port`);
+  throw new UsageError(
+    `--qmp: ${text} is not the endpoint of a monitor: give a path, unix:path or tcp:host:port`,
+  );
 }

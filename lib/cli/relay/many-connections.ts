@@ -17,7 +17,7 @@ import { relayChannels } from '../../relay/relay-channels.ts';
 import type { ChannelResult } from '../../relay/relay-channels-types.ts';
 import { connectionFilter } from '../endpoints/connection-filter.ts';
 import { printListening } from '../endpoints/open-endpoints.ts';
-import { Meter, measureStatus } from '../shell/progress.ts';
+import { Meter } from '../shell/progress.ts';
 import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
 import type { RelayMonitor } from './relay-status.ts';
 import { ReturnPathVerdict } from './return-path-verdict.ts';
@@ -70,7 +70,7 @@ export async function relaySeveral(
     return { ...NOTHING, channels: [], failure, opened: false };
   }
   if (!quiet) printListening(listener.address);
-  const meter = await Meter.start(measureStatus(steering), undefined, quiet);
+  const meter = await Meter.start(() => steering.measure(), undefined, quiet);
   const sockets = new WeakMap<QemuFile, Socket>();
   const back = new ReturnPathVerdict();
   let opened = false;

@@ -1,6 +1,6 @@
 import { relay } from '../../relay/relay.ts';
 import { openEndpoints, sizeOf } from '../endpoints/open-endpoints.ts';
-import { Meter, measureStatus } from '../shell/progress.ts';
+import { Meter } from '../shell/progress.ts';
 import { printStderr } from '../shell/stdio.ts';
 import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
 import type { RelayMonitor } from './relay-status.ts';
@@ -42,7 +42,7 @@ export async function relayOne(
   });
   if ('error' in ends) return { ...NOTHING, failure: ends, opened: false };
   steering.add(ends.from, ends.to);
-  const meter = await Meter.start(measureStatus(steering), sizeOf(from, ends.from), quiet);
+  const meter = await Meter.start(() => steering.measure(), sizeOf(from, ends.from), quiet);
   const endWatch = noticeStall(ends.from, ends.to, () => {
     if (!quiet) void printStderr(SILENCE);
   });

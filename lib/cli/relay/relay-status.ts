@@ -1,6 +1,7 @@
 import { getHalfOf } from '../../qemu-file/lifecycle.ts';
 import type { BandwidthBudget } from '../../qemu-file/put/bandwidth-budget.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import type { Measure } from '../shell/progress.ts';
 
 /** How far a relay has come. */
 export interface RelayStatus {
@@ -98,6 +99,11 @@ export class RelayMonitor implements RelaySteering, Disposable {
       limitedSeconds: this.budget.limitedMs / 1000,
       pending: sum(this.#channels, ({ from, to }) => heldBy(from) + heldBy(to)),
     };
+  }
+
+  /** Return what the progress line shows. */
+  measure(): Measure {
+    return { bytes: this.#forward(), limitedMs: this.budget.limitedMs };
   }
 
   setMaxBandwidth(bytesPerSecond: number): void {

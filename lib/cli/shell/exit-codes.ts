@@ -1,21 +1,21 @@
 import type { QemuFileError } from '../../contract/errors.ts';
 import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 
-/** Exit codes of the command; after a signal it is `128 +` its number. */
+/** Exit codes of the command; after a signal the exit code is 128 plus the signal's number. */
 export const EXIT = {
   /** Done. */
   DONE: 0,
-  /** The stream that was read is bad. */
+  /** `inspect`, `verify` and `extract`: the stream is damaged or incomplete. */
   BAD_STREAM: 1,
   /** The command line is wrong. */
   USAGE: 2,
-  /** The input is no migration stream, or empty. */
+  /** The input is not a migration stream, or is empty; for `relay`, `save` and `restore`, also a damaged one. */
   INPUT: 3,
   /** Opening, reading, writing or closing failed. */
   IO: 4,
 } as const;
 
-/** Signals that end a relay in order, and their exit codes. */
+/** The signals that end the command in order, and their exit codes. */
 export const SIGNAL_EXITS = {
   SIGHUP: 129,
   SIGINT: 130,
@@ -24,29 +24,29 @@ export const SIGNAL_EXITS = {
 
 export type EndingSignal = keyof typeof SIGNAL_EXITS;
 
-/** Whether an input was empty; the system has other uses for that code. */
+/** Return whether a relay failed because its input was empty; `ENODATA` of other operations has other causes. */
 export function isEmptyInput({ code, operation }: QemuFileError): boolean {
   return code === 'ENODATA' && operation === 'relay';
 }
 
-/** Gives the exit code of what a relay failed with. */
+/** Return the exit code of `relay`, `save` and `restore` after an error. */
 export function exitCodeOf(error: QemuFileError): number {
   return isEmptyInput(error) || error instanceof MigrationStreamError ? EXIT.INPUT : EXIT.IO;
 }
 
-/** Whether something was asked for that such an input cannot have: a snapshot of what is no disk image. */
-function isMisled({ code, operation }: QemuFileError): boolean {
+/** Return whether an option does not fit the input, such as `--snapshot` where the input is not a disk image. */
+function isWrongInput({ code, operation }: QemuFileError): boolean {
   return code === 'EINVAL' && operation === 'unwrap';
 }
 
-/** Gives the exit code of whatever reading a stream failed with. */
+/** Return the exit code of `inspect`, `verify` and `extract` after an error. */
 export function readExitCode(error: QemuFileError): number {
-  if (!(error instanceof MigrationStreamError)) return isMisled(error) ? EXIT.USAGE : EXIT.IO;
+  if (!(error instanceof MigrationStreamError)) return isWrongInput(error) ? EXIT.USAGE : EXIT.IO;
   const isEmpty = error.fault === 'truncated' && error.position === 0;
   return error.fault === 'not-a-stream' || isEmpty ? EXIT.INPUT : EXIT.BAD_STREAM;
 }
 
-/** The signals that end the command, turned into an `AbortSignal`. */
+/** Turns the signals that end the command into an `AbortSignal`. */
 export class SignalAbort implements Disposable {
   readonly #controller = new AbortController();
   #by: EndingSignal | undefined;
@@ -55,23 +55,23 @@ export class SignalAbort implements Disposable {
     for (const name of Object.keys(SIGNAL_EXITS)) process.on(name, this.#onSignal);
   }
 
-  /** Aborts at the first of the signals; further ones change nothing, closing is under way. */
+  /** Aborted by the first of the signals; later ones change nothing, because closing has begun. */
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
 
-  /** The first signal that came, if one has. */
+  /** The first signal that arrived, if any. */
   get by(): EndingSignal | undefined {
     return this.#by;
   }
 
-  /** Does what one of the signals does, without one. */
+  /** Act as if a signal had arrived. */
   interrupt(name: EndingSignal): void {
     this.#by ??= name;
     this.#controller.abort(new Error(`interrupted by ${name}`));
   }
 
-  /** Gives the signals their usual meaning again. */
+  /** Stop handling the signals. */
   [Symbol.dispose](): void {
     for (const name of Object.keys(SIGNAL_EXITS)) process.off(name, this.#onSignal);
   }

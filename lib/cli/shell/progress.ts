@@ -1,42 +1,27 @@
 import type { SingleBar } from 'cli-progress';
-import type { QemuFile } from '../../qemu-file/qemu-file.ts';
-import type { RelaySteering } from '../relay/relay-status.ts';
 import { showSize } from './sizes.ts';
 
 const FRAMES_PER_SECOND = 5;
 const BAR_WIDTH = 20;
-/** Weight of the newest sample in the rate that is shown. */
+/** Weight of the newest sample in the rate. */
 const SAMPLE_WEIGHT = 0.2;
-/** Part of the time between two frames that counts as being limited. */
-const LIMITED_SHARE = 0.1;
-
-/** What a file that is written has come to. */
-export function measurePuts(file: QemuFile): () => Measure {
-  return () => ({ bytes: file.putPosition - file.writableLength, limitedMs: file.limitedMs });
-}
-
-/** What a relay has come to. */
-export function measureStatus(steering: RelaySteering): () => Measure {
-  return () => {
-    const { forward, limitedSeconds } = steering.status();
-    return { bytes: forward, limitedMs: limitedSeconds * 1000 };
-  };
-}
+/** Share of the time between two frames from which on the line says `limited`. */
+const MIN_LIMITED_SHARE = 0.1;
 
 /** What the progress line shows. */
 export interface Progress {
   bytes: number;
-  /** Bytes in all, where known. */
+  /** Bytes in total, where known. */
   total?: number | undefined;
   bytesPerSecond: number;
   /** Whether the rate limit holds bytes back. */
-  limited: boolean;
+  isLimited: boolean;
 }
 
-/** Gives the progress line: bytes, rate, limited or not, and the time left where the size is known. */
-export function showProgress({ bytes, total, bytesPerSecond, limited }: Progress): string {
+/** Format the progress line: bytes, rate, whether the limit acts, and the time left where the size is known. */
+export function showProgress({ bytes, total, bytesPerSecond, isLimited }: Progress): string {
   const parts = [showSize(bytes), `${showSize(Math.round(bytesPerSecond))}/s`];
-  if (limited) parts.push('limited');
+  if (isLimited) parts.push('limited');
   if (total !== undefined && total > 0) {
     const share = Math.min(1, bytes / total);
     const done = Math.floor(share * BAR_WIDTH);
@@ -56,10 +41,10 @@ function showTime(seconds: number): string {
   return whole < 3600 ? clock : `${Math.floor(whole / 3600)}:${clock.padStart(5, '0')}`;
 }
 
-/** How far something has come. */
+/** How far a command has come. */
 export interface Measure {
   bytes: number;
-  /** Milliseconds that bytes have waited for a rate limit. */
+  /** Milliseconds that bytes have waited for the rate limit. */
   limitedMs: number;
 }
 
@@ -74,12 +59,12 @@ export class Meter {
   #rate = 0;
 
   /**
-   * Loads what draws the line, and begins to, where somebody looks.
+   * Start the progress line, if standard error is a terminal.
    *
-   * @param measure - Asked for every frame.
-   * @param total - How many bytes there will be, if that is known.
-   * @param quiet - Whether nobody wants to see it.
-   * @returns Undefined if there is no terminal to draw it on, or it is not wanted.
+   * @param measure - Called for each frame.
+   * @param total - Bytes in total, where known.
+   * @param quiet - Whether the line is switched off.
+   * @returns Undefined if there is no line.
    */
   static async start(
     measure: () => Measure,
@@ -103,7 +88,7 @@ export class Meter {
     this.#bar.start(total ?? 0, 0);
   }
 
-  /** Takes the line away. */
+  /** Remove the line. */
   stop(): void {
     this.#bar.stop();
   }
@@ -112,7 +97,7 @@ export class Meter {
     const { bytes, limitedMs } = this.#measure();
     const now = performance.now();
     const elapsed = now - this.#at;
-    const limited = limitedMs - this.#limitedMs > elapsed * LIMITED_SHARE;
+    const isLimited = limitedMs - this.#limitedMs > elapsed * MIN_LIMITED_SHARE;
     if (elapsed > 0) {
       const rate = ((bytes - this.#bytes) * 1000) / elapsed;
       this.#rate += (rate - this.#rate) * (this.#rate === 0 ? 1 : SAMPLE_WEIGHT);
@@ -120,6 +105,6 @@ export class Meter {
     this.#at = now;
     this.#bytes = bytes;
     this.#limitedMs = limitedMs;
-    return showProgress({ bytes, total: this.#total, bytesPerSecond: this.#rate, limited });
+    return showProgress({ bytes, total: this.#total, bytesPerSecond: this.#rate, isLimited });
   }
 }

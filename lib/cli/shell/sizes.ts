@@ -2,11 +2,10 @@ import bytes from 'bytes';
 import { filesize } from 'filesize';
 
 /**
- * Reads a number of bytes as people write it: `1048576`, `100MiB`, `100MB`, `100M`, `1.5g`, `64 KiB/s`.
+ * Parse a number of bytes as people write it: `1048576`, `100MiB`, `100MB`, `100M`, `1.5g`, `64 KiB/s`.
  * All units are powers of 1024, as in QEMU.
  *
- * @param text - What was typed.
- * @returns Bytes; `undefined` if it is not a size.
+ * @returns Bytes, a safe integer; `undefined` if `text` is not a size.
  */
 export function parseSize(text: string): number | undefined {
   const match = /^(\d+(?:\.\d+)?)\s*(?:([kmgt])i?)?b?(?:\/s)?$/i.exec(text.trim());
@@ -16,12 +15,12 @@ export function parseSize(text: string): number | undefined {
   return size !== null && Number.isSafeInteger(Math.floor(size)) ? Math.floor(size) : undefined;
 }
 
-/** Shows a number of bytes, as in `1.5 MiB`. */
+/** Format a number of bytes: `1.5 MiB`. */
 export function showSize(size: number): string {
   return filesize(size, { standard: 'iec' });
 }
 
-/** Shows a number of bytes to the byte, and readably where that differs: `1.5 MiB (1572864 bytes)`. */
+/** Format a number of bytes exactly, and in a larger unit where there is one: `1.5 MiB (1572864 bytes)`. */
 export function showExactSize(size: number): string {
   const exact = size === 1 ? '1 byte' : `${size} bytes`;
   return size < 1024 ? exact : `${showSize(size)} (${exact})`;

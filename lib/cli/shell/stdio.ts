@@ -1,21 +1,21 @@
 import type { WriteStream } from 'node:tty';
 import { printable } from '../../util/format.ts';
 
-/** Makes a reader that leaves early, as in `qemu-file --help | head -1`, no reason to crash. */
+/** Keep a reader that stops early, as in `qemu-file --help | head -1`, from crashing the command. */
 export function guardOutputs(): void {
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
 }
 
 /**
- * Writes text to standard output or error, and waits until it has left.
+ * Write text to standard output or standard error, and wait until it is written.
  *
- * @returns False if nobody reads it any more, or it cannot be written for another reason.
+ * @returns False if writing failed, for example because the reader has closed its end.
  */
 export function writeText(stream: WriteStream, text: string): Promise<boolean> {
   return new Promise((resolve) => stream.write(text, (error) => resolve(!error)));
 }
 
-/** Writes one line for people to standard error; what it quotes cannot do anything to a terminal. */
+/** Write one line for people to standard error, with control characters of quoted text escaped. */
 export async function printStderr(text: string): Promise<void> {
   const line = text
     .trim()

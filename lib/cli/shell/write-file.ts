@@ -1,6 +1,6 @@
 import { openTo } from '../../../adapters/index.ts';
 
-/** Writes a text into a file, mode 0600, which appears whole or not at all. */
+/** Write text to a file with mode 0600, which appears complete or not at all. */
 export async function writeWholeFile(path: string, text: string): Promise<void> {
   const to = await openTo({ scheme: 'file', path, offset: 0 });
   to.write(text);

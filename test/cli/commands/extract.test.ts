@@ -252,7 +252,7 @@ describe('exit code of extract', { concurrency }, () => {
     await using dir = makeTempDir();
     const outputs = ['--block', 'ram', '--raw', dir.join('raw')];
     const ended = await run(['extract', '-', ...outputs], workedExample());
-    assertSays(ended, 2, /no RAM block "ram": there are pc\.ram, vga\.vram/);
+    assertSays(ended, 2, /no RAM block "ram"; its blocks are pc\.ram, vga\.vram/);
     assert.deepEqual(fs.readdirSync(dir.path), []);
   });
 

@@ -141,6 +141,22 @@ describe('inspect --json', { concurrency }, () => {
     assert.deepEqual([ended.code, ended.stderr], [0, '']);
   });
 
+  test('summarises the PARTs of a section; --json=full lists them', async () => {
+    await using dir = makeTempDir();
+    const path = put(dir, 'vm.mig', twoRounds());
+    const parts = async (...args: string[]): Promise<(number | undefined)[]> => {
+      const { sections } = jsonIn(await run(['inspect', ...args])) as {
+        sections: { kind: string; count?: number }[];
+      };
+      return sections.filter(({ kind }) => kind === 'part').map(({ count }) => count);
+    };
+    // The endpoint after --json is not taken for its value.
+    assert.deepEqual(await parts('--json', path), [2]);
+    assert.deepEqual(await parts('--json=full', path), [undefined, undefined]);
+    const wrong = await run(['inspect', '--json=brief', path]);
+    assertSays(wrong, 2, /unknown option '--json=brief'/);
+  });
+
   test('takes the stream from standard input, and from a live socket', async () => {
     await using dir = makeTempDir();
     assert.deepEqual(jsonIn(await run(['inspect', '-', '--json'], workedExample())), EXAMPLE);
@@ -330,7 +346,7 @@ describe('exit code of inspect', { concurrency }, () => {
     const path = put(dir, 'vm.mig', workedExample().subarray(0, 4300));
     const shown = await run(['inspect', path]);
     assertSays(shown, 1, /ENODATA: in section "demo": the stream ends.* at byte 4300/);
-    assert.match(shown.stderr, /what is shown is what came before that/);
+    assert.match(shown.stderr, /the output shows the part of the stream before that/);
     assert.match(shown.stdout.toString(), /migration stream, 4\.17 KiB \(4270 bytes\)/);
     assert.match(shown.stdout.toString(), /pc\.ram {2}8 KiB {2}zero 1, normal 1/);
 
@@ -357,7 +373,7 @@ describe('exit code of inspect', { concurrency }, () => {
 
   test('2: a device that there is not, with those that there are', async () => {
     const ended = await run(['inspect', '-', '--device', 'toString'], workedExample());
-    assertSays(ended, 2, /no device "toString": there are demo/);
+    assertSays(ended, 2, /no device "toString"; its devices are demo/);
     assert.equal(ended.stdout.length, 0);
   });
 

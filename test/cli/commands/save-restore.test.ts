@@ -46,7 +46,7 @@ describe('save and restore', { skip: requireQemu() }, () => {
     const manifest = dir.join('vm.json');
     const options = ['--compress', 'zstd', '--manifest', manifest, '--resume', '--json'];
     const saved = await save(path, ...options).ended();
-    assertSays(saved, 0, /saved .* MiB \(\d+ bytes\) in .* s, .*\/s; the guest runs on$/m);
+    assertSays(saved, 0, /saved .* MiB \(\d+ bytes\) in .* s, .*\/s; the guest keeps running$/m);
     const { to, status, warnings } = jsonIn(saved);
     assert.deepEqual([to, status, warnings], [path, 'running', []]);
     assert.equal(statSync(path).mode & 0o777, 0o600);
@@ -58,7 +58,7 @@ describe('save and restore', { skip: requireQemu() }, () => {
     await using there = makeTempDir();
     await using destination = await start(there, { incoming: 'defer' });
     const restored = await run(['restore', '--qmp', `unix:${there.join('qmp')}`, path, '--json']);
-    assertSays(restored, 0, /restored .* MiB .*; the guest runs$/m);
+    assertSays(restored, 0, /restored .* MiB .*; the guest is running$/m);
     assert.equal(jsonIn(restored).status, 'running');
     await destination.waitCounterRises();
     await destination.pause();
@@ -120,7 +120,7 @@ describe('save and restore', { skip: requireQemu() }, () => {
     const { code, stderr } = await saving.ended();
     assert.equal(code, 130, stderr);
     assert.match(stderr, /interrupted by SIGINT; .*(cannot be reached|does not run on)/);
-    assert.doesNotMatch(stderr, /goes on as before/);
+    assert.doesNotMatch(stderr, /continues as before/);
   });
 
   test('say what is wrong, and nothing is harmed', async () => {
@@ -143,7 +143,11 @@ describe('save and restore refuse, before they do anything,', { concurrency: 2 }
     ['to work without a monitor', ['save', 'x'], /required option '--qmp <socket>'/],
     ['two wishes at once', ['save', '--qmp', 'q', '--resume', '--keep-paused', 'x'], /exclude/],
     ['an unknown compression', ['save', '--qmp', 'q', '--compress', 'rar', 'x'], /gzip, zstd/],
-    ['a monitor that is no socket', ['restore', '--qmp', 'exec:sh', 'x'], /is no socket/],
+    [
+      'a monitor that is not a socket',
+      ['restore', '--qmp', 'exec:sh', 'x'],
+      /is not the endpoint of a monitor/,
+    ],
     ['an unknown endpoint', ['save', '--qmp', 'q', 'ftp://x'], /ftp/],
     [
       'a manifest of what is not checked',

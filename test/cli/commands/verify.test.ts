@@ -44,7 +44,7 @@ describe('verify', { concurrency }, () => {
   test('says of a sound stream in one line that it is', async () => {
     const { code, stdout, stderr } = await run(['verify', '-'], workedExample());
     assert.deepEqual([code, stderr], [0, '']);
-    assert.equal(stdout.toString(), '-: fine: pc-i440fx-7.2, 4 sections, 4.55 KiB (4664 bytes)\n');
+    assert.equal(stdout.toString(), '-: ok: pc-i440fx-7.2, 4 sections, 4.55 KiB (4664 bytes)\n');
     const quiet = await run(['verify', '-', '--quiet'], workedExample());
     assert.deepEqual([quiet.code, quiet.stderr, quiet.stdout.length], [0, '', 0]);
   });
@@ -107,7 +107,7 @@ describe('verify', { concurrency }, () => {
     assertSays(ended, 1, /VM description is missing.*suppress-vmdesc=on/);
     const told = await run(['verify', path, '--no-description']);
     assertSays(told, 0, /looking for footers/);
-    assert.match(told.stdout.toString(), /: fine: /);
+    assert.match(told.stdout.toString(), /: ok: /);
   });
 });
 
@@ -118,7 +118,7 @@ describe('verify --manifest', { concurrency }, () => {
     const manifest = await manifestOf(dir, path);
     const { code, stdout, stderr } = await run(['verify', path, '--manifest', manifest]);
     assert.equal(code, 0, stderr);
-    assert.match(stdout.toString(), /: fine: /);
+    assert.match(stdout.toString(), /: ok: /);
   });
 
   test('names the section in which one byte is another', async () => {
@@ -205,7 +205,7 @@ describe('verify --target', { concurrency }, () => {
 
     const newer = put(dir, 'newer.json', dumpOf(4, 3));
     const refused = await run(['verify', '-', '--target', newer], workedExample());
-    assertSays(refused, 1, /newer\.json would not load it: section "demo".*version/);
+    assertSays(refused, 1, /newer\.json would not load this stream: section "demo".*version/);
     assert.equal(refused.stdout.length, 0);
     const object = jsonIn(await run(['verify', '-', '--target', newer, '--json'], workedExample()));
     assert.deepEqual([object.ok, object.faults], [false, []]);
@@ -218,7 +218,7 @@ describe('verify --target', { concurrency }, () => {
     const dump = put(dir, 'dump.json', gunzipSync(fs.readFileSync(packed)));
     const { code, stdout, stderr } = await run(['verify', stream, '--target', dump]);
     assert.equal(code, 0, stderr);
-    assert.match(stdout.toString(), /dump\.json would load it/);
+    assert.match(stdout.toString(), /dump\.json would load this stream/);
   });
 });
 

@@ -1,0 +1,53 @@
+/*
+ * The texts after the options in `--help`.
+ */
+
+const ENDPOINTS = `
+Endpoints are QEMU's own: <from> takes what QEMU's -incoming takes, <to> what its migrate takes.
+  tcp:host:port          <from> listens (port 0: the system chooses one), <to> connects;
+                         IPv6 as in tcp:[::1]:4444; an empty host is this machine
+  unix:path              <from> listens, <to> connects
+  exec:command           the standard output of a command, or its standard input
+  fd:N                   an inherited file descriptor
+  file:path[,offset=N]   a file, a device or a FIFO; N as in 4096, 0x1000, 4k
+  path                   the same, without an offset and without a colon before the first slash
+  -                      standard input or standard output
+`;
+
+export const RELAY_HELP: string = `${ENDPOINTS}
+SIGUSR1 prints the progress as one line.
+
+A file appears under its name only when it is complete. A migration stream that goes to a file
+must also be valid; --no-check switches this off.
+
+Exit codes: 0 done, 2 usage, 3 the input is not valid (empty, truncated, damaged),
+4 input or output failed, 130 interrupted (128 + the signal's number).
+
+Examples:
+  qemu-file relay tcp:0.0.0.0:4444 tcp:otherhost:4444 --max-bandwidth 100MiB
+  qemu-file relay unix:/run/migrate.sock guest.mig --digest
+  qemu-file relay guest.mig "exec:gzip -c > guest.mig.gz"
+  qemu-file relay unix:/run/from.sock tcp:otherhost:4444 --channels 9   (multifd-channels 8)
+`;
+
+export const READ_HELP: string = `${ENDPOINTS}
+The stream may be compressed (gzip, zstd, xz, bzip2, lzop), in a save image of libvirt, or in a
+qcow2 image, as the VM state of a snapshot.
+
+Exit codes: 0 valid, 1 the stream is damaged or incomplete, 2 usage, 3 not a migration stream,
+4 input or output failed, 130 interrupted (128 + the signal's number).
+`;
+
+export const VM_HELP: string = `${ENDPOINTS}
+QEMU must run as the same user, with a QMP monitor: -qmp unix:PATH,server=on,wait=off.
+If a save fails, the guest continues as before, and no file appears. Save to something that
+keeps the stream; to migrate to a live destination, use relay.
+
+Exit codes: 0 done, 2 usage, 3 the stream is not valid, 4 anything else failed,
+130 interrupted (128 + the signal's number).
+
+Examples:
+  qemu-file save --qmp /run/vm.qmp vm.mig.zst --compress zstd
+  qemu-system-x86_64 … -incoming defer -qmp unix:/run/new.qmp,server=on,wait=off
+  qemu-file restore --qmp /run/new.qmp vm.mig.zst
+`;
