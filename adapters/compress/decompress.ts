@@ -2,7 +2,8 @@ import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, ReadOps } from '../../lib/contract/ops.ts';
 import { noop } from '../../lib/util/noop.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
-import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
+import { StreamReader } from '../stream/stream-reader.ts';
+import { StreamWriter } from '../stream/stream-writer.ts';
 import { ExternalTool } from './external-tool.ts';
 
 /** The source of compressed bytes: a `QemuFile`, or any other iterable of chunks. */

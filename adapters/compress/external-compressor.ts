@@ -1,6 +1,7 @@
 import { Duplex } from 'node:stream';
 import { QemuFileError } from '../../lib/contract/errors.ts';
-import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
+import { StreamReader } from '../stream/stream-reader.ts';
+import { StreamWriter } from '../stream/stream-writer.ts';
 import { ExternalTool } from './external-tool.ts';
 
 type Callback = (error?: Error | null) => void;

@@ -2,7 +2,9 @@ import type { Readable, Writable } from 'node:stream';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, ReadOps, WriteOps } from '../../lib/contract/ops.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
-import { destroyStream, StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
+import { destroyStream } from '../stream/destroy-stream.ts';
+import { StreamReader } from '../stream/stream-reader.ts';
+import { StreamWriter } from '../stream/stream-writer.ts';
 
 /**
  * Make a backend of the reading end of a pipe.

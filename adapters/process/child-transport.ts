@@ -6,7 +6,9 @@ import { onAbort } from '../../lib/contract/wait-for.ts';
 import { noop } from '../../lib/util/noop.ts';
 import type { Transport } from '../shared/shared-transport.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
-import { destroyStream, StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
+import { destroyStream } from '../stream/destroy-stream.ts';
+import { StreamReader } from '../stream/stream-reader.ts';
+import { StreamWriter } from '../stream/stream-writer.ts';
 import { ChildExit } from './child-exit.ts';
 
 /** Default time from SIGTERM to SIGKILL, in milliseconds. */

@@ -1,56 +1,60 @@
-import { readSync } from 'node:fs';
 import type { Duplex } from 'node:stream';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, QemuFileSizes } from '../../lib/contract/ops.ts';
+import { waitFor } from '../../lib/contract/wait-for.ts';
 import { noop } from '../../lib/util/noop.ts';
 import { type ConnectionOps, shareTransport, type Transport } from '../shared/shared-transport.ts';
 import { SOCKET_SIZES } from '../shared/sizes.ts';
-import { StreamReader, StreamWriter } from '../stream/destroy-stream.ts';
+import { descriptorOf, hasHandle } from '../stream/socket-handle.ts';
+import { StreamReader } from '../stream/stream-reader.ts';
+import { StreamWriter } from '../stream/stream-writer.ts';
+import { resetAtEnd } from './reset-at-end.ts';
 import { underlyingSocket } from './underlying-socket.ts';
 
 /** How `socketOps` behaves. */
 export interface SocketOptions {
   /**
-   * Milliseconds that `close()` waits, after the last byte and the FIN are with the kernel, for the
-   * other end to finish too. What still comes in meanwhile is dropped. Default 1000.
+   * Milliseconds that `close()` waits for the peer's end, after the kernel has the last byte and the FIN.
+   * Bytes that arrive meanwhile are dropped. Default 1000.
    */
   lingerMs?: number | undefined;
   /**
-   * Whether a TLS connection is ended in TLS's own way, by an alert (`close_notify`) before the FIN. A QEMU
-   * does not read it on the main channel, and a socket that is closed with unread bytes is reset: what it
-   * sent last can be lost. False ends as QEMU does there: with the FIN alone; it has no effect on a TLS
-   * socket that was not made over another socket (`tls.connect` with a port). Default true.
+   * Whether a TLS connection ends with TLS's own alert (`close_notify`) before the FIN. QEMU does not read the
+   * alert on the main channel, and the kernel resets a socket that is closed with unread bytes: the last bytes
+   * of the stream can be lost. False ends with the FIN alone, as QEMU does there; it has no effect on a TLS
+   * socket that made its own connection (`tls.connect` with a port). Default true.
    */
   closeNotify?: boolean | undefined;
-  /** Overrules the sizes that suit the socket; QEMU's own for a stream that is none. */
+  /** Overrule the sizes that suit the socket; for a stream that is not a socket, QEMU's own. */
   sizes?: Partial<QemuFileSizes> | undefined;
 }
 
 const LINGER_MS = 1000;
 
 /**
- * Makes a backend over a connected (or connecting) socket, TLS socket, or any other two-way stream of
- * bytes, Node's or readable-stream's. It takes the socket over: nobody else may read, write or end it,
- * and its `allowHalfOpen` is set, because the two directions end apart.
+ * Make a backend of a connected (or connecting) socket, TLS socket, or any other two-way stream of bytes, of
+ * Node or readable-stream. The backend owns the socket: no other code may read, write or end it. It sets
+ * `allowHalfOpen`, because the two directions end separately.
  *
- * - One batch is one `writev`; reads hand over the socket's own chunks, uncopied. What is written to a
- *   stream that is no socket is copied first, because such a stream may keep what it was given.
- * - The other end's FIN is the end. A reset is `ECONNRESET`; writing to an end that is gone is `EPIPE` or
- *   `ECONNRESET`. (Node cannot tell a TLS connection cut by a plain FIN from one ended in order.)
- * - `shutDown(false, true)` half-closes, and answers when the FIN is with the kernel;
- *   `shutDown(true, false)` drops what still comes in; `shutDown(true, true)` destroys the socket. Whatever
- *   waits fails with `ECANCELED`; ending a direction in the middle of a batch breaks the connection.
- * - `close()` sends the FIN, waits at most `lingerMs` for the other end's, and destroys the socket. It
- *   rejects with `ECONNRESET` or `EPIPE` when the other end broke the connection before it took all bytes.
- * - `close(error)` breaks the connection: a TCP peer sees a reset. Unix sockets have none, so there the
- *   peer sees the end too early; other streams are destroyed with the error.
- * - `getReturnPath()` gives a further table over the same socket, which closes when all its tables were
- *   closed. A direction belongs to the first table that uses it, until that closes: another gets `EBUSY`.
- * - `setBlocking` does nothing: Node's sockets cannot block. `getFd` gives the socket's descriptor
- *   where Node has one, else -1; it remains Node's to close.
+ * - One batch is one `writev`. Reads return the socket's own chunks, uncopied. Batches for a stream that is
+ *   not a socket are copied first, because such a stream may keep its buffers.
+ * - The peer's FIN is the end. A reset is `ECONNRESET`; writing to a peer that is gone is `EPIPE` or
+ *   `ECONNRESET`. (Node cannot tell a TLS connection cut by a plain FIN from one that ended in order.)
+ * - `shutDown(false, true)` half-closes, and resolves when the kernel has the FIN; `shutDown(true, false)`
+ *   drops further input; `shutDown(true, true)` destroys the socket. Pending calls fail with `ECANCELED`; to
+ *   end a direction during a batch breaks the connection.
+ * - `close()` sends the FIN, waits at most `lingerMs` for the peer's, and destroys the socket. It rejects with
+ *   `ECONNRESET` or `EPIPE` when the peer broke the connection before it had all bytes.
+ * - `close(error)` breaks the connection: a TCP peer sees a reset. Unix sockets have none, so their peer sees
+ *   an early end; other streams are destroyed with the error.
+ * - `getReturnPath()` returns a further backend over the same socket, which closes when all its backends are
+ *   closed. A direction belongs to the first backend that uses it, until that closes: others get `EBUSY`.
+ * - `setBlocking` does nothing, because Node's sockets cannot block. `getFd` returns the socket's descriptor,
+ *   or -1; it remains Node's to close.
  *
  * @param socket - `net.Socket`, `tls.TLSSocket`, or any `Duplex` that is not in object mode.
  * @param options - `lingerMs`, `closeNotify` and `sizes`.
+ * @throws {QemuFileError} Operations fail with the socket's own code, as above; none is thrown here.
  */
 export function socketOps(socket: Duplex, options: SocketOptions = {}): ConnectionOps {
   return shareTransport(new SocketTransport(socket, options));
@@ -60,17 +64,18 @@ class SocketTransport implements Transport {
   readonly sizes: Partial<QemuFileSizes> | undefined;
   readonly #socket: Duplex;
   readonly #lingerMs: number;
-  /** The socket below TLS, if it is that which is to be ended. */
+  /** The socket under TLS, if that is to be ended in place of the TLS socket. */
   readonly #endsBelow: Duplex | undefined;
-  /** True for a socket of the system's; false for a stream that somebody else made. */
+  /** False for a stream that may keep the buffers it was given. */
   readonly #isSocket: boolean;
   readonly #reader: StreamReader;
   readonly #writer: StreamWriter;
+  /** Resolves when the FIN is with the kernel; undefined before it is sent. */
   #fin: Promise<void> | undefined;
   #isShutDown = false;
-  /** The reset that the socket took for an end. */
+  /** The reset that Node reported as an end. */
   #reset: Error | undefined;
-  /** Noted here, as a stream's own `closed` is true before its last error has been reported. */
+  /** Unlike the stream's own `closed`, true only after its last error was emitted. */
   #hasClosed: boolean;
 
   constructor(socket: Duplex, options: SocketOptions) {
@@ -80,10 +85,10 @@ class SocketTransport implements Transport {
     this.#isSocket = hasHandle(socket);
     this.sizes = options.sizes ?? (this.#isSocket ? SOCKET_SIZES : undefined);
     socket.allowHalfOpen = true;
-    // Stays until the socket has closed, so that a late error cannot end the process.
+    // Stays until the socket has closed, so that a late error does not end the process.
     socket.on('error', noop);
     this.#hasClosed = socket.closed;
-    // Before the reader's own listener, which would take it for an end.
+    // Added before the reader's own listener, which would report an end.
     const onEnd = () => {
       const reset = resetAtEnd(this.getFd());
       this.#reset = reset;
@@ -120,7 +125,7 @@ class SocketTransport implements Transport {
     }
     if (read && write) {
       this.#isShutDown = true;
-      this.#letGo();
+      this.#detach();
       this.#socket.destroy();
       return;
     }
@@ -131,23 +136,21 @@ class SocketTransport implements Transport {
   async close(error?: Error): Promise<void> {
     let failure: QemuFileError | undefined;
     if (error !== undefined) {
-      await this.#finSent();
+      await this.#whenFinSent();
       this.#break(error);
     } else if (!this.#isShutDown) {
       failure = await this.#endInOrder();
     }
-    this.#letGo();
+    this.#detach();
     this.#socket.destroy();
     await this.#linger(['close']);
     if (failure !== undefined) throw failure;
   }
 
   getFd(): number {
-    for (const socket of [this.#socket, underlyingSocket(this.#socket)]) {
-      const fd = (socket as { _handle?: { fd?: unknown } | null } | undefined)?._handle?.fd;
-      if (typeof fd === 'number' && fd >= 0) return fd;
-    }
-    return -1;
+    const fd = descriptorOf(this.#socket);
+    const raw = underlyingSocket(this.#socket);
+    return fd < 0 && raw !== undefined ? descriptorOf(raw) : fd;
   }
 
   #sendFin(): Promise<void> {
@@ -155,11 +158,11 @@ class SocketTransport implements Transport {
     return this.#fin;
   }
 
-  /** Waits for a FIN on its way: libuv refuses to reset meanwhile, and Node then loses the socket, still open. */
-  async #finSent(): Promise<void> {
+  /** Wait for a FIN that is being sent: libuv cannot reset meanwhile, and Node would lose the open socket. */
+  async #whenFinSent(): Promise<void> {
     const ended = this.#endsBelow ?? this.#socket;
     if (!ended.writableEnded || ended.writableFinished || ended.destroyed) return;
-    this.#letGo();
+    this.#detach();
     await this.#linger(['finish', 'close'], ended);
   }
 
@@ -178,40 +181,43 @@ class SocketTransport implements Transport {
     return error ? this.#lostBytes(error) : undefined;
   }
 
-  /** Where nothing was ever written, nothing was lost, however the connection ended. */
+  /** Return the failure of the close. Where nothing was written, nothing was lost. */
   #lostBytes(error: unknown): QemuFileError | undefined {
     if (this.#writer.bytesWritten === 0) return undefined;
     return toQemuFileError(error, { operation: 'close' });
   }
 
-  /** Stops reading, yet lets the stream run to its end, so that the other end is not held up. */
+  /** Stop reading, but let the stream flow to its end, so that the peer is not blocked. */
   #dropInput(): void {
     this.#reader.close();
     this.#socket.resume();
   }
 
-  #letGo(): void {
+  #detach(): void {
     this.#reader.close();
     this.#writer.close();
   }
 
-  /** Waits for one of the events, for as long as `close()` may wait. */
-  #linger(events: readonly string[], socket: Duplex = this.#socket): Promise<void> {
-    if (this.#hasClosed) return Promise.resolve();
-    return new Promise((resolve) => {
-      const timer = setTimeout(settle, this.#lingerMs);
-      for (const event of events) socket.on(event, settle);
-      function settle(): void {
-        clearTimeout(timer);
-        for (const event of events) socket.off(event, settle);
-        resolve();
-      }
-    });
+  /** Wait for one of the events, at most `lingerMs`. */
+  async #linger(events: readonly string[], socket: Duplex = this.#socket): Promise<void> {
+    if (this.#hasClosed) return;
+    await waitFor<void>(
+      (resolve) => {
+        const onEvent = () => resolve();
+        const timer = setTimeout(onEvent, this.#lingerMs);
+        for (const event of events) socket.on(event, onEvent);
+        return () => {
+          clearTimeout(timer);
+          for (const event of events) socket.off(event, onEvent);
+        };
+      },
+      { operation: 'close' },
+    );
   }
 
-  /** Destroys the socket in the way that the other end can best tell from an orderly end. */
+  /** Destroy the socket in the way that differs most from an orderly end for the peer. */
   #break(error: Error): void {
-    this.#letGo();
+    this.#detach();
     const tcp = (underlyingSocket(this.#socket) ?? this.#socket) as Partial<{
       resetAndDestroy(): void;
     }>;
@@ -220,28 +226,7 @@ class SocketTransport implements Transport {
     } catch {
       // Not a TCP socket.
     }
-    // TLS would report the error on the socket below too, where nobody listens.
+    // TLS would emit the error on the socket under it too, which has no listener.
     this.#socket.destroy(this.#isSocket ? undefined : error);
   }
-}
-
-/** True for what writes through the system, and so is done with a buffer once it calls back. */
-function hasHandle(socket: Duplex): boolean {
-  return '_handle' in socket && socket._handle !== null && socket._handle !== undefined;
-}
-
-/**
- * Asks the system again at the end: libuv tells a reset that comes right behind bytes as an end
- * (`uv__stream_io`, on POLLHUP after a partial read), and a stream that is cut would pass for a whole one.
- *
- * @param fd - A socket that cannot block, at its end; or -1.
- */
-function resetAtEnd(fd: number): Error | undefined {
-  if (fd < 0) return undefined;
-  try {
-    readSync(fd, new Uint8Array(1));
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ECONNRESET') return error as Error;
-  }
-  return undefined;
 }

@@ -1,10 +1,10 @@
 import type { Duplex } from 'node:stream';
 
 /**
- * Gives the socket that a TLS socket was made over. There is no public way to it, and a TLS socket cannot
- * be reset itself: https://nodejs.org/api/net.html#socketresetanddestroy is for TCP handles only.
- *
- * @param socket - Any stream; `undefined` comes back for what is not TLS, or was not made over a socket.
+ * Return the socket that a TLS socket was made over; undefined for other streams, and for a TLS socket that
+ * made its own connection. Node has no public way to it, and cannot reset a TLS socket itself:
+ * https://nodejs.org/api/net.html#socketresetanddestroy is for TCP handles only. Node 20 to 26 keep the socket
+ * in `_parent`.
  */
 export function underlyingSocket(socket: Duplex): Duplex | undefined {
   if (!('encrypted' in socket)) return undefined;

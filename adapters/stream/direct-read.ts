@@ -1,59 +1,65 @@
 import { readSync } from 'node:fs';
 import { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
+import { hasFastPath } from './fast-path.ts';
+import { descriptorOf } from './socket-handle.ts';
 
-/** What Node reads into from a socket at a time: a chunk of this size says that more is there. */
-const NODE_READ_SIZE = 65_536;
+/** Size of Node's reads from a socket: a chunk of this size means that the kernel has more. */
+const NODE_READ_BYTES = 65_536;
 
-/** The first descriptor that is not shared with whoever started this process, who may make it block. */
+/** Lower descriptors are shared with the process that started this one, which can make them blocking. */
 const FIRST_OWN_FD = 3;
 
 /**
- * Reads what the kernel has for a socket or a pipe straight into memory that is used again. Node itself
- * reads each 64 KiB into memory of their own, which is cold and has to be collected: twice the time
- * (bench/read-pages.ts). Waiting is left to Node, and so is all that has no descriptor or, as TLS does, has
- * its own idea of what is on the wire.
+ * A fast path: read from a socket's own descriptor, past libuv, into memory that is used again. Node reads
+ * each 64 KiB into fresh memory, which is cold and has to be collected: twice the time, on Linux with Node
+ * 20 to 26 (bench/read-pages.ts). The socket's `bytesRead` and timeouts do not see these bytes.
+ *
+ * Node still waits for bytes, and reads streams without a descriptor and TLS, which has buffers of its own.
  */
 export class DirectRead {
   readonly #socket: Socket | undefined;
-  /** Whether there is probably more: to be told that there is not costs as much as reading 64 KiB. */
+  /** Whether the kernel probably has more. To learn that it has not costs as much as reading 64 KiB. */
   #isLikely = false;
   #hasBegun = false;
 
-  /** @param stream - One whose chunks are told to `arrived`. */
+  /** @param stream - The stream whose chunks are reported to `arrived`. */
   constructor(stream: Readable) {
-    const plain = stream instanceof Socket && !('encrypted' in stream) && !('isTTY' in stream);
-    this.#socket = plain ? stream : undefined;
+    const isPlain = stream instanceof Socket && !('encrypted' in stream) && !('isTTY' in stream);
+    this.#socket = isPlain && hasFastPath() ? stream : undefined;
   }
 
-  /** Told of each chunk that the stream gave. */
+  /** Whether the stream can be read directly: not before Node has read its first chunk, or failed to connect. */
+  get isAvailable(): boolean {
+    return this.#fd >= 0;
+  }
+
+  get #fd(): number {
+    if (!this.#hasBegun || this.#socket === undefined) return -1;
+    const fd = descriptorOf(this.#socket);
+    return fd >= FIRST_OWN_FD ? fd : -1;
+  }
+
+  /** Note a chunk that the stream emitted. */
   arrived(bytes: number): void {
     this.#hasBegun = true;
-    this.#isLikely = bytes >= NODE_READ_SIZE;
-  }
-
-  /** The descriptor to read, -1 if there is none. The first chunk comes from Node: so does why it failed to connect. */
-  get fd(): number {
-    const socket = this.#socket as { _handle?: { fd?: unknown } | null } | undefined;
-    if (!this.#hasBegun || socket === undefined) return -1;
-    const fd = socket._handle?.fd;
-    return typeof fd === 'number' && fd >= FIRST_OWN_FD ? fd : -1;
+    this.#isLikely = bytes >= NODE_READ_BYTES;
   }
 
   /**
-   * Reads what is there after all chunks that the stream gave.
+   * Read the bytes that follow all chunks of the stream.
    *
    * @param space - Where to put bytes, from its start.
-   * @returns How many; 0 where it is for the stream to tell what comes next.
-   * @throws The system's own error, which the stream may never hear of.
+   * @returns Number of bytes; 0 where the stream must report what comes next.
+   * @throws The system's own error, which the stream may never see.
    */
   read(space: Uint8Array): number {
     const socket = this.#socket;
     if (socket === undefined || space.length === 0) return 0;
-    // While it is paused bytes pile up in the kernel. What the stream holds comes before them.
+    // Bytes pile up in the kernel while the socket is paused. Those that it holds come first.
     if (!this.#isLikely && !socket.isPaused()) return 0;
     if (socket.readableLength > 0 || socket.readableEnded) return 0;
-    const { fd } = this;
+    const fd = this.#fd;
     if (fd < 0) return 0;
     this.#isLikely = false;
     let bytes = 0;

@@ -1,249 +1,228 @@
 import type { Readable } from 'node:stream';
-import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise } from '../../lib/contract/ops.ts';
+import { Fifo } from '../../lib/util/fifo.ts';
 import { DirectRead } from './direct-read.ts';
 import { raiseMallocTrimThreshold } from './malloc-trim.ts';
+import { PendingCall } from './pending-call.ts';
 import { releaseChunk } from './release-chunk.ts';
 import { type Failure, failure, failureOf } from './stream-failure.ts';
 
-/** Bytes that a `StreamReader` holds before it pauses its stream: with less it stops and starts all the time (bench/read-pages.ts). */
-const READ_AHEAD = 256 * 1024;
+/** Bytes held before the stream is paused. With less, it stops and starts all the time (bench/read-pages.ts). */
+const READ_AHEAD_BYTES = 256 * 1024;
 
-/** Room from which on chunks are copied, to lie together with what is read behind them. */
-const MIN_TOGETHER = 128 * 1024;
+/** Smallest space for which a chunk is copied, so that the bytes read after it follow it in memory. */
+const MIN_JOIN_BYTES = 128 * 1024;
 
-/** Bytes that may be read at once between two turns of the event loop, as many as libuv reads in one. */
-const MAX_PER_TURN = 2 * 1024 * 1024;
+/** Bytes read directly in one turn of the event loop: as many as libuv reads in one. */
+const MAX_TURN_BYTES = 2 * 1024 * 1024;
 
 const END = new Uint8Array(0);
 
 /**
- * `getBuffer` over a Node `Readable`: takes its chunks as they come, hands each over uncopied, and
- * pauses the stream while enough of them wait. Behind them it reads a socket itself where that is
- * possible, which then stays paused. Chunks that arrived before a failure are given first.
- * It listens from its making on, and must be ended with `close()` or `release()`.
+ * `getBuffer` over a Node `Readable`. Returns the stream's chunks uncopied, and pauses the stream while
+ * enough of them wait. Where `DirectRead` is available, the stream stays paused after its first chunks.
+ * Chunks that arrived before a failure are returned before it.
+ *
+ * It listens to the stream from the beginning, until `close()` or `release()`.
  */
 export class StreamReader {
   readonly #stream: Readable;
   readonly #closeCode: string;
-  readonly #atOnce: DirectRead;
-  readonly #chunks: Uint8Array[] = [];
-  #queued = 0;
-  /** Bytes that may still be read at once in this turn of the event loop. */
-  #leftAtOnce = MAX_PER_TURN;
-  #ended = false;
-  #failure: Failure | undefined;
-  #listening = true;
-  #resolve: ((answer: number | Uint8Array) => void) | undefined;
-  #reject: ((error: QemuFileError) => void) | undefined;
+  readonly #direct: DirectRead;
+  readonly #chunks = new Fifo<Uint8Array>();
+  readonly #call = new PendingCall<number | Uint8Array>();
+  #queuedBytes = 0;
+  /** Bytes that may still be read directly in this turn of the event loop. */
+  #turnBytes = MAX_TURN_BYTES;
+  #hasEnded = false;
+  #isListening = true;
+  /** Position of the pending read. */
   #position = 0;
-  /** Where the read that waits may have its bytes put. */
+  /** Space of the pending read. */
   #space: Uint8Array | undefined;
 
   /**
-   * @param stream - A stream of bytes that nobody else reads.
+   * @param stream - A stream of bytes that no other code reads.
    * @param closeCode - Errno name for a stream that closes without its end. Default `ECONNRESET`.
    */
   constructor(stream: Readable, closeCode = 'ECONNRESET') {
     this.#stream = stream;
     this.#closeCode = closeCode;
-    this.#atOnce = new DirectRead(stream);
+    this.#direct = new DirectRead(stream);
     raiseMallocTrimThreshold();
-    // Paused first, else adding a 'data' listener sets the stream flowing before anybody asks.
+    // Adding a 'data' listener would set a stream flowing that was not paused explicitly.
     stream.pause();
     stream.on('data', this.#onData);
     stream.on('end', this.#onEnd);
     stream.on('error', this.#onError);
     stream.on('close', this.#onClose);
-    if (stream.readableEnded) this.#ended = true;
+    if (stream.readableEnded) this.#hasEnded = true;
     else if (stream.errored) this.#onError(stream.errored);
     else if (stream.destroyed) this.#onClose();
   }
 
-  /** True when the stream has ended in order and every chunk has been given. */
+  /** True when the stream has ended in order and every chunk has been returned. */
   get ended(): boolean {
-    return this.#ended && this.#chunks.length === 0;
+    return this.#hasEnded && this.#chunks.length === 0;
   }
 
   /**
-   * Gives the next chunk, as `getBuffer` does: at once where one waits, an empty one at the end.
+   * Return the next chunk, as `getBuffer` does: synchronously where one waits, an empty one at the end.
    *
-   * @param position - Offset of that chunk in the stream, for the error message.
-   * @param space - Where bytes may be put instead; then their number is given.
-   * @throws {QemuFileError} The stream's own error; `ECONNRESET` (or the code given to the
-   *   constructor) when it closed without an end; `ECANCELED` after `close()`; `EBUSY` while an
-   *   earlier read waits.
+   * @param position - Position of that chunk in the stream, for the error message.
+   * @param space - Where bytes may be put instead; then the result is their number.
+   * @throws {QemuFileError} The stream's own error; `ECONNRESET` (or the code given to the constructor) when
+   *   it closed without an end; `ECANCELED` after `close()`; `EBUSY` while an earlier read is pending.
    */
   read(position: number): MaybePromise<Uint8Array>;
   read(position: number, space: Uint8Array): MaybePromise<number | Uint8Array>;
   read(position: number, space?: Uint8Array): MaybePromise<number | Uint8Array> {
     const chunk = this.#chunks.shift();
     if (chunk !== undefined) {
-      this.#queued -= chunk.length;
-      if (this.#queued < READ_AHEAD && this.#atOnce.fd < 0) this.#flow();
+      this.#queuedBytes -= chunk.length;
+      if (this.#queuedBytes < READ_AHEAD_BYTES && !this.#direct.isAvailable) this.#resume();
       return chunk;
     }
-    if (this.#failure !== undefined) throw this.#failure('getBuffer', position);
-    if (this.#ended) return END;
-    if (this.#resolve !== undefined) {
-      throw new QemuFileError('EBUSY', 'another read waits already', {
-        operation: 'getBuffer',
-        position,
-      });
+    this.#call.check('getBuffer', position);
+    if (this.#hasEnded) return END;
+    const isTurnOver = this.#turnBytes <= 0;
+    if (space !== undefined && !isTurnOver && !this.#call.isPending) {
+      const bytes = this.#readDirectly(space, position);
+      if (bytes > 0) return bytes;
     }
-    const isTurnOver = this.#leftAtOnce <= 0;
-    const bytes = space === undefined || isTurnOver ? 0 : this.#readAtOnce(space, position);
-    if (bytes > 0) return bytes;
-    return new Promise<number | Uint8Array>((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-      this.#position = position;
-      this.#space = space;
-      if (space !== undefined && isTurnOver) setImmediate(this.#readLater, space, resolve);
-      else this.#flow();
-    });
+    const answer = this.#call.begin('getBuffer', position);
+    this.#position = position;
+    this.#space = space;
+    if (space !== undefined && isTurnOver) setImmediate(this.#onNextTurn, this.#call.count);
+    else this.#resume();
+    return answer;
   }
 
-  /**
-   * Wakes a waiting read with an error; no byte is lost, and later reads go on.
-   *
-   * @param error - What it fails with.
-   */
+  /** Fail a pending read. No byte is lost, and later reads go on. */
   cancel(error: QemuFileError): void {
-    const reject = this.#reject;
-    this.#forget();
-    reject?.(error);
+    this.#call.reject(error);
   }
 
-  /**
-   * Fails reads from now on, after the chunks that have come.
-   *
-   * @param why - What they fail with.
-   */
+  /** Fail all reads from now on, after the chunks that have arrived. */
   fail(why: Failure): void {
-    this.#failure ??= why;
-    const reject = this.#reject;
-    this.#forget();
-    reject?.(this.#failure('getBuffer', this.#position));
+    this.#call.fail(why);
   }
 
   /**
-   * Stops listening and drops what was read ahead; a waiting read and all later ones fail. The stream
-   * itself is left to its owner.
+   * Stop listening and drop what was read ahead. The pending read and all later ones fail. The stream itself
+   * stays as it is.
    *
-   * @param error - What they fail with. Default: `ECANCELED`.
+   * @param error - Their error. Default: `ECANCELED`.
    */
   close(error?: QemuFileError): void {
     this.#detach();
-    this.#chunks.length = 0;
-    this.#queued = 0;
-    this.#ended = false;
+    this.#chunks.clear();
+    this.#queuedBytes = 0;
+    this.#hasEnded = false;
     this.fail(error === undefined ? failure('ECANCELED', 'reading was shut down') : () => error);
   }
 
-  /** Like `close()`, but puts what was read ahead back into the stream, for whoever reads it next. */
+  /** Like `close()`, but put what was read ahead back into the stream, for its next reader. */
   release(): void {
     this.#detach();
     this.#stream.pause();
+    const chunks = this.#chunks.takeAll();
     if (!this.#stream.destroyed && !this.#stream.readableEnded) {
-      for (const chunk of this.#chunks.reverse()) this.#stream.unshift(chunk);
+      for (const chunk of chunks.reverse()) this.#stream.unshift(chunk);
     }
     this.close();
   }
 
-  #readAtOnce(space: Uint8Array, position: number): number {
-    if (!this.#listening) return 0;
+  #readDirectly(space: Uint8Array, position: number): number {
+    if (!this.#isListening) return 0;
     try {
-      const bytes = this.#atOnce.read(space);
-      this.#leftAtOnce -= bytes;
+      const bytes = this.#direct.read(space);
+      this.#turnBytes -= bytes;
       return bytes;
     } catch (error) {
-      this.#failure ??= failureOf(error, this.#lost);
-      throw this.#failure('getBuffer', position);
+      const why = failureOf(error, this.#lost);
+      this.#call.latch(why);
+      throw why('getBuffer', position);
     }
   }
 
-  /** Puts a chunk, and what lies behind it, together where there is room for both: one chunk less to deal with. */
-  #withTheRest(chunk: Uint8Array): number | Uint8Array {
+  /** Return a chunk joined with the bytes after it where there is space for both: fewer, larger chunks. */
+  #join(chunk: Uint8Array): number | Uint8Array {
     const space = this.#space;
-    if (space === undefined || space.length < MIN_TOGETHER || this.#atOnce.fd < 0) return chunk;
+    if (space === undefined || space.length < MIN_JOIN_BYTES || !this.#direct.isAvailable) {
+      return chunk;
+    }
     space.set(chunk);
     let bytes = chunk.length;
     try {
-      bytes += this.#readAtOnce(space.subarray(bytes), this.#position);
+      bytes += this.#readDirectly(space.subarray(bytes), this.#position);
     } catch {
-      // The next read fails with it.
+      // The failure is latched: the next read meets it.
     }
     releaseChunk(chunk, this.#stream);
     return bytes;
   }
 
-  /** Goes on reading at once, for a read that waits, after others had their turn of the event loop. */
-  readonly #readLater = (space: Uint8Array, resolve: unknown): void => {
-    this.#leftAtOnce = MAX_PER_TURN;
-    if (this.#resolve !== resolve) return;
+  /** Read directly for the pending read, after other code had its turn of the event loop. */
+  readonly #onNextTurn = (call: number): void => {
+    this.#turnBytes = MAX_TURN_BYTES;
+    if (!this.#call.isPending || this.#call.count !== call) return;
     try {
-      const bytes = this.#readAtOnce(space, this.#position);
-      if (bytes > 0) this.#give(bytes);
-      else this.#flow();
+      const bytes = this.#readDirectly(this.#space as Uint8Array, this.#position);
+      if (bytes > 0) this.#call.resolve(bytes);
+      else this.#resume();
     } catch (error) {
-      const reject = this.#reject;
-      this.#forget();
-      reject?.(error as QemuFileError);
+      this.#call.reject(error as QemuFileError);
     }
   };
 
   readonly #onData = (chunk: unknown): void => {
     if (!(chunk instanceof Uint8Array)) {
-      this.fail(failure('EINVAL', 'the stream gives something other than bytes (setEncoding?)'));
+      this.fail(
+        failure('EINVAL', 'the stream emits text instead of bytes: do not call setEncoding'),
+      );
       return;
     }
     if (chunk.length === 0) return;
-    this.#atOnce.arrived(chunk.length);
-    this.#leftAtOnce = MAX_PER_TURN;
-    if (this.#resolve !== undefined) {
-      this.#give(this.#withTheRest(chunk));
+    this.#direct.arrived(chunk.length);
+    this.#turnBytes = MAX_TURN_BYTES;
+    if (this.#call.isPending) {
+      this.#resolve(this.#join(chunk));
       return;
     }
     this.#chunks.push(chunk);
-    this.#queued += chunk.length;
-    if (this.#queued >= READ_AHEAD || this.#atOnce.fd >= 0) this.#stream.pause();
+    this.#queuedBytes += chunk.length;
+    if (this.#queuedBytes >= READ_AHEAD_BYTES || this.#direct.isAvailable) this.#stream.pause();
   };
 
   readonly #onEnd = (): void => {
-    this.#ended = true;
-    this.#give(END);
+    this.#hasEnded = true;
+    this.#resolve(END);
   };
 
   readonly #onError = (error: Error): void => {
-    if (!this.#ended) this.fail(failureOf(error, this.#lost));
+    if (!this.#hasEnded) this.fail(failureOf(error, this.#lost));
   };
 
   readonly #onClose = (): void => {
-    if (!this.#ended) this.fail(this.#lost());
+    if (!this.#hasEnded) this.fail(this.#lost());
   };
 
   readonly #lost = (cause?: unknown): Failure =>
     failure(this.#closeCode, 'the stream closed before its end', cause);
 
-  #give(answer: number | Uint8Array): void {
-    const resolve = this.#resolve;
-    this.#forget();
-    resolve?.(answer);
-  }
-
-  #forget(): void {
-    this.#resolve = undefined;
-    this.#reject = undefined;
+  #resolve(answer: number | Uint8Array): void {
     this.#space = undefined;
+    this.#call.resolve(answer);
   }
 
-  #flow(): void {
-    if (this.#listening && this.#stream.isPaused()) this.#stream.resume();
+  #resume(): void {
+    if (this.#isListening && this.#stream.isPaused()) this.#stream.resume();
   }
 
   #detach(): void {
-    this.#listening = false;
+    this.#isListening = false;
     this.#stream.off('data', this.#onData);
     this.#stream.off('end', this.#onEnd);
     this.#stream.off('error', this.#onError);

@@ -1,51 +1,50 @@
 import type { Writable } from 'node:stream';
-import { QemuFileError } from '../../lib/contract/errors.ts';
+import type { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise } from '../../lib/contract/ops.ts';
+import { PendingCall } from './pending-call.ts';
 import { type Failure, failure, failureOf, gone } from './stream-failure.ts';
 
 /**
- * `writevBuffer` over a Node `Writable`: a batch is corked into one `_writev`, and answered when the
+ * `writevBuffer` over a Node `Writable`. A batch is corked into one `_writev`; its write is done when the
  * stream has called back for its last buffer. Must be ended with `close()`.
  */
 export class StreamWriter {
   readonly #stream: Writable;
-  #written = 0;
-  #failure: Failure | undefined;
-  #closed = false;
-  #inFlight = false;
-  #total = 0;
-  #position = 0;
-  #operation = 'writevBuffer';
-  #resolve: ((total: number) => void) | undefined;
-  #reject: ((error: QemuFileError) => void) | undefined;
+  readonly #call = new PendingCall<number>();
+  #bytesWritten = 0;
+  /** Bytes of the pending batch. */
+  #batchBytes = 0;
+  #isClosed = false;
+  /** Whether the stream still works on a batch, even one whose call has failed. */
+  #isInFlight = false;
 
-  /** @param stream - A stream of bytes that nobody else writes to. */
+  /** @param stream - A stream of bytes that no other code writes to. */
   constructor(stream: Writable) {
     this.#stream = stream;
     stream.on('error', this.#onError);
     stream.on('close', this.#onClose);
     if (stream.errored) this.#onError(stream.errored);
-    else if (stream.destroyed || stream.writableEnded) this.#fail(gone());
+    else if (stream.destroyed || stream.writableEnded) this.#call.fail(gone());
   }
 
-  /** True while a batch or the end has not been answered. */
+  /** True while a batch or the end is pending. */
   get pending(): boolean {
-    return this.#resolve !== undefined;
+    return this.#call.isPending;
   }
 
-  /** Bytes of the batches that the stream took whole. */
+  /** Bytes of the batches that the stream has taken whole. */
   get bytesWritten(): number {
-    return this.#written;
+    return this.#bytesWritten;
   }
 
   /**
-   * Writes a batch, as `writevBuffer` does.
+   * Write a batch, as `writevBuffer` does.
    *
-   * @param buffers - Bytes in order; not to be changed before the answer.
-   * @param position - Offset of the first byte in the stream, for the error message.
-   * @returns Their number of bytes.
-   * @throws {QemuFileError} The stream's own error; `EPIPE` when it is closed or ended; `ECANCELED`
-   *   after `close()`; `EBUSY` while an earlier batch is not answered.
+   * @param buffers - Bytes in order; they must not change until the batch is written.
+   * @param position - Position of the first byte in the stream, for the error message.
+   * @returns Number of bytes.
+   * @throws {QemuFileError} The stream's own error; `EPIPE` when it is closed or ended; `ECANCELED` after
+   *   `close()`; `EBUSY` while an earlier batch is pending.
    */
   writev(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
     let total = 0;
@@ -56,7 +55,7 @@ export class StreamWriter {
       if (length > 0) last = i;
     }
     if (total === 0) {
-      if (this.#failure !== undefined) throw this.#failure('writevBuffer', position);
+      this.#call.check('writevBuffer', position);
       return 0;
     }
     return this.#begin('writevBuffer', total, position, () => {
@@ -74,27 +73,29 @@ export class StreamWriter {
   }
 
   /**
-   * Ends the stream and waits until it has finished: how a transport half-closes.
+   * End the stream and wait until it has finished: how a transport half-closes.
    *
-   * @param lower - What is ended in place of the stream: what that writes to, and nobody else.
+   * @param lower - The stream to end instead: the one that this stream alone writes to.
    * @throws {QemuFileError} As `writev`; nothing when the stream has finished already.
    */
   async end(lower: Writable = this.#stream): Promise<void> {
     if (this.#stream.writableFinished) return;
     await this.#begin('close', 0, undefined, () => lower.end(this.#onWritten));
-    this.#failure ??= gone();
+    this.#call.latch(gone());
   }
 
   /**
-   * Stops listening; a batch that waits and all later ones fail. The stream itself is left to its
-   * owner. While the stream still works on a batch its errors stay handled.
+   * Stop listening. The pending batch and all later ones fail. The stream itself stays as it is; while it
+   * still works on a batch, its errors stay handled.
    *
-   * @param error - What they fail with. Default: `ECANCELED`.
+   * @param error - Their error. Default: `ECANCELED`.
    */
   close(error?: QemuFileError): void {
-    this.#closed = true;
-    this.#fail(error === undefined ? failure('ECANCELED', 'writing was shut down') : () => error);
-    if (!this.#inFlight) this.#detach();
+    this.#isClosed = true;
+    this.#call.fail(
+      error === undefined ? failure('ECANCELED', 'writing was shut down') : () => error,
+    );
+    if (!this.#isInFlight) this.#detach();
   }
 
   #begin(
@@ -103,68 +104,42 @@ export class StreamWriter {
     position: number | undefined,
     start: () => void,
   ): Promise<number> {
-    if (this.#failure !== undefined) throw this.#failure(operation, position);
-    if (this.#resolve !== undefined) {
-      throw new QemuFileError('EBUSY', 'an earlier batch is not written yet', {
-        operation,
-        position,
-      });
+    this.#call.check(operation, position);
+    const answer = this.#call.begin(operation, position ?? this.#bytesWritten);
+    this.#batchBytes = total;
+    this.#isInFlight = true;
+    try {
+      start();
+    } catch (error) {
+      this.#fail(failureOf(error, gone));
     }
-    return new Promise((resolve, reject) => {
-      this.#resolve = resolve;
-      this.#reject = reject;
-      this.#total = total;
-      this.#position = position ?? this.#written;
-      this.#operation = operation;
-      this.#inFlight = true;
-      try {
-        start();
-      } catch (error) {
-        this.#fail(failureOf(error, gone));
-        this.#settle();
-      }
-    });
+    return answer;
   }
 
   readonly #onWritten = (error?: unknown): void => {
     if (error !== undefined && error !== null) {
-      // A stream that was destroyed with an error tells its callbacks only that it was destroyed.
-      this.#fail(failureOf(this.#stream.errored ?? error, gone));
-      // Not settled: the stream has yet to report the same as an event, which must find a listener.
+      // A stream that was destroyed with an error calls back with ERR_STREAM_DESTROYED instead. It is still
+      // in flight: it has yet to emit the same error, which must find a listener.
+      this.#call.fail(failureOf(this.#stream.errored ?? error, gone));
       return;
     }
-    const resolve = this.#resolve;
-    this.#forget();
-    this.#written += this.#total;
-    resolve?.(this.#total);
+    this.#bytesWritten += this.#batchBytes;
+    this.#call.resolve(this.#batchBytes);
     this.#settle();
   };
 
-  readonly #onError = (error: Error): void => {
-    this.#fail(failureOf(error, gone));
-    this.#settle();
-  };
+  readonly #onError = (error: Error): void => this.#fail(failureOf(error, gone));
 
-  readonly #onClose = (): void => {
-    this.#fail(gone());
-    this.#settle();
-  };
-
-  #settle(): void {
-    this.#inFlight = false;
-    if (this.#closed) this.#detach();
-  }
+  readonly #onClose = (): void => this.#fail(gone());
 
   #fail(why: Failure): void {
-    this.#failure ??= why;
-    const reject = this.#reject;
-    this.#forget();
-    reject?.(this.#failure(this.#operation, this.#position));
+    this.#call.fail(why);
+    this.#settle();
   }
 
-  #forget(): void {
-    this.#resolve = undefined;
-    this.#reject = undefined;
+  #settle(): void {
+    this.#isInFlight = false;
+    if (this.#isClosed) this.#detach();
   }
 
   #detach(): void {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { describe, test } from 'node:test';
+import { afterEach, beforeEach, describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { execOps } from '../../../adapters/process/exec.ts';
 import { socketOps } from '../../../adapters/socket/socket.ts';
@@ -11,14 +11,14 @@ import { plainSockets, tlsSockets } from '../../helpers/sockets.ts';
 const LIMITS = { timeout: 20_000 };
 const SIZE = 8 * 1024 * 1024;
 
-interface Answers {
+interface Received {
   bytes: Buffer;
-  /** Answers that were put into the space that was given. */
+  /** Number of reads that filled the space. */
   filled: number;
 }
 
-/** Reads to the end into one space again and again; pauses now and then, so that chunks pile up. */
-async function readAll(ops: QemuFileOps, isSlow: boolean): Promise<Answers> {
+/** Read to the end, into one space; a slow reader pauses now and then, so that chunks pile up. */
+async function readAll(ops: QemuFileOps, isSlow: boolean): Promise<Received> {
   const space = Buffer.alloc(65536);
   const parts: Buffer[] = [];
   let position = 0;
@@ -34,7 +34,20 @@ async function readAll(ops: QemuFileOps, isSlow: boolean): Promise<Answers> {
   }
 }
 
-describe('reading at once what lies behind a chunk', LIMITS, () => {
+describe('reading a socket directly', LIMITS, () => {
+  const NAME = 'QEMU_FILE_NO_FAST_PATH';
+  let before: string | undefined;
+
+  beforeEach(() => {
+    before = process.env[NAME];
+    delete process.env[NAME];
+  });
+
+  afterEach(() => {
+    delete process.env[NAME];
+    if (before !== undefined) process.env[NAME] = before;
+  });
+
   for (const isSlow of [false, true]) {
     const pace = isSlow ? 'slowly' : 'as fast as it comes';
     for (const way of ['tcp', 'unix']) {
@@ -47,7 +60,7 @@ describe('reading at once what lies behind a chunk', LIMITS, () => {
         const ops = socketOps(here);
         const { bytes, filled } = await readAll(ops, isSlow);
         assert.ok(bytes.equals(sent));
-        assert.ok(filled > 0, 'nothing was read at once');
+        assert.ok(filled > 0, 'nothing was read directly');
         await ops.close?.();
         there.destroy();
       });
@@ -58,17 +71,30 @@ describe('reading at once what lies behind a chunk', LIMITS, () => {
       const { bytes, filled } = await readAll(ops, isSlow);
       assert.equal(bytes.length, SIZE + 4);
       assert.equal(bytes.subarray(-5).toString(), 'xend\n');
-      assert.ok(filled > 0, 'nothing was read at once');
+      assert.ok(filled > 0, 'nothing was read directly');
       await ops.close();
     });
   }
 
-  test('leaves TLS alone', async () => {
+  test('is not done under TLS', async () => {
     const [here, there] = await tlsSockets();
     const sent = pattern(1024 * 1024);
     there.end(sent);
     const ops = socketOps(here);
     const { bytes, filled } = await readAll(ops, false);
+    assert.ok(bytes.equals(sent));
+    assert.equal(filled, 0);
+    await ops.close();
+    there.destroy();
+  });
+
+  test(`is switched off by ${NAME}`, async () => {
+    process.env[NAME] = '1';
+    const [here, there] = await plainSockets();
+    const sent = pattern(SIZE);
+    there.end(sent);
+    const ops = socketOps(here);
+    const { bytes, filled } = await readAll(ops, true);
     assert.ok(bytes.equals(sent));
     assert.equal(filled, 0);
     await ops.close();
