@@ -32,8 +32,8 @@ export { type Architecture, type GuestMap, type GuestRange, guestMap } from './m
 export {
   MemoryPageStore,
   type PageStore,
-  type Piece,
   PlacedStore,
+  type Placement,
   SpillingStore,
   shareStore,
 } from './memory/page-store.ts';

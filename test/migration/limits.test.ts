@@ -361,7 +361,7 @@ describe('commands', () => {
       stream(header, PC, command(12, '0102'), start, rest),
       'unsupported',
       at + 1,
-      /command 12 is not known/,
+      /command 12 is unknown/,
     ],
   ]);
   testWarnings([
@@ -457,9 +457,9 @@ describe('RAM', () => {
     ['a page filled with another byte', part(zeroPage('a', 0, 7)), /filled with 0x7/],
     ['an empty block', withList(blockList(['b', 0], ['a', PAGE])), /"b" is empty/],
     [
-      'an XBZRLE page of a page that never came',
+      'an XBZRLE page of a page that was not sent',
       part(word('a', 0, FLAG.xbzrle), '01', be16(6), '6404aabbccdd'),
-      /1 pages were changed \(XBZRLE\) before they had come/,
+      /1 page received an XBZRLE delta before a full copy/,
     ],
   ]);
 
@@ -484,7 +484,7 @@ describe('RAM', () => {
 
   test('pages in channels that were not given are a fault', async () => {
     const fault = await onlyFault(part(be64(FLAG.flush)));
-    assert.match(fault.reason, /its pages are in multifd channels, which were not given/);
+    assert.match(fault.reason, /the pages are in multifd channels, which were not given/);
   });
 
   const unknown = (size: number, ...records: readonly Bytes[]): Buffer =>

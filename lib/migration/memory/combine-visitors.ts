@@ -1,8 +1,8 @@
 import type { PageVisitor, RamBlock } from '../format/events.ts';
 
-/** One visitor that hands everything to several, in their order. */
+/** Combine page visitors into one that passes each call to all of them, in order. */
 export function combineVisitors(visitors: readonly PageVisitor[]): PageVisitor {
-  // The reader makes no views of pages that nobody wants.
+  // A lone visitor keeps its missing methods: the reader makes no page views for them.
   if (visitors.length < 2) return visitors[0] ?? {};
   return {
     async blocks(blocks: readonly RamBlock[], pageSize: number): Promise<void> {

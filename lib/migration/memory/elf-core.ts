@@ -1,11 +1,11 @@
 import { printable } from '../../util/format.ts';
 import type { Architecture } from './guest-map.ts';
 
-const FILE_HEADER = 64;
-const PROGRAM_HEADER = 56;
+const FILE_HEADER_BYTES = 64;
+const PROGRAM_HEADER_BYTES = 56;
 
-/** What a part of the file is aligned to. */
-const ALIGNMENT = 4096;
+/** Alignment of each segment in the file. */
+const ALIGNMENT_BYTES = 4096;
 
 const ET_CORE = 4;
 const PT_LOAD = 1;
@@ -20,50 +20,53 @@ const MACHINES: Readonly<Record<Architecture, number>> = {
   riscv64: 243,
 };
 
-/** Who the note is from, and a type that no debugger takes for one it knows, whoever it is from. */
+/** Owner and type of the note; debuggers that ignore the owner do not know the type either. */
 const NOTE_OWNER = 'qemu-file';
 const NOTE_TYPE = 0x5145_4d46;
 
-/** Longest text of a note. */
-const MAX_NOTE = 4096;
+/** Longest text of a note, in characters (ASCII). */
+const MAX_NOTE_BYTES = 4096;
 
-/** Part of guest-physical space that a core file shall hold. */
+/** Part of guest-physical address space to store in a core file. */
 export interface CoreRange {
   /** Guest-physical address of the first byte. */
   readonly address: number;
   readonly length: number;
 }
 
-/** What else a core file says. */
+/** Metadata of a core file. */
 export interface CoreOptions {
-  /** Null leaves the machine open, which few debuggers accept. */
+  /** Null writes `EM_NONE`, which few debuggers accept. */
   readonly architecture: Architecture | null;
-  /** Text for people: `readelf --notes` shows it. */
+  /** Text for a person; `readelf --notes` prints it. Characters beyond ASCII are escaped, the end is cut. */
   readonly note: string;
 }
 
-/** How a core file is laid out. */
+/** Layout of a core file. */
 export interface CoreLayout {
-  /** The first bytes of the file. */
+  /** First bytes of the file: file header, program headers and note. */
   readonly header: Buffer;
-  /** Where the contents of each range go, in the order of the ranges. */
+  /** Offset in the file for the contents of each range, in the order of the ranges. */
   readonly fileOffsets: readonly number[];
-  /** Bytes of the whole file. */
+  /** Size of the whole file in bytes. */
   readonly length: number;
 }
 
 /**
- * Lays out an ELF core file of guest memory: a 64-bit, little-endian one, whatever the guest's mode is,
- * whose addresses are guest-physical ones.
+ * Lay out an ELF core file of guest memory. It is a 64-bit, little-endian file, whatever the mode of the
+ * guest, and its addresses are guest-physical.
  *
- * @param ranges - By ascending address, without overlap, as `guestMap` gives them.
- * @throws {RangeError} More ranges than a core file has room for.
+ * @param ranges - By ascending address, without overlap, as `guestMap` returns them.
+ * @returns The header bytes and where the contents of each range belong.
+ * @throws {RangeError} More than 65533 ranges.
+ * @see QEMU's `dump-guest-memory` for the core that QEMU itself writes
  */
 export function elfCore(ranges: readonly CoreRange[], options: CoreOptions): CoreLayout {
   const count = ranges.length + 1;
-  if (count >= 0xffff) throw new RangeError(`${ranges.length} ranges are too many for an ELF file`);
+  if (count >= 0xffff)
+    throw new RangeError(`an ELF core holds at most 65533 ranges, not ${ranges.length}`);
   const note = noteOf(options.note);
-  const noteAt = FILE_HEADER + count * PROGRAM_HEADER;
+  const noteAt = FILE_HEADER_BYTES + count * PROGRAM_HEADER_BYTES;
   const header = Buffer.alloc(noteAt + note.length);
   writeFileHeader(header, options.architecture, count);
   writeProgramHeader(header, 0, {
@@ -79,8 +82,15 @@ export function elfCore(ranges: readonly CoreRange[], options: CoreOptions): Cor
   const fileOffsets: number[] = [];
   let end = header.length;
   for (const [index, { address, length }] of ranges.entries()) {
-    const offset = Math.ceil(end / ALIGNMENT) * ALIGNMENT;
-    const part = { type: PT_LOAD, flags: PF_RWX, offset, address, length, alignment: ALIGNMENT };
+    const offset = Math.ceil(end / ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
+    const part = {
+      type: PT_LOAD,
+      flags: PF_RWX,
+      offset,
+      address,
+      length,
+      alignment: ALIGNMENT_BYTES,
+    };
     writeProgramHeader(header, index + 1, part);
     fileOffsets.push(offset);
     end = offset + length;
@@ -93,9 +103,9 @@ function writeFileHeader(bytes: Buffer, architecture: Architecture | null, count
   bytes.writeUInt16LE(ET_CORE, 16);
   bytes.writeUInt16LE(architecture === null ? 0 : MACHINES[architecture], 18);
   bytes.writeUInt32LE(1, 20);
-  writeWord(bytes, FILE_HEADER, 32); // where the program headers are
-  bytes.writeUInt16LE(FILE_HEADER, 52);
-  bytes.writeUInt16LE(PROGRAM_HEADER, 54);
+  writeWord(bytes, FILE_HEADER_BYTES, 32); // offset of the program headers
+  bytes.writeUInt16LE(FILE_HEADER_BYTES, 52);
+  bytes.writeUInt16LE(PROGRAM_HEADER_BYTES, 54);
   bytes.writeUInt16LE(count, 56);
 }
 
@@ -109,11 +119,11 @@ interface ProgramHeader {
 }
 
 function writeProgramHeader(bytes: Buffer, index: number, header: ProgramHeader): void {
-  const at = FILE_HEADER + index * PROGRAM_HEADER;
+  const at = FILE_HEADER_BYTES + index * PROGRAM_HEADER_BYTES;
   bytes.writeUInt32LE(header.type, at);
   bytes.writeUInt32LE(header.flags, at + 4);
   writeWord(bytes, header.offset, at + 8);
-  writeWord(bytes, header.address, at + 16); // virtual, so that a debugger finds memory by it
+  writeWord(bytes, header.address, at + 16); // virtual: debuggers look memory up by it
   writeWord(bytes, header.address, at + 24); // physical
   writeWord(bytes, header.length, at + 32); // in the file
   writeWord(bytes, header.type === PT_NOTE ? 0 : header.length, at + 40); // in memory
@@ -126,7 +136,7 @@ function writeWord(bytes: Buffer, value: number, at: number): void {
 
 function noteOf(text: string): Buffer {
   const owner = Buffer.from(`${NOTE_OWNER}\0`);
-  const description = Buffer.from(`${printable(text).slice(0, MAX_NOTE)}\0`);
+  const description = Buffer.from(`${printable(text).slice(0, MAX_NOTE_BYTES)}\0`);
   const note = Buffer.alloc(12 + padded(owner.length) + padded(description.length));
   note.writeUInt32LE(owner.length, 0);
   note.writeUInt32LE(description.length, 4);

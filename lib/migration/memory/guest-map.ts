@@ -1,4 +1,4 @@
-import { printable } from '../../util/format.ts';
+import { quote } from '../../util/format.ts';
 
 const GIB = 0x4000_0000;
 const FOUR_GIB = 4 * GIB;
@@ -30,7 +30,7 @@ export interface GuestMap {
    * Whether that is how QEMU lays out such a machine. Not in a stream, and not heeded: the machine option
    * `max-ram-below-4g`.
    */
-  readonly certain: boolean;
+  readonly isCertain: boolean;
   /** What a person should know, as clauses without a full stop: what was guessed, and what has no place. */
   readonly warnings: readonly string[];
 }
@@ -125,10 +125,10 @@ export function guestMap(machine: string | null, blocks: readonly Block[]): Gues
   const ranges: GuestRange[] = ram === undefined ? [] : split(ram.block, known);
   if (known !== undefined) addFirmware(ranges, known, blocks);
   ranges.sort((a, b) => a.address - b.address);
-  let certain = known !== undefined && (ram?.certain ?? false);
+  let isCertain = known !== undefined && (ram?.certain ?? false);
   const end = ranges.at(-1);
   if (known?.low !== undefined && end !== undefined && end.address + end.length > AMD_SAFE_END) {
-    certain = false;
+    isCertain = false;
     warnings.push('with an AMD processor, memory above 4 GiB may begin at 1 TiB instead');
   }
   for (const { name } of blocks) {
@@ -136,7 +136,7 @@ export function guestMap(machine: string | null, blocks: readonly Block[]): Gues
       warnings.push(`the stream does not say where ${quote(name)} is: it is left out`);
     }
   }
-  return { architecture: known?.architecture ?? null, ranges, certain, warnings };
+  return { architecture: known?.architecture ?? null, ranges, isCertain, warnings };
 }
 
 function findMachine(machine: string | null, blocks: readonly Block[]): Machine | undefined {
@@ -203,8 +203,4 @@ function isOfDevice(name: string): boolean {
     /^(\/rom@|[0-9a-f]{4}:[0-9a-f]{2}:|system\.flash|virt\.flash|isa-bios$)/.test(name) ||
     /\.(rom|mrom|vram|bios)$/.test(name)
   );
-}
-
-function quote(text: string): string {
-  return `"${printable(text)}"`;
 }

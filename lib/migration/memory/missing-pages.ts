@@ -1,19 +1,19 @@
-import { printable } from '../../util/format.ts';
+import { quote } from '../../util/format.ts';
 import type { PageVisitor, RamBlock } from '../format/events.ts';
 import { PageSet } from './page-set.ts';
 
-/** Chunks of the set: 32 MiB of them tell of 1 TiB of pages of 4 KiB. */
+/** Most chunks of the set: they take 32 MiB and cover 1 TiB of 4 KiB pages. */
 const MAX_CHUNKS = 32_768;
 
-/** Finds out which pages a stream did not bring. */
+/** Counts the pages that a stream did not send: give it to a reader as a page visitor. */
 export class MissingPages implements PageVisitor {
   #seen = new PageSet(MAX_CHUNKS);
   #blocks: readonly RamBlock[] = [];
   #first: number[] = [];
   #pageSize = 1;
   #isFull = false;
-  /** Pages that were changed before they had come. */
-  #unbased = 0;
+  /** Pages that got an XBZRLE delta before their first full copy. */
+  #deltasWithoutBase = 0;
 
   blocks(blocks: readonly RamBlock[], pageSize: number): void {
     if (pageSize !== this.#pageSize) this.#seen = new PageSet(MAX_CHUNKS);
@@ -37,24 +37,29 @@ export class MissingPages implements PageVisitor {
 
   xbzrle(block: RamBlock, offset: number): void {
     const page = (this.#first[block.index] as number) + offset / this.#pageSize;
-    if (!this.#isFull && !this.#seen.has(page)) this.#unbased += 1;
+    if (!this.#isFull && !this.#seen.has(page)) this.#deltasWithoutBase += 1;
     this.#see(block, offset, 1);
   }
 
-  /** How many pages of which blocks did not come, as clauses; none if they were too scattered to tell. */
-  clauses(): string[] {
+  /**
+   * Describe how many pages of which blocks the stream did not send.
+   *
+   * @returns Clauses without a full stop; none if the pages were too scattered to track.
+   */
+  describe(): string[] {
     if (this.#isFull) return [];
     const clauses: string[] = [];
-    if (this.#unbased > 0) {
-      clauses.push(`${this.#unbased} pages were changed (XBZRLE) before they had come`);
+    if (this.#deltasWithoutBase > 0) {
+      const pages = plural(this.#deltasWithoutBase);
+      clauses.push(`${pages} received an XBZRLE delta before a full copy`);
     }
     for (const { index, name, usedLength } of this.#blocks) {
       const first = this.#first[index] as number;
       let missing = usedLength / this.#pageSize;
       for (const [from, end] of this.#seen.runs(first, first + missing)) missing -= end - from;
       if (missing === 0) continue;
-      const pages = missing === 1 ? '1 page' : `${missing} pages`;
-      clauses.push(`${pages} of RAM block "${printable(name)}" never came`);
+      const verb = missing === 1 ? 'was' : 'were';
+      clauses.push(`${plural(missing)} of RAM block ${quote(name)} ${verb} not sent`);
     }
     return clauses;
   }
@@ -68,4 +73,8 @@ export class MissingPages implements PageVisitor {
       this.#isFull = true;
     }
   }
+}
+
+function plural(count: number): string {
+  return count === 1 ? '1 page' : `${count} pages`;
 }

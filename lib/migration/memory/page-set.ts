@@ -1,29 +1,29 @@
 import { QemuFileError } from '../../contract/errors.ts';
 
-/** Pages that one chunk of a set tells of: 1 KiB of bits. */
+/** Pages covered by one chunk of a set: 1 KiB of bits. */
 const CHUNK_PAGES = 8192;
 const CHUNK_WORDS = CHUNK_PAGES / 32;
 
-/** Most chunks of a set, 256 MiB of them: enough for 8 TiB of pages of 4 KiB that lie side by side. */
+/** Most chunks of a set: they take 256 MiB and cover 8 TiB of adjacent 4 KiB pages. */
 const MAX_CHUNKS = 262_144;
 
 /**
- * A set of page numbers below 2^53, made for runs of pages in a space that is mostly empty: one bit for a
- * page, in chunks that are there only where a page was added.
+ * A set of page numbers below 2^53 for runs of pages in a mostly empty space: one bit per page, in chunks
+ * that are allocated where a page is added.
  */
 export class PageSet {
   readonly #chunks = new Map<number, Uint32Array>();
   readonly #maxChunks: number;
-  // Pages come in order, so that nearly always it is the same chunk again.
+  // Pages arrive in order, so the next access nearly always hits the same chunk.
   #lastKey = -1;
   #last: Uint32Array | undefined;
 
-  /** @param maxChunks - Bound on memory, in chunks of about 1 KiB. */
+  /** @param maxChunks - Bound on memory, in chunks of 1 KiB, each for 8192 pages. Default 262144. */
   constructor(maxChunks: number = MAX_CHUNKS) {
     this.#maxChunks = maxChunks;
   }
 
-  /** Tells whether a page is in the set. */
+  /** Return whether a page is in the set. */
   has(page: number): boolean {
     const key = Math.floor(page / CHUNK_PAGES);
     const words = this.#chunk(key);
@@ -33,9 +33,9 @@ export class PageSet {
   }
 
   /**
-   * Adds the pages from `first` up to, not including, `end`.
+   * Add the pages from `first` up to, not including, `end`.
    *
-   * @throws {QemuFileError} `ENOMEM` when the pages of the set are scattered over more than it can hold.
+   * @throws {QemuFileError} `ENOMEM` if the set would need more than its maximum of chunks.
    */
   add(first: number, end: number): void {
     for (let at = first; at < end; ) {
@@ -53,7 +53,7 @@ export class PageSet {
     }
   }
 
-  /** Takes the pages from `first` up to, not including, `end` out of the set. */
+  /** Remove the pages from `first` up to, not including, `end`. */
   remove(first: number, end: number): void {
     for (const [key, words] of this.#chunksWithin(first, end)) {
       const base = key * CHUNK_PAGES;
@@ -62,7 +62,7 @@ export class PageSet {
     }
   }
 
-  /** Gives the runs of pages of the set in a range, in ascending order, each as first page and end. */
+  /** Yield the runs of pages of the set within a range, in ascending order, each as first page and end. */
   *runs(first: number, end: number): Generator<readonly [first: number, end: number]> {
     let start = -1;
     let stop = -1;
@@ -94,7 +94,7 @@ export class PageSet {
 
   #grow(key: number): Uint32Array {
     if (this.#chunks.size >= this.#maxChunks) {
-      const reason = 'the pages of guest memory are too many, or too far apart, to keep account of';
+      const reason = 'guest memory is too large or too sparse to track';
       throw new QemuFileError('ENOMEM', reason);
     }
     const words = new Uint32Array(CHUNK_WORDS);
@@ -104,7 +104,7 @@ export class PageSet {
     return words;
   }
 
-  /** The chunks there are that hold pages of a range, in ascending order. */
+  /** Yield the allocated chunks with pages of a range, in ascending order. */
   *#chunksWithin(first: number, end: number): Generator<readonly [number, Uint32Array]> {
     if (first >= end) return;
     const low = Math.floor(first / CHUNK_PAGES);
@@ -116,8 +116,8 @@ export class PageSet {
 }
 
 /**
- * Gives the keys of a map from `low` to `high` in ascending order, in time that grows with what is less:
- * the range or the map.
+ * Yield the keys of a map from `low` to `high` in ascending order. The time grows with the smaller of the
+ * range and the map.
  */
 export function* keysWithin(
   map: ReadonlyMap<number, unknown>,
@@ -132,7 +132,7 @@ export function* keysWithin(
   yield* keys.sort((a, b) => a - b);
 }
 
-/** Sets or clears the bits from `first` up to, not including, `end`. */
+/** Set or clear the bits from `first` up to, not including, `end`. */
 function change(words: Uint32Array, first: number, end: number, value: boolean): void {
   for (let at = first; at < end; ) {
     const word = at >>> 5;
@@ -143,7 +143,7 @@ function change(words: Uint32Array, first: number, end: number, value: boolean):
   }
 }
 
-/** Finds the first bit of a value from `at` on; `end` if there is none before that. */
+/** Return the position of the first bit with a value at or after `at`; `end` if there is none before it. */
 function next(words: Uint32Array, at: number, end: number, value: boolean): number {
   while (at < end) {
     const word = words[at >>> 5] as number;

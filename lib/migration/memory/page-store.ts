@@ -1,53 +1,53 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import { keysWithin } from './page-set.ts';
 
-/** Bytes that `MemoryPageStore` allocates at once: few, lest pages far apart cost much more than they hold. */
-const CHUNK = 16_384;
+/** Allocation unit of `MemoryPageStore`: small, so that scattered pages do not cost many times their size. */
+const CHUNK_BYTES = 16_384;
 
-/** Bytes that are held in memory before a file is used. */
-const MEMORY_LIMIT = 67_108_864;
+/** Default limit of `SpillingStore`. */
+const MEMORY_LIMIT_BYTES = 67_108_864;
 
 /**
- * Bytes at positions below 2^53; all are zero until they are written. Everything happens at once, without
- * promises, as page visitors do.
+ * Bytes at positions below 2^53, zero until they are written. All operations are synchronous, as page
+ * visitors are.
  */
 export interface PageStore {
-  /** Stores bytes; they are the caller's again when this returns. */
+  /** Store a copy of bytes; the caller may reuse the buffer afterwards. */
   write(at: number, bytes: Uint8Array): void;
-  /** Makes a range zeros, at no cost where nothing was written. */
+  /** Set a range to zeros, at no cost where nothing was written. */
   zero(at: number, length: number): void;
-  /** Fills `target` with what is stored from `at` on. */
+  /** Fill `target` with the bytes stored at `at`. */
   read(at: number, target: Uint8Array): void;
-  /** Frees what the store holds; it is not to be used afterwards. May be called again. */
+  /** Free the store; it must not be used afterwards. May be called again. */
   close(): void;
 }
 
-/** A store in memory, which takes room only near what was written. */
+/** A store in memory that allocates only near written bytes. */
 export class MemoryPageStore implements PageStore {
   readonly #chunks = new Map<number, Uint8Array>();
   readonly #limit: number;
 
-  /** @param limit - Most bytes that it may hold, rounded up to its own units. Default: any number. */
+  /** @param limit - Most bytes to allocate, in units of 16 KiB. Default: unlimited. */
   constructor(limit: number = Number.POSITIVE_INFINITY) {
     this.#limit = limit;
   }
 
-  /** Bytes of memory it holds. */
+  /** Bytes of memory allocated. */
   get allocated(): number {
-    return this.#chunks.size * CHUNK;
+    return this.#chunks.size * CHUNK_BYTES;
   }
 
-  /** Tells whether a write of this many bytes may pass the limit. */
+  /** Return whether a write of `size` bytes may exceed the limit. */
   mayExceed(size: number): boolean {
-    return this.allocated + size + 2 * CHUNK > this.#limit;
+    return this.allocated + size + 2 * CHUNK_BYTES > this.#limit;
   }
 
-  /** @throws {QemuFileError} `ENOMEM` past the limit; what had been stored stays. */
+  /** @throws {QemuFileError} `ENOMEM` past the limit; stored bytes are kept. */
   write(at: number, bytes: Uint8Array): void {
     for (let done = 0; done < bytes.length; ) {
-      const key = Math.floor((at + done) / CHUNK);
-      const start = at + done - key * CHUNK;
-      const size = Math.min(bytes.length - done, CHUNK - start);
+      const key = Math.floor((at + done) / CHUNK_BYTES);
+      const start = at + done - key * CHUNK_BYTES;
+      const size = Math.min(bytes.length - done, CHUNK_BYTES - start);
       const chunk = this.#chunks.get(key) ?? this.#grow(key);
       chunk.set(size === bytes.length ? bytes : bytes.subarray(done, done + size), start);
       done += size;
@@ -56,20 +56,20 @@ export class MemoryPageStore implements PageStore {
 
   zero(at: number, length: number): void {
     if (length <= 0) return;
-    const high = Math.floor((at + length - 1) / CHUNK);
-    for (const key of keysWithin(this.#chunks, Math.floor(at / CHUNK), high)) {
-      const start = Math.max(at - key * CHUNK, 0);
-      const end = Math.min(at + length - key * CHUNK, CHUNK);
-      if (end - start === CHUNK) this.#chunks.delete(key);
+    const high = Math.floor((at + length - 1) / CHUNK_BYTES);
+    for (const key of keysWithin(this.#chunks, Math.floor(at / CHUNK_BYTES), high)) {
+      const start = Math.max(at - key * CHUNK_BYTES, 0);
+      const end = Math.min(at + length - key * CHUNK_BYTES, CHUNK_BYTES);
+      if (end - start === CHUNK_BYTES) this.#chunks.delete(key);
       else this.#chunks.get(key)?.fill(0, start, end);
     }
   }
 
   read(at: number, target: Uint8Array): void {
     for (let done = 0; done < target.length; ) {
-      const key = Math.floor((at + done) / CHUNK);
-      const start = at + done - key * CHUNK;
-      const size = Math.min(target.length - done, CHUNK - start);
+      const key = Math.floor((at + done) / CHUNK_BYTES);
+      const start = at + done - key * CHUNK_BYTES;
+      const size = Math.min(target.length - done, CHUNK_BYTES - start);
       const chunk = this.#chunks.get(key);
       if (chunk === undefined) target.fill(0, done, done + size);
       else target.set(chunk.subarray(start, start + size), done);
@@ -81,41 +81,41 @@ export class MemoryPageStore implements PageStore {
     this.#chunks.clear();
   }
 
-  /** Puts all it holds into another store. */
+  /** Write all stored bytes to another store. */
   copyTo(store: PageStore): void {
     const keys = [...this.#chunks.keys()].sort((a, b) => a - b);
-    for (const key of keys) store.write(key * CHUNK, this.#chunks.get(key) as Uint8Array);
+    for (const key of keys) store.write(key * CHUNK_BYTES, this.#chunks.get(key) as Uint8Array);
   }
 
   #grow(key: number): Uint8Array {
-    if (this.allocated + CHUNK > this.#limit) {
-      const reason = `guest memory takes more than the ${this.#limit} bytes that may be held`;
+    if (this.allocated + CHUNK_BYTES > this.#limit) {
+      const reason = `guest memory exceeds the limit of ${this.#limit} bytes in memory`;
       throw new QemuFileError('ENOMEM', reason);
     }
-    const chunk = new Uint8Array(CHUNK);
+    const chunk = new Uint8Array(CHUNK_BYTES);
     this.#chunks.set(key, chunk);
     return chunk;
   }
 }
 
-/** A store that begins in memory and moves to another one, as a whole, when it grows past a limit. */
+/** A store that starts in memory and moves to another store as a whole when it grows past a limit. */
 export class SpillingStore implements PageStore {
   readonly #memory: MemoryPageStore;
   readonly #makeStore: () => PageStore;
   #store: PageStore;
 
   /**
-   * @param makeStore - Makes the store to move to, when it is needed: a temporary file.
-   * @param limit - Bytes of memory that are not passed. Default 64 MiB.
+   * @param makeStore - Creates the store to move to, such as a temporary file; called when needed.
+   * @param limit - Most bytes of memory. Default 64 MiB.
    */
-  constructor(makeStore: () => PageStore, limit: number = MEMORY_LIMIT) {
+  constructor(makeStore: () => PageStore, limit: number = MEMORY_LIMIT_BYTES) {
     this.#makeStore = makeStore;
     this.#memory = new MemoryPageStore(limit);
     this.#store = this.#memory;
   }
 
-  /** True once it has moved. */
-  get spilled(): boolean {
+  /** Whether the contents have moved to the other store. */
+  get hasSpilled(): boolean {
     return this.#store !== this.#memory;
   }
 
@@ -149,78 +149,79 @@ export class SpillingStore implements PageStore {
   }
 }
 
-/** A range of a `PlacedStore`, and where it lies in the store underneath. */
-export interface Piece {
+/** A range of a `PlacedStore` and its position in the underlying store. */
+export interface Placement {
   /** First byte of the range. */
   readonly at: number;
   readonly length: number;
-  /** Its position in the store underneath. */
+  /** Position of that byte in the underlying store. */
   readonly to: number;
 }
 
 /**
- * Part of another store under positions of its own: one block among several in one file, or a block whose
- * parts lie apart.
+ * A part of another store with positions of its own: one block among several in a file, or a block whose
+ * parts are apart.
  */
 export class PlacedStore implements PageStore {
   readonly #store: PageStore;
-  readonly #pieces: readonly Piece[];
+  readonly #placements: readonly Placement[];
 
   /**
-   * @param store - Stays its maker's: `close()` here leaves it open.
-   * @param pieces - A handful; what lies in none of them cannot be touched.
+   * @param store - The underlying store. Its creator closes it; `close()` here does not.
+   * @param placements - Few: each access searches them in order. Positions outside of them are errors.
    */
-  constructor(store: PageStore, pieces: readonly Piece[]) {
+  constructor(store: PageStore, placements: readonly Placement[]) {
     this.#store = store;
-    this.#pieces = pieces;
+    this.#placements = placements;
   }
 
-  /** @throws {RangeError} Where no piece is, as `zero` and `read` do. */
+  /** @throws {RangeError} For a position outside of all placements, as `zero` and `read` do. */
   write(at: number, bytes: Uint8Array): void {
     for (let done = 0; done < bytes.length; ) {
-      const piece = this.#pieceAt(at + done);
-      const size = Math.min(bytes.length - done, piece.at + piece.length - at - done);
+      const placement = this.#placementAt(at + done);
+      const size = Math.min(bytes.length - done, placement.at + placement.length - at - done);
       const part = size === bytes.length ? bytes : bytes.subarray(done, done + size);
-      this.#store.write(piece.to + at + done - piece.at, part);
+      this.#store.write(placement.to + at + done - placement.at, part);
       done += size;
     }
   }
 
   zero(at: number, length: number): void {
     for (let done = 0; done < length; ) {
-      const piece = this.#pieceAt(at + done);
-      const size = Math.min(length - done, piece.at + piece.length - at - done);
-      this.#store.zero(piece.to + at + done - piece.at, size);
+      const placement = this.#placementAt(at + done);
+      const size = Math.min(length - done, placement.at + placement.length - at - done);
+      this.#store.zero(placement.to + at + done - placement.at, size);
       done += size;
     }
   }
 
   read(at: number, target: Uint8Array): void {
     for (let done = 0; done < target.length; ) {
-      const piece = this.#pieceAt(at + done);
-      const size = Math.min(target.length - done, piece.at + piece.length - at - done);
-      this.#store.read(piece.to + at + done - piece.at, target.subarray(done, done + size));
+      const placement = this.#placementAt(at + done);
+      const size = Math.min(target.length - done, placement.at + placement.length - at - done);
+      this.#store.read(placement.to + at + done - placement.at, target.subarray(done, done + size));
       done += size;
     }
   }
 
   close(): void {}
 
-  #pieceAt(at: number): Piece {
-    for (const piece of this.#pieces) {
-      if (at >= piece.at && at < piece.at + piece.length) return piece;
+  #placementAt(at: number): Placement {
+    for (const placement of this.#placements) {
+      if (at >= placement.at && at < placement.at + placement.length) return placement;
     }
-    throw new RangeError(`byte ${at} is outside of what is stored`);
+    throw new RangeError(`byte ${at} is outside the stored ranges`);
   }
 }
 
-/** Room between blocks in one store, so that a page at the end of one cannot reach into the next. */
-const BLOCK_ALIGNMENT = 65_536;
+/** Alignment of blocks in a shared store: a page at the end of one block cannot reach into the next. */
+const BLOCK_ALIGNMENT_BYTES = 65_536;
 
 /**
- * Lets blocks share one store, one after the other; gives a function that makes the next block's part.
+ * Let blocks share one store, one after the other.
  *
- * @param store - To be closed by whoever made it.
+ * @param store - The store to share. Its creator closes it.
+ * @returns A function that returns the part of the next block.
  * @example
  * ```js
  * const store = new SpillingStore(() => temporarySparseFile());
@@ -230,7 +231,7 @@ const BLOCK_ALIGNMENT = 65_536;
 export function shareStore(store: PageStore): (block: { usedLength: number }) => PageStore {
   let to = 0;
   return ({ usedLength }) => {
-    const length = Math.ceil(usedLength / BLOCK_ALIGNMENT) * BLOCK_ALIGNMENT;
+    const length = Math.ceil(usedLength / BLOCK_ALIGNMENT_BYTES) * BLOCK_ALIGNMENT_BYTES;
     const placed = new PlacedStore(store, [{ at: 0, length, to }]);
     to += length;
     return placed;

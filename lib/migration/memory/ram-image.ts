@@ -1,29 +1,30 @@
 import { abortError, QemuFileError } from '../../contract/errors.ts';
 import { Digest, loadDigest } from '../../util/digest.ts';
+import { quote } from '../../util/format.ts';
 import type { PageVisitor, RamBlock } from '../format/events.ts';
 import { applyXbzrle, xbzrleFault } from '../ram/xbzrle.ts';
 import { PageSet } from './page-set.ts';
 import type { PageStore } from './page-store.ts';
 
-/** Bytes that are read at once for a digest. */
-const READ_SIZE = 262_144;
+/** Bytes read at a time for a digest. */
+const READ_CHUNK_BYTES = 262_144;
 
-/** Bytes of a digest between two turns of the event loop. */
-const TURN_SIZE = 67_108_864;
+/** Bytes of a digest after which the event loop gets a turn. */
+const YIELD_INTERVAL_BYTES = 67_108_864;
 
-const ZEROS = new Uint8Array(READ_SIZE);
+const ZEROS = new Uint8Array(READ_CHUNK_BYTES);
 
-/** What a `RamImage` can be told. */
+/** Options of `RamImage`. */
 export interface RamImageOptions {
   /**
-   * Gives each block the store for its contents; null for one whose pages are not kept.
+   * Return the store for the contents of a block, or null if its pages are not to be kept.
    *
-   * @param block - Positions in its store are offsets in the block.
+   * @param block - The block; positions in its store are offsets in the block.
    */
   store: (block: RamBlock) => PageStore | null;
 }
 
-/** A run of bytes of a block. */
+/** A run of bytes in a block. */
 export interface Extent {
   /** Offset of the first byte in the block. */
   readonly at: number;
@@ -32,14 +33,14 @@ export interface Extent {
 
 interface StoredBlock {
   readonly store: PageStore;
-  /** Number of its first page among those of all blocks. */
+  /** Number of its first page, counted through all blocks. */
   readonly first: number;
   readonly pages: number;
 }
 
 /**
- * Guest memory as a stream leaves it: give it to a reader as its page visitor, and each block's contents
- * can be had when the reader is done. A page that never came is zeros.
+ * Guest memory as it is after a stream was loaded. Give the image to a reader as its page visitor; the
+ * contents of each block can be read once the reader has finished. A page that was not sent is zeros.
  *
  * @example
  * ```js
@@ -49,7 +50,7 @@ interface StoredBlock {
 export class RamImage implements PageVisitor {
   readonly #store: RamImageOptions['store'];
   #blocks: (StoredBlock | null)[] = [];
-  /** Pages of all blocks that may hold something else than zeros: one set, so that one bound holds for all. */
+  /** Pages of all blocks that may hold something other than zeros: one set has one bound for all. */
   #pages = new PageSet();
   #pageSize = 0;
   #page = new Uint8Array(0);
@@ -67,7 +68,7 @@ export class RamImage implements PageVisitor {
     let first = 0;
     for (const block of blocks) {
       const pages = Math.ceil(block.usedLength / pageSize);
-      // A longer list than before begins with what is kept already.
+      // A repeated list begins with the blocks that are stored already.
       if (this.#blocks[block.index] === undefined) {
         const store = this.#store(block);
         this.#blocks[block.index] = store && { store, first, pages };
@@ -90,7 +91,7 @@ export class RamImage implements PageVisitor {
     if (!stored) return;
     const size = this.#pageSize;
     const first = stored.first + offset / size;
-    // Most pages of zeros come alone, to where nothing is that they could overwrite.
+    // Most zero pages arrive singly and overwrite nothing.
     if (count === 1 && !this.#pages.has(first)) return;
     for (const [from, end] of this.#pages.runs(first, first + count)) {
       stored.store.zero((from - stored.first) * size, (end - from) * size);
@@ -98,7 +99,7 @@ export class RamImage implements PageVisitor {
     this.#pages.remove(first, first + count);
   }
 
-  /** @throws {QemuFileError} `EBADMSG` when `encoded` is no such encoding; the page is then as it was. */
+  /** @throws {QemuFileError} `EBADMSG` if `encoded` is not valid XBZRLE; the page is then unchanged. */
   xbzrle(block: RamBlock, offset: number, encoded: Uint8Array): void {
     const stored = this.#blocks[block.index];
     if (!stored) return;
@@ -112,32 +113,32 @@ export class RamImage implements PageVisitor {
     stored.store.write(offset, this.#page);
   }
 
-  /** Gives the store of a block; null if its pages are not kept. */
+  /** Return the store of a block, or null if its pages are not kept. */
   storeOf(block: RamBlock): PageStore | null {
     return this.#blocks[block.index]?.store ?? null;
   }
 
   /**
-   * Reads contents of a block.
+   * Read contents of a block.
    *
-   * @param at - Offset in the block.
-   * @param target - Filled.
-   * @throws {QemuFileError} `EINVAL` outside of the block, or when its pages are not kept.
+   * @param at - Offset in the block, in bytes.
+   * @param target - Buffer to fill.
+   * @throws {QemuFileError} `EINVAL` outside the block, or if its pages are not kept.
    */
   read(block: RamBlock, at: number, target: Uint8Array): void {
     const stored = this.#kept(block, 'read');
     if (!(at >= 0 && at + target.length <= block.usedLength)) {
-      const reason = `bytes ${at} to ${at + target.length} are not all in a block of ${block.usedLength}`;
+      const reason = `bytes ${at} to ${at + target.length} exceed the block of ${block.usedLength} bytes`;
       throw new QemuFileError('EINVAL', reason, { operation: 'read' });
     }
     stored.store.read(at, target);
   }
 
   /**
-   * Gives the runs of pages of a block that came as something else than pages of zeros, in ascending order;
-   * all the rest is zeros.
+   * Yield the runs of pages of a block that are not known to be zeros, in ascending order. The rest of the
+   * block is zeros.
    *
-   * @throws {QemuFileError} `EINVAL` when its pages are not kept.
+   * @throws {QemuFileError} `EINVAL` if the pages of the block are not kept.
    */
   *extents(block: RamBlock): Generator<Extent> {
     const { first, pages } = this.#kept(block, 'extents');
@@ -149,11 +150,11 @@ export class RamImage implements PageVisitor {
   }
 
   /**
-   * Gives the XXH64 of a block's contents as 16 hexadecimal digits. All of the block goes into it, so a
-   * huge one takes its time, pages of zeros or not; the event loop turns in between.
+   * Return the XXH64 of a block's contents as 16 hexadecimal digits. All bytes of the block are hashed, zeros
+   * included, so a large block takes long; the event loop gets turns in between.
    *
-   * @param options - `signal` ends it.
-   * @throws {QemuFileError} (rejects) `EINVAL` when its pages are not kept.
+   * @param options - `signal` aborts the hashing.
+   * @throws {QemuFileError} (rejects) `EINVAL` if the pages of the block are not kept, `ECANCELED` if aborted.
    */
   async digest(
     block: RamBlock,
@@ -162,17 +163,17 @@ export class RamImage implements PageVisitor {
     const { store } = this.#kept(block, 'digest');
     await loadDigest();
     const digest = new Digest();
-    const buffer = new Uint8Array(READ_SIZE);
+    const buffer = new Uint8Array(READ_CHUNK_BYTES);
     let at = 0;
-    let turn = TURN_SIZE;
+    let turn = YIELD_INTERVAL_BYTES;
     const add = async (end: number, isZeros: boolean): Promise<void> => {
       while (at < end) {
-        const part = (isZeros ? ZEROS : buffer).subarray(0, Math.min(READ_SIZE, end - at));
+        const part = (isZeros ? ZEROS : buffer).subarray(0, Math.min(READ_CHUNK_BYTES, end - at));
         if (!isZeros) store.read(at, part);
         digest.update(part);
         at += part.length;
         if (at < turn) continue;
-        turn = at + TURN_SIZE;
+        turn = at + YIELD_INTERVAL_BYTES;
         await new Promise(setImmediate);
         if (options.signal?.aborted) throw abortError(options.signal, 'digest');
       }
@@ -185,7 +186,7 @@ export class RamImage implements PageVisitor {
     return digest.hex();
   }
 
-  /** Closes the stores. May be called again. */
+  /** Close the stores. May be called again. */
   close(): void {
     const blocks = this.#blocks;
     this.#blocks = [];
@@ -196,7 +197,7 @@ export class RamImage implements PageVisitor {
   #kept(block: RamBlock, operation: string): StoredBlock {
     const stored = this.#blocks[block.index];
     if (stored) return stored;
-    const reason = `the pages of ${JSON.stringify(block.name)} are not kept`;
+    const reason = `the pages of ${quote(block.name)} are not kept: give the block a store`;
     throw new QemuFileError('EINVAL', reason, { operation });
   }
 }

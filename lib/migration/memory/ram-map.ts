@@ -1,25 +1,25 @@
 import type { PageVisitor, RamBlock } from '../format/events.ts';
 import { PageSet } from './page-set.ts';
 
-/** Chunks of each of the sets: 32 MiB of them tell of 1 TiB of pages of 4 KiB. */
+/** Most chunks of each set: they take 32 MiB and cover 1 TiB of 4 KiB pages. */
 const MAX_CHUNKS = 32_768;
 
-/** What the pages of a part of a block came as; a page counts once. */
+/** How the pages of a part of a block were sent; each page counts once. */
 export interface MapCell {
-  /** Offset in the block of its first byte. */
+  /** Offset of the first byte in the block. */
   readonly offset: number;
   readonly bytes: number;
-  /** Pages that came last as zeros. */
+  /** Pages whose last record was a zero page. */
   readonly zero: number;
-  /** Pages that came last as something else. */
+  /** Pages whose last record had other contents. */
   readonly data: number;
-  /** Pages of these two that came more than once. */
+  /** Pages of these two kinds that were sent more than once. */
   readonly resent: number;
-  /** Pages that never came. */
+  /** Pages that were not sent. */
   readonly absent: number;
 }
 
-/** Keeps account of which pages came, and how: give it to a reader as a page visitor, and draw it. */
+/** Records which pages were sent and how, to draw a map: give it to a reader as a page visitor. */
 export class RamMap implements PageVisitor {
   #first: number[] = [];
   #pageSize = 1;
@@ -58,19 +58,20 @@ export class RamMap implements PageVisitor {
     this.#note(first, first + 1, true);
   }
 
-  /** Whether pages were too scattered to keep account of all. */
+  /** Whether pages were too scattered to record all of them. */
   get isIncomplete(): boolean {
     return this.#isFull;
   }
 
   /**
-   * Divides a block.
+   * Divide a block into cells with the same number of pages each, except the last.
    *
-   * @param most - Cells at most; each has the same number of pages, but for the last.
+   * @param maxCells - Most cells.
+   * @returns The cells in ascending order of their offsets.
    */
-  cells(block: RamBlock, most: number): MapCell[] {
+  cells(block: RamBlock, maxCells: number): MapCell[] {
     const pages = Math.ceil(block.usedLength / this.#pageSize);
-    const each = Math.max(1, Math.ceil(pages / most));
+    const each = Math.max(1, Math.ceil(pages / maxCells));
     const first = this.#first[block.index] as number;
     const cells: MapCell[] = [];
     for (let at = 0; at < pages; at += each) {
@@ -105,14 +106,14 @@ export class RamMap implements PageVisitor {
       if (end - first === 1) {
         if (this.#sent.has(first)) this.#resent.add(first, end);
       } else {
-        // Of huge runs most may never have come: only what did is looked at.
+        // A huge run may be mostly unsent: visit only the pages that were sent.
         for (const [from, to] of this.#sent.runs(first, end)) this.#resent.add(from, to);
       }
       this.#sent.add(first, end);
       if (isData) this.#data.add(first, end);
       else this.#data.remove(first, end);
     } catch {
-      // A picture with parts missing is better than none.
+      // A partial map is better than none.
       this.#isFull = true;
     }
   }

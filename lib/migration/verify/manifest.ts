@@ -2,7 +2,7 @@ import { printable } from '../../util/format.ts';
 import type { SectionKind } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 
-/** Digests of one section. */
+/** Digest of one section. */
 export interface SectionDigest {
   sectionId: number;
   name: string;
@@ -14,21 +14,21 @@ export interface SectionDigest {
   xxh64: string;
 }
 
-/** Digest of what a RAM block holds when the stream has been loaded. */
+/** Digest of the contents of a RAM block after the stream was loaded. */
 export interface BlockDigest {
   name: string;
   usedLength: number;
   xxh64: string;
 }
 
-/** What a stream is made of, in digests: for finding out later whether it is still that. */
+/** Digests of the parts of a stream, to find out later whether the stream is unchanged. */
 export interface Manifest {
   format: 'qemu-file-manifest';
   version: 1;
   machine: string | null;
-  /** Bytes of the whole stream, with what follows it. */
+  /** Bytes of the stream and of anything that follows it. */
   bytes: number;
-  /** XXH64 of all of these. */
+  /** XXH64 of these bytes, 16 hexadecimal digits. */
   xxh64: string;
   sections: SectionDigest[];
   ram: { pageSize: number; blocks: BlockDigest[] } | null;
@@ -38,22 +38,23 @@ const XXH64 = /^[0-9a-f]{16}$/;
 const KINDS: ReadonlySet<unknown> = new Set<SectionKind>(['start', 'part', 'end', 'full']);
 
 /**
- * Reads a manifest.
+ * Parse a manifest.
  *
  * @param text - JSON.
- * @throws SyntaxError for what is no JSON, TypeError for what is no manifest.
+ * @throws {SyntaxError} If `text` is not JSON.
+ * @throws {TypeError} If it is not a manifest of version 1.
  */
 export function parseManifest(text: string): Manifest {
   const value = JSON.parse(text) as Partial<Manifest> | null;
   const wrong = (what: string): never => {
-    throw new TypeError(`it is no manifest of qemu-file: ${what}`);
+    throw new TypeError(`not a qemu-file manifest: ${what}`);
   };
   if (typeof value !== 'object' || value === null) return wrong('not an object');
   if (value.format !== 'qemu-file-manifest') wrong('"format" is not "qemu-file-manifest"');
-  if (value.version !== 1) wrong(`"version" is ${String(value.version)}, and only 1 is known`);
-  if (!Number.isSafeInteger(value.bytes)) wrong('"bytes" is no number of bytes');
-  if (!XXH64.test(String(value.xxh64))) wrong('"xxh64" is no digest');
-  if (!Array.isArray(value.sections)) wrong('"sections" is no list');
+  if (value.version !== 1) wrong(`"version" is ${String(value.version)}, not 1`);
+  if (!Number.isSafeInteger(value.bytes)) wrong('"bytes" is not a number of bytes');
+  if (!XXH64.test(String(value.xxh64))) wrong('"xxh64" is not a digest');
+  if (!Array.isArray(value.sections)) wrong('"sections" is not a list');
   for (const section of value.sections as Partial<SectionDigest>[]) {
     const fits =
       typeof section?.name === 'string' &&
@@ -61,22 +62,24 @@ export function parseManifest(text: string): Manifest {
       Number.isSafeInteger(section.offset) &&
       Number.isSafeInteger(section.bytes) &&
       XXH64.test(String(section.xxh64));
-    if (!fits) wrong('an entry of "sections" is none');
+    if (!fits) wrong('"sections" has an entry that is not a section');
   }
   if (value.ram !== null) {
     const blocks = value.ram?.blocks;
     if (!Array.isArray(blocks)) return wrong('"ram" has no list of blocks');
     for (const block of blocks as Partial<BlockDigest>[]) {
       const fits = typeof block?.name === 'string' && XXH64.test(String(block.xxh64));
-      if (!fits) wrong('an entry of "ram.blocks" is none');
+      if (!fits) wrong('"ram.blocks" has an entry that is not a block');
     }
   }
   return value as Manifest;
 }
 
 /**
- * Says in which ways a stream is not what a manifest says, the most telling first: sections in the order
- * of the stream, then RAM blocks, then the whole.
+ * Compare the manifest of a stream with the expected one.
+ *
+ * @returns One `corrupt` error for each difference, the most specific first: sections in the order of the
+ *   stream, then RAM blocks, then the whole stream. Empty if the stream matches.
  */
 export function compareManifests(expected: Manifest, found: Manifest): MigrationStreamError[] {
   const faults: MigrationStreamError[] = [];
@@ -88,17 +91,18 @@ export function compareManifests(expected: Manifest, found: Manifest): Migration
     const [want, have] = [expected.sections[index], found.sections[index]];
     if (have === undefined || want === undefined) {
       const [less, more] = [found.sections.length, expected.sections.length];
-      fault(`it has ${less} sections, by its manifest ${more}`, have?.offset ?? found.bytes, have);
+      const reason = `the stream has ${less} sections; the manifest lists ${more}`;
+      fault(reason, have?.offset ?? found.bytes, have);
       break;
     }
     const same = want.name === have.name && want.kind === have.kind && want.bytes === have.bytes;
     if (!same || want.offset !== have.offset) {
-      const said = `"${want.name}" (${want.kind}, ${want.bytes} bytes at ${want.offset})`;
-      fault(`section ${index + 1} is, by the manifest, ${said}`, have.offset, have);
+      const listed = `"${want.name}" (${want.kind}, ${want.bytes} bytes at ${want.offset})`;
+      fault(`the manifest lists section ${index + 1} as ${listed}`, have.offset, have);
       break;
     }
     if (want.xxh64 !== have.xxh64) {
-      fault(`its XXH64 is ${have.xxh64}, by the manifest ${want.xxh64}`, have.offset, have);
+      fault(`XXH64 ${have.xxh64}; the manifest lists ${want.xxh64}`, have.offset, have);
     }
   }
   const blocks = new Map(found.ram?.blocks.map((block) => [block.name, block]));
@@ -106,16 +110,17 @@ export function compareManifests(expected: Manifest, found: Manifest): Migration
     const have = blocks.get(want.name);
     if (have === undefined) fault(`RAM block "${want.name}" is missing`);
     else if (have.xxh64 !== want.xxh64) {
-      const digests = `XXH64 ${have.xxh64}, by the manifest ${want.xxh64}`;
-      fault(`RAM block "${want.name}" ends up with other contents: ${digests}`);
+      const digests = `XXH64 ${have.xxh64}; the manifest lists ${want.xxh64}`;
+      fault(`the contents of RAM block "${want.name}" differ: ${digests}`);
     }
   }
   if (expected.bytes !== found.bytes) {
-    const reason = `it has ${found.bytes} bytes, by its manifest ${expected.bytes}`;
+    const reason = `the stream has ${found.bytes} bytes; the manifest lists ${expected.bytes}`;
     fault(reason, Math.min(expected.bytes, found.bytes));
   }
   if (expected.xxh64 !== found.xxh64) {
-    fault(`the XXH64 of the whole is ${found.xxh64}, by the manifest ${expected.xxh64}`);
+    const digests = `XXH64 ${found.xxh64}; the manifest lists ${expected.xxh64}`;
+    fault(`the stream as a whole differs: ${digests}`);
   }
   return faults;
 }

@@ -7,67 +7,67 @@ import type { MigrationReader } from '../reader/migration-reader.ts';
 import type { BlockDigest, Manifest, SectionDigest } from './manifest.ts';
 
 /*
- * Bytes pass here before the reader gets them, and which section they belong to is known only afterwards:
- * chunks are kept until then. Of RAM sections, which are large, they are used up while the reader is
- * at work in them; all else is small.
+ * Bytes pass through here before the reader gets them; the section they belong to is known only afterwards.
+ * Chunks are buffered until then. RAM sections are large, so their chunks are hashed while the reader is
+ * inside the section; everything else is small.
  *
  *   source ── through() ──► reader ── events ──► add()
  */
 
-/** Bytes that are kept at most until it is known what they belong to; a reader may look half as far ahead. */
-const MAX_HELD: number = 4 * LIMIT.DEVICE_TAIL;
+/** Most bytes buffered until their section is known; the reader may look half as far ahead. */
+const MAX_BUFFERED_BYTES: number = 4 * LIMIT.DEVICE_TAIL;
 
-interface Chunk {
+interface BufferedChunk {
   readonly offset: number;
   readonly bytes: Uint8Array;
 }
 
-/** Digests of a stream and of its sections, and with them its manifest. To be made once `loadDigest` is done. */
+/** Hashes a stream and its sections, and builds the manifest. Requires `loadDigest` to have finished. */
 export class StreamDigests {
   readonly #whole = new Digest();
   readonly #sections: SectionDigest[] = [];
-  #chunks: Chunk[] = [];
-  /** All bytes that have passed. */
+  #chunks: BufferedChunk[] = [];
+  /** Bytes that have passed. */
   #bytes = 0;
-  /** Offset of the next byte that is not used up. */
-  #used = 0;
+  /** Offset of the next byte to hash. */
+  #consumed = 0;
   #section: Digest | null = null;
   #isRam = false;
   #machine: string | null = null;
   #reader: MigrationReader | null = null;
 
-  /** The chunks of a source, noted on their way to a reader. */
+  /** Yield the chunks of a source and record them on their way to the reader. */
   async *through(source: StreamSource): AsyncGenerator<Uint8Array, void> {
     for await (const bytes of source as AsyncIterable<Uint8Array>) {
       this.#whole.update(bytes);
       this.#chunks.push({ offset: this.#bytes, bytes });
       this.#bytes += bytes.length;
       yield bytes;
-      // The reader wants more: it has gone through what it had, unless it looks for the end of a section,
-      // which it gives up before so many bytes.
-      const isMuch = this.#bytes - this.#used > MAX_HELD;
-      if ((this.#isRam || isMuch) && this.#reader !== null) this.#use(this.#reader.position);
+      // The reader asks for more, so it has consumed what it had, unless it scans for the end of a section.
+      // It stops scanning before MAX_BUFFERED_BYTES.
+      const isMuch = this.#bytes - this.#consumed > MAX_BUFFERED_BYTES;
+      if ((this.#isRam || isMuch) && this.#reader !== null) this.#consume(this.#reader.position);
     }
   }
 
-  /** Says which reader the chunks go to. */
+  /** Set the reader that receives the chunks. */
   watch(reader: MigrationReader): void {
     this.#reader = reader;
   }
 
-  /** Takes in the reader's next event. */
+  /** Process the reader's next event. */
   add(event: MigrationEvent): void {
     if (event.type === 'configuration') {
       this.#machine = event.configuration.machine;
     } else if (event.type === 'section') {
-      this.#use(event.section.offset);
+      this.#consume(event.section.offset);
       this.#section = new Digest();
       this.#isRam = event.section.name === 'ram';
     } else if (event.type === 'sectionEnd') {
       const { section } = event;
-      this.#use(section.offset + section.bytes);
+      this.#consume(section.offset + section.bytes);
       if (this.#sections.length === LIMIT.LISTED) {
-        const reason = `more than ${LIMIT.LISTED} sections and pieces of them are too many for a manifest`;
+        const reason = `the stream has more than ${LIMIT.LISTED} sections, the most that a manifest can list`;
         throw new MigrationStreamError('unsupported', reason, { position: section.offset });
       }
       this.#sections.push(digestOf(section, this.#section as Digest));
@@ -77,10 +77,11 @@ export class StreamDigests {
   }
 
   /**
-   * Gives the manifest, once the reader is done and all chunks have passed.
+   * Return the manifest. Call it once the reader has finished and all chunks have passed.
    *
-   * @param blocks - Null without RAM.
-   * @param digest - XXH64 of what a block holds in the end.
+   * @param blocks - The RAM blocks; null for a stream without RAM.
+   * @param pageSize - Page size in bytes.
+   * @param digest - Returns the XXH64 of the final contents of a block, 16 hexadecimal digits.
    */
   async manifest(
     blocks: readonly RamBlock[] | null,
@@ -103,20 +104,20 @@ export class StreamDigests {
     };
   }
 
-  /** Uses up bytes to an offset: for the section that is open, if one is. */
-  #use(to: number): void {
+  /** Hash the buffered bytes before an offset into the open section, if one is open, and drop them. */
+  #consume(to: number): void {
     let done = 0;
     for (const { offset, bytes } of this.#chunks) {
       if (offset >= to) break;
       const end = Math.min(to - offset, bytes.length);
-      if (this.#section !== null && end > this.#used - offset) {
-        this.#section.update(bytes.subarray(Math.max(0, this.#used - offset), end));
+      if (this.#section !== null && end > this.#consumed - offset) {
+        this.#section.update(bytes.subarray(Math.max(0, this.#consumed - offset), end));
       }
       if (end < bytes.length) break;
       done += 1;
     }
     this.#chunks.splice(0, done);
-    this.#used = Math.max(this.#used, to);
+    this.#consumed = Math.max(this.#consumed, to);
   }
 }
 

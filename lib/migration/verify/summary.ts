@@ -11,7 +11,7 @@ import type {
 import { LIMIT } from '../format/wire.ts';
 import type { RamTable } from '../ram/ram-table.ts';
 
-/** A section, as a summary lists it. */
+/** A section in a summary. */
 export interface SectionSummary {
   sectionId: number;
   name: string;
@@ -24,18 +24,18 @@ export interface SectionSummary {
   bytes: number;
 }
 
-/** A block of guest memory, as a summary lists it. */
+/** A block of guest memory in a summary. */
 export interface BlockSummary {
   name: string;
   usedLength: number;
   hostPageSize?: number;
   address?: string;
   pages: PageCounts;
-  /** XXH64 of its contents in the end, 16 hexadecimal digits; if they were kept. */
+  /** XXH64 of its final contents, 16 hexadecimal digits; absent if they were not kept. */
   xxh64?: string;
 }
 
-/** A command, as a summary lists it: its payload's fields as far as it has any. */
+/** A command in a summary, with the fields of its payload. */
 export interface CommandSummary {
   offset: number;
   bytes: number;
@@ -44,28 +44,31 @@ export interface CommandSummary {
   [field: string]: unknown;
 }
 
-/** What a stream consists of; fit for JSON, integers beyond 2^53-1 as decimal text, bytes as hexadecimal digits. */
+/**
+ * Contents of a stream, ready for `JSON.stringify`: integers beyond 2^53-1 are decimal text, bytes are
+ * hexadecimal digits.
+ */
 export interface StreamSummary {
   format: {
     version: number;
-    /** Bytes of the stream, what follows it excepted; of one that broke off, those of what is whole. */
+    /** Bytes of the stream without trailing bytes; of a truncated stream, up to the last complete item. */
     bytes: number;
     /** Bytes that follow the stream. */
     trailingBytes: number;
-    /** What the stream was wrapped in. */
+    /** Format that the stream was wrapped in; null if it was not wrapped. */
     container: string | null;
   };
-  /** Null in streams of machine types before 2.4. */
+  /** Null if the stream has no configuration, as with machine types before 2.4. */
   configuration: {
     machine: string;
     capabilities: readonly string[];
     targetPageBits?: number;
     uuid?: string;
   } | null;
-  /** Null without a RAM section. */
+  /** Null if the stream has no RAM section. */
   ram: {
     pageSize: number;
-    /** Passes over the list of blocks, as far as they can be told apart. */
+    /** Passes over the list of blocks, as far as the stream shows them. */
     rounds: number;
     perRound: PageCounts[];
     blocks: BlockSummary[];
@@ -73,9 +76,9 @@ export interface StreamSummary {
   sections: SectionSummary[];
   commands: CommandSummary[];
   /**
-   * By name, or `NAME/INSTANCE` where the instance is not 0; ` (section ID)` is added to the second of two
-   * alike. `{ raw }` where nothing tells what the bytes are, `{ bytes }`, their number, once these are more
-   * than `LIMIT.DEVICE_TAIL` in all.
+   * Device state by name, or `NAME/INSTANCE` if the instance is not 0. If two have the same key, the second
+   * gets ` (section ID)` added. A state that no VM description covers is `{ raw }`, or `{ bytes }` (a count)
+   * once the raw bytes exceed `LIMIT.DEVICE_TAIL` in total.
    */
   devices: Record<string, unknown>;
   /** Whether the stream has a VM description. */
@@ -83,28 +86,28 @@ export interface StreamSummary {
   warnings: string[];
 }
 
-/** The key of a device in a summary. */
+/** Return the key of a device in a summary: its name, or `NAME/INSTANCE` if the instance is not 0. */
 export function deviceKey({ name, instanceId }: { name: string; instanceId: number }): string {
   return instanceId === 0 ? name : `${name}/${instanceId}`;
 }
 
-/** Puts a summary together from a reader's events. */
+/** Builds a summary from the events of a reader. */
 export class StreamSummarizer {
   readonly #sections: Section[] = [];
   readonly #commands: CommandSummary[] = [];
   readonly #devices = new Map<string, unknown>();
   readonly #warnings: string[] = [];
-  readonly #said = new Set<string>();
-  /** Of devices that are not decoded. */
+  readonly #warned = new Set<string>();
+  /** Bytes of devices that were not decoded. */
   #rawBytes = 0;
   #configuration: Configuration | null = null;
   #blocks: readonly RamBlock[] | null = null;
   #version = 0;
-  #bytes = 0;
-  #trailing = 0;
-  #described = false;
+  #streamBytes = 0;
+  #trailingBytes = 0;
+  #hasDescription = false;
 
-  /** Takes in the next event. */
+  /** Process the reader's next event. */
   add(event: MigrationEvent): void {
     switch (event.type) {
       case 'header':
@@ -112,7 +115,7 @@ export class StreamSummarizer {
         break;
       case 'configuration':
         this.#configuration = event.configuration;
-        this.#bytes = event.offset + event.bytes;
+        this.#streamBytes = event.offset + event.bytes;
         break;
       case 'section':
         this.#list(this.#sections, event.section, 'sections');
@@ -127,24 +130,24 @@ export class StreamSummarizer {
       }
       case 'command':
         this.#list(this.#commands, commandSummary(event), 'commands');
-        this.#bytes = event.offset + event.bytes;
+        this.#streamBytes = event.offset + event.bytes;
         break;
       case 'end':
-        this.#bytes = event.offset + 1;
+        this.#streamBytes = event.offset + 1;
         break;
       case 'vmDescription':
-        this.#described = true;
-        this.#bytes = event.offset + event.bytes;
+        this.#hasDescription = true;
+        this.#streamBytes = event.offset + event.bytes;
         break;
       case 'trailing':
-        this.#trailing = event.bytes;
+        this.#trailingBytes = event.bytes;
         break;
       case 'warning':
         this.#warnings.push(`${event.message}, at byte ${event.offset}`);
         break;
       case 'sectionEnd':
       case 'packageEnd':
-        this.#bytes = event.offset;
+        this.#streamBytes = event.offset;
         break;
     }
   }
@@ -152,13 +155,15 @@ export class StreamSummarizer {
   #raw(body: Buffer): unknown {
     this.#rawBytes += body.length;
     if (this.#rawBytes <= LIMIT.DEVICE_TAIL) return { raw: body.toString('hex') };
-    this.#warnOnce('there are too many bytes of devices that are not decoded: some are left out');
+    this.#warnOnce(
+      'the bytes of devices that were not decoded exceed the limit: only the sizes of the rest are listed',
+    );
     return { bytes: body.length };
   }
 
   #warnOnce(message: string): void {
-    if (this.#said.has(message)) return;
-    this.#said.add(message);
+    if (this.#warned.has(message)) return;
+    this.#warned.add(message);
     this.warn(message);
   }
 
@@ -169,22 +174,22 @@ export class StreamSummarizer {
 
   #addDevice(section: Section, shown: unknown): void {
     const key = deviceKey(section);
-    // QEMU may have two of one name and instance.
+    // QEMU may register two devices with the same name and instance.
     const isTaken = this.#devices.has(key);
     this.#devices.set(isTaken ? `${key} (section ${section.sectionId})` : key, shown);
   }
 
-  /** Adds something a person should know that no event says. */
+  /** Add a warning that is not among the events. */
   warn(message: string): void {
     this.#warnings.push(message);
   }
 
   /**
-   * Gives the summary.
+   * Return the summary.
    *
-   * @param ram - Of the reader.
-   * @param container - What the stream was wrapped in.
-   * @param digest - Gives the XXH64 of a block's contents, where they were kept.
+   * @param ram - The RAM table of the reader.
+   * @param container - Format that the stream was wrapped in; null if it was not wrapped.
+   * @param digest - Returns the XXH64 of a block's contents, or undefined if they were not kept.
    */
   summary(
     ram: RamTable,
@@ -195,8 +200,8 @@ export class StreamSummarizer {
     return {
       format: {
         version: this.#version,
-        bytes: this.#bytes,
-        trailingBytes: this.#trailing,
+        bytes: this.#streamBytes,
+        trailingBytes: this.#trailingBytes,
         container,
       },
       configuration: configurationSummary(this.#configuration),
@@ -211,9 +216,9 @@ export class StreamSummarizer {
             },
       sections: this.#sections.map((section) => ({ ...section })),
       commands: this.#commands,
-      // A name may be "__proto__": no assignment, then.
+      // Object.fromEntries, because assigning to a name "__proto__" would not add a key.
       devices: Object.fromEntries(this.#devices),
-      vmDescription: this.#described,
+      vmDescription: this.#hasDescription,
       warnings: this.#warnings,
     };
   }

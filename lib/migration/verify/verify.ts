@@ -12,44 +12,44 @@ import { MigrationReader, type ReaderOptions } from '../reader/migration-reader.
 import { compareManifests, type Manifest } from './manifest.ts';
 import { StreamDigests } from './stream-digests.ts';
 
-/** How a stream is verified. */
+/** Options of `verifyStream`, besides those of the reader. */
 export interface VerifyOptions extends Omit<ReaderOptions, 'onFault'> {
-  /** Goes on after the first fault, where the stream can be read in spite of it. Default false. */
+  /** Continue after a fault where the stream can still be read. Default false: stop at the first. */
   all?: boolean | undefined;
-  /** What the stream must be like. */
+  /** Manifest that the stream must match; needs `digests`. */
   manifest?: Manifest | undefined;
   /**
-   * Makes a manifest, and compares with the one given; the stores keep the RAM for that, and are closed at
-   * the end.
+   * Make a manifest and compare it with `manifest`, if given. `store` returns the store that keeps the
+   * contents of a block; the stores are closed at the end.
    */
   digests?: { readonly store: (block: RamBlock) => PageStore } | undefined;
-  /** Ends the digesting of what RAM holds, which takes its time; to end the reading, destroy the source. */
+  /** Aborts the hashing of RAM contents; to abort the reading, destroy the source. */
   signal?: AbortSignal | undefined;
-  /** Accepts a stream without a VM description, as of a machine with `suppress-vmdesc=on`. Default false. */
+  /** Accept a stream without a VM description, as with `-machine suppress-vmdesc=on`. Default false. */
   withoutDescription?: boolean | undefined;
-  /** Gets the events of the reader, too. */
+  /** Called with each event of the reader. */
   onEvent?: ((event: MigrationEvent, reader: MigrationReader) => void) | undefined;
 }
 
-/** What came of a verification. */
+/** Result of a verification. */
 export interface Verification {
-  /** What is wrong, in the order in which it was met; none if all is well. */
+  /** Faults in the order in which they were found; empty if the stream is valid. */
   faults: MigrationStreamError[];
-  /** What a person should know. */
+  /** What a person should know, as clauses without a full stop. */
   warnings: string[];
-  /** Bytes of the stream, and of what follows it. */
+  /** Bytes of the stream and of anything that follows it. */
   bytes: number;
-  /** Those that come in pieces once for each piece; the first `LIMIT.LISTED` of all. */
+  /** The first `LIMIT.LISTED` sections; each SECTION_START, SECTION_PART and SECTION_END is one entry. */
   sections: readonly Section[];
   /** The blocks of guest memory. */
   blocks: readonly RamBlock[];
   configuration: Configuration | null;
   description: VmDescription | null;
-  /** Null unless it was asked for and the stream could be read to its end. */
+  /** Null unless `digests` was given and the stream could be read to its end. */
   manifest: Manifest | null;
 }
 
-/** Machine types that do without a description by themselves: `suppress-vmdesc` was their default. */
+/** Return whether a machine type sends no description by default: `suppress-vmdesc` is on up to 2.2. */
 function suppressesDescription(machine: string): boolean {
   const [, major, minor] = /-(\d+)\.(\d+)$/.exec(machine) ?? [];
   if (machine === 'xenfv') return true;
@@ -58,12 +58,11 @@ function suppressesDescription(machine: string): boolean {
 }
 
 /**
- * Reads a whole stream for nothing but to see whether it is whole and well formed, in constant memory; no
- * QEMU is needed.
+ * Check that a stream is complete and well formed, in constant memory and without QEMU.
  *
- * @param source - Its next byte is the stream's first.
- * @returns What is wrong with the stream, in there and not thrown.
- * @throws {QemuFileError} (rejects) what is wrong with its transport.
+ * @param source - A source whose next byte is the first of the stream.
+ * @returns The result. Faults of the stream are in it; they are not thrown.
+ * @throws {QemuFileError} (rejects) An error of the transport.
  *
  * @example
  * ```js
@@ -114,7 +113,7 @@ class Verifier {
     const missing = new MissingPages();
     const reader = new MigrationReader(bytes, {
       ...this.#options,
-      // A digest of the whole needs every byte.
+      // The digest of the whole stream needs every byte.
       seekable: digests === null && this.#options.seekable === true,
       pages: combineVisitors(
         [missing, this.#options.pages, image].filter((visitor) => visitor != null),
@@ -129,8 +128,8 @@ class Verifier {
         onEvent?.(event, reader);
       }
       this.#judge(reader);
-      // No fault: memory that a guest has handed back to its host is not sent.
-      result.warnings.push(...missing.clauses());
+      // Not a fault: QEMU does not send pages that a balloon or virtio-mem gave back to the host.
+      result.warnings.push(...missing.describe());
       if (digests !== null && image !== null) {
         const kept = image;
         const { pageSize } = reader.ram;
@@ -171,7 +170,7 @@ class Verifier {
     } else if (event.type === 'command') {
       if (event.command.name === 'POSTCOPY_LISTEN') this.#isPostcopy = true;
       if (event.command.name === 'UNKNOWN') {
-        const reason = `command ${event.number} is not known, and no QEMU would go on after it`;
+        const reason = `command ${event.number} is unknown; QEMU stops loading at it`;
         this.#fault(
           new MigrationStreamError('unsupported', reason, { position: event.offset + 1 }),
         );
@@ -179,31 +178,31 @@ class Verifier {
     }
   }
 
-  /** Takes note of a fault that the stream can be read in spite of; throws it if that shall be the end. */
+  /** Record a fault after which the stream can still be read, or throw it unless `all` is set. */
   #fault(error: MigrationStreamError): void {
     if (this.#options.all !== true || this.#result.faults.length > LIMIT.DIAGNOSTICS) throw error;
     this.#result.faults.push(error);
   }
 
-  /** What is missing at the end, although QEMU itself would not miss it. */
+  /** Find what is missing at the end of the stream although QEMU would load it. */
   #judge(reader: MigrationReader): void {
     const position = this.#end + 1;
     const machine = reader.configuration?.machine ?? '';
     const fault = (reason: string): void =>
       this.#fault(new MigrationStreamError('truncated', reason, { position }));
-    if (this.#sections.length === 0) fault('there is not one section');
+    if (this.#sections.length === 0) fault('the stream has no sections');
     const { description } = this.#result;
     const { withoutDescription } = this.#options;
     if (description === null && !this.#isPostcopy && withoutDescription !== true) {
       if (reader.configuration !== null && !suppressesDescription(machine)) {
         fault(
-          'the VM description is missing: the stream was cut off behind its end mark, ' +
+          'the VM description is missing: the stream was cut off after its end mark, ' +
             'unless its machine has suppress-vmdesc=on',
         );
       }
     }
     if (reader.ram.usesMultifd && (this.#options.channels ?? []).length === 0) {
-      fault('its pages are in multifd channels, which were not given');
+      fault('the pages are in multifd channels, which were not given');
     }
   }
 

@@ -9,7 +9,7 @@ import { stream } from '../../helpers/stream-bytes.ts';
 
 const GIB = 2 ** 30;
 
-test('the header of a core file is laid out as ELF wants it', () => {
+test('the header of a core file has the fields of an ELF header', () => {
   const { header, fileOffsets, length } = elfCore(
     [
       { address: 0, length: 0x3000 },
@@ -36,7 +36,7 @@ test('the header of a core file is laid out as ELF wants it', () => {
   assert.equal(length, 0x5000);
 });
 
-test('each architecture has its machine number, and an unknown one none', () => {
+test('each architecture has its e_machine, an unknown one EM_NONE', () => {
   const machineOf = (architecture: 'aarch64' | 'riscv64' | null) =>
     elfCore([], { architecture, note: '' }).header.readUInt16LE(18);
   assert.equal(machineOf('aarch64'), 183);
@@ -44,7 +44,7 @@ test('each architecture has its machine number, and an unknown one none', () => 
   assert.equal(machineOf(null), 0);
 });
 
-test('many ranges still lie at pages of their own, behind the header', () => {
+test('many ranges are page-aligned after the header', () => {
   const ranges = Array.from({ length: 200 }, (_, index) => ({ address: index * 8192, length: 1 }));
   const { header, fileOffsets, length } = elfCore(ranges, { architecture: null, note: 'x' });
   assert.ok((fileOffsets[0] as number) >= header.length);
@@ -57,7 +57,7 @@ test('many ranges still lie at pages of their own, behind the header', () => {
   assert.throws(() => elfCore(tooMany, { architecture: null, note: '' }), RangeError);
 });
 
-test('a note is printable and of bounded length, whatever it was made of', () => {
+test('a note is printable and bounded in length', () => {
   const { header } = elfCore([], { architecture: null, note: '\x1b]0;\u{1f600}' });
   assert.ok(header.includes('\\u{1b}]0;\\u{1f600}\0'));
   assert.ok(elfCore([], { architecture: null, note: 'x'.repeat(1e6) }).header.length < 5000);

@@ -40,7 +40,7 @@ for (const [machine, mib, ...ranges] of PLACED) {
     const map = guestMap(machine, [block('pc.ram', mib * MIB), block('pc.bios', 0x40000)]);
     assert.deepEqual(lines(map), ranges);
     assert.equal(map.architecture, 'x86_64');
-    assert.equal(map.certain, true);
+    assert.equal(map.isCertain, true);
     assert.deepEqual(map.warnings, []);
   });
 }
@@ -59,7 +59,7 @@ test('microvm is split at 3 GiB', () => {
 test('machine types of distributions, and the short names, are known', () => {
   const split = (machine: string) => {
     const map = guestMap(machine, [block('pc.ram', 4 * GIB)]);
-    assert.equal(map.certain, true, machine);
+    assert.equal(map.isCertain, true, machine);
     return map.ranges[0]?.length;
   };
   for (const machine of ['pc', 'pc-i440fx-10.0', 'pc-i440fx-rhel7.6.0', 'pc-i440fx-8.1+pve0']) {
@@ -99,7 +99,7 @@ test("Arm's virt has its memory from 1 GiB on, in one piece", () => {
     '40000000-1bfffffff mach-virt.ram',
   ]);
   assert.equal(map.architecture, 'aarch64');
-  assert.equal(map.certain, true);
+  assert.equal(map.isCertain, true);
 });
 
 test("RISC-V's virt is told from Arm's by the name of its memory", () => {
@@ -132,7 +132,7 @@ test('main memory under a name of the user is found, and said to be so', () => {
     block('pc.bios', 0x40000),
   ]);
   assert.deepEqual(lines(map), ['0-7fffffff mem0', BIOS, '100000000-17fffffff mem0 @80000000']);
-  assert.equal(map.certain, true);
+  assert.equal(map.isCertain, true);
   assert.deepEqual(map.warnings, [
     'no block is named "pc.ram": "mem0" is taken for it, the only block it can be',
   ]);
@@ -141,7 +141,7 @@ test('main memory under a name of the user is found, and said to be so', () => {
 test('the largest of several blocks is taken for main memory, without certainty', () => {
   const map = guestMap('pc', [block('n0', GIB), block('n1', 2 * GIB), block('n2', GIB)]);
   assert.deepEqual(lines(map), ['0-7fffffff n1']);
-  assert.equal(map.certain, false);
+  assert.equal(map.isCertain, false);
   assert.deepEqual(map.warnings, [
     'no block is named "pc.ram": "n1" is taken for it, the largest it can be',
     'the stream does not say where "n0" is: it is left out',
@@ -151,7 +151,7 @@ test('the largest of several blocks is taken for main memory, without certainty'
 
 test('hotplugged memory is reported, since a stream does not say where it is', () => {
   const map = guestMap('q35', [block('pc.ram', GIB), block('dimm1', GIB)]);
-  assert.equal(map.certain, true);
+  assert.equal(map.isCertain, true);
   assert.deepEqual(map.warnings, ['the stream does not say where "dimm1" is: it is left out']);
 });
 
@@ -159,7 +159,7 @@ test('an unknown machine has its largest block at 0, without certainty', () => {
   for (const machine of ['s390-ccw-virtio-7.2', '__proto__', 'pc-q35-', null]) {
     const map = guestMap(machine, [block('x', 4096), block('s390.ram', 8 * GIB)]);
     assert.deepEqual(lines(map), ['0-1ffffffff s390.ram'], String(machine));
-    assert.equal(map.certain, false);
+    assert.equal(map.isCertain, false);
     assert.equal(map.architecture, null);
     assert.match(
       map.warnings[0] ?? '',
@@ -174,16 +174,16 @@ test('an unknown machine has its largest block at 0, without certainty', () => {
 test('a stream without main memory gives no ranges and no certainty', () => {
   const map = guestMap('pc', [block('0000:00:02.0/vga.vram', MIB), block('pc.ram', 0)]);
   assert.deepEqual(map.ranges, []);
-  assert.equal(guestMap('pc', [block('vga.vram', MIB)]).certain, false);
+  assert.equal(guestMap('pc', [block('vga.vram', MIB)]).isCertain, false);
   assert.deepEqual(guestMap('pc', [block('vga.vram', MIB)]).warnings, [
     'no block of main memory is in the stream',
   ]);
 });
 
 test('memory that reaches up to where AMD machines have none is not certain', () => {
-  assert.equal(guestMap('q35', [block('pc.ram', 900 * GIB)]).certain, true);
+  assert.equal(guestMap('q35', [block('pc.ram', 900 * GIB)]).isCertain, true);
   const map = guestMap('q35', [block('pc.ram', 1024 * GIB)]);
-  assert.equal(map.certain, false);
+  assert.equal(map.isCertain, false);
   assert.match(map.warnings[0] ?? '', /AMD/);
 });
 
@@ -204,7 +204,7 @@ test('every recording has a certain map that covers its main memory', () => {
       .filter((each) => each.in_stream !== false)
       .map(({ name, used }) => block(name, used));
     const map = guestMap(facts.machine_type, blocks);
-    assert.equal(map.certain, true, name);
+    assert.equal(map.isCertain, true, name);
     assert.deepEqual(map.warnings, [], name);
     const main = blocks.reduce((a, b) => (b.usedLength > a.usedLength ? b : a));
     const placed = map.ranges.filter((range) => range.block === main.name);

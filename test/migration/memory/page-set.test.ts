@@ -8,7 +8,7 @@ function runs(set: PageSet, first: number, end: number): number[][] {
   return [...set.runs(first, end)].map((run) => [...run]);
 }
 
-test('runs are given in order and as one across the edges of words and chunks', () => {
+test('runs are in order and join across words and chunks', () => {
   const set = new PageSet();
   set.add(8190, 16_386);
   set.add(31, 33);
@@ -25,7 +25,7 @@ test('runs are given in order and as one across the edges of words and chunks', 
   assert.deepEqual(runs(set, 5, 5), []);
 });
 
-test('pages that are removed are no longer there, and removing where nothing is does nothing', () => {
+test('removed pages are gone, and removing absent pages changes nothing', () => {
   const set = new PageSet();
   set.add(0, 20_000);
   set.remove(100, 19_000);
@@ -38,7 +38,7 @@ test('pages that are removed are no longer there, and removing where nothing is 
   assert.equal(set.has(100), false);
 });
 
-test('a set behaves as a list of numbers does, whatever is done in whatever order', () => {
+test('a set behaves like a plain list of numbers under random operations', () => {
   const range = fc.tuple(
     fc.boolean(),
     fc.integer({ min: 0, max: 20_000 }),
@@ -69,7 +69,7 @@ test('a set behaves as a list of numbers does, whatever is done in whatever orde
   );
 });
 
-test('a set of pages that lie too far apart is refused before it takes much memory', () => {
+test('a set of scattered pages is refused before it takes much memory', () => {
   const set = new PageSet(3);
   for (const page of [0, 2 ** 20, 2 ** 30]) set.add(page, page + 1);
   assert.throws(

@@ -16,7 +16,7 @@ function read(store: PageStore, at: number, length: number): Buffer {
   return target;
 }
 
-test('a memory store gives back what was written, across its chunks, and zeros elsewhere', () => {
+test('a memory store returns written bytes across chunks, and zeros elsewhere', () => {
   const store = new MemoryPageStore();
   const bytes = Buffer.from(Array.from({ length: 50_000 }, (_, index) => index % 251));
   store.write(16_000, bytes);
@@ -28,7 +28,7 @@ test('a memory store gives back what was written, across its chunks, and zeros e
   assert.deepEqual(read(store, 66_000, 3), Buffer.alloc(3));
 });
 
-test('a memory store keeps no reference to what was written', () => {
+test('a memory store copies what is written', () => {
   const store = new MemoryPageStore();
   const bytes = Buffer.from('abcd');
   store.write(0, bytes);
@@ -36,7 +36,7 @@ test('a memory store keeps no reference to what was written', () => {
   assert.equal(read(store, 0, 4).toString(), 'abcd');
 });
 
-test('a memory store makes zeros of a range, and frees the chunks that lie in it', () => {
+test('a memory store zeroes a range and frees the chunks in it', () => {
   const store = new MemoryPageStore();
   store.write(0, Buffer.alloc(4 * 16_384, 0xaa));
   assert.equal(store.allocated, 4 * 16_384);
@@ -48,7 +48,7 @@ test('a memory store makes zeros of a range, and frees the chunks that lie in it
   assert.deepEqual(read(store, 7, 1), Buffer.from('aa', 'hex'));
 });
 
-test('pages far apart take no more memory than a chunk each', () => {
+test('scattered pages take one chunk of memory each', () => {
   const store = new MemoryPageStore();
   for (let page = 0; page < 64; page++) store.write(page * 2 ** 44, Buffer.alloc(4096, page + 1));
   assert.equal(store.allocated, 64 * 16_384);
@@ -57,7 +57,7 @@ test('pages far apart take no more memory than a chunk each', () => {
   assert.equal(store.allocated, 0);
 });
 
-test('a memory store refuses to pass its limit', () => {
+test('a memory store refuses a write past its limit', () => {
   const store = new MemoryPageStore(2 * 16_384);
   store.write(0, Buffer.alloc(16_384, 1));
   store.write(2 ** 40, Buffer.alloc(16, 2));
@@ -70,7 +70,7 @@ test('a memory store refuses to pass its limit', () => {
   assert.equal(read(store, 2 ** 40, 1)[0], 2);
 });
 
-test('a spilling store moves all it holds to another store before it passes its limit', () => {
+test('a spilling store moves its contents to another store before it exceeds its limit', () => {
   const made: TrackedStore[] = [];
   const store = new SpillingStore(() => {
     const next = new TrackedStore();
@@ -79,10 +79,10 @@ test('a spilling store moves all it holds to another store before it passes its 
   }, 8 * 16_384);
   store.write(2 ** 40, Buffer.alloc(4096, 0xab));
   store.write(5, Buffer.from('first'));
-  assert.equal(store.spilled, false);
+  assert.equal(store.hasSpilled, false);
   assert.equal(made.length, 0);
   for (let page = 1; page < 20; page++) store.write(page * 2 ** 20, Buffer.alloc(4096, page));
-  assert.equal(store.spilled, true);
+  assert.equal(store.hasSpilled, true);
   assert.equal(made.length, 1);
   assert.equal(read(store, 5, 5).toString(), 'first');
   assert.deepEqual(read(store, 2 ** 40 + 4094, 4), Buffer.from('abab0000', 'hex'));
@@ -93,7 +93,7 @@ test('a spilling store moves all it holds to another store before it passes its 
   assert.equal(made[0]?.isClosed, true);
 });
 
-test('a spilling store stays in memory when the move fails, and closes what it had begun', () => {
+test('a spilling store stays in memory if the move fails, and closes the new store', () => {
   const full = new TrackedStore();
   full.write = () => {
     throw new QemuFileError('ENOSPC', 'no room');
@@ -105,11 +105,11 @@ test('a spilling store stays in memory when the move fails, and closes what it h
     (error: unknown) => error instanceof QemuFileError && error.code === 'ENOSPC',
   );
   assert.equal(full.isClosed, true);
-  assert.equal(store.spilled, false);
+  assert.equal(store.hasSpilled, false);
   assert.equal(read(store, 0, 4).toString(), 'kept');
 });
 
-test('a placed store puts each piece where it belongs, also when one call covers several', () => {
+test('a placed store splits a call over its placements', () => {
   const below = new MemoryPageStore();
   const store = new PlacedStore(below, [
     { at: 0, length: 10, to: 100 },
@@ -124,7 +124,7 @@ test('a placed store puts each piece where it belongs, also when one call covers
   assert.deepEqual(read(below, 110, 4), Buffer.alloc(4));
 });
 
-test('a placed store touches nothing outside of its pieces', () => {
+test('a placed store refuses positions outside its placements', () => {
   const below = new MemoryPageStore();
   const store = new PlacedStore(below, [{ at: 0, length: 10, to: 0 }]);
   assert.throws(() => store.write(8, Buffer.from('abcd')), RangeError);
@@ -133,7 +133,7 @@ test('a placed store touches nothing outside of its pieces', () => {
   assert.equal(read(below, 10, 2).toString('latin1'), '\0\0');
 });
 
-test('blocks that share a store do not reach into each other, and leave it open', () => {
+test('blocks that share a store do not overlap, and do not close it', () => {
   const below = new TrackedStore();
   const next = shareStore(below);
   const first = next({ usedLength: 4096 });

@@ -36,7 +36,7 @@ function fails(code: string) {
   return (error: unknown) => error instanceof QemuFileError && error.code === code;
 }
 
-test('of pages that came several times the last one is kept, and others are zeros', () => {
+test('the last of several copies of a page is kept, and pages not sent are zeros', () => {
   const ram = block(0, 'pc.ram', 6 * PAGE);
   const image = memoryImage(ram);
   image.page(ram, PAGE, Buffer.alloc(2 * PAGE, 1));
@@ -55,7 +55,7 @@ test('of pages that came several times the last one is kept, and others are zero
   assert.deepEqual([...image.extents(ram)], [{ at: PAGE, length: 3 * PAGE }]);
 });
 
-test('an encoded page is applied to what was there: a page, zeros, or nothing yet', () => {
+test('an XBZRLE delta is applied to a page, to zeros, or to a page not sent yet', () => {
   const ram = block(0, 'pc.ram', 4 * PAGE);
   const image = memoryImage(ram);
   image.page(ram, 0, Buffer.alloc(PAGE, 0x11));
@@ -72,7 +72,7 @@ test('an encoded page is applied to what was there: a page, zeros, or nothing ye
   assert.deepEqual([...image.extents(ram)], [{ at: 0, length: 3 * PAGE }]);
 });
 
-test('an encoding that is none leaves the page as it was', () => {
+test('an invalid XBZRLE delta leaves the page unchanged', () => {
   const ram = block(0, 'pc.ram', PAGE);
   const image = memoryImage(ram);
   image.page(ram, 0, Buffer.alloc(PAGE, 0x11));
@@ -86,7 +86,7 @@ test('an encoding that is none leaves the page as it was', () => {
   assert.deepEqual(contents(image, ram), Buffer.alloc(PAGE, 0x11));
 });
 
-test('blocks are kept apart, and those without a store are not kept', async () => {
+test('blocks are separate, and those without a store are not kept', async () => {
   const blocks = [block(0, 'pc.ram', 2 * PAGE), block(1, 'vga', PAGE), block(2, '__proto__', PAGE)];
   const [ram, vga, other] = blocks as [RamBlock, RamBlock, RamBlock];
   const image = new RamImage({
@@ -107,7 +107,7 @@ test('blocks are kept apart, and those without a store are not kept', async () =
   await assert.rejects(image.digest(vga), fails('EINVAL'));
 });
 
-test('reading outside of a block fails', () => {
+test('reading outside a block fails', () => {
   const ram = block(0, 'pc.ram', PAGE);
   const image = memoryImage(ram);
   for (const at of [-1, PAGE - 1, Number.NaN]) {
@@ -115,7 +115,7 @@ test('reading outside of a block fails', () => {
   }
 });
 
-test('zeros reach a store only where pages came before', () => {
+test('zero pages reach a store only where pages were written', () => {
   const store = new TrackedStore();
   const ram = block(0, 'pc.ram', 2 ** 50);
   const image = new RamImage({ store: () => store });
@@ -133,7 +133,7 @@ test('zeros reach a store only where pages came before', () => {
   assert.deepEqual([...image.extents(ram)], []);
 });
 
-test('the digest is that of all bytes of the block, whatever they are kept in', async () => {
+test('the digest covers all bytes of the block in every kind of store', async () => {
   await loadDigest();
   const length = 1_000 * PAGE;
   const wanted = Buffer.alloc(length);
@@ -154,7 +154,7 @@ test('the digest is that of all bytes of the block, whatever they are kept in', 
   }
 });
 
-test('the digest of a block without pages, or without length, is that of zeros', async () => {
+test('the digest of a block without pages is that of zeros', async () => {
   const ram = block(0, 'pc.ram', PAGE);
   const none = block(1, 'none', 0);
   const image = memoryImage(ram, none);
@@ -164,7 +164,7 @@ test('the digest of a block without pages, or without length, is that of zeros',
   assert.equal(await image.digest(none), 'ef46db3751d8e999');
 });
 
-test('a digest that would take for ever can be ended', async () => {
+test('a long digest can be aborted', async () => {
   const ram = block(0, 'pc.ram', 2 ** 50);
   const image = memoryImage(ram);
   const controller = new AbortController();
@@ -173,7 +173,7 @@ test('a digest that would take for ever can be ended', async () => {
   await assert.rejects(digest, fails('ECANCELED'));
 });
 
-test('pages far apart in huge blocks that share a store take little memory', () => {
+test('scattered pages of huge blocks in a shared store take little memory', () => {
   const stores: PageStore[] = [];
   const shared = new MemoryPageStore();
   const next = shareStore(shared);
@@ -197,7 +197,7 @@ test('pages far apart in huge blocks that share a store take little memory', () 
   }
 });
 
-test('pages of 1 KiB and of 64 KiB are kept as well', () => {
+test('page sizes of 1 KiB and 64 KiB work', () => {
   for (const size of [1024, 65_536]) {
     const ram = block(0, 'ram', 5 * size);
     const image = new RamImage({ store: () => new MemoryPageStore() });

@@ -31,7 +31,7 @@ describe('a map of RAM', () => {
     return map;
   };
 
-  test('divides a block into as many cells as are wanted, the last a smaller one', () => {
+  test('divides a block into at most the given number of cells, the last one smaller', () => {
     const map = mapped();
     assert.deepEqual(
       map.cells(first, 4).map(({ offset, bytes }) => [offset / PAGE, bytes / PAGE]),
@@ -47,7 +47,7 @@ describe('a map of RAM', () => {
     assert.deepEqual(map.cells(block(0, 0), 8), []);
   });
 
-  test('knows which pages came as what, and which never did', () => {
+  test('shows how each page was sent, or that it was not', () => {
     const map = mapped();
     map.page(first, 0, new Uint8Array(2 * PAGE));
     map.zero(first, 2 * PAGE, 3);
@@ -56,7 +56,7 @@ describe('a map of RAM', () => {
     assert.deepEqual(shown(map, second, 1), ['0 1 0 3']);
   });
 
-  test('counts a page once, as what it came last, and that it came again', () => {
+  test('counts a page once, by its last record, and as resent', () => {
     const map = mapped();
     map.page(first, 0, new Uint8Array(PAGE));
     map.zero(first, 0, 1);
@@ -74,7 +74,7 @@ describe('a map of RAM', () => {
     assert.deepEqual(shown(map, first, 1), ['10 0 3 0']);
   });
 
-  test('keeps blocks apart whose list grows', () => {
+  test('keeps blocks apart when the list grows', () => {
     const map = new RamMap();
     map.blocks([first], PAGE);
     map.page(first, 9 * PAGE, new Uint8Array(PAGE));
@@ -84,7 +84,7 @@ describe('a map of RAM', () => {
     assert.deepEqual(shown(map, second, 1), ['0 1 0 3']);
   });
 
-  test('begins anew when the page size turns out to be another', () => {
+  test('starts over when the page size changes', () => {
     const map = mapped();
     map.page(first, 0, new Uint8Array(PAGE));
     map.blocks([first, second], 1024);
@@ -93,7 +93,7 @@ describe('a map of RAM', () => {
     assert.deepEqual(shown(map, first, 20)[0], '0 1 0 1');
   });
 
-  test('says when pages are too scattered, and shows what it has', () => {
+  test('reports scattered pages as incomplete and shows the rest', () => {
     const huge = block(0, 2 ** 38);
     const map = new RamMap();
     map.blocks([huge], PAGE);

@@ -53,7 +53,7 @@ function compare(
 }
 
 describe('parseManifest', () => {
-  test('gives what was written', () => {
+  test('returns what was written', () => {
     const made = manifest();
     assert.deepEqual(parseManifest(JSON.stringify(made)), made);
     const none = manifest((one) => {
@@ -67,13 +67,13 @@ describe('parseManifest', () => {
   const broken: [what: string, text: string][] = [
     ['null', 'null'],
     ['a list', '[]'],
-    ['a text', '"manifest"'],
+    ['a string', '"manifest"'],
     ['another format', JSON.stringify({ ...manifest(), format: 'sha256sums' })],
-    ['a version from the future', JSON.stringify({ ...manifest(), version: 2 })],
-    ['no number of bytes', JSON.stringify({ ...manifest(), bytes: '1000' })],
+    ['a later version', JSON.stringify({ ...manifest(), version: 2 })],
+    ['a count of bytes that is not a number', JSON.stringify({ ...manifest(), bytes: '1000' })],
     ['a digest of another length', JSON.stringify({ ...manifest(), xxh64: '0123' })],
-    ['no list of sections', JSON.stringify({ ...manifest(), sections: {} })],
-    ['a section that is none', JSON.stringify({ ...manifest(), sections: [null] })],
+    ['sections that are not a list', JSON.stringify({ ...manifest(), sections: {} })],
+    ['a section that is not an object', JSON.stringify({ ...manifest(), sections: [null] })],
     [
       'a section of no known kind',
       JSON.stringify({ ...manifest(), sections: [{ ...manifest().sections[0], kind: 'whole' }] }),
@@ -83,80 +83,83 @@ describe('parseManifest', () => {
       JSON.stringify({ ...manifest(), sections: [{ ...manifest().sections[0], xxh64: 1 }] }),
     ],
     ['RAM without blocks', JSON.stringify({ ...manifest(), ram: {} })],
-    ['RAM that is no object', JSON.stringify({ ...manifest(), ram: undefined })],
-    ['a block that is none', JSON.stringify({ ...manifest(), ram: { blocks: [{ name: 'x' }] } })],
+    ['RAM that is not an object', JSON.stringify({ ...manifest(), ram: undefined })],
+    [
+      'a block without a digest',
+      JSON.stringify({ ...manifest(), ram: { blocks: [{ name: 'x' }] } }),
+    ],
   ];
   for (const [what, text] of broken) {
     test(`refuses ${what}`, () => {
-      assert.throws(() => parseManifest(text), /^TypeError: it is no manifest of qemu-file: /);
+      assert.throws(() => parseManifest(text), /^TypeError: not a qemu-file manifest: /);
     });
   }
 
-  test('refuses what is no JSON', () => {
+  test('refuses text that is not JSON', () => {
     assert.throws(() => parseManifest('{'), SyntaxError);
   });
 });
 
 describe('compareManifests', () => {
-  test('finds nothing in what is the same', () => {
+  test('finds no difference between equal manifests', () => {
     assert.deepEqual(
       compare(() => {}),
       [],
     );
   });
 
-  test('names the section whose bytes are others', () => {
+  test('names the section whose bytes differ', () => {
     const faults = compare((found) => {
       (found.sections[1] as { xxh64: string }).xxh64 = OTHER;
       found.xxh64 = OTHER;
     });
     assert.deepEqual(faults, [
-      [`in section "dma" 1: its XXH64 is ${OTHER}, by the manifest ${DIGEST} at byte 100`, 100],
-      [`the XXH64 of the whole is ${OTHER}, by the manifest ${DIGEST}`, undefined],
+      [`in section "dma" 1: XXH64 ${OTHER}; the manifest lists ${DIGEST} at byte 100`, 100],
+      [`the stream as a whole differs: XXH64 ${OTHER}; the manifest lists ${DIGEST}`, undefined],
     ]);
   });
 
-  test('names the RAM block that ends up with other contents, or is missing', () => {
+  test('names a RAM block that differs or is missing', () => {
     const other = compare((found) => {
       (found.ram?.blocks[0] as { xxh64: string }).xxh64 = OTHER;
     });
-    assert.match(other[0]?.[0] ?? '', /^RAM block "pc\.ram" ends up with other contents: /);
+    assert.match(other[0]?.[0] ?? '', /^the contents of RAM block "pc\.ram" differ: /);
     const missing = compare((found) => {
       found.ram = null;
     });
     assert.deepEqual(missing, [['RAM block "pc.ram" is missing', undefined]]);
   });
 
-  test('stops at the first section that is another one', () => {
+  test('stops at the first section with another name, kind or size', () => {
     const faults = compare((found) => {
       found.sections = found.sections.map((one) => ({ ...one, offset: one.offset + 1 }));
     });
     assert.deepEqual(faults, [
       [
-        'in section "ram": section 1 is, by the manifest, "ram" (start, 80 bytes at 20) at byte 21',
+        'in section "ram": the manifest lists section 1 as "ram" (start, 80 bytes at 20) at byte 21',
         21,
       ],
     ]);
   });
 
-  test('says that there are fewer sections, or more', () => {
+  test('reports fewer or more sections', () => {
     const fewer = compare((found) => {
       found.sections.pop();
       found.bytes = 950;
     });
     assert.deepEqual(fewer, [
-      ['it has 1 sections, by its manifest 2', 950],
-      ['it has 950 bytes, by its manifest 1000', 950],
+      ['the stream has 1 sections; the manifest lists 2', 950],
+      ['the stream has 950 bytes; the manifest lists 1000', 950],
     ]);
     const more = compare((found) => {
       found.sections.push({ ...(found.sections[1] as Manifest['sections'][0]), offset: 150 });
     });
     assert.deepEqual(more, [
-      ['in section "dma" 1: it has 3 sections, by its manifest 2 at byte 150', 150],
+      ['in section "dma" 1: the stream has 3 sections; the manifest lists 2 at byte 150', 150],
     ]);
   });
 
-  test('quotes nothing out of a manifest that a terminal would obey', () => {
+  test('escapes control characters from a manifest', () => {
     const expected = manifest((one) => {
       (one.ram?.blocks[0] as { name: string }).name = 'a\u001b[2Jb';
       (one.sections[0] as { name: string }).name = 'c\u0007';

@@ -53,7 +53,7 @@ function assertDigests(manifest: Manifest, bytes: Buffer): void {
 }
 
 describe('digests of sections', () => {
-  test('are those of the bytes of each, wherever the chunks are parted', async () => {
+  test('match the bytes of each section at every split of the chunks', async () => {
     const bytes = workedExample();
     const whole = await manifestOf([bytes]);
     assertDigests(whole, bytes);
@@ -76,7 +76,7 @@ describe('digests of sections', () => {
   for (const { name, files, facts } of recordings()) {
     const [main, ...others] = files;
     if (main === undefined || main.kind === 'image') continue;
-    test(`are those of a recording: ${name}`, async () => {
+    test(`match the recording ${name}`, async () => {
       const { streamAt = 0 } = main;
       const bytes = unpack(main).subarray(streamAt);
       const channels = others.filter(({ kind }) => kind !== 'return').map(unpack);
@@ -90,13 +90,13 @@ describe('digests of sections', () => {
     });
   }
 
-  test('include what follows the stream in the whole', async () => {
+  test('include trailing bytes in the digest of the whole stream', async () => {
     const bytes = stream(workedExample(), Buffer.alloc(100_000, 7));
     const manifest = await manifestOf(piecesOf(bytes, 5000));
     assertDigests(manifest, bytes);
   });
 
-  test('are there without RAM and without a configuration', async () => {
+  test('exist for streams without RAM or configuration', async () => {
     const device = { name: 'x', instance_id: 0, vmsd_name: 'x', version: 1 };
     const fields = [{ name: 'a', type: 'uint8', size: 1 }];
     const bytes = stream(

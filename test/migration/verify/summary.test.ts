@@ -63,7 +63,7 @@ function withDevices(...devices: ReturnType<typeof device>[]): Buffer {
 }
 
 describe('the devices of a summary', () => {
-  test('are fit for JSON: integers beyond 2^53-1 as text, bytes as digits', async () => {
+  test('are ready for JSON: integers beyond 2^53-1 as text, bytes as digits', async () => {
     const { devices } = await summaryOf(
       withDevices(
         device(1, 'a', 0, 2n ** 53n - 1n),
@@ -78,7 +78,7 @@ describe('the devices of a summary', () => {
     });
   });
 
-  test('are told apart by instance, and those alike by section', async () => {
+  test('are distinguished by instance, and equal ones by section', async () => {
     const { devices } = await summaryOf(
       withDevices(
         device(1, 'serial', 0, 1n),
@@ -100,7 +100,7 @@ describe('the devices of a summary', () => {
     assert.equal(deviceKey({ name: 'serial', instanceId: 7 }), 'serial/7');
   });
 
-  test('may have names that mean something to JavaScript', async () => {
+  test('may have names with a meaning in JavaScript', async () => {
     const names = ['__proto__', 'constructor', 'toString'];
     const { devices } = await summaryOf(
       withDevices(...names.map((name, index) => device(index, name, 0, 1n))),
@@ -110,7 +110,7 @@ describe('the devices of a summary', () => {
     assert.equal(devices.big, undefined);
   });
 
-  test('are raw bytes where nothing tells what they are', async () => {
+  test('are raw bytes where no VM description covers them', async () => {
     const bytes = stream(
       header,
       configuration('none'),
@@ -125,7 +125,7 @@ describe('the devices of a summary', () => {
 });
 
 describe('a summary', () => {
-  test('has what the configuration says, and leaves out what it does not', async () => {
+  test('has the fields of the configuration that the stream has', async () => {
     const uuid = '00112233445566778899aabbccddeeff';
     const full = stream(
       header,
@@ -167,18 +167,18 @@ describe('a summary', () => {
     ]);
   });
 
-  test('has no RAM where there is none, and an old machine no configuration', async () => {
+  test('has null for missing RAM and for a missing configuration', async () => {
     const { ram, configuration: none, format } = await summaryOf(stream(header, end));
     assert.deepEqual([ram, none], [null, null]);
     assert.deepEqual(format, { version: 3, bytes: 9, trailingBytes: 0, container: null });
   });
 
-  test('counts what follows the stream by itself', async () => {
+  test('counts trailing bytes apart', async () => {
     const { format } = await summaryOf(stream(workedExample(), Buffer.alloc(100)));
     assert.deepEqual([format.bytes, format.trailingBytes], [4664, 100]);
   });
 
-  test('of a stream that broke off counts what is whole', async () => {
+  test('of a truncated stream counts complete items', async () => {
     for (const [cut, whole] of [
       [4664, 4664],
       [4663, 4321],
@@ -192,7 +192,7 @@ describe('a summary', () => {
     }
   });
 
-  test('has the digests that it is given', async () => {
+  test('has the given digests', async () => {
     const reader = new MigrationReader(chunksOf([workedExample()]));
     const summarizer = new StreamSummarizer();
     for await (const event of reader) summarizer.add(event);
@@ -208,7 +208,7 @@ describe('a summary', () => {
     assert.deepEqual(warnings, ['something else']);
   });
 
-  test('counts a page that came again in each round', async () => {
+  test('counts a resent page in each round', async () => {
     const data = Buffer.alloc(4096, 1);
     const bytes = stream(
       header,
