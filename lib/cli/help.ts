@@ -21,7 +21,7 @@ A file appears under its name only when it is complete. A migration stream that 
 must also be valid; --no-check switches this off.
 
 Exit codes: 0 done, 2 usage, 3 the input is not valid (empty, truncated, damaged),
-4 input or output failed, 130 interrupted (128 + the signal's number).
+4 input or output failed, 5 not supported, 130 interrupted (128 + the signal's number).
 
 Examples:
   qemu-file relay tcp:0.0.0.0:4444 tcp:otherhost:4444 --max-bandwidth 100MiB
@@ -35,7 +35,8 @@ The stream may be compressed (gzip, zstd, xz, bzip2, lzop), in a save image of l
 qcow2 image, as the VM state of a snapshot.
 
 Exit codes: 0 valid, 1 the stream is damaged or incomplete, 2 usage, 3 not a migration stream,
-4 input or output failed, 130 interrupted (128 + the signal's number).
+4 input or output failed, 5 not supported (but valid as far as it was read),
+130 interrupted (128 + the signal's number).
 `;
 
 export const VM_HELP: string = `${ENDPOINTS}
@@ -44,7 +45,7 @@ If a save fails, the guest continues as before, and no file appears. Save to som
 keeps the stream; to migrate to a live destination, use relay.
 
 Exit codes: 0 done, 2 usage, 3 the stream is not valid, 4 anything else failed,
-130 interrupted (128 + the signal's number).
+5 not supported, 130 interrupted (128 + the signal's number).
 
 Examples:
   qemu-file save --qmp /run/vm.qmp vm.mig.zst --compress zstd

@@ -1,14 +1,19 @@
-// The command as the package has it: a bundle, run where no other package is installed.
+// The command as the package has it: a bundle, run where only the package's dependencies are installed.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, readFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { buildCommand } from '../../lib/cli/build.ts';
 import { fixturePath } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
 
-const MANIFEST = fileURLToPath(new URL('../../package.json', import.meta.url));
+const ROOT = fileURLToPath(new URL('../../', import.meta.url));
+const MANIFEST = `${ROOT}package.json`;
+const { version, dependencies } = JSON.parse(readFileSync(MANIFEST, 'utf8')) as {
+  version: string;
+  dependencies: Record<string, string>;
+};
 
 describe('the built command', () => {
   const dir = makeTempDir();
@@ -16,6 +21,10 @@ describe('the built command', () => {
 
   before(async () => {
     copyFileSync(MANIFEST, dir.join('package.json'));
+    mkdirSync(dir.join('node_modules'));
+    for (const name of Object.keys(dependencies)) {
+      symlinkSync(`${ROOT}node_modules/${name}`, dir.join(`node_modules/${name}`));
+    }
     await buildCommand(built);
   });
 
@@ -25,7 +34,6 @@ describe('the built command', () => {
     execFileSync(process.execPath, [`${built}/main.js`, ...args], { encoding: 'utf8' });
 
   test('prints the version of the package', () => {
-    const { version } = JSON.parse(readFileSync(MANIFEST, 'utf8')) as { version: string };
     assert.equal(run('--version'), `${version}\n`);
   });
 

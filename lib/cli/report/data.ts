@@ -9,12 +9,12 @@ import { foldEvents, foldSections } from './fold.ts';
 import { StatePacker } from './pack-state.ts';
 import type { BlockData, DeviceRow, ReportData, RoundData } from './page/model.ts';
 
-/** What a report is made of. */
+/** The contents of a report. */
 export interface Report {
-  /** Where the stream comes from, as it was typed. */
+  /** The endpoint of the stream, as typed. */
   readonly title: string;
   readonly summary: StreamSummary;
-  /** Of each block of memory what came, as `RamMap.cells` tells it. */
+  /** The map of each RAM block, from `RamMap.cells`. */
   readonly maps: readonly {
     readonly name: string;
     readonly usedLength: number;
@@ -22,17 +22,18 @@ export interface Report {
   }[];
 }
 
-/** Characters that the states of all devices may take: a page of more takes a browser seconds to open. */
-const STATE_ROOM = 33_554_432;
-/** Cells of all maps together; each block may have a few in any case. */
+/** Greatest number of characters for the states of all devices: with more, a browser needs seconds to open the page. */
+const MAX_STATE_CHARS = 33_554_432;
+/** Greatest number of cells in all maps together. */
 const MAX_CELLS = 65_536;
-const MIN_CELLS = 16;
+/** Number of cells that each block may have in any case. */
+const MIN_CELLS_PER_BLOCK = 16;
 const MAX_ROUNDS = 300;
 const MAX_WARNINGS = 500;
-const WARNING_LENGTH = 2000;
+const MAX_WARNING_CHARS = 2000;
 const MAX_DEVICES = 10_000;
 
-/** Cuts a report down to what a page can hold, whatever the stream. */
+/** Reduce a report to what a page can hold, whatever the stream. */
 export function reportData({ title, summary, maps }: Report): ReportData {
   const { format, configuration, ram, vmDescription } = summary;
   const sections = foldSections(summary.sections);
@@ -56,7 +57,7 @@ export function reportData({ title, summary, maps }: Report): ReportData {
     },
     warnings: summary.warnings
       .slice(0, MAX_WARNINGS)
-      .map((warning) => warning.slice(0, WARNING_LENGTH)),
+      .map((warning) => warning.slice(0, MAX_WARNING_CHARS)),
     moreWarnings: Math.max(0, summary.warnings.length - MAX_WARNINGS),
     blocks,
     rounds: foldRounds(ram?.perRound ?? []),
@@ -73,7 +74,7 @@ function blocksOf(summary: StreamSummary, maps: Report['maps']): BlockData[] {
   const known = new Map(summary.ram?.blocks.map((block) => [block.name, block]));
   const mapped = new Map(maps.map((map) => [map.name, map]));
   const names = new Set([...known.keys(), ...mapped.keys()]);
-  const most = Math.max(MIN_CELLS, Math.floor(MAX_CELLS / names.size));
+  const maxCells = Math.max(MIN_CELLS_PER_BLOCK, Math.floor(MAX_CELLS / names.size));
   return [...names].map((name) => {
     const block = known.get(name);
     const map = mapped.get(name);
@@ -84,17 +85,17 @@ function blocksOf(summary: StreamSummary, maps: Report['maps']): BlockData[] {
       address: block?.address ?? null,
       xxh64: block?.xxh64 ?? null,
       records: block?.pages ?? null,
-      ...mergeCells(map?.cells ?? [], most),
+      ...mergeCells(map?.cells ?? [], maxCells),
     };
   });
 }
 
-/** Makes fewer cells of many, each of as many as it takes. */
+/** Merge adjacent cells until there are at most `maxCells`. */
 function mergeCells(
   cells: readonly MapCell[],
-  most: number,
+  maxCells: number,
 ): Pick<BlockData, 'cellBytes' | 'cells'> {
-  const each = Math.max(1, Math.ceil(cells.length / most));
+  const each = Math.max(1, Math.ceil(cells.length / maxCells));
   const merged: number[] = [];
   for (let first = 0; first < cells.length; first += each) {
     const pages = [0, 0, 0, 0] as [number, number, number, number];
@@ -128,7 +129,7 @@ function deviceRows(
   sections: readonly SectionSummary[],
 ): DeviceRow[] {
   const sizes = sizesByKey(sections);
-  const packer = new StatePacker(STATE_ROOM);
+  const packer = new StatePacker(MAX_STATE_CHARS);
   return devices.map(([name, state]) => {
     const packed = packer.pack(state);
     const bytes = sizes.get(name) ?? null;
@@ -136,7 +137,7 @@ function deviceRows(
   });
 }
 
-/** Sizes of sections by the names that a summary gives their devices. */
+/** Return the sizes of sections by the names that the summary has for their devices. */
 function sizesByKey(sections: readonly SectionSummary[]): Map<string, number> {
   const sizes = new Map<string, number>();
   for (const section of sections) {

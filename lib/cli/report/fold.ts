@@ -6,17 +6,19 @@ import type {
 } from '../../migration/verify/summary.ts';
 import type { EventRow, PieceRow, SectionRow } from './page/model.ts';
 
-/** Rows of a table of sections at most, and rows of pieces under all of them. */
+/** Greatest number of sections in the table. */
 const MAX_SECTIONS = 4000;
+/** Greatest number of rows for pieces, of all sections and of one. */
 const MAX_PIECES = 20_000;
-const MAX_PIECES_EACH = 200;
-/** Entries of a time line at most, names in an entry, and details, which have so many characters. */
+const MAX_PIECES_PER_SECTION = 200;
+/** Greatest number of entries in the list of events. */
 const MAX_EVENTS = 1500;
+/** Greatest number of names and of details in an entry, and of characters in a detail. */
 const MAX_NAMES = 6;
 const MAX_DETAILS = 16;
-const DETAIL_LENGTH = 300;
+const MAX_DETAIL_CHARS = 300;
 
-/** Folds the pieces of each section into one row; of many sections the largest stay. */
+/** Make one row of all pieces of a section, and keep the largest sections. */
 export function foldSections(sections: readonly SectionSummary[]): {
   rows: SectionRow[];
   total: number;
@@ -35,9 +37,12 @@ export function foldSections(sections: readonly SectionSummary[]): {
   const kept = sorted.slice(0, MAX_SECTIONS);
   const rest = sorted.slice(MAX_SECTIONS);
   const inPieces = kept.filter(({ pieces }) => pieces.length > 1).length;
-  const most = Math.max(4, Math.min(MAX_PIECES_EACH, Math.floor(MAX_PIECES / inPieces)));
+  const maxPieces = Math.max(
+    4,
+    Math.min(MAX_PIECES_PER_SECTION, Math.floor(MAX_PIECES / inPieces)),
+  );
   return {
-    rows: kept.map(({ pieces, bytes }) => sectionRow(pieces, bytes, most)),
+    rows: kept.map(({ pieces, bytes }) => sectionRow(pieces, bytes, maxPieces)),
     total: groups.size,
     more: { count: rest.length, bytes: rest.reduce((total, { bytes }) => total + bytes, 0) },
   };
@@ -49,20 +54,24 @@ function sum(pieces: readonly { bytes: number }[]): number {
   return bytes;
 }
 
-function sectionRow(pieces: readonly SectionSummary[], bytes: number, most: number): SectionRow {
+function sectionRow(
+  pieces: readonly SectionSummary[],
+  bytes: number,
+  maxPieces: number,
+): SectionRow {
   const { name, sectionId, instanceId, versionId, offset } = pieces[0] as SectionSummary;
   const kinds: Partial<Record<SectionKind, number>> = {};
   for (const { kind } of pieces) kinds[kind] = (kinds[kind] ?? 0) + 1;
   return {
     ...{ name, sectionId, instanceId, versionId, kinds, count: pieces.length, offset, bytes },
-    pieces: pieces.length === 1 ? [] : pieceRows(pieces, most),
+    pieces: pieces.length === 1 ? [] : pieceRows(pieces, maxPieces),
   };
 }
 
-/** The first and last piece, which usually are the start and the end, and equal runs in between. */
-function pieceRows(pieces: readonly SectionSummary[], most: number): PieceRow[] {
+/** Return the first and the last piece, usually `START` and `END`, and runs of equal length in between. */
+function pieceRows(pieces: readonly SectionSummary[], maxPieces: number): PieceRow[] {
   const inner = pieces.length - 2;
-  const each = Math.max(1, Math.ceil(inner / (most - 2)));
+  const each = Math.max(1, Math.ceil(inner / (maxPieces - 2)));
   const rows = [pieceRow(pieces.slice(0, 1))];
   for (let at = 1; at <= inner; at += each) {
     rows.push(pieceRow(pieces.slice(at, Math.min(at + each, inner + 1))));
@@ -77,7 +86,7 @@ function pieceRow(run: readonly SectionSummary[]): PieceRow {
   return { kind: isOneKind ? kind : 'mixed', count: run.length, offset, bytes: sum(run) };
 }
 
-/** Puts sections and commands in their order, neighbours of one kind folded into one entry. */
+/** Put sections and commands in order, with adjacent ones of one kind as one entry. */
 export function foldEvents({ sections, commands }: StreamSummary): {
   rows: EventRow[];
   more: number;
@@ -95,7 +104,7 @@ export function foldEvents({ sections, commands }: StreamSummary): {
     const kind: EventRow['kind'] = isCommand(item) ? 'command' : item.kind;
     let row = rows.at(-1);
     const isNext = row?.kind !== kind || (kind === 'command' && !names.has(item.name));
-    // Once something is left out, all behind it is.
+    // After the first item that is left out, all are.
     if (more > 0 || (isNext && rows.length === MAX_EVENTS)) {
       more++;
       continue;
@@ -136,7 +145,7 @@ function* inOrder(
   yield* commands.slice(at);
 }
 
-/** What a command says besides its name. */
+/** Describe the fields of a command. */
 function detailOf(command: CommandSummary): string {
   const { offset: _offset, bytes: _bytes, name, number, ...fields } = command;
   const parts = name === 'UNKNOWN' ? [`number ${number}`] : [];
@@ -145,14 +154,14 @@ function detailOf(command: CommandSummary): string {
     else if (value !== null && value !== undefined) parts.push(`${field} ${textOf(value)}`);
   }
   const text = parts.join(', ');
-  return text.length > DETAIL_LENGTH ? `${text.slice(0, DETAIL_LENGTH)}…` : text;
+  return text.length > MAX_DETAIL_CHARS ? `${text.slice(0, MAX_DETAIL_CHARS)}…` : text;
 }
 
 function textOf(value: unknown): string {
   return typeof value === 'string' ? value : JSON.stringify(value);
 }
 
-/** Of a list of ranges how much they cover together. */
+/** Return the total length of a list of ranges, as text; empty if the list is of something else. */
 function lengthOf(ranges: readonly unknown[]): string {
   let bytes = 0;
   for (const range of ranges) {

@@ -1,35 +1,35 @@
 import type { PackedValue } from './page/model.ts';
 
-/** Hexadecimal digits of one field at most. */
+/** Greatest number of hexadecimal digits for one field. */
 const MAX_DIGITS = 524_288;
 
-/** Integers beyond these are text in a summary. */
-const SAFE = BigInt(Number.MAX_SAFE_INTEGER);
-const MOST = 2n ** 64n;
+/** Larger integers are text in a summary. */
+const MAX_NUMBER = BigInt(Number.MAX_SAFE_INTEGER);
+const INTEGER_END = 2n ** 64n;
 
-/** Packs the states of devices for a page, as long as there is room in it. */
+/** Packs the states of devices for a page until a number of characters is used up. */
 export class StatePacker {
-  #left: number;
+  #charsLeft: number;
 
-  /** @param room - Characters that all states may take. */
-  constructor(room: number) {
-    this.#left = room;
+  /** @param maxChars - Greatest number of characters for all states. */
+  constructor(maxChars: number) {
+    this.#charsLeft = maxChars;
   }
 
   /**
-   * Packs a state, as a summary has it.
+   * Pack a state of a summary.
    *
-   * @returns Undefined if there is no room for it; there may be for another.
+   * @returns Undefined if the state is too large; a smaller one may still fit.
    */
   pack(state: unknown): PackedValue | undefined {
-    const before = this.#left;
+    const before = this.#charsLeft;
     const packed = this.#value(state);
-    if (packed === undefined) this.#left = before;
+    if (packed === undefined) this.#charsLeft = before;
     return packed;
   }
 
   #value(value: unknown): PackedValue | undefined {
-    if (typeof value === 'string') return this.#room(packText(value));
+    if (typeof value === 'string') return this.#account(packText(value));
     if (Array.isArray(value)) {
       const list: PackedValue[] = [];
       for (const item of value) {
@@ -37,28 +37,29 @@ export class StatePacker {
         if (packed === undefined) return undefined;
         list.push(packed);
       }
-      return this.#room(list, 2);
+      return this.#account(list, 2);
     }
     if (typeof value === 'object' && value !== null) {
       const entries: [string, PackedValue][] = [];
       for (const [name, inner] of Object.entries(value)) {
         const packed = this.#value(inner);
-        if (packed === undefined || this.#room(name) === undefined) return undefined;
+        if (packed === undefined || this.#account(name) === undefined) return undefined;
         entries.push([name, packed]);
       }
-      // A name may be "__proto__": no assignment, then.
-      return this.#room(Object.fromEntries(entries), 2);
+      // An assignment to "__proto__" would set the prototype.
+      return this.#account(Object.fromEntries(entries), 2);
     }
-    return this.#room(typeof value === 'number' || typeof value === 'boolean' ? value : null, 6);
+    return this.#account(typeof value === 'number' || typeof value === 'boolean' ? value : null, 6);
   }
 
-  #room<T extends PackedValue>(value: T, size = 0): T | undefined {
-    this.#left -= size + (typeof value === 'string' ? value.length + 4 : 0);
-    return this.#left < 0 ? undefined : value;
+  /** Return `value` if its characters are still available. */
+  #account<T extends PackedValue>(value: T, size = 0): T | undefined {
+    this.#charsLeft -= size + (typeof value === 'string' ? value.length + 4 : 0);
+    return this.#charsLeft < 0 ? undefined : value;
   }
 }
 
-/** A string of a summary is an integer beyond 2^53-1, or bytes. */
+/** Pack a string of a summary: an integer beyond 2^53-1, bytes, or text. */
 function packText(text: string): string {
   if (isBigInteger(text)) return `#${text}`;
   if (text.length % 2 !== 0 || !/^[0-9a-f]*$/.test(text)) return `"${text.slice(0, MAX_DIGITS)}`;
@@ -74,5 +75,8 @@ function packText(text: string): string {
 function isBigInteger(text: string): boolean {
   if (!/^-?[1-9]\d{15,19}$/.test(text)) return false;
   const value = BigInt(text);
-  return (value > SAFE && value < MOST) || (value < -SAFE && value >= -MOST / 2n);
+  return (
+    (value > MAX_NUMBER && value < INTEGER_END) ||
+    (value < -MAX_NUMBER && value >= -INTEGER_END / 2n)
+  );
 }

@@ -13,6 +13,8 @@ export const EXIT = {
   INPUT: 3,
   /** Opening, reading, writing or closing failed. */
   IO: 4,
+  /** The stream is valid as far as it was read, but uses something that this package or the QEMU does not support. */
+  UNSUPPORTED: 5,
 } as const;
 
 /** The signals that end the command in order, and their exit codes. */
@@ -31,7 +33,14 @@ export function isEmptyInput({ code, operation }: QemuFileError): boolean {
 
 /** Return the exit code of `relay`, `save` and `restore` after an error. */
 export function exitCodeOf(error: QemuFileError): number {
+  if (isUnsupported(error)) return EXIT.UNSUPPORTED;
   return isEmptyInput(error) || error instanceof MigrationStreamError ? EXIT.INPUT : EXIT.IO;
+}
+
+/** Return whether something is not supported. The system uses the same code for operations of a file system. */
+function isUnsupported({ code, cause }: QemuFileError): boolean {
+  const isSystemError = cause instanceof Error && 'syscall' in cause;
+  return code === 'ENOTSUP' && !isSystemError;
 }
 
 /** Return whether an option does not fit the input, such as `--snapshot` where the input is not a disk image. */
@@ -41,6 +50,7 @@ function isWrongInput({ code, operation }: QemuFileError): boolean {
 
 /** Return the exit code of `inspect`, `verify` and `extract` after an error. */
 export function readExitCode(error: QemuFileError): number {
+  if (isUnsupported(error)) return EXIT.UNSUPPORTED;
   if (!(error instanceof MigrationStreamError)) return isWrongInput(error) ? EXIT.USAGE : EXIT.IO;
   const isEmpty = error.fault === 'truncated' && error.position === 0;
   return error.fault === 'not-a-stream' || isEmpty ? EXIT.INPUT : EXIT.BAD_STREAM;
