@@ -3,11 +3,13 @@
 //   npm run bench                        all
 //   npm run bench typed-puts limiter     some
 //   npm run bench -- --quick --json      all, within a minute, for programs
+//   npm run bench -- --compare a.json    all, beside an earlier run with --json
 import { fork } from 'node:child_process';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import Table from 'cli-table3';
 import { Command } from 'commander';
+import { type Slower, slowerRows } from './harness/compare.ts';
 import { machine } from './harness/machine.ts';
 import type { Row } from './harness/row.ts';
 
@@ -57,18 +59,36 @@ function tableOf(rows: readonly Row[]): string {
   return table.toString();
 }
 
-async function main(names: string[], { quick, json }: { quick?: true; json?: true }) {
-  const unknown = names.filter((name) => !ALL.includes(name));
-  if (unknown.length > 0) {
-    console.error(`no such bench: ${unknown.join(', ')}; there are: ${ALL.join(', ')}`);
-    process.exitCode = 2;
-    return;
+/** A bench that seems slower is run again, so that a noisy moment is not taken for a regression. */
+const MAX_RUNS = 3;
+
+interface Flags {
+  quick?: true;
+  json?: true;
+  compare?: string;
+  tolerance?: number;
+}
+
+/** Run a bench, again if rows are slower than before; add its rows, and return those always slower. */
+async function measure(
+  name: string,
+  flags: Flags,
+  before: readonly Row[],
+  rows: Row[],
+): Promise<Slower[]> {
+  let slower: Slower[] = [];
+  for (let run = 0; run < MAX_RUNS; run++) {
+    const measured: Row[] = [];
+    await runBench(name, flags.quick === true, (row) => measured.push(row));
+    if (run === 0) rows.push(...measured);
+    const found = slowerRows(before, measured, flags.tolerance);
+    slower = run === 0 ? found : slower.filter((row) => found.some((one) => one.name === row.name));
+    if (slower.length === 0) break;
   }
-  const rows: Row[] = [];
-  for (const name of names.length > 0 ? names : ALL) {
-    if (!json) console.error(`${name} …`);
-    await runBench(name, quick === true, (row) => rows.push(row));
-  }
+  return slower;
+}
+
+function print(rows: readonly Row[], json: boolean): void {
   const where = machine();
   if (json) {
     console.log(JSON.stringify({ machine: where, rows }, null, 2));
@@ -82,10 +102,36 @@ async function main(names: string[], { quick, json }: { quick?: true; json?: tru
   console.log(tableOf(rows));
 }
 
+async function main(names: string[], flags: Flags): Promise<void> {
+  const unknown = names.filter((name) => !ALL.includes(name));
+  if (unknown.length > 0) {
+    console.error(`no such bench: ${unknown.join(', ')}; there are: ${ALL.join(', ')}`);
+    process.exitCode = 2;
+    return;
+  }
+  const before: Row[] =
+    flags.compare === undefined
+      ? []
+      : (JSON.parse(readFileSync(flags.compare, 'utf8')) as { rows: Row[] }).rows;
+  const rows: Row[] = [];
+  const slower: Slower[] = [];
+  for (const name of names.length > 0 ? names : ALL) {
+    if (!flags.json) console.error(`${name} …`);
+    slower.push(...(await measure(name, flags, before, rows)));
+  }
+  print(rows, flags.json === true);
+  for (const { name, factor } of slower) {
+    console.error(`slower than in ${flags.compare}: ${name}, ${factor.toFixed(2)} ×`);
+  }
+  if (slower.length > 0) process.exitCode = 1;
+}
+
 await new Command('npm run bench --')
   .description('Measure qemu-file beside the floor and its peers.')
   .argument('[name...]', `any of: ${ALL.join(', ')}`)
   .option('--quick', 'run everything within a minute, to see that it works')
   .option('--json', 'print one JSON object')
+  .option('--compare <file>', 'an earlier run with --json; exit code 1 if a row became slower')
+  .option('--tolerance <factor>', 'compare ratios only, and allow this factor', Number)
   .action(main)
   .parseAsync();

@@ -1,16 +1,20 @@
 // Connect to an address, retrying until a peer listens, and send a number of bytes.
+import { createReadStream } from 'node:fs';
 import { connect, type NetConnectOpts } from 'node:net';
 
 /** Arguments of the process. */
 export interface Push {
   to: NetConnectOpts;
   bytes: number;
+  /** File to send; without one, the pusher sends one block again and again. */
+  file?: string;
 }
 
 const RETRY_MS = 10;
 const block = Buffer.alloc(256 * 1024, 0xa5);
 
-function push({ to, bytes }: Push): void {
+function push(order: Push): void {
+  const { to, bytes, file } = order;
   const socket = connect(to);
   let left = bytes;
   const next = (): void => {
@@ -25,9 +29,13 @@ function push({ to, bytes }: Push): void {
     socket.end();
   };
   socket.on('error', () => {
-    if (left === bytes) setTimeout(push, RETRY_MS, { to, bytes });
+    if (left === bytes) setTimeout(push, RETRY_MS, order);
   });
-  socket.once('connect', next);
+  socket.once('connect', () => {
+    if (file === undefined) return next();
+    left = 0;
+    createReadStream(file, { highWaterMark: block.length }).pipe(socket);
+  });
   socket.resume();
 }
 
