@@ -126,7 +126,7 @@ describe('header and configuration', () => {
       ),
       'corrupt',
       54 + 38 + 18 + 1,
-      /description says pages of 4096 bytes, RAM has 8192/,
+      /description has a page size of 4096 bytes, but RAM has pages of 8192/,
     ],
     [
       '65 capabilities',
@@ -140,7 +140,7 @@ describe('header and configuration', () => {
       stream(header, configuration('m', bits(12), bits(12))),
       'corrupt',
       54,
-      /comes twice/,
+      /came twice/,
     ],
     [
       'a subsection of version 2',
@@ -175,14 +175,14 @@ describe('sections', () => {
       stream(header, PC, start, described()),
       'corrupt',
       at + start.length,
-      /0x6 begins no item, after section "ram"/,
+      /0x06 after section "ram" does not begin an item/,
     ],
     [
       'a second configuration',
       stream(header, PC, start, PC),
       'corrupt',
       at + start.length,
-      /0x7 begins no item/,
+      /0x07 after section "ram" does not begin an item/,
     ],
     [
       'a name with a NUL',
@@ -196,21 +196,21 @@ describe('sections', () => {
       stream(header, PC, start, finish, device, piece('part', 5, eos), end, described(dev)),
       'corrupt',
       at + start.length + finish.length + device.length + 1,
-      /section 5 \("dev"\), which came all at once/,
+      /section 5 \("dev"\), which came as SECTION_FULL/,
     ],
     [
       'a footer in a stream without',
       stream(header, PC, bare(start), finish, end, described()),
       'corrupt',
       at + start.length - 5 + finish.length - 5,
-      /a footer, where others have none/,
+      /a section footer, although the sections before it have none/,
     ],
     [
       'no footer in a stream with some',
       stream(header, PC, start, bare(finish), end, described()),
       'corrupt',
       at + start.length + finish.length - 5,
-      /no footer behind its body/,
+      /no section footer after its body/,
     ],
     [
       'a version other than described',
@@ -225,7 +225,7 @@ describe('sections', () => {
       ),
       'corrupt',
       at + start.length + finish.length,
-      /of version 2, by the VM description of 1/,
+      /has version 2, but the VM description has version 1/,
     ],
   ]);
 
@@ -244,7 +244,7 @@ describe('sections', () => {
     const { faults } = await verify(stream(header, PC, other, rest), { all: true });
     assert.deepEqual(
       faults.map(({ reason }) => reason),
-      ['a footer of section 9, not 2'],
+      ['the section footer has id 9, not 2'],
     );
   });
 
@@ -287,7 +287,7 @@ describe('the VM description', () => {
       stream(before, vmDescription('{"page_size" 4096}')),
       'corrupt',
       at + 18,
-      /no JSON/,
+      /not JSON/,
     ],
   ]);
 
@@ -324,7 +324,7 @@ describe('the VM description', () => {
     const other = section('full', 6, ['two', 0, 1], Buffer.alloc(40_000_000, 1));
     const fault = await onlyFault(stream(header, PC, half, other, start, rest));
     assert.equal(fault.fault, 'unsupported');
-    assert.match(fault.reason, /80000000 bytes of device sections so far are too many/);
+    assert.match(fault.reason, /more than 67108864 bytes of device sections came before/);
   });
 });
 
@@ -347,14 +347,14 @@ describe('commands', () => {
       stream(header, PC, command(3, be64(8192), be64(8192))),
       'corrupt',
       at,
-      /target page size of 8192, the stream has pages of 4096/,
+      /target page size of 8192, but the stream has pages of 4096/,
     ],
     [
       'a package with an item that goes beyond it',
       stream(header, PC, command(7, be32(3)), command(1), rest),
       'corrupt',
       at + 10,
-      /an item goes beyond the 3 bytes of its package/,
+      /an item exceeds the 3 bytes of its postcopy package/,
     ],
     [
       'a command that is not known',
@@ -368,13 +368,13 @@ describe('commands', () => {
     [
       'a return path that is opened twice',
       stream(header, PC, command(1), command(1), start, rest),
-      /the return path is opened a second time, at byte 31/,
+      /OPEN_RETURN_PATH came a second time, at byte 31/,
     ],
   ]);
 
   test('a fault in a package is that fault, though the package is cut off', async () => {
     const bytes = stream(header, PC, command(7, be32(900)), command(4));
-    assert.match((await onlyFault(bytes)).reason, /POSTCOPY_LISTEN came in the postcopy state/);
+    assert.match((await onlyFault(bytes)).reason, /POSTCOPY_LISTEN came in postcopy state/);
   });
 
   test('a ping without a return path is well', async () => {
@@ -672,7 +672,7 @@ describe('channels', () => {
     const damaged = stream(good);
     damaged[0] = 0x12;
     const fault = await onlyFault(main, channels(good, damaged));
-    assert.match(fault.reason, /additional channel 2 of 2 is none of multifd/);
+    assert.match(fault.reason, /additional channel 2 of 2 is not a multifd channel/);
     assert.match((await onlyFault(main, channels(good, stream()))).reason, /2 of 2 is empty/);
     const short = await onlyFault(main, channels(good, good.subarray(0, 3)));
     assert.deepEqual([short.fault, short.position], ['truncated', 3]);

@@ -40,10 +40,11 @@ function assertCut(faults: MigrationStreamError[], place: string): void {
   assert.equal(faults.length, 1, `cut at ${place}: ${faults.map(String).join(', ')}`);
 }
 
-/** A cut can leave device sections whose end nothing tells any more, and nothing of a whole channel. */
+/** A cut can leave device sections without a known end, and nothing of a whole channel. */
 function assertKind({ fault, reason, message }: MigrationStreamError, place: string): void {
   if (fault === 'truncated') return;
-  const isUntold = fault === 'unsupported' && /^nothing tells where it ends/.test(reason);
+  const isUntold =
+    fault === 'unsupported' && /^the end of the section cannot be found/.test(reason);
   const isGone = fault === 'corrupt' && /is one missing\?$/.test(reason);
   assert.ok(isUntold || isGone, `cut at ${place}: ${message}`);
 }
@@ -146,7 +147,7 @@ describe('the end of what is read says where it is', () => {
     ['a page', at + 100, /inside a page of "a": 85 of 4096/],
     ['the fill byte of zeros', at + 15 + 4096 + 8, /inside the byte of a zero page: 0 of 1/],
     ['the records', at + 15 + 4096 + 9, /ends between two RAM records/],
-    ['a footer', whole.length - 4, /inside a footer: 2 of 5/],
+    ['a footer', whole.length - 4, /inside a section footer: 2 of 5/],
   ];
   for (const [what, length, reason] of cuts) {
     test(`in ${what}`, async () => {
@@ -167,7 +168,7 @@ describe('the end of what is read says where it is', () => {
   test('in a package, with how much of it there is', async () => {
     const bytes = stream(header, PC, command(7, be32(500)), command(1), command(2, be32(3)));
     const { faults } = await verifyStream(chunksOf([bytes]));
-    assert.match(faults[0]?.reason ?? '', /inside a package: 14 of 500 bytes/);
+    assert.match(faults[0]?.reason ?? '', /inside a postcopy package: 14 of 500 bytes/);
   });
 
   test('behind the end mark of a stream whose machine has a description', async () => {

@@ -6,12 +6,12 @@ import type {
 } from '../format/device-types.ts';
 
 /**
- * Bytes of a device section's body.
+ * Return the bytes of a device section's body by its description.
  *
- * What the description says need not be so in two cases, which QEMU does not tell apart from others: 7.2,
- * unlike 10, describes an array of pointers of which some are null by its first element (a null takes
- * one byte whatever the element takes), and all versions describe so an array of structures with lists or
- * buffers of different lengths in them. Only a section's footer, found where this says, proves it.
+ * The description can be wrong in two cases, which cannot be recognised in it. QEMU 7.2 describes an array of
+ * pointers, some of them null, by its first element, although a null pointer takes one byte. All versions
+ * describe an array of structures by its first element, although lists and buffers in the others may have
+ * other lengths. Only a footer at the computed place confirms the size.
  */
 export function bodySize(device: DeviceDescription): number {
   return sizeOf(device);
@@ -26,27 +26,27 @@ function sizeOf({ fields = [], subsections = [] }: StateDescription): number {
   return size;
 }
 
-/** Bytes before a subsection's fields: type, counted name, version. */
+/** Return the bytes before a subsection's fields: type, counted name, version. */
 function headerSize({ vmsd_name = '' }: StateDescription): number {
   return 2 + Buffer.byteLength(vmsd_name) + 4;
 }
 
 /**
- * How many elements an entry of a list of fields stands for.
+ * Return the number of elements that an entry of a list of fields stands for.
  *
- * QEMU 10 has one entry for each run of null or other pointers in an array, but gives the first run, if
- * it is not of nulls, the length of the whole array.
+ * QEMU 10 writes one entry for each run of null or other pointers in an array, but the first run, unless it
+ * consists of null pointers, has the length of the whole array.
  */
 export function elementCount(fields: readonly FieldDescription[], at: number): number {
   const field = fields[at];
   if (field?.array_len === undefined) return 1;
-  const first = fields[at - 1]?.name !== field.name;
-  return first && field.type !== 'nullptr'
+  const isFirst = fields[at - 1]?.name !== field.name;
+  return isFirst && field.type !== 'nullptr'
     ? field.array_len - elementsAfter(fields, at)
     : field.array_len;
 }
 
-/** Elements of the same array in the entries behind its first one. */
+/** Return the number of elements of an array in the entries after its first one. */
 export function elementsAfter(fields: readonly FieldDescription[], first: number): number {
   const name = fields[first]?.name;
   let count = 0;

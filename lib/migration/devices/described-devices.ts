@@ -1,12 +1,12 @@
 import type { DeviceDescription } from '../format/device-types.ts';
 
 /**
- * The devices of a description, handed out as their sections come. By name and instance alone they are not
- * told apart: in real streams of QEMU two may share both (`isa-ide` of the machine `isapc`), and are then in
- * the description in the order of their sections.
+ * The devices of a VM description, taken one by one as their sections come. Name and instance do not identify
+ * a device: in real streams two may share both (`isa-ide` of the machine `isapc`). The description then lists
+ * them in the order of their sections.
  */
 export class DescribedDevices {
-  /** Of each name and instance the last device first. */
+  /** Devices by name and instance, the last one first. */
   readonly #left = new Map<string, DeviceDescription[]>();
 
   constructor(devices: readonly DeviceDescription[]) {
@@ -19,23 +19,23 @@ export class DescribedDevices {
     }
   }
 
-  /** The device that a section belongs to, only once each; undefined if there is none, or no more. */
+  /** Return the next device of this name and instance; undefined if there is none left. */
   take(name: string, instanceId: number): DeviceDescription | undefined {
     return this.#left.get(keyOf(name, instanceId))?.pop();
   }
 
-  /** Whether there is, or still is, a device that a section belongs to. */
+  /** Return whether a device of this name and instance is left. */
   has(name: string, instanceId: number): boolean {
     return (this.#left.get(keyOf(name, instanceId))?.length ?? 0) > 0;
   }
 
-  /** The devices that were not taken. */
+  /** Return the devices that were not taken. */
   left(): DeviceDescription[] {
     return [...this.#left.values()].flatMap((alike) => alike.toReversed());
   }
 }
 
 function keyOf(name: string, instanceId: number): string {
-  // Old versions write a negative number for what is unsigned in a section's header.
+  // Old versions of QEMU write the unsigned number of a section's header as a negative one.
   return `${instanceId >>> 0} ${name}`;
 }

@@ -11,11 +11,11 @@ import { scanForFooter } from './scan-for-footer.ts';
 import { decodeState } from './state-decoder.ts';
 
 /*
- * Device sections carry no length. With the VM description it is added up; without one the next footer
- * is looked for.
+ * Device sections carry no length. With the VM description, the length is the sum of the fields' sizes;
+ * without one, the reader searches for the section's footer.
  */
 
-/** Values that all devices of a stream may have: real ones have some ten thousands. */
+/** Values that all devices of a stream may have together; real streams have some ten thousands. */
 const MAX_VALUES = 8_388_608;
 
 /** The bodies of a stream's device sections. */
@@ -23,12 +23,12 @@ export class DeviceSections {
   readonly #sections: SectionTable;
   readonly #diagnostics: Diagnostics;
   #described: DescribedDevices | null = null;
-  /** Bodies that came before the description, which may still come. */
+  /** Sections that came before the VM description, which may still come. */
   #undecoded: DeviceSection[] = [];
-  /** Bytes of these. */
-  #kept = 0;
+  /** Bytes of their bodies. */
+  #undecodedBytes = 0;
   readonly #budget = { values: MAX_VALUES };
-  /** Whether any body was found by its footer for want of a description. */
+  /** Whether the end of any body was found by its footer, because there was no VM description. */
   hasScanned = false;
 
   constructor(sections: SectionTable, diagnostics: Diagnostics) {
@@ -36,12 +36,12 @@ export class DeviceSections {
     this.#diagnostics = diagnostics;
   }
 
-  /** Whether the description is known. */
+  /** Whether the VM description is known. */
   get isDescribed(): boolean {
     return this.#described !== null;
   }
 
-  /** Takes in the description; gives the sections that came before it, each decoded when it is asked for. */
+  /** Use the VM description from now on; return the sections that came before it, decoded one by one. */
   describe({ devices }: VmDescription): Iterable<DeviceSection> {
     this.#described = new DescribedDevices(devices);
     return this.#decodeKept(this.#undecoded.splice(0));
@@ -54,19 +54,19 @@ export class DeviceSections {
     }
   }
 
-  /** The sections that came before a description that never did. */
+  /** Return the sections that came before, when no VM description followed. */
   takeUndecoded(): DeviceSection[] {
     if (this.#undecoded.length > 0) this.hasScanned = true;
     return this.#undecoded.splice(0);
   }
 
-  /** The devices of the description that have not come. */
+  /** Return the names of the described devices whose sections did not come. */
   missing(): string[] {
     const left = this.#described?.left() ?? [];
     return left.map(({ name, instance_id }) => quoteSection({ name, instanceId: instance_id }));
   }
 
-  /** Whether the description has such a section, and it has not come yet. */
+  /** Return whether the VM description lists this section, and it has not come yet. */
   isExpected({ name, instanceId }: Section): boolean {
     return this.#described?.has(name, instanceId) ?? false;
   }
@@ -76,44 +76,44 @@ export class DeviceSections {
   }
 
   /**
-   * Reads a body, up to its footer.
+   * Read a body, up to its footer.
    *
-   * @param footers - Whether sections have one.
-   * @param keep - Whether a description may still come.
-   * @returns The device, unless it is kept until the description has come.
-   * @throws {MigrationStreamError} (rejects) `truncated`; `corrupt` if nothing tells where it ends;
-   *   `unsupported` without both description and footers.
+   * @param hasFooters - Whether sections have footers.
+   * @param mayWait - Whether a VM description may still come.
+   * @returns The device; null if it waits for the VM description.
+   * @throws {MigrationStreamError} (rejects) `truncated`; `corrupt` if no footer is found; `unsupported` if
+   *   there are neither a VM description nor footers.
    */
   async read(
     input: StreamInput,
     section: Section,
-    footers: boolean,
-    keep: boolean,
+    hasFooters: boolean,
+    mayWait: boolean,
   ): Promise<DeviceSection | null> {
     const bodyOffset = input.position;
     const description = this.#take(section);
     let body: Buffer;
     if (description !== undefined) {
-      body = await this.#bySize(input, section, description, footers);
+      body = await this.#bySize(input, section, description, hasFooters);
     } else {
       if (this.#described !== null) {
         this.#diagnostics.report(
-          input.error('corrupt', 'the VM description does not have it', section.offset),
+          input.error('corrupt', 'the section is not listed in the VM description', section.offset),
         );
       }
-      if (!footers) {
+      if (!hasFooters) {
         const reason =
-          'nothing tells where it ends: there are neither a VM description nor footers';
+          'the end of the section cannot be found without a VM description or section footers';
         throw input.error('unsupported', reason, bodyOffset);
       }
       body = await this.#byFooter(input, section, Buffer.alloc(0));
-      if (!keep || this.#described !== null) this.hasScanned = true;
+      if (!mayWait || this.#described !== null) this.hasScanned = true;
     }
     const device: DeviceSection = { section, bodyOffset, body, state: null };
-    if (keep && this.#described === null) {
-      this.#kept += body.length;
-      if (this.#kept > LIMIT.DEVICE_TAIL) {
-        const reason = `the ${this.#kept} bytes of device sections so far are too many to wait for a VM description with`;
+    if (mayWait && this.#described === null) {
+      this.#undecodedBytes += body.length;
+      if (this.#undecodedBytes > LIMIT.DEVICE_TAIL) {
+        const reason = `more than ${LIMIT.DEVICE_TAIL} bytes of device sections came before the VM description`;
         throw input.error('unsupported', reason, bodyOffset);
       }
       this.#undecoded.push(device);
@@ -122,16 +122,16 @@ export class DeviceSections {
     return { ...device, state: this.#decode(description, device) };
   }
 
-  /** By what the description adds up to, if a footer follows there. */
+  /** Read as many bytes as the description adds up to; search for the footer if it does not follow there. */
   async #bySize(
     input: StreamInput,
     section: Section,
     description: DeviceDescription,
-    footers: boolean,
+    hasFooters: boolean,
   ): Promise<Buffer> {
     const size = bodySize(description);
     const body = await input.bytes(size, 'the state of a device');
-    if (!footers) return body;
+    if (!hasFooters) return body;
     await input.need(5, 'a footer');
     const mark = Buffer.from(input.file.peekBuffer(5));
     if (mark[0] === ITEM.FOOTER && mark.readUInt32BE(1) === section.sectionId) return body;
@@ -141,10 +141,10 @@ export class DeviceSections {
       found = await this.#byFooter(input, section, body);
     } catch (error) {
       if (!(error instanceof MigrationStreamError)) throw error;
-      const reason = `no footer behind the ${size} bytes that its description adds up to`;
+      const reason = `no section footer after the ${size} bytes of its description`;
       throw input.error('corrupt', reason, end);
     }
-    const reason = `its body has ${found.length} bytes, its description adds up to ${size}`;
+    const reason = `its body has ${found.length} bytes, but its description adds up to ${size}`;
     this.#diagnostics.report(input.error('corrupt', reason, end));
     return found;
   }
@@ -153,17 +153,17 @@ export class DeviceSections {
     return scanForFooter(input, section.sectionId, start, (id) => this.#sections.isIterable(id));
   }
 
-  /** The state, or null if the description does not fit: then that is reported. */
+  /** Return the state; null, with a fault reported, if the description does not fit. */
   #decode(
     description: DeviceDescription | undefined,
     { section, bodyOffset, body }: DeviceSection,
   ): DeviceSection['state'] {
-    // Of another size, that has been reported.
+    // Another size was reported when the body was read.
     if (description === undefined || body.length !== bodySize(description)) return null;
     const { version = section.versionId } = description;
     if (version !== section.versionId) {
       const { versionId, offset } = section;
-      const reason = `it is of version ${versionId}, by the VM description of ${version}`;
+      const reason = `it has version ${versionId}, but the VM description has version ${version}`;
       this.#diagnostics.report(
         new MigrationStreamError('corrupt', reason, { position: offset, section }),
       );

@@ -5,26 +5,25 @@ import { parseVmDescription } from './vm-description.ts';
 import { tailMatches } from './walk-device-tail.ts';
 
 /*
- * The VM description comes last in a stream, but is needed to get over the device sections before it:
- * it has to be found without knowing where it begins. Device sections hold what a guest likes, so that
- * what looks like a description need not be the one.
+ * The VM description comes last in a stream, but is needed to read the device sections before it, so it must
+ * be found without knowing its offset. The guest controls bytes of device sections: a text that looks like a
+ * description need not be the one.
  *
- * Looking for it takes time linear in the length of what is searched, whatever is in it. JSON has no
- * byte 0x06, with which a description begins: what is parsed as one is followed by no other such byte.
- * So the texts parsed lie one behind the other (up to five may overlap where bytes of the length are 0x06,
- * too), and no more than `MAX_TRIED` of them are tried, the last ones, for every failure takes its time.
+ * The search takes time linear in the bytes searched, whatever they are. A description begins with byte 0x06,
+ * which JSON cannot contain, so the texts that are parsed do not overlap (except for up to five where bytes of
+ * the length are 0x06 as well). At most `MAX_CANDIDATES` of them, the last ones, are parsed.
  */
 
-const MAX_TRIED = 64;
+const MAX_CANDIDATES = 64;
 
-/** Type and length. */
-const HEADER_SIZE = 5;
+/** Bytes of the type and the length. */
+const HEADER_BYTES = 5;
 const OPEN_BRACE = 0x7b;
 const CLOSE_BRACE = 0x7d;
-/** `{"page_size":256,"devices":[]}` */
-const SHORTEST = 30;
+/** Bytes of `{"page_size":256,"devices":[]}`. */
+const MIN_JSON_BYTES = 30;
 
-/** A VM description as it lies in a stream. */
+/** A VM description and its place in a stream. */
 export interface FoundDescription {
   /** Offset in the stream of its type byte. */
   readonly offset: number;
@@ -33,65 +32,71 @@ export interface FoundDescription {
   readonly description: VmDescription;
 }
 
-/** Finds the last thing in a part of a stream that is a VM description; null if there is none. */
+/**
+ * Find the last VM description in a part of a stream.
+ *
+ * @param base - Offset in the stream of the first byte.
+ * @returns The description; null if there is none.
+ */
 export function findVmDescription(bytes: Uint8Array, base: number): FoundDescription | null {
   for (const found of findVmDescriptions(bytes, base)) return found;
   return null;
 }
 
 /**
- * Finds all that may be the VM description in a part of a stream, the last one first; each is parsed
- * only once it is asked for.
+ * Find all texts in a part of a stream that may be the VM description, the last one first. Each is parsed only
+ * when the iterator gets to it.
  *
  * @param base - Offset in the stream of the first byte.
  */
 export function* findVmDescriptions(bytes: Uint8Array, base: number): Generator<FoundDescription> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   let tried = 0;
-  let at = bytes.length - HEADER_SIZE - SHORTEST;
-  while (at >= 0 && tried < MAX_TRIED) {
+  let at = bytes.length - HEADER_BYTES - MIN_JSON_BYTES;
+  while (at >= 0 && tried < MAX_CANDIDATES) {
     at = bytes.lastIndexOf(ITEM.VM_DESCRIPTION, at);
     if (at === -1) return;
     const size = likelySize(bytes, view, at);
     if (size !== null) {
       tried++;
-      const begin = at + HEADER_SIZE;
+      const begin = at + HEADER_BYTES;
       const description = tryParse(bytes.subarray(begin, begin + size), base + begin);
-      if (description !== null) yield { offset: base + at, bytes: HEADER_SIZE + size, description };
+      if (description !== null)
+        yield { offset: base + at, bytes: HEADER_BYTES + size, description };
     }
     at--;
   }
 }
 
 /**
- * Finds the VM description of a stream: of all that may be it the last one by which the device sections
- * end where the stream's end mark is, right before the description, or else the last one; null if
- * there is none.
+ * Choose the VM description of a stream: the last text by which the device sections end exactly at the end
+ * mark before it, or else the last text.
  *
  * @param tail - The stream from the type byte of its first device section on.
- * @param base - Offset in the stream of that.
- * @param footers - Whether sections have footers.
+ * @param base - Offset in the stream of that byte.
+ * @param hasFooters - Whether sections have footers.
+ * @returns The description; null if there is none.
  */
 export function chooseDescription(
   tail: Uint8Array,
   base: number,
-  footers: boolean,
+  hasFooters: boolean,
 ): FoundDescription | null {
   let last: FoundDescription | null = null;
   for (const found of findVmDescriptions(tail, base)) {
     const endMark = found.offset - base - 1;
-    if (tailMatches(tail, 0, endMark, found.description, footers)) return found;
+    if (tailMatches(tail, 0, endMark, found.description, hasFooters)) return found;
     last ??= found;
   }
   return last;
 }
 
-/** Bytes of JSON, if those at `at` look like a description, its type byte first. */
+/** Return the bytes of JSON if a VM description may begin at `at` with its type byte; else null. */
 function likelySize(bytes: Uint8Array, view: DataView, at: number): number | null {
-  const begin = at + HEADER_SIZE;
+  const begin = at + HEADER_BYTES;
   const size = view.getUint32(at + 1);
   const end = begin + size;
-  if (size < SHORTEST || size > LIMIT.DESCRIPTION || end > bytes.length) return null;
+  if (size < MIN_JSON_BYTES || size > LIMIT.DESCRIPTION || end > bytes.length) return null;
   if (bytes[begin] !== OPEN_BRACE || bytes[end - 1] !== CLOSE_BRACE) return null;
   const next = bytes.indexOf(ITEM.VM_DESCRIPTION, begin);
   return next === -1 || next >= end ? size : null;

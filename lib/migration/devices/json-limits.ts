@@ -1,14 +1,14 @@
 import { LIMIT } from '../format/wire.ts';
 
 /*
- * A look at JSON text before `JSON.parse` builds it: a few bytes of text such as `{},` become many of
- * memory, and a description comes from whoever wrote the stream.
+ * A check of JSON text before `JSON.parse`: a few bytes of text such as `{},` become many bytes of memory,
+ * and the text comes from the stream.
  */
 
-/** Levels of brackets: a structure in a description takes three, `{"struct": {"fields": [`. */
-const DEEPEST: number = 4 * LIMIT.NESTING;
+/** Levels of brackets; a structure in a description takes three: `{"struct": {"fields": [`. */
+const MAX_DEPTH: number = 4 * LIMIT.NESTING;
 
-/** Brackets and commas in one text. QEMU writes one per 13 bytes or more: enough for 50 MiB of its own. */
+/** Brackets and commas in one text. QEMU writes one in 13 bytes or more, so this is enough for 50 MiB. */
 const MAX_PARTS = 4_194_304;
 
 const QUOTE = 0x22;
@@ -20,26 +20,26 @@ const OPEN_OBJECT = 0x7b;
 const CLOSE_OBJECT = 0x7d;
 
 /**
- * Says in what a text is more than a description can be; null if in nothing. Takes time linear in its
- * length and no memory. Whether it is JSON at all remains to be seen.
+ * Return where and how a text exceeds the limits of a description; null if it does not. Takes time linear in
+ * the length and no memory. Does not check whether the text is JSON.
  */
 export function checkJsonLimits(text: Uint8Array): { at: number; what: string } | null {
   let depth = 0;
   let parts = 0;
-  let quoted = false;
+  let isQuoted = false;
   for (let at = 0; at < text.length; at++) {
     const byte = text[at];
-    if (quoted) {
+    if (isQuoted) {
       if (byte === BACKSLASH) at++;
-      else if (byte === QUOTE) quoted = false;
+      else if (byte === QUOTE) isQuoted = false;
       continue;
     }
     if (byte === QUOTE) {
-      quoted = true;
+      isQuoted = true;
     } else if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) {
       depth++;
       parts++;
-      if (depth > DEEPEST) return { at, what: `nests deeper than ${DEEPEST} levels` };
+      if (depth > MAX_DEPTH) return { at, what: `nests deeper than ${MAX_DEPTH} levels` };
     } else if (byte === CLOSE_OBJECT || byte === CLOSE_ARRAY) {
       depth--;
     } else if (byte === COMMA) {

@@ -1,9 +1,9 @@
 /*
- * The types of fields that are one integer. Those of other types, `buffer`, `bitmap`, `timer`, `tmp`,
- * `pci config`, doubles and whatever a device has of its own, are bytes, as for QEMU's own analyser.
+ * The field types that are one integer. Other types (`buffer`, `bitmap`, `timer`, `tmp`, `pci config`, doubles
+ * and the private types of devices) are bytes, as in QEMU's scripts/analyze-migration.py.
  */
 
-/** How a type of field is read. */
+/** The size of a field type, and its reader. */
 export interface Scalar {
   readonly size: number;
   readonly read: (view: DataView, at: number) => number | bigint | boolean;
@@ -33,7 +33,7 @@ const uint64: Scalar = {
   },
 };
 
-/** By the name of the type. */
+/** The integer types by QEMU's names. */
 export const SCALARS: ReadonlyMap<string, Scalar> = new Map([
   ['bool', bool],
   ['int8', int8],
@@ -44,12 +44,12 @@ export const SCALARS: ReadonlyMap<string, Scalar> = new Map([
   ['uint16 equal', uint16],
   ['int32', int32],
   ['int32 equal', int32],
-  // Big-endian as all: "less or equal" to what the reading QEMU has.
+  // Big-endian as the others: "le" means less or equal to the value of the loading QEMU.
   ['int32 le', int32],
   ['uint32', uint32],
   ['uint32 equal', uint32],
   ['int64', int64],
   ['uint64', uint64],
-  // QEMU names its check of equal unsigned integers so.
+  // QEMU's name for its check of equal unsigned integers.
   ['int64 equal', uint64],
 ]);

@@ -1,21 +1,20 @@
-import { looksLikeItem, MAX_HEADER } from '../format/section-headers.ts';
+import { looksLikeItem, MAX_HEADER_BYTES } from '../format/section-headers.ts';
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM, LIMIT } from '../format/wire.ts';
 
 const FOOTER_BYTES = 5;
-/** Bytes that are taken at once. */
-const PIECE = 1_048_576;
+const READ_CHUNK_BYTES = 1_048_576;
 
 /**
- * Reads the body of a section whose length nothing tells, up to its footer: the next place where its
- * footer's five bytes are followed by what can only be another item. The footer is left where it is.
+ * Read the body of a section of unknown length, up to its footer: the first place where the five bytes of its
+ * footer are followed by bytes that look like another item. The footer is not consumed.
  *
- * A guess, if one that seldom fails; device state that a guest fills may be made to mislead it.
+ * This is a heuristic. It rarely fails by chance, but a guest that controls device state can mislead it.
  *
- * @param start - What of the body has been read already.
- * @param isOpen - Whether a section id is that of a section that may go on.
- * @throws {MigrationStreamError} (rejects) `truncated` if there is no such place before the stream ends,
- *   `unsupported` if there is none in `LIMIT.DEVICE_TAIL` bytes.
+ * @param start - Bytes of the body that were read already.
+ * @param isOpen - Returns whether a PART or END of a section id may follow.
+ * @throws {MigrationStreamError} (rejects) `truncated` if the stream ends first, `unsupported` if there is no
+ *   footer in `LIMIT.DEVICE_TAIL` bytes.
  */
 export async function scanForFooter(
   input: StreamInput,
@@ -26,45 +25,49 @@ export async function scanForFooter(
   const mark = Buffer.alloc(FOOTER_BYTES);
   mark[0] = ITEM.FOOTER;
   mark.writeUInt32BE(sectionId, 1);
-  const begun = input.position - start.length;
-  let held = start;
+  const bodyOffset = input.position - start.length;
+  let body = start;
   let from = 0;
   let atEnd = false;
   for (;;) {
     for (;;) {
-      const found = held.indexOf(mark, from);
+      const found = body.indexOf(mark, from);
       if (found < 0) {
-        from = Math.max(from, held.length - FOOTER_BYTES + 1);
+        from = Math.max(from, body.length - FOOTER_BYTES + 1);
         break;
       }
-      const after = held.subarray(found + FOOTER_BYTES, found + FOOTER_BYTES + MAX_HEADER);
-      // Too few bytes to judge by: wait for more, if there are any.
-      if (after.length < MAX_HEADER && !atEnd) {
+      const after = body.subarray(found + FOOTER_BYTES, found + FOOTER_BYTES + MAX_HEADER_BYTES);
+      // Wait for more bytes if these are too few to judge by.
+      if (after.length < MAX_HEADER_BYTES && !atEnd) {
         from = found;
         break;
       }
       if (looksLikeItem(after, isOpen, atEnd)) {
-        input.unread(held.subarray(found));
-        return Buffer.from(held.subarray(0, found));
+        input.unread(body.subarray(found));
+        return Buffer.from(body.subarray(0, found));
       }
       from = found + 1;
     }
     if (atEnd) {
-      const reason = `the stream ends, and no footer has come behind the ${held.length} bytes of its body`;
-      throw input.error('truncated', reason, begun + held.length);
+      const reason = `the stream ends without a section footer after ${body.length} bytes of body`;
+      throw input.error('truncated', reason, bodyOffset + body.length);
     }
-    if (held.length > LIMIT.DEVICE_TAIL) {
-      const reason = `no footer in the ${held.length} bytes of its body`;
-      throw input.error('unsupported', reason, begun);
+    if (body.length > LIMIT.DEVICE_TAIL) {
+      const reason = `no section footer in ${body.length} bytes of body`;
+      throw input.error('unsupported', reason, bodyOffset);
     }
-    // Doubled each time, so that what is copied is bounded by what is read.
-    const wanted = Math.max(MAX_HEADER, held.length);
-    const pieces = [held];
+    // Doubling bounds the bytes copied by the bytes read.
+    const wanted = Math.max(MAX_HEADER_BYTES, body.length);
+    const chunks = [body];
     for (let more = 0; more < wanted && !atEnd; ) {
-      if ((await input.file.fillOrEnd(1)) === 0) atEnd = true;
-      else pieces.push(input.file.getBuffer(Math.min(input.available, wanted - more, PIECE)));
-      more += (pieces.at(-1) as Buffer).length;
+      if ((await input.file.fillOrEnd(1)) === 0) {
+        atEnd = true;
+      } else {
+        const take = Math.min(input.available, wanted - more, READ_CHUNK_BYTES);
+        chunks.push(input.file.getBuffer(take));
+        more += take;
+      }
     }
-    held = Buffer.concat(pieces);
+    body = Buffer.concat(chunks);
   }
 }

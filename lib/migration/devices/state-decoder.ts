@@ -13,22 +13,22 @@ import { ITEM } from '../format/wire.ts';
 import { elementCount } from './body-size.ts';
 import { SCALARS } from './scalars.ts';
 
-/** What stands for a null pointer in an array of pointers, the character 0. */
+/** The byte of a null pointer in an array of pointers: the character 0. @see QEMU `VMS_NULLPTR_MARKER` */
 const NULL_MARK = 0x30;
 
-/** Values that one device may have: more would take too much memory. */
+/** Values that one device may have, to bound the memory they take. */
 const MAX_VALUES = 2_097_152;
 
 const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
 
 /**
- * Decodes the body of a device section by what the VM description says of it.
+ * Decode the body of a device section with its description.
  *
- * Integers are exact; a field of a type that has no meaning outside QEMU, a list or a buffer is its bytes,
- * which are views of `body`. States have no prototype: their names come from the stream.
+ * Integers are exact. Lists, buffers and fields of types private to QEMU are bytes, as views of `body`. States
+ * have no prototype, because their names come from the stream.
  *
- * @param device - As `parseVmDescription` gave it.
- * @param body - All of the body, without header and footer.
+ * @param device - The description, as `parseVmDescription` returned it.
+ * @param body - The whole body, without header and footer.
  * @param where - For errors: offset in the stream of the body, and the section it is in; `diagnostics`
  *   takes warnings about values that are odd, but can be read; `budget` bounds the values of all states decoded with it.
  * @throws {MigrationStreamError} `corrupt` where body and description do not fit each other, with the
@@ -77,10 +77,10 @@ class StateDecoder {
   readonly #offset: number;
   readonly #section: SectionName;
   readonly #diagnostics: WarningSink | undefined;
-  /** Names and indices of where the decoder is. */
+  /** Names and indices that lead to the current field. */
   readonly #path: (string | number)[] = [];
-  readonly #mostValues: number;
-  /** Whether that bound is one for the sake of memory. */
+  readonly #maxValues: number;
+  /** Whether that bound exists to save memory. */
   readonly #isScarce: boolean;
   #values = 0;
   #at = 0;
@@ -97,9 +97,9 @@ class StateDecoder {
     this.#section = section;
     this.#diagnostics = diagnostics;
     this.#end = body.length;
-    // Elements of no size, nested, would be as many as somebody likes.
-    this.#mostValues = Math.min(1024 + 4 * body.length, MAX_VALUES, budget?.values ?? Infinity);
-    this.#isScarce = this.#mostValues < 1024 + 4 * body.length;
+    // Nested arrays of elements without bytes could have any number of elements.
+    this.#maxValues = Math.min(1024 + 4 * body.length, MAX_VALUES, budget?.values ?? Infinity);
+    this.#isScarce = this.#maxValues < 1024 + 4 * body.length;
   }
 
   /** Values decoded so far. */
@@ -119,12 +119,12 @@ class StateDecoder {
     const state = Object.create(null) as DeviceState;
     for (let first = 0; first < fields.length; ) {
       const { name } = fields[first] as FieldDescription;
-      let behind = first + 1;
-      while (fields[behind]?.name === name) behind++;
+      let after = first + 1;
+      while (fields[after]?.name === name) after++;
       this.#enter(state, name);
-      state[name] = this.#value(fields, first, behind);
+      state[name] = this.#value(fields, first, after);
       this.#path.pop();
-      first = behind;
+      first = after;
     }
     for (const subsection of subsections) {
       const name = subsection.vmsd_name ?? '';
@@ -141,16 +141,16 @@ class StateDecoder {
     if (name in state) this.#fail('is described twice');
   }
 
-  /** The value of one name, of which there may be several entries: an array's elements or runs of them. */
-  #value(fields: readonly FieldDescription[], first: number, behind: number): StateValue {
+  /** Decode the value of one name. It may have several entries: elements of an array, or runs of them. */
+  #value(fields: readonly FieldDescription[], first: number, after: number): StateValue {
     const field = fields[first] as FieldDescription;
-    const single = behind === first + 1;
-    if (single && field.array_len === undefined && field.index === undefined) {
+    const isSingle = after === first + 1;
+    if (isSingle && field.array_len === undefined && field.index === undefined) {
       return this.#element(field);
     }
     const elements: StateValue[] = [];
     const depth = this.#path.push(0) - 1;
-    for (let at = first; at < behind; at++) {
+    for (let at = first; at < after; at++) {
       const part = fields[at] as FieldDescription;
       this.#path[depth] = elements.length;
       if (part.index !== undefined && part.index !== elements.length) {
@@ -167,7 +167,7 @@ class StateDecoder {
 
   #element(field: FieldDescription): StateValue {
     const { type, size } = field;
-    if (++this.#values > this.#mostValues) this.#tooMany();
+    if (++this.#values > this.#maxValues) this.#tooMany();
     const at = this.#at;
     this.#need(size, type);
     if (type === 'struct') return this.#struct(field);
@@ -197,7 +197,7 @@ class StateDecoder {
     this.#end = begin + size;
     const state = this.#state(struct);
     if (this.#at < this.#end) {
-      this.#fail(`has ${size} bytes, but what is in it ends after ${this.#at - begin}`);
+      this.#fail(`has ${size} bytes, but its fields end after ${this.#at - begin}`);
     }
     this.#end = outerEnd;
     return state;
@@ -211,7 +211,7 @@ class StateDecoder {
   #nullMark(size: number): void {
     const byte = this.#body[this.#at];
     if (size === 1 && byte === NULL_MARK) return;
-    this.#fail('is described as a null pointer, but is none');
+    this.#fail('is described as a null pointer, but is not one');
   }
 
   #subsectionHeader(name: string, version: number): void {
@@ -219,11 +219,11 @@ class StateDecoder {
     this.#need(2 + length + 4, 'the header of a subsection');
     const begin = this.#at;
     if (this.#body[begin] !== ITEM.SUBSECTION)
-      this.#fail('should begin here, but there is no subsection');
+      this.#fail('should begin here, but no subsection does');
     const nameAt = begin + 2;
     const found = UTF8.decode(this.#body.subarray(nameAt, nameAt + length));
     if (this.#body[begin + 1] !== length || found !== name) {
-      this.#fail('should begin here, but there is another subsection');
+      this.#fail('should begin here, but another subsection does');
     }
     const foundVersion = this.#view.getUint32(nameAt + length);
     if (foundVersion !== version >>> 0) {
@@ -234,13 +234,13 @@ class StateDecoder {
 
   #need(size: number, what: string): void {
     const left = this.#end - this.#at;
-    if (size > left) this.#fail(`needs ${size} bytes (${what}), but there are ${left}`);
+    if (size > left) this.#fail(`needs ${size} bytes (${what}), but ${left} are left`);
   }
 
   #tooMany(): never {
-    const most = this.#mostValues;
-    if (this.#isScarce) this.#fail(`is beyond the ${most} values that are read`, 'unsupported');
-    this.#fail(`is value ${most + 1} of ${this.#body.length} bytes, which cannot hold as many`);
+    const max = this.#maxValues;
+    if (this.#isScarce) this.#fail(`is beyond the ${max} values that are decoded`, 'unsupported');
+    this.#fail(`is value ${max + 1} of ${this.#body.length} bytes, which cannot contain as many`);
   }
 
   #where(): string {

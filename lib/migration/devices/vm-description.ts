@@ -6,20 +6,20 @@ import { LIMIT } from '../format/wire.ts';
 import { bodySize, elementCount, elementsAfter } from './body-size.ts';
 import { checkJsonLimits } from './json-limits.ts';
 
-/** Longest name of a section or subsection: its length is one byte. */
-const MAX_COUNTED = 255;
-/** Longest other text, in characters. */
+/** Bytes of the longest name of a section or subsection: its length is one byte. */
+const MAX_NAME_BYTES = 255;
+/** Characters of the longest other text. */
 const MAX_TEXT = 1024;
 
 /**
- * Reads a VM description and checks all of it, so that whoever uses it need not.
+ * Parse a VM description and check all of it, so that its readers need not.
  *
- * A list or tree in a state (`qtailq`, `qlist`, `gtree`) is described inline, once per element, under the
- * same keys again and again: of such only `size` is to be relied upon.
+ * QEMU describes a list or tree (`qtailq`, `qlist`, `gtree`) inline, once per element, under repeated keys: only
+ * the `size` of such a field is reliable.
  *
- * @param bytes - The JSON, without type and length before it.
+ * @param bytes - The JSON, without the type and the length before it.
  * @param position - Offset in the stream of its first byte.
- * @throws {MigrationStreamError} `corrupt`; says where in the JSON the fault is.
+ * @throws {MigrationStreamError} `corrupt`, with the place in the JSON.
  */
 export function parseVmDescription(bytes: Uint8Array, position: number): VmDescription {
   return new DescriptionCheck(position).parse(bytes);
@@ -27,7 +27,7 @@ export function parseVmDescription(bytes: Uint8Array, position: number): VmDescr
 
 type JsonObject = Readonly<Record<string, unknown>>;
 
-/** The check of one description; knows where in it it is. */
+/** The check of one description. */
 class DescriptionCheck {
   readonly #position: number;
   readonly #path: (string | number)[] = [];
@@ -45,7 +45,7 @@ class DescriptionCheck {
     const root = this.#object(this.#json(bytes));
     const pageSize = this.#integer(root, 'page_size', 256, 65_536);
     if ((pageSize & (pageSize - 1)) !== 0) {
-      this.#within('page_size', () => this.#fail(`is ${pageSize}, which is no power of two`));
+      this.#within('page_size', () => this.#fail(`is ${pageSize}, not a power of two`));
     }
     if (root.configuration !== undefined) {
       this.#within('configuration', () => this.#state(this.#object(root.configuration), 0));
@@ -59,7 +59,7 @@ class DescriptionCheck {
       return JSON.parse(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes));
     } catch (error) {
       const at = / position (\d+)/.exec(error instanceof Error ? error.message : '')?.[1];
-      this.#fail('is no JSON', Number(at ?? 0));
+      this.#fail('is not JSON', Number(at ?? 0));
     }
   }
 
@@ -68,11 +68,11 @@ class DescriptionCheck {
     this.#integer(device, 'instance_id', -0x8000_0000, 0xffff_ffff);
     this.#state(device, 0);
     const size = bodySize(device as unknown as DeviceDescription);
-    if (!Number.isSafeInteger(size)) this.#fail('has more bytes than can be');
+    if (!Number.isSafeInteger(size)) this.#fail('has more bytes than any device');
     if (device.size === undefined) return;
-    const said = this.#size(device);
-    if (said !== size) {
-      this.#within('size', () => this.#fail(`is ${said}, but the fields have ${size} bytes`));
+    const declared = this.#size(device);
+    if (declared !== size) {
+      this.#within('size', () => this.#fail(`is ${declared}, but the fields have ${size} bytes`));
     }
   }
 
@@ -101,7 +101,7 @@ class DescriptionCheck {
     if (field.index !== undefined) this.#integer(field, 'index', 0);
     if (field.array_len !== undefined) {
       const length = this.#integer(field, 'array_len', 1);
-      if (!Number.isSafeInteger(size * length)) this.#fail('has more bytes than can be');
+      if (!Number.isSafeInteger(size * length)) this.#fail('has more bytes than any device');
     }
     if (type === 'struct' || field.struct !== undefined) {
       this.#within('struct', () => this.#nested(this.#object(field.struct), level));
@@ -109,7 +109,7 @@ class DescriptionCheck {
     if (field.fields !== undefined || field.subsections !== undefined) this.#nested(field, level);
   }
 
-  /** Refuses an array that has more elements in its parts than on the whole. */
+  /** Refuse an array whose parts have more elements than the whole. */
   #counts(fields: FieldDescription[]): void {
     fields.forEach((field, at) => {
       if (elementCount(fields, at) > 0) return;
@@ -156,11 +156,11 @@ class DescriptionCheck {
     });
   }
 
-  /** Text that stands in the stream too, behind a length byte. */
+  /** Check a text that the stream contains as a counted string. */
   #name(owner: JsonObject, key: string): void {
     const length = Buffer.byteLength(this.#text(owner, key));
-    if (length < 1 || length > MAX_COUNTED) {
-      this.#within(key, () => this.#fail(`has ${length} bytes, not 1 to ${MAX_COUNTED}`));
+    if (length < 1 || length > MAX_NAME_BYTES) {
+      this.#within(key, () => this.#fail(`has ${length} bytes, not 1 to ${MAX_NAME_BYTES}`));
     }
   }
 
@@ -182,7 +182,7 @@ class DescriptionCheck {
     });
   }
 
-  /** Does something one level deeper in the JSON. */
+  /** Run a check one level deeper in the JSON. */
   #within<T>(key: string | number, what: () => T): T {
     this.#path.push(key);
     const result = what();

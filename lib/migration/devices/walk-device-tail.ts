@@ -6,24 +6,24 @@ import { DescribedDevices } from './described-devices.ts';
 const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
 
 /**
- * Tells whether a row of device sections is as a description says: from one to the next by the sizes of
- * their bodies, exactly to the end mark of the stream.
+ * Return whether device sections match a description: stepping from one to the next by the described sizes
+ * leads exactly to the end mark.
  *
  * @param tail - A part of a stream.
- * @param start - Index in it of the first section's type byte.
- * @param end - Index in it of the end mark.
- * @param footers - Whether sections have footers.
+ * @param start - Index of the first section's type byte.
+ * @param end - Index of the end mark.
+ * @param hasFooters - Whether sections have footers.
  */
 export function tailMatches(
   tail: Uint8Array,
   start: number,
   end: number,
   description: VmDescription,
-  footers: boolean,
+  hasFooters: boolean,
 ): boolean {
   if (tail[end] !== ITEM.EOF) return false;
   const view = new DataView(tail.buffer, tail.byteOffset, tail.length);
-  const footerSize = footers ? 5 : 0;
+  const footerBytes = hasFooters ? 5 : 0;
   const devices = new DescribedDevices(description.devices);
 
   let at = start;
@@ -36,12 +36,12 @@ export function tailMatches(
     const device = devices.take(name, view.getUint32(nameAt + nameLength));
     if (device === undefined) return false;
     const footerAt = bodyAt + bodySize(device);
-    if (footerAt + footerSize > end) return false;
-    if (footers) {
+    if (footerAt + footerBytes > end) return false;
+    if (hasFooters) {
       if (tail[footerAt] !== ITEM.FOOTER) return false;
       if (view.getUint32(footerAt + 1) !== view.getUint32(at + 1)) return false;
     }
-    at = footerAt + footerSize;
+    at = footerAt + footerBytes;
   }
   return at === end;
 }

@@ -1,81 +1,91 @@
 import type { DeviceState, VmDescription } from './device-types.ts';
 
-/** How a section came: `start`, `part` and `end` of one that comes in pieces, or all at once. */
+/**
+ * The type of a section item: `start`, `part` and `end` belong to a section that comes in pieces, `full` is a
+ * section that comes at once.
+ */
 export type SectionKind = 'start' | 'part' | 'end' | 'full';
 
-/** A section of a stream. */
+/** A section of a stream, or one piece of it. */
 export interface Section {
   readonly sectionId: number;
   readonly name: string;
   readonly instanceId: number;
   readonly versionId: number;
   readonly kind: SectionKind;
-  /** Offset in the stream of its type byte. */
+  /** Offset in the stream of the type byte. */
   readonly offset: number;
-  /** Bytes from the type byte to the end of the footer; 0 until that is known. */
+  /** Bytes from the type byte to the end of the footer; 0 until the end is known. */
   bytes: number;
 }
 
-/** RAM records by what they carried; a page that was sent again counts again. */
+/** Number of RAM pages by how they were sent. A page that was sent twice counts twice. */
 export interface PageCounts {
-  /** Pages of zeros, or of another byte 256 … times. */
+  /** Pages of zeros, or of one other byte repeated. */
   zero: number;
-  /** Pages sent as they are; for mapped-ram pages whose bit in the bitmap is set. */
+  /** Pages sent as they are. In a mapped-ram file: pages whose bit in the bitmap is set. */
   normal: number;
-  /** Pages sent as what changed in them. */
+  /** Pages sent as XBZRLE differences to what was sent before. */
   xbzrle: number;
   /** Pages sent through zlib, one by one. */
   compressed: number;
-  /** Pages, not of zeros, that came through multifd channels. */
+  /** Pages, other than zero pages, that came through multifd channels. */
   multifd: number;
 }
 
-/** A block of guest memory that a stream lists. */
+/** A RAM block of the guest, as the stream lists it. */
 export interface RamBlock {
-  /** Place in the list. */
+  /** Index in the list. */
   readonly index: number;
   readonly name: string;
   /** Bytes in use. */
   readonly usedLength: number;
-  /** Size of the host's pages under it in bytes, where the stream says so. */
+  /** Bytes of the host's pages that back the block; null if the stream does not say. */
   readonly hostPageSize: number | null;
-  /** Guest-physical address, where the stream says so (capability `x-ignore-shared`). */
+  /** Guest-physical address; null if the stream does not say (it does with the capability `x-ignore-shared`). */
   readonly address: bigint | null;
-  /** What came for it so far. */
+  /** The pages that came for the block so far. */
   readonly pages: PageCounts;
 }
 
 /**
- * Gets the RAM pages of a stream, in the order in which they are to be applied: the last one wins. Called
- * in between the events of the reader; all but `blocks` at once, without promises.
+ * Receives the RAM pages of a stream in the order in which they must be applied: the last one wins. The
+ * reader calls it between events, synchronously except for `blocks`.
  */
 export interface PageVisitor {
   /**
-   * The blocks, before their first page; waited for. Called again, with all of them, when more become known
-   * (mapped-ram) or the page size turns out to be another.
+   * Called with the RAM blocks before their first page; the reader waits for the result. Called again, with
+   * all blocks, when more become known (mapped-ram) or the page size turns out to be another.
+   *
+   * @param pageSize - Bytes of a target page.
    */
   blocks?(blocks: readonly RamBlock[], pageSize: number): void | Promise<void>;
   /**
-   * Contents of one page, or of several that follow each other.
+   * Called with the contents of one page, or of several adjacent pages.
    *
-   * @param offset - In bytes, inside the block.
+   * @param offset - Byte offset in the block.
    * @param bytes - Valid until the visitor returns; the length is a multiple of the page size.
    */
   page?(block: RamBlock, offset: number, bytes: Uint8Array): void;
-  /** `count` pages of zeros from `offset` on. */
+  /** Called for `count` adjacent pages of zeros from byte `offset` of the block. */
   zero?(block: RamBlock, offset: number, count: number): void;
-  /** What changed in a page since it was last sent, as `applyXbzrle` takes it; valid until the visitor returns. */
+  /**
+   * Called with the changes of one page since it was last sent, in the form that `applyXbzrle` takes.
+   *
+   * @param encoded - Valid until the visitor returns.
+   */
   xbzrle?(block: RamBlock, offset: number, encoded: Uint8Array): void;
 }
 
-/** A command in a stream, its payload taken apart. */
+/** A command of a stream with its decoded payload. @see QEMU `MIG_CMD_…` in migration/savevm.c */
 export type Command =
   | { readonly name: 'OPEN_RETURN_PATH' }
   | { readonly name: 'PING'; readonly value: number }
   | {
       readonly name: 'POSTCOPY_ADVISE';
-      /** OR of the host page sizes of all blocks, and the target's page size, where they are given. */
+      /** OR of the host page sizes of all blocks; absent where the command has no payload. */
       readonly pageSizes?: bigint;
+      /** Bytes of a target page; absent where the command has no payload. */
       readonly targetPageSize?: number;
     }
   | { readonly name: 'POSTCOPY_LISTEN' }
@@ -83,12 +93,12 @@ export type Command =
   | {
       readonly name: 'POSTCOPY_RAM_DISCARD';
       readonly block: string;
-      /** In bytes, inside the block. */
+      /** Byte ranges in the block. */
       readonly ranges: readonly { readonly start: number; readonly length: number }[];
     }
   | {
       readonly name: 'PACKAGED';
-      /** Bytes of items that follow. */
+      /** Bytes of the package, which follows the command. */
       readonly size: number;
     }
   | { readonly name: 'ENABLE_COLO' }
@@ -97,30 +107,30 @@ export type Command =
   | { readonly name: 'SWITCHOVER_START' }
   | { readonly name: 'UNKNOWN' };
 
-/** What a stream's configuration says. */
+/** The configuration section of a stream. */
 export interface Configuration {
   /** Machine type, such as `pc-i440fx-7.2`. */
   readonly machine: string;
-  /** log2 of the target's page size, where the stream says so. */
+  /** log2 of the target's page size; null if the stream does not say. */
   readonly targetPageBits: number | null;
-  /** Capabilities that both ends must have, such as `mapped-ram`. */
+  /** Capabilities that source and destination must share, such as `mapped-ram`. */
   readonly capabilities: readonly string[];
-  /** The guest's UUID in its usual form, where it is sent. */
+  /** The guest's UUID in its usual text form; null if it was not sent. */
   readonly uuid: string | null;
 }
 
-/** How a device section's state was found. */
+/** A device section and its state. */
 export interface DeviceSection {
   readonly section: Section;
-  /** Offset in the stream of the body, behind the section's header. */
+  /** Offset in the stream of the body, after the section's header. */
   readonly bodyOffset: number;
   /** The body as it was sent. */
   readonly body: Buffer;
-  /** Decoded by the VM description; null if there is none, or it does not fit. */
+  /** The state, decoded with the VM description; null if there is none, or it does not fit the body. */
   readonly state: DeviceState | null;
 }
 
-/** What the reader says of a stream, in the order of the stream; `offset` counts from its first byte. */
+/** What a stream consists of, in the order of the stream. `offset` counts from its first byte. */
 export type MigrationEvent =
   | { readonly type: 'header'; readonly offset: number; readonly version: number }
   | {
@@ -129,9 +139,9 @@ export type MigrationEvent =
       readonly bytes: number;
       readonly configuration: Configuration;
     }
-  /** A section begins; `bytes` of it is not known yet. */
+  /** A section begins; its `bytes` are not known yet. */
   | { readonly type: 'section'; readonly offset: number; readonly section: Section }
-  /** The list of blocks of guest memory. */
+  /** The list of RAM blocks. */
   | {
       readonly type: 'ramBlocks';
       readonly offset: number;
@@ -141,7 +151,7 @@ export type MigrationEvent =
     }
   /** The state of a device. */
   | ({ readonly type: 'device'; readonly offset: number } & DeviceSection)
-  /** A section is complete; `footer` is null in streams of old machine types, which have none. */
+  /** A section is complete. `footer` is its footer's offset, null in streams of old machine types without footers. */
   | {
       readonly type: 'sectionEnd';
       readonly offset: number;
@@ -151,12 +161,12 @@ export type MigrationEvent =
   | {
       readonly type: 'command';
       readonly offset: number;
-      /** Bytes of the command, without a package behind it. */
+      /** Bytes of the command, without the package that may follow it. */
       readonly bytes: number;
       readonly number: number;
       readonly command: Command;
     }
-  /** The items of a package are over. */
+  /** The last item of a package was read. */
   | { readonly type: 'packageEnd'; readonly offset: number }
   /** The end mark. */
   | { readonly type: 'end'; readonly offset: number }
@@ -166,7 +176,7 @@ export type MigrationEvent =
       readonly bytes: number;
       readonly description: VmDescription;
     }
-  /** Bytes that belong to whatever wraps the stream. */
+  /** Bytes after the stream, which belong to the file or volume that holds it. */
   | { readonly type: 'trailing'; readonly offset: number; readonly bytes: number }
-  /** Something a person should know; the stream can be read all the same. */
+  /** A condition that does not stop the reader. */
   | { readonly type: 'warning'; readonly offset: number; readonly message: string };

@@ -1,15 +1,15 @@
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { StreamInput } from './stream-input.ts';
 
-const PIECE = 262_144;
+const READ_CHUNK_BYTES = 262_144;
 
-/** The items of a package: an input of their own that ends where the package does. */
+/** The items of a postcopy package: an input of their own, which ends where the package ends. */
 export class PackageInput extends StreamInput {
   readonly #outer: StreamInput;
-  readonly #left: () => number;
+  readonly #unread: () => number;
 
   /**
-   * @param outer - Its next byte is the package's first.
+   * @param outer - The input whose next byte is the package's first.
    * @param size - Bytes of the package.
    */
   constructor(outer: StreamInput, size: number) {
@@ -17,23 +17,23 @@ export class PackageInput extends StreamInput {
     const file = new QemuFile({
       async getBuffer() {
         if (left === 0 || (await outer.atEnd())) return 0;
-        const take = Math.min(left, outer.available, PIECE);
+        const take = Math.min(left, outer.available, READ_CHUNK_BYTES);
         left -= take;
         return outer.file.getBuffer(take);
       },
     });
     super(file, outer.position);
     this.#outer = outer;
-    this.#left = () => left;
+    this.#unread = () => left;
   }
 
-  /** Bytes of the package that have not been read. */
+  /** Bytes of the package that have not been consumed. */
   get left(): number {
-    return this.#left() + this.available;
+    return this.#unread() + this.available;
   }
 
-  /** Whether it ended because the stream did. */
+  /** Return whether the package ended early because the stream did. */
   async isCut(): Promise<boolean> {
-    return this.#left() > 0 && (await this.#outer.atEnd());
+    return this.#unread() > 0 && (await this.#outer.atEnd());
   }
 }

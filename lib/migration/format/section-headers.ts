@@ -9,54 +9,55 @@ const KINDS: ReadonlyMap<number, SectionKind> = new Map([
   [ITEM.SECTION_FULL, 'full'],
 ]);
 
-/** The kind of section that a type byte begins; undefined if it is another item's. */
+/** Return the kind of section that a type byte begins; undefined for other items. */
 export function sectionKindOf(type: number): SectionKind | undefined {
   return KINDS.get(type);
 }
 
-/** Whether a name is text that a section may have: no control characters. */
-function isName(name: string): boolean {
+/** Return whether a name is one that a section may have: not empty, no control characters. */
+function isSectionName(name: string): boolean {
   return name !== '' && !/\p{Cc}/u.test(name);
 }
 
-/** A section that has begun with START, until it ends. */
-interface Begun {
+/** A section whose START or FULL header was read. */
+interface KnownSection {
   readonly name: string;
   readonly instanceId: number;
   readonly versionId: number;
   readonly kind: 'start' | 'full';
-  ended: boolean;
+  hasEnded: boolean;
 }
 
-/** The sections of one stream: what their headers may say, and what was said before. */
+/** The sections of one stream by their ids. Checks each header against the headers before it. */
 export class SectionTable {
-  readonly #begun = new Map<number, Begun>();
-  #open = 0;
-  /** Whether any section has ended, and whether any came all at once. */
+  readonly #sections = new Map<number, KnownSection>();
+  #openCount = 0;
+  /** Whether any section had its END. */
   #hasEnd = false;
+  /** Whether any section came at once. */
   #hasFull = false;
 
-  /** Whether any section has begun that comes in pieces. */
+  /** Whether any section had its START. */
   hasIterables = false;
 
-  /** Whether pieces of a section are still to come. */
+  /** Whether a section had its START, but not yet its END. */
   get isOpen(): boolean {
-    return this.#open > 0;
+    return this.#openCount > 0;
   }
 
-  /** Whether no section has ended and devices have come all the same, as in a background snapshot. */
+  /** Whether device sections came although no section had its END, as in a background snapshot. */
   get isSnapshot(): boolean {
     return this.isOpen && !this.#hasEnd && this.#hasFull;
   }
 
-  /** The id of a section that has begun, by its name; for tests of what may follow. */
+  /** Return whether a PART or END of this section id may follow. */
   isIterable(sectionId: number): boolean {
-    const begun = this.#begun.get(sectionId);
-    return begun !== undefined && begun.kind === 'start' && !begun.ended;
+    const known = this.#sections.get(sectionId);
+    return known !== undefined && known.kind === 'start' && !known.hasEnded;
   }
 
   /**
-   * Reads the header of a section, behind its type byte.
+   * Read the header of a section, after its type byte.
    *
    * @throws {MigrationStreamError} (rejects) `corrupt`, `truncated`.
    */
@@ -66,24 +67,24 @@ export class SectionTable {
     const sectionId = input.be32();
     if (kind === 'part' || kind === 'end') return this.#resume(input, kind, sectionId, offset);
     const name = await input.counted('the name of a section');
-    if (!isName(name)) {
+    if (!isSectionName(name)) {
       const reason = name === '' ? 'a section without a name' : `a section with the name "${name}"`;
       throw input.error('corrupt', reason, offset + 5);
     }
     await input.need(8, `the header of section "${name}"`);
     const instanceId = input.be32();
     const versionId = input.be32();
-    const before = this.#begun.get(sectionId);
+    const before = this.#sections.get(sectionId);
     if (before !== undefined) {
-      const reason = `section id ${sectionId} of "${name}" is that of "${before.name}" already`;
+      const reason = `section id ${sectionId} of "${name}" belongs to "${before.name}" already`;
       throw input.error('corrupt', reason, offset + 1);
     }
-    if (this.#begun.size === LIMIT.SECTIONS) {
+    if (this.#sections.size === LIMIT.SECTIONS) {
       throw input.error('corrupt', `more than ${LIMIT.SECTIONS} sections`, offset);
     }
-    this.#begun.set(sectionId, { name, instanceId, versionId, kind, ended: false });
+    this.#sections.set(sectionId, { name, instanceId, versionId, kind, hasEnded: false });
     if (kind === 'start') {
-      this.#open += 1;
+      this.#openCount += 1;
       this.hasIterables = true;
     } else {
       this.#hasFull = true;
@@ -92,36 +93,36 @@ export class SectionTable {
   }
 
   #resume(input: StreamInput, kind: 'part' | 'end', sectionId: number, offset: number): Section {
-    const begun = this.#begun.get(sectionId);
-    const which = kind === 'part' ? 'PART' : 'END';
-    if (begun === undefined) {
-      const reason = `${which} of section ${sectionId}, which has not begun`;
+    const known = this.#sections.get(sectionId);
+    const item = kind === 'part' ? 'SECTION_PART' : 'SECTION_END';
+    if (known === undefined) {
+      const reason = `${item} of section ${sectionId}, which had no SECTION_START`;
       throw input.error('corrupt', reason, offset + 1);
     }
-    const { name, instanceId, versionId } = begun;
-    if (begun.kind === 'full' || begun.ended) {
-      const why = begun.kind === 'full' ? 'came all at once' : 'has ended';
-      const reason = `${which} of section ${sectionId} ("${name}"), which ${why}`;
+    const { name, instanceId, versionId } = known;
+    if (known.kind === 'full' || known.hasEnded) {
+      const why = known.kind === 'full' ? 'came as SECTION_FULL' : 'had its SECTION_END';
+      const reason = `${item} of section ${sectionId} ("${name}"), which ${why}`;
       throw input.error('corrupt', reason, offset + 1);
     }
     if (kind === 'end') {
-      begun.ended = true;
+      known.hasEnded = true;
       this.#hasEnd = true;
-      this.#open -= 1;
+      this.#openCount -= 1;
     }
     return { sectionId, name, instanceId, versionId, kind, offset, bytes: 0 };
   }
 }
 
-/** Longest header of an item, its type byte included. */
-export const MAX_HEADER: number = 1 + 4 + 1 + 255 + 4 + 4;
+/** Longest header of a section in bytes, its type byte included. */
+export const MAX_HEADER_BYTES: number = 1 + 4 + 1 + 255 + 4 + 4;
 
 /**
- * Whether bytes look like the beginning of an item, as far as they go: what a section's footer must be
- * followed by.
+ * Return whether bytes look like the beginning of an item, which is what must follow a section's footer.
  *
- * @param isOpen - Whether a section id is that of a section that may go on.
- * @param atEnd - Whether nothing follows these bytes.
+ * @param bytes - Up to `MAX_HEADER_BYTES` bytes after the footer.
+ * @param isOpen - Returns whether a PART or END of a section id may follow.
+ * @param atEnd - Whether the stream ends after `bytes`.
  */
 export function looksLikeItem(
   bytes: Uint8Array,
@@ -132,7 +133,7 @@ export function looksLikeItem(
   const type = bytes[0];
   if (type === undefined) return false;
   if (type === ITEM.EOF) {
-    // Behind the end mark there is the description, nothing, or padding.
+    // After the end mark there is the description, nothing, or padding.
     const rest = bytes.subarray(1);
     return rest[0] === ITEM.VM_DESCRIPTION || ((rest.length > 0 || atEnd) && !rest.some(Boolean));
   }

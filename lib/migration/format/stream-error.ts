@@ -4,12 +4,13 @@ import { printable } from '../../util/format.ts';
 const BRAND = Symbol.for('qemu-file.MigrationStreamError');
 
 /**
- * What is wrong with a stream: `corrupt` bytes that cannot be, `truncated` where it ends too early,
- * `unsupported` what may be right but is not known here, `not-a-stream` something else altogether.
+ * The kind of a fault. `corrupt`: the bytes break a rule of the format. `truncated`: the stream ends too early.
+ * `unsupported`: the stream may be sound, but this package cannot read it. `not-a-stream`: the input is not a
+ * migration stream.
  */
 export type StreamFault = 'corrupt' | 'truncated' | 'unsupported' | 'not-a-stream';
 
-/** The errno name of each fault. */
+/** Error code of each kind of fault. */
 const CODES: Readonly<Record<StreamFault, string>> = {
   corrupt: 'EBADMSG',
   truncated: 'ENODATA',
@@ -17,41 +18,41 @@ const CODES: Readonly<Record<StreamFault, string>> = {
   'not-a-stream': 'EPROTO',
 };
 
-/** Which section an error is in. */
+/** The section that an error is in. */
 export interface SectionName {
   sectionId: number;
   name: string;
   instanceId: number;
 }
 
-/** Where in a stream a fault is. */
+/** The place of a fault in a stream. */
 export interface StreamFaultContext extends QemuFileErrorContext {
-  /** Byte offset of the offending field from the start of the stream; absent only if it is no one place. */
+  /** Byte offset in the stream of the offending field; absent only if the fault has no single place. */
   position?: number | undefined;
-  /** The section it is in. */
+  /** The section that the fault is in. */
   section?: SectionName | undefined;
 }
 
-/** Gives a section's name for people: `"ram"`, or with its instance where that is not 0: `"dma" 1`. */
+/** Return a section's name for messages: `"ram"`, and with an instance other than 0 `"dma" 1`. */
 export function quoteSection({ name, instanceId }: { name: string; instanceId: number }): string {
   return `"${printable(name)}"${instanceId === 0 ? '' : ` ${instanceId}`}`;
 }
 
-/** Any error that a migration stream itself is the reason of; other errors are its transport's. */
+/** A fault of a migration stream. Errors of its transport are plain `QemuFileError`s. */
 export class MigrationStreamError extends QemuFileError {
   override readonly name: string = 'MigrationStreamError';
-  /** What is wrong. */
+  /** The kind of the fault. */
   readonly fault: StreamFault;
-  /** The section it is in, where there is one. */
+  /** The section that the fault is in, if any. */
   readonly section: SectionName | undefined;
-  /** What is wrong, without code, section and position. */
+  /** What is wrong, as a clause without code, section and position. */
   override readonly reason: string;
 
   /**
-   * @param fault - Its kind: `code` is `EBADMSG` for `corrupt`, `ENODATA` for `truncated`, `ENOTSUP`
-   *   for `unsupported` and `EPROTO` for `not-a-stream`.
-   * @param reason - What is wrong, as a clause without a full stop; text from the stream made `printable`.
-   * @param context - Where.
+   * @param fault - The kind. `code` becomes `EBADMSG` for `corrupt`, `ENODATA` for `truncated`, `ENOTSUP` for
+   *   `unsupported` and `EPROTO` for `not-a-stream`.
+   * @param reason - What is wrong, as a clause without a full stop; text from the stream must be `printable`.
+   * @param context - Position, section and cause.
    */
   constructor(fault: StreamFault, reason: string, context: StreamFaultContext) {
     const { section, ...where } = context;

@@ -4,31 +4,30 @@ import { MigrationStreamError, type SectionName, type StreamFault } from './stre
 
 const UTF8 = new TextDecoder('utf-8');
 
-/** Bytes that are copied out at a time: a length that a stream names is allocated only as it arrives. */
-const PIECE = 1_048_576;
+/** Bytes that are copied out at a time: a length from the stream is allocated only as its bytes arrive. */
+const READ_CHUNK_BYTES = 1_048_576;
 
-/** Least gap that is worth a seek. */
-const SEEK_GAP = 1_048_576;
+/** Smallest gap that is crossed by a seek. */
+const MIN_SEEK_BYTES = 1_048_576;
 
 /**
- * Where a parser gets its bytes from: a `QemuFile`, with offsets in the stream, and an end that is
- * reported as what it cuts off.
+ * The input of a parser: a `QemuFile` whose offsets count from the start of the stream, and whose end is
+ * reported with the name of the field that it truncates.
  *
- * `await input.need(n, 'what')` once, then any number of typed gets of up to `n` bytes.
+ * Call `await input.need(n, 'what')` once, then any typed gets of up to `n` bytes together.
  */
 export class StreamInput {
   readonly file: QemuFile;
-  /** Offset in the stream of what the file counts as its byte 0. */
+  /** Offset in the stream of the file's byte 0. */
   #base: number;
-  /** Offset in the file's transport of the stream's first byte, if the transport can seek. */
+  /** Offset in the file's transport of the stream's first byte; undefined if gaps must be read, not seeked over. */
   readonly #origin: number | undefined;
-  /** The section that is being read: errors name it. */
+  /** The section that is being read; errors name it. */
   section: SectionName | undefined;
 
   /**
    * @param base - Offset in the stream of the file's byte 0.
-   * @param origin - Offset in the file's transport of the stream's first byte, if gaps may be crossed by
-   *   seeking.
+   * @param origin - Offset in the file's transport of the stream's first byte, if the transport can seek.
    */
   constructor(file: QemuFile, base = 0, origin?: number) {
     this.file = file;
@@ -41,32 +40,32 @@ export class StreamInput {
     return this.#base + this.file.getPosition;
   }
 
-  /** Bytes that can be had without waiting. */
+  /** Bytes that can be read without waiting. */
   get available(): number {
     return this.file.lookedAhead;
   }
 
   /**
-   * Waits until `size` bytes are there.
+   * Wait until `size` bytes are available.
    *
-   * @param what - What they are, for the error: `the footer`.
-   * @throws {MigrationStreamError} (rejects) `truncated` at the end of the stream.
+   * @param what - Name of these bytes for the error, such as `the footer`.
+   * @throws {MigrationStreamError} (rejects) `truncated` if the stream ends before.
    */
   need(size: number, what: string): Promise<void> | void {
     if (this.file.lookedAhead < size) return this.#wait(size, what);
   }
 
   async #wait(size: number, what: string): Promise<void> {
-    const there = await this.file.fillOrEnd(size);
-    if (there < size) throw this.#cut(what, there, size);
+    const available = await this.file.fillOrEnd(size);
+    if (available < size) throw this.#truncated(what, available, size);
   }
 
-  #cut(what: string, there: number, size: number): MigrationStreamError {
-    const reason = `the stream ends inside ${what}: ${there} of ${size} bytes are there`;
+  #truncated(what: string, available: number, size: number): MigrationStreamError {
+    const reason = `the stream ends inside ${what}: ${available} of ${size} bytes`;
     return this.error('truncated', reason);
   }
 
-  /** Waits for one more byte; true if there is none, for the stream has ended. */
+  /** Wait for one more byte; return true if the stream has ended instead. */
   async atEnd(): Promise<boolean> {
     return this.file.lookedAhead === 0 && (await this.file.fillOrEnd(1)) === 0;
   }
@@ -87,29 +86,29 @@ export class StreamInput {
     return this.file.getBe64Big();
   }
 
-  /** The next bytes as a view that is valid until the next wait. */
+  /** Consume `size` bytes and return a view of them, valid until the next wait. */
   view(size: number): Uint8Array {
     return this.file.getBufferInPlace(size);
   }
 
-  /** Waits for bytes and gets a copy of them; of any size, for they are allocated as they arrive. */
+  /** Wait for `size` bytes and return a copy. Any size is safe: memory is allocated as the bytes arrive. */
   async bytes(size: number, what: string): Promise<Buffer> {
-    if (size <= PIECE) {
+    if (size <= READ_CHUNK_BYTES) {
       await this.need(size, what);
       return this.file.getBuffer(size);
     }
     const pieces: Buffer[] = [];
-    let there = 0;
-    while (there < size) {
-      const take = Math.min(size - there, PIECE);
-      if ((await this.file.fillOrEnd(take)) < take) throw this.#cut(what, there, size);
+    let read = 0;
+    while (read < size) {
+      const take = Math.min(size - read, READ_CHUNK_BYTES);
+      if ((await this.file.fillOrEnd(take)) < take) throw this.#truncated(what, read, size);
       pieces.push(this.file.getBuffer(take));
-      there += take;
+      read += take;
     }
     return Buffer.concat(pieces);
   }
 
-  /** Waits for a length byte and as much text; bytes that are no UTF-8 become U+FFFD. */
+  /** Wait for a counted string (length byte and text) and return it; invalid UTF-8 becomes U+FFFD. */
   async counted(what: string): Promise<string> {
     await this.need(1, what);
     const length = this.file.peekByte(0);
@@ -118,10 +117,10 @@ export class StreamInput {
     return UTF8.decode(this.view(length));
   }
 
-  /** Drops bytes, in constant memory; seeks over a large gap if the transport can. */
+  /** Skip `size` bytes in constant memory; seek over a large gap if the transport can. */
   async skip(size: number, what: string): Promise<void> {
     const target = this.position + size;
-    if (this.#origin !== undefined && size - this.available >= SEEK_GAP) {
+    if (this.#origin !== undefined && size - this.available >= MIN_SEEK_BYTES) {
       await this.file.setOffset(this.#origin + target);
       this.#base = target - this.file.getPosition;
       return;
@@ -135,15 +134,16 @@ export class StreamInput {
     }
   }
 
-  /** Puts bytes back in front of the next one. */
+  /** Put bytes back in front of the next one. */
   unread(bytes: Buffer): void {
     if (bytes.length > 0) this.file.unshift(bytes);
   }
 
   /**
-   * Makes an error at a place of this stream.
+   * Return an error at a place of this stream, in the section that is being read.
    *
-   * @param position - Default: the next byte.
+   * @param reason - A clause without a full stop; made `printable` here.
+   * @param position - Offset in the stream. Default: the next byte.
    */
   error(
     fault: StreamFault,

@@ -1,53 +1,47 @@
 import type { QemuFileOps } from '../../contract/ops.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { noop } from '../../util/noop.ts';
 
-/** What a stream can be read from: a file, or anything that gives chunks of bytes, such as a `Readable`. */
+/** A stream to read: a `QemuFile`, or an async iterable of chunks such as a `Readable`. */
 export type StreamSource = QemuFile | AsyncIterable<Uint8Array>;
 
-/** A file to read a source from. */
+/** A file to read a source through. */
 export interface SourceFile {
   readonly file: QemuFile;
   /**
-   * Gives up the source, unless it is a file of the caller's. Never fails: what went wrong while bytes
-   * were wanted was reported then, and what goes wrong with bytes that nobody wants is no matter.
+   * Release the source, unless it is a `QemuFile` of the caller. Never rejects: failed reads have been reported
+   * already, and failures of bytes that the reader did not ask for do not matter.
    */
   readonly close: () => Promise<void>;
 }
 
-const NOTHING = new Uint8Array(0);
+const END = new Uint8Array(0);
 
-/** Gives a file to read a source from: a `QemuFile` itself, else one over its chunks, which are not copied. */
+/** Return a file that reads a source: the source itself if it is a `QemuFile`, else one over its chunks, without a copy. */
 export function openSource(source: StreamSource): SourceFile {
   if (source instanceof QemuFile) return { file: source, close: () => Promise.resolve() };
   const file = new QemuFile(chunksOf(source));
-  return {
-    file,
-    close: () =>
-      file.close().then(
-        () => {},
-        () => {},
-      ),
-  };
+  return { file, close: () => file.close().then(noop, noop) };
 }
 
-/** A backend whose bytes are the chunks of an iterable. */
+/** Return a backend whose bytes are the chunks of an iterable. */
 function chunksOf(source: AsyncIterable<Uint8Array>): QemuFileOps {
   const iterator = source[Symbol.asyncIterator]();
-  /** Whether the iterator owes an answer: what it is asked then waits for that. */
-  let asking = false;
-  let over = false;
+  /** Whether a call of `next` is pending: the iterator then queues further calls behind it. */
+  let isPending = false;
+  let isOver = false;
 
   const next = async (): Promise<IteratorResult<Uint8Array, undefined>> => {
-    asking = true;
+    isPending = true;
     try {
       const result = await iterator.next();
-      over = result.done === true;
+      isOver = result.done === true;
       return result;
     } catch (error) {
-      over = true;
+      isOver = true;
       throw error;
     } finally {
-      asking = false;
+      isPending = false;
     }
   };
 
@@ -55,19 +49,19 @@ function chunksOf(source: AsyncIterable<Uint8Array>): QemuFileOps {
     async getBuffer() {
       for (;;) {
         const { done, value } = await next();
-        if (done === true) return NOTHING;
+        if (done === true) return END;
         if (!(value instanceof Uint8Array)) {
-          throw new TypeError('the source gives something else than Uint8Array chunks');
+          throw new TypeError('the source must yield Uint8Array chunks');
         }
-        // To the file, nothing is the end.
+        // An empty chunk would be the end of the file.
         if (value.length > 0) return value;
       }
     },
     async close() {
-      if (over) return;
+      if (isOver) return;
       const returned = iterator.return?.();
-      // A source that is stuck must not hold up whoever gave it up.
-      if (asking) returned?.catch(() => {});
+      // A source that is stuck in `next` must not block the caller that closes it.
+      if (isPending) returned?.catch(noop);
       else await returned;
     },
   };

@@ -19,7 +19,7 @@ export const ITEM = {
   FOOTER: 0x7e,
 } as const;
 
-/** Flags of a RAM word. @see QEMU `RAM_SAVE_FLAG_…` in migration/ram.c */
+/** Flags in the low bits of a RAM word. @see QEMU `RAM_SAVE_FLAG_…` in migration/ram.c */
 export const RAM_FLAG = {
   ZERO: 0x002,
   MEM_SIZE: 0x004,
@@ -32,7 +32,7 @@ export const RAM_FLAG = {
   MULTIFD_FLUSH: 0x200,
 } as const;
 
-/** Numbers of the commands in a stream. @see QEMU `MIG_CMD_…` in migration/savevm.c */
+/** Numbers of the commands of a stream. @see QEMU `MIG_CMD_…` in migration/savevm.c */
 export const COMMAND = {
   OPEN_RETURN_PATH: 1,
   PING: 2,
@@ -58,10 +58,11 @@ export const RETURN_MESSAGE = {
   SWITCHOVER_ACK: 7,
 } as const;
 
-/** Bounds beyond which a stream is refused: a hostile one must not decide what is allocated. */
+/** Limits beyond which a stream is refused, so that a hostile stream cannot decide what is allocated. */
 export const LIMIT = {
   /** Longest machine name, in bytes. */
   MACHINE_NAME: 4096,
+  /** Capabilities in the configuration. */
   CAPABILITIES: 64,
   /** RAM blocks in one list. */
   BLOCKS: 4096,
@@ -69,9 +70,12 @@ export const LIMIT = {
   SECTIONS: 65_536,
   /** Bytes of a VM description. */
   DESCRIPTION: 67_108_864,
-  /** Bytes of device sections that are held until the VM description arrives. */
+  /**
+   * Bytes of device sections that are buffered until the VM description arrives, where it cannot be looked up;
+   * also of one device section whose end is found by its footer.
+   */
   DEVICE_TAIL: 67_108_864,
-  /** Bytes of a command's package. */
+  /** Bytes of a postcopy package. */
   PACKAGE: 1_073_741_824,
   /** Levels of structures in a description. */
   NESTING: 64,
@@ -79,8 +83,8 @@ export const LIMIT = {
   RAM: 1_125_899_906_842_624,
   /** Multifd channels of one migration. */
   CHANNELS: 255,
-  /** Warnings that are given, and faults that a stream is read in spite of. */
+  /** Warnings that are reported, and faults after which reading goes on. */
   DIAGNOSTICS: 1000,
-  /** Sections, pieces of them, and commands that are listed; there may be more. */
+  /** Sections, pieces of them, and commands that a summary lists; a stream may have more. */
   LISTED: 262_144,
 } as const;

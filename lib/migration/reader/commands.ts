@@ -3,51 +3,52 @@ import type { StreamInput } from '../format/stream-input.ts';
 import { COMMAND, LIMIT } from '../format/wire.ts';
 import { blockFault, type GuestMemory, rangeFault } from './guest-ranges.ts';
 
-/** A command as it stands in a stream. */
+/** A command and its place in a stream. */
 export interface CommandItem {
   /** Offset in the stream of its type byte. */
   readonly offset: number;
-  /** Bytes from the type byte to the end of its payload; a package lies behind that. */
+  /** Bytes from the type byte to the end of the payload; a package follows after them. */
   readonly bytes: number;
   readonly number: number;
   readonly command: Command;
 }
 
-/** How a command's payload is laid out. */
+/** Layout of a command's payload. */
 interface Layout {
   readonly name: Exclude<Command['name'], 'UNKNOWN'>;
-  /** The lengths that it may have, for people. */
+  /** The valid lengths, for messages. */
   readonly lengths: string;
   fits(length: number): boolean;
-  /** Takes the payload, of which all bytes are there, apart. */
+  /** Decode the payload. All of its bytes are available. */
   read(input: StreamInput, length: number, memory: GuestMemory | null): Command | Promise<Command>;
 }
 
 /** Bytes of the type, the number and the length. */
-const HEADER = 5;
+const HEADER_BYTES = 5;
 /** Bytes of the shortest DISCARD: version, a name of one byte, a zero, one range. */
-const MIN_DISCARD = 20;
+const MIN_DISCARD_BYTES = 20;
 /** Bytes of a range's start and length. */
-const RANGE = 16;
+const RANGE_BYTES = 16;
 
 /**
- * Reads a command whose type byte has been read. Of a package, only its size is read.
+ * Read a command, after its type byte. Of a package, only the size is read.
  *
- * @param memory - Where it is known, ranges and blocks must be the guest's.
- * @returns `UNKNOWN` for a command that came after those known here; its payload is dropped.
- * @throws {MigrationStreamError} (rejects) for a command that breaks a rule of its own.
+ * @param memory - The guest's RAM blocks, once known: block names and ranges are checked against them.
+ * @returns The command; `UNKNOWN` for a number that this package does not know, with its payload skipped.
+ * @throws {MigrationStreamError} (rejects) `corrupt`, `truncated`, `unsupported`.
+ * @see QEMU `loadvm_process_command` in migration/savevm.c
  */
 export async function readCommand(
   input: StreamInput,
   memory: GuestMemory | null = null,
 ): Promise<CommandItem> {
   const offset = input.position - 1;
-  await input.need(HEADER - 1, 'the header of a command');
+  await input.need(HEADER_BYTES - 1, 'the header of a command');
   const number = input.be16();
   const length = input.be16();
   if (number === 0) throw input.error('corrupt', 'command number 0 is never sent', offset + 1);
   const command = await readPayload(input, number, length, memory);
-  return { offset, bytes: HEADER + length, number, command };
+  return { offset, bytes: HEADER_BYTES + length, number, command };
 }
 
 async function readPayload(
@@ -62,10 +63,10 @@ async function readPayload(
     return { name: 'UNKNOWN' };
   }
   if (!layout.fits(length)) {
-    const reason = `command ${layout.name} has ${length} bytes of payload, not ${layout.lengths}`;
+    const reason = `${layout.name} has ${length} bytes of payload, not ${layout.lengths}`;
     throw input.error('corrupt', reason, input.position - 2);
   }
-  await input.need(length, `the payload of command ${layout.name}`);
+  await input.need(length, `the payload of ${layout.name}`);
   return layout.read(input, length, memory);
 }
 
@@ -108,8 +109,8 @@ const LAYOUTS: ReadonlyMap<number, Layout> = new Map<number, Layout>([
     COMMAND.POSTCOPY_RAM_DISCARD,
     {
       name: 'POSTCOPY_RAM_DISCARD',
-      lengths: `${MIN_DISCARD} or more`,
-      fits: (length) => length >= MIN_DISCARD,
+      lengths: `${MIN_DISCARD_BYTES} or more`,
+      fits: (length) => length >= MIN_DISCARD_BYTES,
       read: readDiscard,
     },
   ],
@@ -137,16 +138,16 @@ function readAdvise(input: StreamInput, length: number, memory: GuestMemory | nu
   const pageSizes = input.be64();
   const page = input.be64();
   if (pageSizes === 0n) {
-    throw input.error('corrupt', 'POSTCOPY_ADVISE names no host page size at all', at);
+    throw input.error('corrupt', 'POSTCOPY_ADVISE has no host page size', at);
   }
   const targetPageSize = Number(page);
   // The bounds keep the number exact.
   if (page < 256n || page > 65_536n || (targetPageSize & (targetPageSize - 1)) !== 0) {
-    const reason = `POSTCOPY_ADVISE gives a target page size of ${page}, which is no power of 2 from 256 to 65536`;
+    const reason = `POSTCOPY_ADVISE has a target page size of ${page}, not a power of 2 from 256 to 65536`;
     throw input.error('corrupt', reason, at + 8);
   }
   if (memory !== null && memory.pageSize !== targetPageSize) {
-    const reason = `POSTCOPY_ADVISE gives a target page size of ${page}, the stream has pages of ${memory.pageSize}`;
+    const reason = `POSTCOPY_ADVISE has a target page size of ${page}, but the stream has pages of ${memory.pageSize} bytes`;
     throw input.error('corrupt', reason, at + 8);
   }
   return { name: 'POSTCOPY_ADVISE', pageSizes, targetPageSize };
@@ -159,14 +160,14 @@ async function readDiscard(
 ): Promise<Command> {
   const version = input.u8();
   if (version !== 0) {
-    const reason = `version ${version} of POSTCOPY_RAM_DISCARD is not known, only 0 is`;
+    const reason = `POSTCOPY_RAM_DISCARD has version ${version}, not 0`;
     throw input.error('unsupported', reason, input.position - 1);
   }
   const nameAt = input.position;
   const nameLength = input.file.peekByte(0);
-  // What the version, the name's length and the zero behind it leave.
+  // Without the version, the name's length and the zero after the name.
   const rest = length - 3 - nameLength;
-  if (nameLength === 0 || rest < RANGE || rest % RANGE !== 0) {
+  if (nameLength === 0 || rest < RANGE_BYTES || rest % RANGE_BYTES !== 0) {
     const reason = `POSTCOPY_RAM_DISCARD of ${length} bytes cannot have a name of ${nameLength} bytes and whole ranges`;
     throw input.error('corrupt', reason, nameAt);
   }
@@ -175,11 +176,11 @@ async function readDiscard(
   if (fault !== null) throw input.error('corrupt', `POSTCOPY_RAM_DISCARD: ${fault}`, nameAt);
   const zero = input.u8();
   if (zero !== 0) {
-    const reason = `POSTCOPY_RAM_DISCARD has byte ${zero} behind the block name, not 0`;
+    const reason = `POSTCOPY_RAM_DISCARD has byte ${zero} after the block name, not 0`;
     throw input.error('corrupt', reason, input.position - 1);
   }
   const ranges: { start: number; length: number }[] = [];
-  for (let left = rest; left > 0; left -= RANGE) ranges.push(readRange(input, block, memory));
+  for (let left = rest; left > 0; left -= RANGE_BYTES) ranges.push(readRange(input, block, memory));
   return { name: 'POSTCOPY_RAM_DISCARD', block, ranges };
 }
 
@@ -192,7 +193,7 @@ function readRange(
   const start = input.be64();
   const length = input.be64();
   if (start + length > LIMIT.RAM) {
-    const reason = `POSTCOPY_RAM_DISCARD: ${length} bytes from ${start} on are beyond any RAM block`;
+    const reason = `POSTCOPY_RAM_DISCARD: ${length} bytes from offset ${start} exceed any RAM block`;
     throw input.error('corrupt', reason, at);
   }
   const range = { start: Number(start), length: Number(length) };
@@ -204,7 +205,7 @@ function readRange(
 function readPackaged(input: StreamInput): Command {
   const size = input.be32();
   if (size > LIMIT.PACKAGE) {
-    const reason = `a package of ${size} bytes is larger than any (${LIMIT.PACKAGE})`;
+    const reason = `a postcopy package of ${size} bytes, more than ${LIMIT.PACKAGE}`;
     throw input.error('corrupt', reason, input.position - 4);
   }
   return { name: 'PACKAGED', size };
@@ -227,10 +228,10 @@ async function readRecvBitmap(
   return { name: 'RECV_BITMAP', block };
 }
 
-/** How far a migration has gone towards postcopy. */
+/** Progress of a migration towards postcopy. */
 export type PostcopyState = 'none' | 'advised' | 'discarding' | 'listening' | 'running';
 
-/** In which states a command may come, and which it leads to. */
+/** The states in which a command may come, and the state after it. */
 interface Step {
   readonly from: readonly PostcopyState[];
   readonly to: PostcopyState;
@@ -243,27 +244,27 @@ const STEPS: ReadonlyMap<Command['name'], Step> = new Map<Command['name'], Step>
   ['POSTCOPY_RUN', { from: ['listening'], to: 'running' }],
 ]);
 
-/** Watches that the commands of postcopy come in their order: ADVISE, any number of DISCARD, LISTEN, RUN. */
+/** Checks the order of the postcopy commands: ADVISE, any number of DISCARD, LISTEN, RUN. */
 export class PostcopyOrder {
   #state: PostcopyState = 'none';
 
-  /** How far it has gone. */
+  /** The state after the last command. */
   get state(): PostcopyState {
     return this.#state;
   }
 
   /**
-   * Takes note of the next command; those that have nothing to do with postcopy may come at any time.
+   * Follow the next command. Commands other than those of postcopy may come in any state.
    *
-   * @param input - Where it was read from, for the error.
-   * @throws {MigrationStreamError} `corrupt` if it must not come now.
+   * @param input - The input that the command was read from.
+   * @throws {MigrationStreamError} `corrupt` if the command must not come in this state.
    */
   follow({ command, offset }: CommandItem, input: StreamInput): void {
     const step = STEPS.get(command.name);
     if (step === undefined) return;
     if (!step.from.includes(this.#state)) {
-      const wanted = step.from.map((state) => `"${state}"`).join(' or ');
-      const reason = `${command.name} came in the postcopy state "${this.#state}", it belongs into ${wanted}`;
+      const expected = step.from.map((state) => `"${state}"`).join(' or ');
+      const reason = `${command.name} came in postcopy state "${this.#state}", not ${expected}`;
       throw input.error('corrupt', reason, offset);
     }
     this.#state = step.to;

@@ -6,17 +6,19 @@ const TARGET_PAGE_BITS = 'configuration/target-page-bits';
 const CAPABILITIES = 'configuration/capabilities';
 const UUID = 'configuration/uuid';
 
-/** Capabilities that change how the rest of a stream is laid out. */
+/** Capabilities that change the layout of the rest of a stream, and are handled here. */
 const KNOWN_CAPABILITIES: ReadonlySet<string> = new Set(['x-ignore-shared', 'mapped-ram']);
 
-const PAGE_BITS = { least: 8, most: 16 } as const;
+const MIN_PAGE_BITS = 8;
+const MAX_PAGE_BITS = 16;
 const SUBSECTION_VERSION = 1;
 
 /**
- * Reads the configuration, behind its type byte, subsections included.
+ * Read the configuration section with its subsections, after its type byte.
  *
- * @throws {MigrationStreamError} (rejects) `corrupt`, `truncated`; `unsupported` a capability that is not
- *   known here, for it may change what follows.
+ * @throws {MigrationStreamError} (rejects) `corrupt`, `truncated`; `unsupported` for an unknown capability,
+ *   which may change the layout of what follows, or an unknown version.
+ * @see QEMU `vmstate_configuration` in migration/savevm.c
  */
 export async function readConfiguration(input: StreamInput): Promise<Configuration> {
   const what = 'the configuration';
@@ -35,7 +37,7 @@ export async function readConfiguration(input: StreamInput): Promise<Configurati
   };
   const seen = new Set<string>();
   for (;;) {
-    // A stream may end here only by being cut: there is always an end mark.
+    // Not `atEnd`: at least the end mark must follow.
     await input.need(1, what);
     if (input.file.peekByte(0) !== ITEM.SUBSECTION) return configuration;
     const offset = input.position;
@@ -47,7 +49,7 @@ export async function readConfiguration(input: StreamInput): Promise<Configurati
       const reason = `version ${version} of subsection "${name}", not ${SUBSECTION_VERSION}`;
       throw input.error('unsupported', reason, input.position - 4);
     }
-    if (seen.has(name)) throw input.error('corrupt', `subsection "${name}" comes twice`, offset);
+    if (seen.has(name)) throw input.error('corrupt', `subsection "${name}" came twice`, offset);
     seen.add(name);
     if (name === TARGET_PAGE_BITS) {
       configuration.targetPageBits = await readPageBits(input);
@@ -57,7 +59,7 @@ export async function readConfiguration(input: StreamInput): Promise<Configurati
       const digits = (await input.bytes(16, 'the UUID')).toString('hex');
       configuration.uuid = digits.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
     } else {
-      throw input.error('corrupt', `"${name}" is no subsection of the configuration`, offset);
+      throw input.error('corrupt', `"${name}" is not a subsection of the configuration`, offset);
     }
   }
 }
@@ -65,9 +67,9 @@ export async function readConfiguration(input: StreamInput): Promise<Configurati
 async function readPageBits(input: StreamInput): Promise<number> {
   await input.need(4, 'the target page bits');
   const bits = input.be32();
-  if (bits >= PAGE_BITS.least && bits <= PAGE_BITS.most) return bits;
-  const range = `${PAGE_BITS.least} to ${PAGE_BITS.most}`;
-  throw input.error('corrupt', `${bits} target page bits, not ${range}`, input.position - 4);
+  if (bits >= MIN_PAGE_BITS && bits <= MAX_PAGE_BITS) return bits;
+  const reason = `${bits} target page bits, not ${MIN_PAGE_BITS} to ${MAX_PAGE_BITS}`;
+  throw input.error('corrupt', reason, input.position - 4);
 }
 
 async function readCapabilities(input: StreamInput): Promise<string[]> {
@@ -82,7 +84,7 @@ async function readCapabilities(input: StreamInput): Promise<string[]> {
     const offset = input.position;
     const name = await input.counted('the name of a capability');
     if (!KNOWN_CAPABILITIES.has(name)) {
-      throw input.error('unsupported', `the capability "${name}" is not known`, offset);
+      throw input.error('unsupported', `unknown capability "${name}"`, offset);
     }
     names.push(name);
   }

@@ -1,3 +1,4 @@
+import { hex } from '../../util/format.ts';
 import type { VmDescription } from '../format/device-types.ts';
 import { Diagnostics } from '../format/diagnostics.ts';
 import type {
@@ -16,9 +17,9 @@ import { ITEM, STREAM_MAGIC, STREAM_VERSION } from '../format/wire.ts';
 import { pageSizeOfMachine } from '../ram/page-size.ts';
 import { RamSections } from '../ram/ram-sections.ts';
 import type { RamTable } from '../ram/ram-table.ts';
+import { bufferDeviceTail } from './buffer-device-tail.ts';
 import { PostcopyOrder, readCommand } from './commands.ts';
 import { readConfiguration } from './configuration.ts';
-import { bufferDeviceTail } from './hold-device-tail.ts';
 import { deviceEvent, SectionReader } from './section-reader.ts';
 import { SideChannels } from './side-channels.ts';
 import { readEnd } from './stream-end.ts';
@@ -26,38 +27,38 @@ import { StreamState } from './stream-state.ts';
 
 /*
  *   header [configuration] item* end [description] [trailing]
- *   item = section (START, PART, END, FULL) | command | command and package of items
+ *   item = section (START, PART, END, FULL) | command | command PACKAGED and a package of items
  *
- * One pass, front to back. What cannot be read without what comes later, the device sections, is held
- * (hold.ts); a package is read as a stream within the stream.
+ * The reader passes over the stream once, front to back. Device sections, which need the VM description
+ * after them, are buffered first (buffer-device-tail.ts). A package is read as a stream within the stream.
  */
 
 const SWAPPED_MAGIC = 0x4d564551;
 
-/** How a stream is read. */
+/** Options of a `MigrationReader`. */
 export interface ReaderOptions {
-  /** Gets the RAM pages. */
+  /** Receives the RAM pages. */
   pages?: PageVisitor | undefined;
-  /** The VM description and where it is, if it was looked up already. */
+  /** The VM description and its offset in the stream, if it was looked up already. */
   description?: { readonly description: VmDescription; readonly offset: number } | undefined;
-  /** The other channels of the migration, recorded or live: multifd, in any order, and postcopy-preempt. */
+  /** The additional channels of the migration, recorded or live: multifd channels in any order, postcopy-preempt. */
   channels?: readonly StreamSource[] | undefined;
-  /** Where in its file the stream begins; offsets in a mapped-ram file count from the file's start. Default 0. */
+  /** Offset in its file of the stream's first byte; offsets in a mapped-ram file count from the file's start. Default 0. */
   fileOffset?: number | undefined;
-  /** Whether the source can seek: then holes of mapped-ram files are skipped. Default false. */
+  /** Whether the source can seek: holes of mapped-ram files are then seeked over. Default false. */
   seekable?: boolean | undefined;
-  /** Bytes of a target page, where it is known. */
+  /** Bytes of a target page, if known. Default: what the stream says, or the machine type's. */
   pageSize?: number | undefined;
   /**
-   * Told of faults that the stream can be read in spite of, the first `LIMIT.DIAGNOSTICS` of them: the next one
-   * is thrown. Without it the first one is.
+   * Called with each fault after which the stream can still be read, up to `LIMIT.DIAGNOSTICS` of them; the next
+   * one is thrown. Without this option, the first fault is thrown.
    */
   onFault?: ((fault: MigrationStreamError) => void) | undefined;
 }
 
 /**
- * Reads a migration stream as it comes, in constant memory: gives what it consists of as events, and its
- * RAM pages to a visitor.
+ * Reads a migration stream as it arrives, in constant memory. Yields its parts as events and passes its RAM
+ * pages to a visitor.
  *
  * @example
  * ```js
@@ -76,14 +77,13 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   readonly #state: StreamState;
   readonly #postcopy = new PostcopyOrder();
   #input: StreamInput | null = null;
-  /** Whether the source waits for an answer, and will not end by itself. */
-  #isAnswered = false;
-  /** Whether it was not waited for. */
+  /** Whether the source waits for an answer on the return path, and will not end by itself. */
+  #hasReturnPath = false;
+  /** Whether the source may send more, which must not be waited for. */
   #goesOn = false;
 
   /**
-   * @param source - A `QemuFile`, which stays the caller's, or chunks of bytes; its next byte is the stream's
-   *   first.
+   * @param source - A `QemuFile`, which stays open, or chunks of bytes. Its next byte is the stream's first.
    */
   constructor(source: StreamSource, options: ReaderOptions = {}) {
     this.#source = source;
@@ -93,15 +93,16 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   }
 
   /**
-   * Reads the stream; to be called once.
+   * Read the stream. Can be called once.
    *
-   * @throws {MigrationStreamError} (rejects) whatever is wrong with the stream. {QemuFileError} what is
-   *   wrong with its transport.
+   * @throws {MigrationStreamError} (rejects) the faults of the stream: `EBADMSG`, `ENODATA`, `ENOTSUP` and
+   *   `EPROTO`. {QemuFileError} the errors of its transport.
+   * @see QEMU `qemu_loadvm_state` in migration/savevm.c
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MigrationEvent, void> {
     const { file, close } = openSource(this.#source);
     const { channels = [], seekable, fileOffset = 0 } = this.#options;
-    let failure: unknown = new Error('the reading was given up');
+    let failure: unknown = new Error('the caller stopped reading');
     let side: SideChannels | undefined;
     try {
       side = await SideChannels.open(channels, (error) => file.setError(error));
@@ -119,17 +120,17 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     }
   }
 
-  /** Offset in the stream of the next byte that is to be read. */
+  /** Offset in the stream of the next byte. */
   get position(): number {
     return this.#input?.position ?? 0;
   }
 
-  /** What a stream's configuration said; null before, and for machine types without one. */
+  /** The stream's configuration section; null until it was read, and for machine types without one. */
   get configuration(): Configuration | null {
     return this.#state.configuration;
   }
 
-  /** What is known about RAM: blocks, page size, and how much of what came. */
+  /** The guest's RAM so far: blocks, page size, numbers of pages. */
   get ram(): RamTable {
     return this.#state.ram;
   }
@@ -159,8 +160,8 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     const magic = input.be32();
     if (magic !== STREAM_MAGIC) {
       const found = magic.toString(16).padStart(8, '0');
-      const hint = magic === SWAPPED_MAGIC ? ': its bytes are swapped in words of four' : '';
-      const reason = `it begins with ${found}, a migration stream with 5145564d ("QEVM")${hint}`;
+      const hint = magic === SWAPPED_MAGIC ? '; its bytes are swapped in words of four' : '';
+      const reason = `it begins with ${found}, not with 5145564d ("QEVM") as a migration stream does${hint}`;
       throw input.error('not-a-stream', reason, offset);
     }
     const version = input.be32();
@@ -189,7 +190,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     if (size !== null) await this.ram.setPageSize(size, 0);
   }
 
-  /** Reads items up to the end mark, or the end of a package; gives the input to go on with. */
+  /** Read items up to the end mark, or the end of a package; return the input to read on with. */
   async *#items(
     start: StreamInput,
     sections: SectionReader,
@@ -201,13 +202,13 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       this.#input = input;
       input.section = undefined;
       if (await input.atEnd()) {
-        const what = inPackage ? 'the package' : 'the stream';
+        const what = inPackage ? 'the postcopy package' : 'the stream';
         throw input.error('truncated', `${what} ends without its end mark`);
       }
       const type = input.file.peekByte(0);
       const kind = sectionKindOf(type);
-      if (kind === 'full' && !inPackage && this.#mustHold()) {
-        input = yield* this.#hold(input);
+      if (kind === 'full' && !inPackage && this.#mustBuffer()) {
+        input = yield* this.#bufferTail(input);
         continue;
       }
       input.u8();
@@ -217,8 +218,9 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
         const command = yield* this.#command(input, inPackage);
         if (command.name === 'POSTCOPY_LISTEN') listen();
         if (command.name === 'POSTCOPY_RUN' && inPackage) return input;
-        if (command.name === 'PACKAGED')
+        if (command.name === 'PACKAGED') {
           yield* this.#package(input, command.size, sections, listen);
+        }
       } else if (type === ITEM.EOF) {
         yield { type: 'end', offset: input.position - 1 };
         return input;
@@ -235,9 +237,9 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     yield { type: 'command', ...item };
     this.#postcopy.follow(item, input);
     if (command.name === 'OPEN_RETURN_PATH') {
-      if (this.#isAnswered)
-        this.#diagnostics.warn('the return path is opened a second time', offset);
-      this.#isAnswered = true;
+      if (this.#hasReturnPath)
+        this.#diagnostics.warn('OPEN_RETURN_PATH came a second time', offset);
+      this.#hasReturnPath = true;
     } else if (command.name === 'POSTCOPY_ADVISE') {
       this.#state.advisedPageSizes = command.pageSizes ?? null;
       const { targetPageSize } = command;
@@ -247,9 +249,9 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       this.ram.nextRound();
       this.ram.hasRounds = false;
     } else if (command.name === 'PACKAGED') {
-      if (inPackage) throw input.error('corrupt', 'a package in a package', offset);
+      if (inPackage) throw input.error('corrupt', 'PACKAGED inside a postcopy package', offset);
     } else if (command.name === 'UNKNOWN') {
-      this.#diagnostics.warn(`command ${item.number} is not known; it was skipped`, offset);
+      this.#diagnostics.warn(`unknown command ${item.number} was skipped`, offset);
     }
     return command;
   }
@@ -258,7 +260,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     const { ram } = this;
     if (!ram.pageSizeKnown) return ram.setPageSize(pageSize, offset);
     if (ram.pageSize === pageSize) return;
-    const reason = `POSTCOPY_ADVISE gives a target page size of ${pageSize}, the stream has pages of ${ram.pageSize}`;
+    const reason = `POSTCOPY_ADVISE has a target page size of ${pageSize}, but the stream has pages of ${ram.pageSize} bytes`;
     throw input.error('corrupt', reason, offset);
   }
 
@@ -269,64 +271,68 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     listen: () => void,
   ): AsyncGenerator<MigrationEvent, void> {
     const input = new PackageInput(outer, size);
-    const begun = outer.position;
+    const start = outer.position;
     try {
       yield* this.#items(input, sections, listen, true);
     } catch (error) {
       if (!(error instanceof MigrationStreamError) || error.fault !== 'truncated') throw error;
       if (await input.isCut()) {
-        const there = input.position - begun;
-        const reason = `the stream ends inside a package: ${there} of ${size} bytes`;
+        const available = input.position - start;
+        const reason = `the stream ends inside a postcopy package: ${available} of ${size} bytes`;
         throw outer.error('truncated', reason);
       }
       const { position, section, reason } = error;
-      const clause = `an item goes beyond the ${size} bytes of its package (${reason})`;
+      const clause = `an item exceeds the ${size} bytes of its postcopy package (${reason})`;
       throw new MigrationStreamError('corrupt', clause, { position, section });
     }
     if (input.left > 0) {
-      const reason = `${input.left} bytes of a package are left over behind its end`;
+      const reason = `${input.left} bytes are left over after the end of a postcopy package`;
       throw input.error('corrupt', reason);
     }
     yield { type: 'packageEnd', offset: outer.position };
   }
 
-  /** Whether a device section is at hand that only a description which comes later can tell the end of. */
-  #mustHold(): boolean {
+  /** Return whether the next device section needs a VM description that comes later in the stream. */
+  #mustBuffer(): boolean {
     const { isSearched, isPostcopy, devices, sections, configuration } = this.#state;
     if (isSearched || isPostcopy || devices.isDescribed) return false;
-    // Before all RAM has come there is too much to hold.
+    // Before the end of all live sections there is too much to buffer.
     if (sections.isOpen) return false;
     return sections.hasIterables || configuration === null;
   }
 
-  async *#hold(input: StreamInput): AsyncGenerator<MigrationEvent, StreamInput> {
+  async *#bufferTail(input: StreamInput): AsyncGenerator<MigrationEvent, StreamInput> {
     const state = this.#state;
-    const held = await bufferDeviceTail(input, state.footers !== false, this.#isAnswered);
+    const tail = await bufferDeviceTail(input, state.footers !== false, this.#hasReturnPath);
     state.isSearched = true;
-    this.#goesOn = held.isOpen;
-    if (held.description !== null) {
-      for (const device of await state.describe(held.description, held.descriptionAt)) {
+    this.#goesOn = tail.isOpen;
+    if (tail.description !== null) {
+      for (const device of await state.describe(tail.description, tail.descriptionAt)) {
         yield deviceEvent(device);
       }
     }
-    return held.input;
+    return tail.input;
   }
 }
 
-/** The error of a byte where an item should begin. */
+/** Return the error of a byte that does not begin an item. */
 function notAnItem(
   input: StreamInput,
   type: number,
   previous: Section | null,
 ): MigrationStreamError {
   const at = input.position - 1;
-  const before = previous === null ? '' : `, after section ${quoteSection(previous)}`;
-  const reason = `byte 0x${type.toString(16)} begins no item${before}`;
+  const after = previous === null ? '' : ` after section ${quoteSection(previous)}`;
+  const reason = `byte ${hex(type, 2)}${after} does not begin an item`;
   if (type === ITEM.SUBSECTION || type === ITEM.FOOTER) {
-    return input.error('corrupt', `${reason}: the body of that was taken for too short`, at);
+    return input.error(
+      'corrupt',
+      `${reason}: the previous section's body was probably read too short`,
+      at,
+    );
   }
   if (type === STREAM_MAGIC >>> 24) {
-    return input.error('corrupt', `${reason}: does a second stream begin here?`, at);
+    return input.error('corrupt', `${reason}: a second stream may begin here`, at);
   }
   return input.error('corrupt', reason, at);
 }

@@ -1,78 +1,84 @@
+import { hex } from '../../util/format.ts';
 import { StreamInput } from '../format/stream-input.ts';
 import { openSource, type StreamSource } from '../format/stream-source.ts';
 import { LIMIT, RETURN_MESSAGE } from '../format/wire.ts';
 import { bitmapSize, blockFault, type GuestMemory, rangeFault } from './guest-ranges.ts';
 
-/** What a destination tells its source. */
+/** A message from a destination to its source. @see QEMU `MIG_RP_MSG_…` in migration/migration.h */
 export type ReturnPathContent =
-  /** It is done; 0 means that all went well. The last message. */
+  /** The last message: the destination is done; `value` 0 means success. */
   | { readonly name: 'SHUT'; readonly value: number }
-  /** It got the PING with this value. */
+  /** The answer to the PING with this value. */
   | { readonly name: 'PONG'; readonly value: number }
-  /** It needs pages of a block. */
+  /** A request for pages of a block. */
   | {
       readonly name: 'REQ_PAGES_ID';
       readonly block: string;
-      /** In bytes, inside the block. */
+      /** Byte offset in the block. */
       readonly start: number;
       readonly length: number;
     }
-  /** It needs more pages of the block that the request before was about. */
+  /** A request for pages of the same block as the request before. */
   | {
       readonly name: 'REQ_PAGES';
-      /** On the wire it is left out. */
+      /** Name of that block; it is not in the message. */
       readonly block: string;
       readonly start: number;
       readonly length: number;
     }
-  /** Which pages of a block it has: bit i of byte i/8 for each page. */
+  /** The pages of a block that the destination has: bit i mod 8 of byte i div 8 for page i. */
   | { readonly name: 'RECV_BITMAP'; readonly block: string; readonly bitmap: Uint8Array }
-  /** It is ready to go on after a broken connection. */
+  /** The destination is ready to go on after a broken connection. */
   | { readonly name: 'RESUME_ACK' }
-  /** It is ready for the source to stop its guest. */
+  /** The destination is ready for the source to stop its guest. */
   | { readonly name: 'SWITCHOVER_ACK' };
 
-/** A message of a return path, and where it stands there. */
+/** A message of a return path, and its place there. */
 export type ReturnPathMessage = ReturnPathContent & {
-  /** Offset of its first byte, from where reading began. */
+  /** Offset of its first byte, from where the reader began. */
   readonly offset: number;
   readonly bytes: number;
 };
 
 /** Bytes of a message's type and length. */
-const HEADER = 4;
-/** Longest message, without its header and a bitmap behind it. */
-const LONGEST = 512;
+const HEADER_BYTES = 4;
+/** Longest payload, without a bitmap that follows it. @see QEMU `source_return_path_thread` */
+const MAX_PAYLOAD_BYTES = 512;
 /** Bytes of a request's start and length. */
-const REQUEST = 12;
+const REQUEST_BYTES = 12;
 /** Bytes of the largest bitmap: for a block of 8 TiB with pages of 4096 bytes. */
-const MAX_BITMAP = 268_435_456;
+const MAX_BITMAP_BYTES = 268_435_456;
 const BITMAP_END = 0x0123456789abcdefn;
 const RESUME_VALUE = 1;
 
-/** Which lengths a message may have. */
+/** The valid lengths of a message's payload. */
 interface Layout {
   readonly name: ReturnPathContent['name'];
-  readonly least: number;
-  readonly most: number;
+  readonly minBytes: number;
+  readonly maxBytes: number;
 }
 
 const LAYOUTS: ReadonlyMap<number, Layout> = new Map<number, Layout>([
-  [RETURN_MESSAGE.SHUT, { name: 'SHUT', least: 4, most: 4 }],
-  [RETURN_MESSAGE.PONG, { name: 'PONG', least: 4, most: 4 }],
+  [RETURN_MESSAGE.SHUT, { name: 'SHUT', minBytes: 4, maxBytes: 4 }],
+  [RETURN_MESSAGE.PONG, { name: 'PONG', minBytes: 4, maxBytes: 4 }],
   [
     RETURN_MESSAGE.REQ_PAGES_ID,
-    { name: 'REQ_PAGES_ID', least: REQUEST + 2, most: REQUEST + 1 + 255 },
+    { name: 'REQ_PAGES_ID', minBytes: REQUEST_BYTES + 2, maxBytes: REQUEST_BYTES + 1 + 255 },
   ],
-  [RETURN_MESSAGE.REQ_PAGES, { name: 'REQ_PAGES', least: REQUEST, most: REQUEST }],
-  [RETURN_MESSAGE.RECV_BITMAP, { name: 'RECV_BITMAP', least: 2, most: 256 }],
-  [RETURN_MESSAGE.RESUME_ACK, { name: 'RESUME_ACK', least: 4, most: 4 }],
-  [RETURN_MESSAGE.SWITCHOVER_ACK, { name: 'SWITCHOVER_ACK', least: 0, most: 0 }],
+  [
+    RETURN_MESSAGE.REQ_PAGES,
+    { name: 'REQ_PAGES', minBytes: REQUEST_BYTES, maxBytes: REQUEST_BYTES },
+  ],
+  [RETURN_MESSAGE.RECV_BITMAP, { name: 'RECV_BITMAP', minBytes: 2, maxBytes: 256 }],
+  [RETURN_MESSAGE.RESUME_ACK, { name: 'RESUME_ACK', minBytes: 4, maxBytes: 4 }],
+  [RETURN_MESSAGE.SWITCHOVER_ACK, { name: 'SWITCHOVER_ACK', minBytes: 0, maxBytes: 0 }],
 ]);
 
 /**
- * Reads what a destination sent back. The iteration ends after `SHUT`, or where the source ends
- * between two messages; it throws `MigrationStreamError` for anything else.
+ * Reads the messages of a return path. The iteration ends after `SHUT`, or where the source ends between two
+ * messages.
+ *
+ * @throws {MigrationStreamError} (rejects) `corrupt`, `truncated`; `unsupported` for an unknown message.
  *
  * @example
  * ```js
@@ -82,11 +88,11 @@ const LAYOUTS: ReadonlyMap<number, Layout> = new Map<number, Layout>([
  * ```
  */
 export class ReturnPathReader implements AsyncIterable<ReturnPathMessage> {
-  /** The guest's memory. As soon as it is known, set it: messages are then checked against it. */
+  /** The guest's RAM blocks. Set them once known: messages are then checked against them. */
   memory: GuestMemory | null = null;
   readonly #source: StreamSource;
 
-  /** @param source - A file, which is left open, or chunks of bytes. */
+  /** @param source - A `QemuFile`, which stays open, or chunks of bytes. */
   constructor(source: StreamSource) {
     this.#source = source;
   }
@@ -110,18 +116,18 @@ export class ReturnPathReader implements AsyncIterable<ReturnPathMessage> {
 
   async #read(input: StreamInput, lastBlock: string | null): Promise<ReturnPathContent> {
     const offset = input.position;
-    await input.need(HEADER, "the header of a return path's message");
+    await input.need(HEADER_BYTES, "the header of a return path's message");
     const type = input.be16();
     const length = input.be16();
     const layout = LAYOUTS.get(type);
     if (layout === undefined) {
       const fault = type === 0 ? 'corrupt' : 'unsupported';
-      throw input.error(fault, `the return path has a message of unknown type ${type}`, offset);
+      throw input.error(fault, `return path message of unknown type ${type}`, offset);
     }
-    const { name, least, most } = layout;
-    if (length > LONGEST || length < least || length > most) {
-      const wanted = least === most ? `${least}` : `${least} to ${most}`;
-      const reason = `return path message ${name} has ${length} bytes, not ${wanted}`;
+    const { name, minBytes, maxBytes } = layout;
+    if (length > MAX_PAYLOAD_BYTES || length < minBytes || length > maxBytes) {
+      const expected = minBytes === maxBytes ? `${minBytes}` : `${minBytes} to ${maxBytes}`;
+      const reason = `return path message ${name} has ${length} bytes, not ${expected}`;
       throw input.error('corrupt', reason, offset + 2);
     }
     await input.need(length, `return path message ${name}`);
@@ -133,7 +139,7 @@ export class ReturnPathReader implements AsyncIterable<ReturnPathMessage> {
         return this.#readRequest(input, length, null);
       case 'REQ_PAGES':
         if (lastBlock === null) {
-          const reason = 'REQ_PAGES comes before any REQ_PAGES_ID has named a block';
+          const reason = 'REQ_PAGES came before a REQ_PAGES_ID that names a block';
           throw input.error('corrupt', reason, offset);
         }
         return this.#readRequest(input, length, lastBlock);
@@ -143,14 +149,14 @@ export class ReturnPathReader implements AsyncIterable<ReturnPathMessage> {
         const value = input.be32();
         if (value === RESUME_VALUE) return { name };
         const reason = `RESUME_ACK has value ${value}, not ${RESUME_VALUE}`;
-        throw input.error('corrupt', reason, offset + HEADER);
+        throw input.error('corrupt', reason, offset + HEADER_BYTES);
       }
       case 'SWITCHOVER_ACK':
         return { name };
     }
   }
 
-  /** @param lastBlock - The block that is meant, null if its name follows. */
+  /** @param lastBlock - The block of the request; null if its name follows. */
   async #readRequest(
     input: StreamInput,
     size: number,
@@ -160,9 +166,9 @@ export class ReturnPathReader implements AsyncIterable<ReturnPathMessage> {
     const start = input.be64();
     const length = input.be32();
     const name = lastBlock === null ? 'REQ_PAGES_ID' : 'REQ_PAGES';
-    const block = lastBlock ?? (await this.#readName(input, name, size - REQUEST));
+    const block = lastBlock ?? (await this.#readName(input, name, size - REQUEST_BYTES));
     if (start + BigInt(length) > LIMIT.RAM) {
-      const reason = `${name}: ${length} bytes from ${start} on are beyond any RAM block`;
+      const reason = `${name}: ${length} bytes from offset ${start} exceed any RAM block`;
       throw input.error('corrupt', reason, at);
     }
     const fault =
@@ -171,7 +177,7 @@ export class ReturnPathReader implements AsyncIterable<ReturnPathMessage> {
     return { name, block, start: Number(start), length };
   }
 
-  /** @param size - Bytes that the name has to fill together with its length. */
+  /** @param size - Bytes of the name together with its length byte. */
   async #readName(input: StreamInput, name: string, size: number): Promise<string> {
     const at = input.position;
     const length = input.file.peekByte(0);
@@ -190,37 +196,33 @@ export class ReturnPathReader implements AsyncIterable<ReturnPathMessage> {
     const at = input.position;
     await input.need(8, 'the size of a bitmap');
     const size = input.be64();
-    const wanted = this.memory === null ? null : bitmapSize(this.memory, block);
-    if (wanted !== null && size !== BigInt(wanted)) {
-      const reason = `the bitmap of RAM block "${block}" has ${size} bytes, not ${wanted}`;
+    const expected = this.memory === null ? null : bitmapSize(this.memory, block);
+    if (expected !== null && size !== BigInt(expected)) {
+      const reason = `the bitmap of RAM block "${block}" has ${size} bytes, not ${expected}`;
       throw input.error('corrupt', reason, at);
     }
     if (size === 0n || size % 8n !== 0n) {
-      throw input.error('corrupt', `a bitmap of ${size} bytes does not consist of words`, at);
+      throw input.error('corrupt', `a bitmap of ${size} bytes is not a multiple of 8`, at);
     }
-    if (size > MAX_BITMAP) {
-      const reason = `a bitmap of ${size} bytes is larger than this reader takes (${MAX_BITMAP})`;
+    if (size > MAX_BITMAP_BYTES) {
+      const reason = `a bitmap of ${size} bytes, more than ${MAX_BITMAP_BYTES}`;
       throw input.error('unsupported', reason, at);
     }
     const bitmap = await input.bytes(Number(size), 'a bitmap');
     await input.need(8, "a bitmap's end mark");
     const end = input.be64();
     if (end !== BITMAP_END) {
-      const reason = `a bitmap ends with ${hex(end)}, not with ${hex(BITMAP_END)}`;
+      const reason = `a bitmap ends with ${hex(end, 16)}, not with ${hex(BITMAP_END, 16)}`;
       throw input.error('corrupt', reason, input.position - 8);
     }
     return { name: 'RECV_BITMAP', block, bitmap };
   }
 }
 
-function hex(word: bigint): string {
-  return `0x${word.toString(16).padStart(16, '0')}`;
-}
-
 /**
- * Gives a message's bytes, to be sent to a source.
+ * Return the bytes of a message, to send to a source.
  *
- * @throws RangeError for a number or a name that has no room in the message.
+ * @throws RangeError for a number or a name that does not fit into the message.
  */
 export function encodeReturnPath(message: ReturnPathContent): Buffer {
   switch (message.name) {
@@ -236,7 +238,7 @@ export function encodeReturnPath(message: ReturnPathContent): Buffer {
     case 'RECV_BITMAP': {
       const { block, bitmap } = message;
       if (bitmap.length === 0 || bitmap.length % 8 !== 0) {
-        throw new RangeError(`a bitmap of ${bitmap.length} bytes does not consist of 64-bit words`);
+        throw new RangeError(`a bitmap of ${bitmap.length} bytes is not a multiple of 8`);
       }
       const head = framed(message.name, counted(block));
       return Buffer.concat([head, be64(bitmap.length), bitmap, be64(BITMAP_END)]);
@@ -250,7 +252,7 @@ export function encodeReturnPath(message: ReturnPathContent): Buffer {
 
 function framed(name: ReturnPathContent['name'], ...payload: Buffer[]): Buffer {
   const body = Buffer.concat(payload);
-  const head = Buffer.alloc(HEADER);
+  const head = Buffer.alloc(HEADER_BYTES);
   head.writeUInt16BE(RETURN_MESSAGE[name]);
   head.writeUInt16BE(body.length, 2);
   return Buffer.concat([head, body]);
@@ -271,7 +273,7 @@ function be64(value: number | bigint): Buffer {
 function counted(name: string): Buffer {
   const text = Buffer.from(name);
   if (text.length === 0 || text.length > 255) {
-    throw new RangeError(`a block name has 1…255 bytes, not ${text.length}`);
+    throw new RangeError(`a block name must have 1 to 255 bytes, not ${text.length}`);
   }
   return Buffer.concat([Uint8Array.of(text.length), text]);
 }

@@ -1,3 +1,4 @@
+import { channels } from '../../contract/diagnostics-channels.ts';
 import type { DeviceSection, MigrationEvent, Section, SectionKind } from '../format/events.ts';
 import { quoteSection } from '../format/stream-error.ts';
 import type { StreamInput } from '../format/stream-input.ts';
@@ -8,25 +9,33 @@ import type { StreamState } from './stream-state.ts';
 
 const FOOTER_BYTES = 5;
 
+/** QEMU's names of the items that are sections. */
+const ITEM_NAMES = {
+  start: 'SECTION_START',
+  part: 'SECTION_PART',
+  end: 'SECTION_END',
+  full: 'SECTION_FULL',
+} as const;
+
 /** Reads the sections of one stream: header, body, footer. */
 export class SectionReader {
   readonly #state: StreamState;
   readonly #ram: RamSections;
   readonly #fileOffset: number;
-  readonly #foreign: HandlerSections;
-  #saidScan = false;
+  readonly #handlers: HandlerSections;
+  #hasWarnedScanned = false;
   /** The section that was read last. */
   previous: Section | null = null;
 
-  /** @param fileOffset - Where in its file the stream begins. */
+  /** @param fileOffset - Offset in its file of the stream's first byte. */
   constructor(state: StreamState, ram: RamSections, fileOffset: number) {
     this.#state = state;
     this.#ram = ram;
     this.#fileOffset = fileOffset;
-    this.#foreign = new HandlerSections(state.diagnostics);
+    this.#handlers = new HandlerSections(state.diagnostics);
   }
 
-  /** Reads a section, behind its type byte. */
+  /** Read a section, after its type byte. */
   async *read(
     input: StreamInput,
     kind: SectionKind,
@@ -35,6 +44,7 @@ export class SectionReader {
     const section = await this.#state.sections.read(input, kind);
     this.previous = section;
     input.section = section;
+    if (channels.migrationSection.hasSubscribers) publish(section);
     yield { type: 'section', offset: section.offset, section };
     yield* this.#body(input, section, inPackage);
     const footer = await this.#footer(input, section);
@@ -42,10 +52,10 @@ export class SectionReader {
     yield { type: 'sectionEnd', offset: input.position, section, footer };
   }
 
-  /** Says once, if it is so, that bodies were told apart by their footers. */
-  *sayScan(offset: number): Generator<MigrationEvent, void> {
-    if (!this.#state.devices.hasScanned || this.#saidScan) return;
-    this.#saidScan = true;
+  /** Warn, once, if the ends of device sections were found by their footers. */
+  *warnScanned(offset: number): Generator<MigrationEvent, void> {
+    if (!this.#state.devices.hasScanned || this.#hasWarnedScanned) return;
+    this.#hasWarnedScanned = true;
     const message =
       'there is no VM description: the ends of device sections were found by looking for footers, ' +
       'and their state is not decoded';
@@ -68,48 +78,56 @@ export class SectionReader {
       });
       return;
     }
-    if (await this.#skipForeign(input, section)) return;
+    if (await this.#skipHandler(input, section)) return;
     if (section.kind !== 'full') {
-      const reason = `what comes in pieces as ${quoteSection(section)} is not known, and cannot be skipped`;
+      const reason = `section ${quoteSection(section)} comes in pieces of unknown layout and cannot be skipped`;
       throw input.error('unsupported', reason, section.offset);
     }
     const keep = !inPackage && !isSearched;
     const device = await devices.read(input, section, footers ?? configuration !== null, keep);
     if (device !== null) yield deviceEvent(device);
-    yield* this.sayScan(section.offset);
+    yield* this.warnScanned(section.offset);
   }
 
-  async #skipForeign(input: StreamInput, section: Section): Promise<boolean> {
+  async #skipHandler(input: StreamInput, section: Section): Promise<boolean> {
     const { name, kind, versionId } = section;
-    // Where it is described, its length is known for certain.
+    // A section that is described has a known length.
     if (kind === 'full' && this.#state.devices.isExpected(section)) return false;
-    return (await this.#foreign.skip(name, kind, versionId, input)) !== null;
+    return (await this.#handlers.skip(name, kind, versionId, input)) !== null;
   }
 
-  /** Reads a section's footer; gives its offset, null in a stream without them. */
+  /** Read a section's footer; return its offset, null in a stream without footers. */
   async #footer(input: StreamInput, section: Section): Promise<number | null> {
     const state = this.#state;
     const at = input.position;
-    await input.need(1, 'a footer');
+    await input.need(1, 'a section footer');
     const isFooter = input.file.peekByte(0) === ITEM.FOOTER;
     state.footers ??= isFooter;
     if (!state.footers && !isFooter) return null;
     if (state.footers !== isFooter) {
-      const wrong = isFooter ? 'a footer, where others have none' : 'no footer behind its body';
-      throw input.error('corrupt', `${wrong}: bytes are missing, or were taken for others`, at);
+      const problem = isFooter
+        ? 'a section footer, although the sections before it have none'
+        : 'no section footer after its body';
+      throw input.error('corrupt', `${problem}: bytes are missing or damaged`, at);
     }
-    await input.need(FOOTER_BYTES, 'a footer');
+    await input.need(FOOTER_BYTES, 'a section footer');
     input.u8();
     const sectionId = input.be32();
     if (sectionId !== section.sectionId) {
-      const reason = `a footer of section ${sectionId}, not ${section.sectionId}`;
+      const reason = `the section footer has id ${sectionId}, not ${section.sectionId}`;
       state.diagnostics.report(input.error('corrupt', reason, at + 1));
     }
     return at;
   }
 }
 
-/** The event of a device's state. */
+/** Return the event of a device's state. */
 export function deviceEvent(device: DeviceSection): MigrationEvent {
   return { type: 'device', offset: device.section.offset, ...device };
+}
+
+function publish({ kind, sectionId, name, instanceId, versionId, offset }: Section): void {
+  const type = ITEM_NAMES[kind];
+  const position = offset;
+  channels.migrationSection.publish({ type, sectionId, name, instanceId, versionId, position });
 }

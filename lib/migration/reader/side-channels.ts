@@ -1,3 +1,4 @@
+import { noop } from '../../util/noop.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { StreamInput } from '../format/stream-input.ts';
 import { openSource, type SourceFile, type StreamSource } from '../format/stream-source.ts';
@@ -5,13 +6,14 @@ import { MULTIFD_MAGIC, STREAM_MAGIC } from '../format/wire.ts';
 import { MultifdChannels } from '../multifd/multifd-channels.ts';
 import type { RamSections } from '../ram/ram-sections.ts';
 
-/** The further channels of a migration: those of multifd, and the one of postcopy-preempt. */
+/** The additional channels of a migration: those of multifd, and the one of postcopy-preempt. */
 export class SideChannels {
   readonly multifd: MultifdChannels | null;
   readonly #preempt: StreamInput | null;
   readonly #sources: readonly SourceFile[];
-  /** For errors. */
+  /** Name of the preempt channel in errors. */
   readonly #preemptName: string;
+  /** The reading of the postcopy-preempt channel, once it was started. */
   #urgent: Promise<void> | null = null;
 
   private constructor(
@@ -27,12 +29,12 @@ export class SideChannels {
   }
 
   /**
-   * Tells the channels apart by how they begin.
+   * Open the channels. Their kinds are known by their first bytes.
    *
-   * @param onFailure - Told when a multifd channel fails: whoever reads the main channel must not wait for
-   *   what will not come then.
-   * @throws {MigrationStreamError} (rejects) `not-a-stream` for a second main channel, or a second one of
-   *   postcopy-preempt.
+   * @param onFailure - Called when a multifd channel fails, so that the reader of the main channel does not
+   *   wait for a SYNC that will not come.
+   * @throws {MigrationStreamError} (rejects) `not-a-stream` for a second main or postcopy-preempt channel,
+   *   `truncated` for one that ends inside its first 4 bytes.
    */
   static async open(
     channels: readonly StreamSource[],
@@ -40,14 +42,14 @@ export class SideChannels {
   ): Promise<SideChannels> {
     const sources = channels.map(openSource);
     try {
-      return await SideChannels.#tell(sources, onFailure);
+      return await SideChannels.#classify(sources, onFailure);
     } catch (error) {
       for (const source of sources) await source.close();
       throw error;
     }
   }
 
-  static async #tell(
+  static async #classify(
     sources: readonly SourceFile[],
     onFailure: (error: Error) => void,
   ): Promise<SideChannels> {
@@ -55,17 +57,20 @@ export class SideChannels {
     let preempt: StreamInput | null = null;
     let preemptName = '';
     for (const [index, { file }] of sources.entries()) {
-      const there = await file.fillOrEnd(4);
-      if (there > 0 && there < 4) {
-        const reason = `${nameOf(index, sources)} ends after ${there} bytes`;
-        throw new MigrationStreamError('truncated', reason, { position: there });
+      const available = await file.fillOrEnd(4);
+      if (available > 0 && available < 4) {
+        const reason = `${nameOf(index, sources)} ends after ${available} bytes`;
+        throw new MigrationStreamError('truncated', reason, { position: available });
       }
-      const magic = there === 0 ? 0 : Buffer.from(file.peekBuffer(4)).readUInt32BE(0);
+      const magic = available === 0 ? 0 : Buffer.from(file.peekBuffer(4)).readUInt32BE(0);
       const input = new StreamInput(file);
       if (magic === MULTIFD_MAGIC) {
         multifd.push(input);
       } else if (magic === STREAM_MAGIC || preempt !== null) {
-        const what = magic === STREAM_MAGIC ? 'is a main channel' : 'is of no kind that is missing';
+        const what =
+          magic === STREAM_MAGIC
+            ? 'is a main channel'
+            : 'is neither a multifd channel nor the first postcopy-preempt channel';
         const reason = `${nameOf(index, sources)} ${what}`;
         throw new MigrationStreamError('not-a-stream', reason, { position: 0 });
       } else {
@@ -77,38 +82,39 @@ export class SideChannels {
     return new SideChannels(group, preempt, preemptName, sources);
   }
 
-  /** The destination may ask for pages from now on: they come on their own channel. */
+  /** Start to read the postcopy-preempt channel: the destination may request pages from now on. */
   listen(ram: RamSections): void {
     if (this.#preempt === null || this.#urgent !== null) return;
     this.#urgent = ram.readBare(this.#preempt);
-    this.#urgent.catch(() => {});
+    this.#urgent.catch(noop);
   }
 
   /**
-   * Waits until all have ended in order.
+   * Wait until all channels have ended in order.
    *
-   * @param isAdvised - Whether the main channel said that there may be postcopy.
-   * @param uuid - The guest's, if the main channel said it.
-   * @throws {MigrationStreamError} (rejects) as the channels; for one that nothing was read from.
+   * @param isAdvised - Whether POSTCOPY_ADVISE came on the main channel.
+   * @param uuid - The guest's UUID by the main channel, null if it has none.
+   * @throws {MigrationStreamError} (rejects) the faults of the channels; `not-a-stream` or `truncated` for a
+   *   channel that the migration has no use for.
    */
   async finish(isAdvised: boolean, uuid: string | null): Promise<void> {
     const { multifd } = this;
     await multifd?.finish();
-    const theirs = multifd?.uuid ?? uuid;
-    if (uuid !== null && theirs !== uuid) {
-      const reason = `the multifd channels belong to another guest: UUID ${theirs}, by the main channel ${uuid}`;
+    const multifdUuid = multifd?.uuid ?? uuid;
+    if (uuid !== null && multifdUuid !== uuid) {
+      const reason = `the multifd channels belong to another guest: UUID ${multifdUuid}, the main channel has ${uuid}`;
       throw new MigrationStreamError('corrupt', reason, { position: 0 });
     }
     await this.#urgent;
-    if (this.#urgent === null && this.#preempt !== null) await this.#judgeUnread(isAdvised);
+    if (this.#urgent === null && this.#preempt !== null) await this.#checkUnread(isAdvised);
   }
 
-  /** One that has no magic and was not needed may be one of multifd that has been damaged. */
-  async #judgeUnread(isAdvised: boolean): Promise<void> {
+  /** Refuse a channel without a magic that was not needed: it may be a damaged multifd channel. */
+  async #checkUnread(isAdvised: boolean): Promise<void> {
     const input = this.#preempt as StreamInput;
     const name = this.#preemptName;
     if (!(await input.atEnd())) {
-      const reason = `${name} is none of multifd, and the main channel has no use for another`;
+      const reason = `${name} is not a multifd channel, and the main channel does not use another kind`;
       throw new MigrationStreamError('not-a-stream', reason, { position: 0 });
     }
     if (!isAdvised) {
@@ -116,7 +122,7 @@ export class SideChannels {
     }
   }
 
-  /** Gives them up. */
+  /** Close all channels; a pending wait for them fails with `error`. */
   async close(error: Error): Promise<void> {
     this.multifd?.stop(error);
     for (const source of this.#sources) await source.close();

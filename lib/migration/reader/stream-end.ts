@@ -10,9 +10,9 @@ import type { StreamState } from './stream-state.ts';
 const HEADER_BYTES = 5;
 
 /**
- * Reads what comes behind the end mark: the VM description, and what does not belong to the stream.
+ * Read what comes after the end mark: the VM description, and bytes that do not belong to the stream.
  *
- * @param goesOn - Whether the source may send more that nobody should wait for.
+ * @param goesOn - Whether the source may send more, which must not be waited for.
  */
 export async function* readEnd(
   input: StreamInput,
@@ -24,23 +24,27 @@ export async function* readEnd(
   const end = input.position;
   if (state.sections.isOpen) {
     if (state.isPostcopy || !state.sections.isSnapshot) {
-      throw input.error('corrupt', 'an end mark before the end of all sections', end - 1);
+      throw input.error(
+        'corrupt',
+        'the end mark came before the SECTION_END of every section',
+        end - 1,
+      );
     }
-    state.diagnostics.warn('no section has its END: a background snapshot', end - 1);
+    state.diagnostics.warn('no section has a SECTION_END: this is a background snapshot', end - 1);
   }
   const described = state.descriptionAt;
   if (described !== null && described !== end) {
-    const reason = `an end mark ${described - end} bytes before the VM description`;
+    const reason = `the end mark is ${described - end} bytes before the VM description`;
     throw input.error('corrupt', reason, end - 1);
   }
   if (!(await input.atEnd()) && input.file.peekByte(0) === ITEM.VM_DESCRIPTION) {
     yield* readDescription(input, state);
   }
   for (const device of state.devices.takeUndecoded()) yield deviceEvent(device);
-  yield* sections.sayScan(end);
+  yield* sections.warnScanned(end);
   if (goesOn) return;
   const offset = input.position;
-  while (!(await input.atEnd())) await input.skip(input.available, 'what follows the stream');
+  while (!(await input.atEnd())) await input.skip(input.available, 'the bytes after the stream');
   const bytes = input.position - offset;
   if (bytes > 0) yield { type: 'trailing', offset, bytes };
 }
@@ -64,7 +68,7 @@ async function* readDescription(
     description = parseVmDescription(text, offset + HEADER_BYTES);
   } catch (error) {
     if (!(error instanceof MigrationStreamError)) throw error;
-    // The devices themselves are complete.
+    // The device sections themselves are complete.
     diagnostics.report(error);
     return;
   }
@@ -73,11 +77,11 @@ async function* readDescription(
     for (const device of await state.describe(description, offset)) yield deviceEvent(device);
   }
   if (ram.pageSizeKnown && ram.pageSize !== description.page_size) {
-    const reason = `the VM description says pages of ${description.page_size} bytes, RAM has ${ram.pageSize}`;
+    const reason = `the VM description has a page size of ${description.page_size} bytes, but RAM has pages of ${ram.pageSize}`;
     diagnostics.report(input.error('corrupt', reason, offset));
   }
   for (const name of devices.missing()) {
-    const reason = `the VM description has ${name}, and no such section came`;
+    const reason = `the VM description lists section ${name}, which did not come`;
     diagnostics.report(input.error('corrupt', reason, offset));
   }
 }

@@ -5,7 +5,7 @@ import type { Configuration, DeviceSection, PageVisitor } from '../format/events
 import { SectionTable } from '../format/section-headers.ts';
 import { RamTable } from '../ram/ram-table.ts';
 
-/** What is known of a stream while it is read. */
+/** What is known about one stream while it is read. */
 export class StreamState {
   readonly diagnostics: Diagnostics;
   readonly sections: SectionTable = new SectionTable();
@@ -13,15 +13,15 @@ export class StreamState {
   readonly ram: RamTable;
 
   configuration: Configuration | null = null;
-  /** Whether sections have footers; null before the first one has ended. */
+  /** Whether sections have footers; null until the first section was read. */
   footers: boolean | null = null;
-  /** OR of the page sizes of all RAM blocks, if postcopy was advised. */
+  /** OR of the host page sizes of all RAM blocks, from POSTCOPY_ADVISE. */
   advisedPageSizes: bigint | null = null;
-  /** Whether device state goes to a destination that is waiting for it: no description follows then. */
+  /** Whether POSTCOPY_LISTEN came: no VM description follows the end mark then. */
   isPostcopy = false;
-  /** Offset in the stream of the VM description, once that is known. */
+  /** Offset in the stream of the VM description, once known. */
   descriptionAt: number | null = null;
-  /** Whether a description that has not been found will not be: the rest of the stream was searched. */
+  /** Whether the rest of the stream was searched for the VM description. */
   isSearched = false;
 
   constructor(pages: PageVisitor, diagnostics: Diagnostics) {
@@ -31,10 +31,10 @@ export class StreamState {
   }
 
   /**
-   * Takes in the VM description.
+   * Use the VM description from now on.
    *
-   * @param offset - Of its type byte.
-   * @returns The device sections that have waited for it.
+   * @param offset - Offset in the stream of its type byte; null if unknown.
+   * @returns The device sections that came before it.
    */
   async describe(
     description: VmDescription,

@@ -1,15 +1,15 @@
 import type { StreamInput } from '../format/stream-input.ts';
 import { LIMIT } from '../format/wire.ts';
 
-/** What was in the body of a section that is not described. */
+/** What a body of a live section contained. */
 export interface HandlerSummary {
-  /** Records, without the mark that ends the body. */
+  /** Number of records, without the mark that ends the body. */
   readonly records: number;
-  /** Bytes of the payload of these records. */
+  /** Bytes of payload in these records. */
   readonly bytes: number;
 }
 
-/** Counts up what becomes a summary. */
+/** Builds a summary, record by record. */
 export class BodyCount implements HandlerSummary {
   records = 0;
   bytes = 0;
@@ -21,27 +21,20 @@ export class BodyCount implements HandlerSummary {
 }
 
 /**
- * Waits for a be64 length and gets it.
+ * Read a be64 length.
  *
- * @param what - What is as long as that.
- * @param most - Beyond it the stream is corrupt.
+ * @param what - Name of what has this length, for errors.
+ * @param maxBytes - Largest valid length.
+ * @throws {MigrationStreamError} (rejects) `truncated`; `corrupt` for a larger length.
  */
-export async function lengthOf(
+export async function readLength(
   input: StreamInput,
   what: string,
-  most: number = LIMIT.RAM,
+  maxBytes: number = LIMIT.RAM,
 ): Promise<number> {
   await input.need(8, `the length of ${what}`);
   const length = input.be64();
-  if (length <= most) return Number(length);
-  throw input.error(
-    'corrupt',
-    `${length} bytes of ${what} are more than ${most}`,
-    input.position - 8,
-  );
-}
-
-/** A word for an error. */
-export function hex(word: bigint | number, digits = 16): string {
-  return `0x${word.toString(16).padStart(digits, '0')}`;
+  if (length <= maxBytes) return Number(length);
+  const reason = `${length} bytes of ${what}, more than ${maxBytes}`;
+  throw input.error('corrupt', reason, input.position - 8);
 }

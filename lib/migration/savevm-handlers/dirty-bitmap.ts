@@ -1,5 +1,6 @@
+import { hex } from '../../util/format.ts';
 import type { StreamInput } from '../format/stream-input.ts';
-import { BodyCount, type HandlerSummary, hex, lengthOf } from './body.ts';
+import { BodyCount, type HandlerSummary, readLength } from './body.ts';
 
 /** Flags of a chunk. @see QEMU `DIRTY_BITMAP_MIG_FLAG_…` in migration/block-dirty-bitmap.c */
 const FLAG = {
@@ -13,22 +14,22 @@ const FLAG = {
   EXTRA: 0x80,
 } as const;
 
-/** What a chunk does: one of these, or nothing in the last one. */
+/** A chunk has one of these, or none if it only ends the body. */
 const ACTIONS = FLAG.START | FLAG.COMPLETE | FLAG.BITS;
-/** Flags of a bitmap that mean something: enabled, persistent, and one that is ignored. */
+/** The defined flags of a bitmap: enabled, persistent, and one that is ignored. */
 const BITMAP_FLAGS = 0x07;
-/** Bytes of the longest serialised piece of a bitmap; all are rounded up to the second. */
-const MAX_BITS = 10_240;
-const BITS_ALIGN = 32;
-/** First sector beyond any disk: byte 2^63. */
-const SECTORS = 1n << 54n;
+/** Longest serialised piece of a bitmap in bytes, and the alignment of its length. */
+const MAX_PIECE_BYTES = 10_240;
+const PIECE_ALIGN_BYTES = 32;
+/** Number of sectors of the largest disk: 2^63 bytes. */
+const MAX_SECTORS = 1n << 54n;
 
-/** The bodies of section `dirty-bitmap` in one stream: a name that a chunk leaves out is that of the chunk before. */
+/** The bodies of section `dirty-bitmap` in one stream. A chunk without names belongs to those of the chunk before. */
 export class DirtyBitmapBodies {
-  #nodeNamed = false;
-  #bitmapNamed = false;
+  #hasNodeName = false;
+  #hasBitmapName = false;
 
-  /** Drops one body. */
+  /** Skip one body. */
   async skip(input: StreamInput): Promise<HandlerSummary> {
     const count = new BodyCount();
     for (;;) {
@@ -39,8 +40,8 @@ export class DirtyBitmapBodies {
       await this.#readNames(input, flags);
       const action = flags & ACTIONS;
       if (action !== 0) {
-        if (!this.#nodeNamed || !this.#bitmapNamed) {
-          const reason = 'a dirty bitmap comes before its node and name have been given';
+        if (!this.#hasNodeName || !this.#hasBitmapName) {
+          const reason = 'a chunk of a dirty bitmap came before its node name and bitmap name';
           throw input.error('corrupt', reason, at);
         }
         if (action === FLAG.START) await readStart(input);
@@ -52,15 +53,15 @@ export class DirtyBitmapBodies {
 
   #checkFlags(input: StreamInput, flags: number, at: number): void {
     if ((flags & FLAG.EXTRA) !== 0) {
-      const reason = `the flags ${hex(flags, 2)} of a dirty bitmap go on in further bytes, which no version of QEMU reads`;
+      const reason = `the flags ${hex(flags, 2)} of a dirty bitmap have extra bytes, which no QEMU version reads`;
       throw input.error('unsupported', reason, at);
     }
     const action = flags & ACTIONS;
-    const none = action === 0 && (flags & FLAG.EOS) === 0;
-    const several = (action & (action - 1)) !== 0;
-    const zeroes = (flags & FLAG.ZEROES) !== 0 && action !== FLAG.BITS;
-    if (none || several || zeroes) {
-      const reason = `the flags ${hex(flags, 2)} of a dirty bitmap do not go together`;
+    const isEmpty = action === 0 && (flags & FLAG.EOS) === 0;
+    const hasSeveral = (action & (action - 1)) !== 0;
+    const hasZeroes = (flags & FLAG.ZEROES) !== 0 && action !== FLAG.BITS;
+    if (isEmpty || hasSeveral || hasZeroes) {
+      const reason = `the flags ${hex(flags, 2)} of a dirty bitmap contradict each other`;
       throw input.error('corrupt', reason, at);
     }
   }
@@ -68,11 +69,11 @@ export class DirtyBitmapBodies {
   async #readNames(input: StreamInput, flags: number): Promise<void> {
     if ((flags & FLAG.DEVICE_NAME) !== 0) {
       await skipName(input, "a dirty bitmap's node name");
-      this.#nodeNamed = true;
+      this.#hasNodeName = true;
     }
     if ((flags & FLAG.BITMAP_NAME) !== 0) {
       await skipName(input, "a dirty bitmap's name");
-      this.#bitmapNamed = true;
+      this.#hasBitmapName = true;
     }
   }
 }
@@ -87,7 +88,7 @@ async function readStart(input: StreamInput): Promise<void> {
   const at = input.position;
   const granularity = input.be32();
   if (granularity === 0 || (granularity & (granularity - 1)) !== 0) {
-    const reason = `a dirty bitmap has a granularity of ${granularity}, which is no power of 2`;
+    const reason = `a dirty bitmap has a granularity of ${granularity}, not a power of 2`;
     throw input.error('corrupt', reason, at);
   }
   const flags = input.u8();
@@ -101,15 +102,15 @@ async function skipBits(input: StreamInput, flags: number): Promise<number> {
   const at = input.position;
   const first = input.be64();
   const sectors = input.be32();
-  if (sectors === 0 || first + BigInt(sectors) > SECTORS) {
-    const reason = `a piece of a dirty bitmap has ${sectors} sectors from ${first} on`;
+  if (sectors === 0 || first + BigInt(sectors) > MAX_SECTORS) {
+    const reason = `a piece of a dirty bitmap has ${sectors} sectors from sector ${first}`;
     throw input.error('corrupt', reason, at);
   }
   if ((flags & FLAG.ZEROES) !== 0) return 0;
   const lengthAt = input.position;
-  const length = await lengthOf(input, 'a piece of a dirty bitmap', MAX_BITS);
-  if (length === 0 || length % BITS_ALIGN !== 0) {
-    const reason = `a piece of a dirty bitmap has ${length} bytes, no multiple of ${BITS_ALIGN}`;
+  const length = await readLength(input, 'a piece of a dirty bitmap', MAX_PIECE_BYTES);
+  if (length === 0 || length % PIECE_ALIGN_BYTES !== 0) {
+    const reason = `a piece of a dirty bitmap has ${length} bytes, not a multiple of ${PIECE_ALIGN_BYTES}`;
     throw input.error('corrupt', reason, lengthAt);
   }
   await input.skip(length, 'a piece of a dirty bitmap');

@@ -10,19 +10,21 @@ import { skipVfio } from './vfio.ts';
 
 export type { HandlerSummary } from './body.ts';
 
-/** A section with a layout of its own. */
+/** Layout of the bodies of one section name. */
 interface Layout {
   readonly version: number;
   readonly kinds: readonly SectionKind[];
   skip(input: StreamInput, kind: SectionKind): Promise<HandlerSummary>;
 }
 
-const IN_PIECES: readonly SectionKind[] = ['start', 'part', 'end'];
-const AT_ONCE: readonly SectionKind[] = ['full'];
+const LIVE_KINDS: readonly SectionKind[] = ['start', 'part', 'end'];
+const FULL_KIND: readonly SectionKind[] = ['full'];
 
 /**
- * The sections of one stream, besides `ram`, that have a layout of their own and are not found in the
- * VM description: their bodies can be dropped in constant memory, and are checked on the way.
+ * The sections of one stream, other than `ram`, that QEMU writes with handlers of their own and does not list
+ * in the VM description. Their bodies are skipped in constant memory and checked on the way.
+ *
+ * @see QEMU `SaveVMHandlers`, `register_savevm_live` in migration/savevm.c
  */
 export class HandlerSections {
   readonly #layouts: ReadonlyMap<string, Layout>;
@@ -32,30 +34,33 @@ export class HandlerSections {
     const bitmaps = new DirtyBitmapBodies();
     const table = new HashTableBodies();
     this.#layouts = new Map<string, Layout>([
-      ['block', { version: 1, kinds: IN_PIECES, skip: skipBlock }],
-      ['dirty-bitmap', { version: 1, kinds: IN_PIECES, skip: (input) => bitmaps.skip(input) }],
+      ['block', { version: 1, kinds: LIVE_KINDS, skip: skipBlock }],
+      ['dirty-bitmap', { version: 1, kinds: LIVE_KINDS, skip: (input) => bitmaps.skip(input) }],
       [
         'spapr/htab',
-        { version: 1, kinds: IN_PIECES, skip: (input, kind) => table.skip(input, kind) },
+        { version: 1, kinds: LIVE_KINDS, skip: (input, kind) => table.skip(input, kind) },
       ],
-      ['s390-storage_attributes', { version: 0, kinds: IN_PIECES, skip: skipStorageAttributes }],
-      ['s390-skeys', { version: 1, kinds: AT_ONCE, skip: skipStorageKeys }],
-      ['todclock', { version: 1, kinds: AT_ONCE, skip: (input) => skipClock(input, diagnostics) }],
+      ['s390-storage_attributes', { version: 0, kinds: LIVE_KINDS, skip: skipStorageAttributes }],
+      ['s390-skeys', { version: 1, kinds: FULL_KIND, skip: skipStorageKeys }],
+      [
+        'todclock',
+        { version: 1, kinds: FULL_KIND, skip: (input) => skipClock(input, diagnostics) },
+      ],
     ]);
     this.#vfio = {
       version: 1,
-      kinds: [...IN_PIECES, ...AT_ONCE],
+      kinds: [...LIVE_KINDS, ...FULL_KIND],
       skip: (input) => skipVfio(input, diagnostics),
     };
   }
 
   /**
-   * Drops the body of a section, whose header has been read, up to its footer.
+   * Skip the body of a section, after its header and up to its footer.
    *
-   * @param versionId - Of the section, as its START or FULL header says.
-   * @param input - Its `section` being the section, the end of a VFIO device's state is found more safely.
-   * @returns Null at once, with nothing read, if the section is none of these.
-   * @throws {MigrationStreamError} (rejects) for a body that cannot be read.
+   * @param versionId - Version of the section, from its START or FULL header.
+   * @param input - The input. Set its `section`, so that the end of a VFIO device's state is found safely.
+   * @returns Null at once, with nothing read, if the section's name is not one of these.
+   * @throws {MigrationStreamError} (rejects) `corrupt`, `truncated`; `unsupported` for an unknown version.
    */
   skip(
     name: string,
@@ -81,8 +86,8 @@ async function skipChecked(
   input: StreamInput,
 ): Promise<HandlerSummary> {
   if (versionId !== layout.version) {
-    const reason = `version ${versionId} of this section is not known, only ${layout.version} is`;
-    // The version is the last field of a header that has one.
+    const reason = `the section has version ${versionId}, but only ${layout.version} is known`;
+    // The version is the last field of a START or FULL header.
     const hasVersion = kind === 'start' || kind === 'full';
     throw input.error('unsupported', reason, input.position - (hasVersion ? 4 : 0));
   }

@@ -1,20 +1,22 @@
+import { hex } from '../../util/format.ts';
 import type { SectionKind } from '../format/events.ts';
 import type { StreamInput } from '../format/stream-input.ts';
-import { BodyCount, type HandlerSummary, hex } from './body.ts';
+import { BodyCount, type HandlerSummary } from './body.ts';
 
-/** What the first word says if there is no table. */
+/** The first word if there is no table. */
 const NO_TABLE = 0xffff_ffff;
-/** log2 of the bytes of a table: the least and the most there may be. */
-const SHIFT = { LEAST: 18, MOST: 46 } as const;
+/** log2 of the bytes of the smallest and the largest table. */
+const MIN_SHIFT = 18;
+const MAX_SHIFT = 46;
 /** Bytes of an entry. */
-const ENTRY = 16;
+const ENTRY_BYTES = 16;
 
-/** The bodies of section `spapr/htab` in one stream: the page table of a pseries guest. */
+/** The bodies of section `spapr/htab` in one stream: the hash page table of a pseries guest. */
 export class HashTableBodies {
-  /** Entries of the table: the first body says how many. */
-  #entries = 0;
+  /** Number of entries of the table, from the SECTION_START. */
+  #entryCount = 0;
 
-  /** Drops one body. */
+  /** Skip one body. */
   async skip(input: StreamInput, kind: SectionKind): Promise<HandlerSummary> {
     const count = new BodyCount();
     await input.need(4, 'the first word of a hash table');
@@ -26,7 +28,7 @@ export class HashTableBodies {
     }
     if (word === NO_TABLE) return count;
     if (word !== 0) {
-      const reason = `a part of a hash table begins with ${hex(word, 8)}, neither 0 nor ${hex(NO_TABLE, 8)}`;
+      const reason = `a part of a hash table begins with ${hex(word, 8)}, not 0 or ${hex(NO_TABLE, 8)}`;
       throw input.error('corrupt', reason, at);
     }
     while (await this.#skipRecord(input, count));
@@ -35,17 +37,17 @@ export class HashTableBodies {
 
   #start(input: StreamInput, shift: number, at: number): void {
     if (shift === NO_TABLE) {
-      this.#entries = 0;
+      this.#entryCount = 0;
       return;
     }
-    if (shift < SHIFT.LEAST || shift > SHIFT.MOST) {
-      const reason = `a hash table of 2^${shift} bytes is not one of 2^${SHIFT.LEAST} to 2^${SHIFT.MOST}`;
+    if (shift < MIN_SHIFT || shift > MAX_SHIFT) {
+      const reason = `a hash table of 2^${shift} bytes, not 2^${MIN_SHIFT} to 2^${MAX_SHIFT}`;
       throw input.error('corrupt', reason, at);
     }
-    this.#entries = 2 ** shift / ENTRY;
+    this.#entryCount = 2 ** shift / ENTRY_BYTES;
   }
 
-  /** Drops one record; false for the one that ends the body. */
+  /** Skip one record; return false for the one that ends the body. */
   async #skipRecord(input: StreamInput, count: BodyCount): Promise<boolean> {
     await input.need(8, 'a record of a hash table');
     const at = input.position;
@@ -53,12 +55,12 @@ export class HashTableBodies {
     const valid = input.be16();
     const invalid = input.be16();
     if (index === 0 && valid === 0 && invalid === 0) return false;
-    if (index + valid + invalid > this.#entries) {
-      const reason = `${valid} + ${invalid} entries from ${index} on go beyond a hash table of ${this.#entries}`;
+    if (index + valid + invalid > this.#entryCount) {
+      const reason = `${valid} + ${invalid} entries from index ${index} exceed a hash table of ${this.#entryCount}`;
       throw input.error('corrupt', reason, at);
     }
-    await input.skip(valid * ENTRY, 'entries of a hash table');
-    count.add(valid * ENTRY);
+    await input.skip(valid * ENTRY_BYTES, 'entries of a hash table');
+    count.add(valid * ENTRY_BYTES);
     return true;
   }
 }

@@ -1,7 +1,8 @@
+import { hex } from '../../util/format.ts';
 import type { WarningSink } from '../format/diagnostics.ts';
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM } from '../format/wire.ts';
-import { BodyCount, type HandlerSummary, hex, lengthOf } from './body.ts';
+import { BodyCount, type HandlerSummary, readLength } from './body.ts';
 
 /** Tags of a body. @see QEMU `VFIO_MIG_FLAG_…` in hw/vfio/migration.c */
 const TAG = {
@@ -13,12 +14,12 @@ const TAG = {
   DEV_CONFIG_LOAD_READY: 0xffff_ffff_ef10_0006n,
 } as const;
 
-/** Bytes of a PCI device's state in which its end is looked for; real ones have some thousands. */
-const MAX_CONFIG = 1_048_576;
-/** Bytes that are looked at together. */
-const WINDOW = 32_768;
+/** Bytes of a PCI device's state in which its end is searched for; real ones have some thousands. */
+const MAX_CONFIG_BYTES = 1_048_576;
+/** Bytes that are searched together. */
+const WINDOW_BYTES = 32_768;
 
-/** Drops a body of a section `…/vfio`: state of a device that QEMU passed through to the guest. */
+/** Skip a body of a section `…/vfio`: state of a device that QEMU passed through to the guest. */
 export async function skipVfio(
   input: StreamInput,
   diagnostics: WarningSink,
@@ -40,13 +41,13 @@ export async function skipVfio(
         count.add(await findEnd(input, diagnostics));
         return count;
       case TAG.DEV_DATA_STATE: {
-        const length = await lengthOf(input, 'VFIO state');
+        const length = await readLength(input, 'VFIO state');
         await input.skip(length, 'VFIO state');
         count.add(length);
         break;
       }
       default:
-        throw input.error('corrupt', `${hex(tag)} is no tag of VFIO state`, at);
+        throw input.error('corrupt', `${hex(tag, 16)} is not a tag of VFIO state`, at);
     }
   }
 }
@@ -56,12 +57,12 @@ async function expectEnd(input: StreamInput): Promise<void> {
   const at = input.position;
   const tag = input.be64();
   if (tag === TAG.END_OF_STATE) return;
-  const reason = `the setup of VFIO state is followed by ${hex(tag)}, not by its end mark`;
+  const reason = `DEV_SETUP_STATE of VFIO is followed by ${hex(tag, 16)}, not by END_OF_STATE`;
   throw input.error('corrupt', reason, at);
 }
 
 /**
- * Drops the state of a PCI device, of which nothing says how long it is, and the end mark behind it.
+ * Skip the state of a PCI device, whose length is not in the stream, and the end mark after it.
  *
  * @returns Bytes of the state.
  */
@@ -70,26 +71,26 @@ async function findEnd(input: StreamInput, diagnostics: WarningSink): Promise<nu
   const mark = endMark(input);
   for (;;) {
     await input.need(mark.length, 'the PCI state of a VFIO device');
-    const bytes = input.file.peekBuffer(Math.min(input.available, WINDOW));
+    const bytes = input.file.peekBuffer(Math.min(input.available, WINDOW_BYTES));
     const found = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).indexOf(mark);
-    // A mark that only begins in these bytes is looked for again with what follows them.
+    // Keep the last bytes: a mark may begin in them.
     input.file.skip(found >= 0 ? found : bytes.length - mark.length + 1);
     const passed = input.position - start;
-    if (passed > MAX_CONFIG) {
-      const reason = `the PCI state of a VFIO device has no end within ${MAX_CONFIG} bytes`;
+    if (passed > MAX_CONFIG_BYTES) {
+      const reason = `no END_OF_STATE in the first ${MAX_CONFIG_BYTES} bytes of the PCI state of a VFIO device`;
       throw input.error('corrupt', reason, start);
     }
     if (found < 0) continue;
     input.file.skip(8);
     diagnostics.warn(
-      `the PCI state of a VFIO device was taken to end at its end mark, after ${passed} bytes, as nothing says how long it is`,
+      `the end of the PCI state of a VFIO device was found by its end mark, after ${passed} bytes, because its length is not in the stream`,
       start,
     );
     return passed;
   }
 }
 
-/** What is behind the state: the tag, and as much as is known of the section's footer. */
+/** Return the bytes after the state: the tag, and as much of the section's footer as is known. */
 function endMark({ section }: StreamInput): Buffer {
   const mark = Buffer.alloc(section === undefined ? 9 : 13);
   mark.writeBigUInt64BE(TAG.END_OF_STATE);

@@ -355,7 +355,7 @@ describe('exit code of inspect', { concurrency }, () => {
     const { failure, sections, ram } = jsonIn(ended) as typeof EXAMPLE & { failure: object };
     assert.equal(sections.length, 4);
     assert.deepEqual(ram, EXAMPLE.ram);
-    const reason = 'the stream ends, and no footer has come behind the 12 bytes of its body';
+    const reason = 'the stream ends without a section footer after 12 bytes of body';
     assert.deepEqual(failure, {
       message: `ENODATA: in section "demo": ${reason} at byte 4300`,
       reason,

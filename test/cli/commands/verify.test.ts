@@ -67,8 +67,8 @@ describe('verify', { concurrency }, () => {
     assert.equal(ok, false);
     assert.deepEqual(faults, [
       {
-        message: 'EBADMSG: in section "ram": a footer of section 66, not 2 at byte 4230',
-        reason: 'a footer of section 66, not 2',
+        message: 'EBADMSG: in section "ram": the section footer has id 66, not 2 at byte 4230',
+        reason: 'the section footer has id 66, not 2',
         fault: 'corrupt',
         offset: 4230,
         section: { sectionId: 2, name: 'ram', instanceId: 0 },
@@ -82,7 +82,7 @@ describe('verify', { concurrency }, () => {
     assert.equal(first.code, 1);
     assert.equal(first.stdout.length, 0);
     assert.equal(said(first).length, 1);
-    assert.match(said(first)[0] ?? '', /section 66, not 2 at byte 92$/);
+    assert.match(said(first)[0] ?? '', /section footer has id 66, not 2 at byte 92$/);
     const all = await run(['verify', '-', '--all'], bytes);
     assert.equal(all.code, 1);
     assert.deepEqual(

@@ -303,7 +303,7 @@ describe('a body that its description does not fit', () => {
     const device = deviceOf([field('env.regs', 'uint64', 8, { array_len: 2 })]);
     assert.equal(
       refusal(device, Buffer.alloc(11)).reason,
-      'env.regs[1] needs 8 bytes (uint64), but there are 3',
+      'env.regs[1] needs 8 bytes (uint64), but 3 are left',
     );
   });
 
@@ -311,29 +311,29 @@ describe('a body that its description does not fit', () => {
     const pointers = field('ar', 'struct', 4, { array_len: 4, struct });
     const device = deviceOf([pointers, field('b', 'uint8', 1)]);
     const error = refusal(device, '00000000 30 00000002 00000003 07');
-    assert.match(error.reason, /^ar\[3\] needs 4 bytes \(struct\), but there are 2$/);
+    assert.match(error.reason, /^ar\[3\] needs 4 bytes \(struct\), but 2 are left$/);
 
     const nullFirst = deviceOf([field('ar', 'uint64', 1, { array_len: 3 })]);
     const second = refusal(nullFirst, '30 00000002 30');
-    assert.equal(second.reason, 'ar[1] is described as a null pointer, but is none');
+    assert.equal(second.reason, 'ar[1] is described as a null pointer, but is not one');
     assert.equal(second.position, 0x1001);
   });
 
   test('is refused where a structure is larger or smaller than what is in it', () => {
     const larger = deviceOf([field('x', 'uint8', 1), field('s', 'struct', 5, { struct })]);
     const error = refusal(larger, '000000000000');
-    assert.equal(error.reason, 's has 5 bytes, but what is in it ends after 4');
+    assert.equal(error.reason, 's has 5 bytes, but its fields end after 4');
     assert.equal(error.position, 0x1005);
 
     const smaller = deviceOf([field('s', 'struct', 3, { struct }), field('y', 'uint32', 4)]);
     const second = refusal(smaller, '00000000000000');
-    assert.equal(second.reason, 's.x needs 4 bytes (uint32), but there are 3');
+    assert.equal(second.reason, 's.x needs 4 bytes (uint32), but 3 are left');
   });
 
   const headers: readonly (readonly [what: string, bytes: Bytes, reason: RegExp])[] = [
-    ['none', Buffer.alloc(13), /^demo\/s should begin here, but there is no subsection$/],
-    ['one of another name', subsection('demo/t', 3, '00'), /but there is another subsection$/],
-    ['one of a longer name', subsection('demo/ss', 3), /but there is another subsection$/],
+    ['none', Buffer.alloc(13), /^demo\/s should begin here, but no subsection does$/],
+    ['one of another name', subsection('demo/t', 3, '00'), /but another subsection does$/],
+    ['one of a longer name', subsection('demo/ss', 3), /but another subsection does$/],
     [
       'one of another version',
       subsection('demo/s', 4, '00'),
@@ -391,14 +391,14 @@ describe('a body that its description does not fit', () => {
     for (let level = 0; level < 20; level++) {
       many = field('s', 'struct', 0, { array_len: 1000, struct: { fields: [many] } });
     }
-    assert.match(refusal(deviceOf([many]), '00').reason, /which cannot hold as many$/);
+    assert.match(refusal(deviceOf([many]), '00').reason, /which cannot contain as many$/);
   });
 
   test('is refused for more values than fit into memory', () => {
     const device = deviceOf([field('e', 'uint8', 1, { array_len: 3_000_000 })]);
     const error = refusal(device, Buffer.alloc(3_000_000));
     assert.equal(error.fault, 'unsupported');
-    assert.equal(error.reason, 'e[2097152] is beyond the 2097152 values that are read');
+    assert.equal(error.reason, 'e[2097152] is beyond the 2097152 values that are decoded');
   });
 
   test('shows nothing that would change a terminal', () => {

@@ -11,7 +11,7 @@ async function* chunks(...given: Uint8Array[]): AsyncGenerator<Uint8Array> {
   yield* given;
 }
 
-describe('inputOf', () => {
+describe('openSource', () => {
   test('a file is passed through and left open', async () => {
     const file = new QemuFile(new Source([hex('01 02')]));
     const source = openSource(file);
@@ -114,7 +114,7 @@ describe('inputOf', () => {
   test('a source of text is refused with a reason, and given up', async () => {
     const readable = Readable.from(['QEVM', 'more'], { encoding: 'utf8' });
     const { file, close } = openSource(wrongly<AsyncIterable<Uint8Array>>(readable));
-    await assert.rejects(file.fill(1), /something else than Uint8Array/);
+    await assert.rejects(file.fill(1), /must yield Uint8Array/);
     await close();
     assert.equal(readable.destroyed, true);
   });

@@ -481,22 +481,28 @@ describe('framing', () => {
         configuration('x', subsection('configuration/capabilities', 1, be32(1), counted('rdma'))),
       ),
       'unsupported',
-      /"rdma" is not known/,
+      /unknown capability "rdma"/,
       50,
     ],
     [
       'with a subsection that is not known',
       stream(header, configuration('x', subsection('configuration/colour', 1))),
       'corrupt',
-      /"configuration\/colour" is no subsection/,
+      /"configuration\/colour" is not a subsection/,
       14,
     ],
-    ['with an item of type 9', stream(header, PC, '09'), 'corrupt', /0x9 begins no item/, 26],
+    [
+      'with an item of type 9',
+      stream(header, PC, '09'),
+      'corrupt',
+      /0x09 does not begin an item/,
+      26,
+    ],
     [
       'with an item of type 5 after a section',
       stream(header, PC, start, '05'),
       'corrupt',
-      /0x5 begins no item, after section "ram": the body of that/,
+      /0x05 after section "ram" does not begin an item: the previous section/,
       74,
     ],
     [
@@ -510,21 +516,21 @@ describe('framing', () => {
       'with a PART of nothing',
       stream(header, PC, '02 00000007'),
       'corrupt',
-      /section 7, which has not/,
+      /section 7, which had no SECTION_START/,
       27,
     ],
     [
       'with a PART after the END',
       stream(header, PC, start, finish, piece('part', 2, eos)),
       'corrupt',
-      /PART of section 2 \("ram"\), which has ended/,
+      /SECTION_PART of section 2 \("ram"\), which had its SECTION_END/,
       93,
     ],
     [
       'with a section id that is in use',
       stream(header, PC, start, section('start', 2, ['ram', 1, 4], list, eos)),
       'corrupt',
-      /section id 2 of "ram" is that of "ram"/,
+      /section id 2 of "ram" belongs to "ram"/,
       75,
     ],
     [
@@ -552,28 +558,28 @@ describe('framing', () => {
       'with pieces of what is not known',
       stream(header, PC, section('start', 3, ['gpu', 0, 1])),
       'unsupported',
-      /"gpu" is not known, and cannot be skipped/,
+      /"gpu" comes in pieces of unknown layout and cannot be skipped/,
       26,
     ],
     [
       'with a footer of another section',
       stream(header, PC, start.subarray(0, -1), '09', finish),
       'corrupt',
-      /footer of section 9, not 2/,
+      /the section footer has id 9, not 2/,
       70,
     ],
     [
       'with a missing footer',
       stream(header, PC, start, finish.subarray(0, -5), end),
       'corrupt',
-      /no footer behind/,
+      /no section footer after/,
       87,
     ],
     [
       'that ends before RAM does',
       stream(header, PC, start, end),
       'corrupt',
-      /before the end of all sections/,
+      /before the SECTION_END of every section/,
       74,
     ],
     [
@@ -588,21 +594,21 @@ describe('framing', () => {
       'with a package in a package',
       stream(header, PC, command(7, be32(9)), command(7, be32(0))),
       'corrupt',
-      /package in a package/,
+      /PACKAGED inside a postcopy package/,
       35,
     ],
     [
       'with bytes behind the end of a package',
       stream(header, PC, command(7, be32(3)), end, '0102'),
       'corrupt',
-      /2 bytes of a package are left over/,
+      /2 bytes are left over after the end of a postcopy package/,
       36,
     ],
     [
       'with a package that is cut off',
       stream(header, PC, command(7, be32(900)), command(1)),
       'truncated',
-      /inside a package: 5 of 900 bytes/,
+      /inside a postcopy package: 5 of 900 bytes/,
       40,
     ],
   ];
@@ -668,7 +674,7 @@ describe('framing', () => {
     const { events } = await readStream([
       stream(header, PC, start, command(77, '01020304'), finish, end),
     ]);
-    assert.match(outline(events).join('\n'), /74 warning command 77 is not known/);
+    assert.match(outline(events).join('\n'), /74 warning unknown command 77 was skipped/);
   });
 
   test('with bytes behind it says how many', async () => {
@@ -827,19 +833,19 @@ describe('device sections', () => {
         end,
         vmDescription(describe32('dev')),
       ),
-      /body has 5 bytes, its description adds up to 4/,
+      /body has 5 bytes, but its description adds up to 4/,
       [['dev', null, '0000000a0b']],
     ],
     [
       'shorter than described',
       stream(section('full', 7, ['dev', 0, 1], '00000a'), end, vmDescription(describe32('dev'))),
-      /body has 3 bytes, its description adds up to 4/,
+      /body has 3 bytes, but its description adds up to 4/,
       [['dev', null, '00000a']],
     ],
     [
       'not described',
       stream(section('full', 7, ['dev', 0, 1], '0000000a'), end, vmDescription(describe32())),
-      /description does not have it/,
+      /not listed in the VM description/,
       [['dev', null, '0000000a']],
     ],
     [
@@ -849,7 +855,7 @@ describe('device sections', () => {
         end,
         vmDescription(describe32('dev', 'gone')),
       ),
-      /description has "gone", and no such section came/,
+      /description lists section "gone", which did not come/,
       [['dev', 10, '0000000a']],
     ],
   ];

@@ -183,7 +183,7 @@ const GOOD: readonly Good[] = [
   },
 ];
 
-describe('ForeignSections', () => {
+describe('HandlerSections', () => {
   for (const { what, name, kinds, bytes, wanted } of GOOD) {
     test(`reads ${what}, wherever its bytes are parted`, async () => {
       assert.deepEqual(await readSplit(bytes, reader(name, ...kinds)), wanted);
@@ -232,7 +232,12 @@ describe('ForeignSections', () => {
       input.section = { sectionId: 4, name, instanceId: 0 };
       return new HandlerSections({ warn() {} }).skip(name, kind, version, input);
     };
-    await assertFault(read('start', 'block', 2), 'unsupported', 2, /version 2 .* only 1 is/);
+    await assertFault(
+      read('start', 'block', 2),
+      'unsupported',
+      2,
+      /version 2, but only 1 is known/,
+    );
     await assertFault(read('full', 'vfio', 0), 'unsupported', 2, /version 0/);
     await assertFault(read('part', 's390-storage_attributes', 1), 'unsupported', 6, /only 0 is/);
   });
@@ -247,9 +252,30 @@ describe('ForeignSections', () => {
       reason: RegExp,
     ][] = [
       ['disk contents without flags', 'block', 'part', be64(0), 0, /0x0000000000000000/],
-      ['disk contents of two flags', 'block', 'part', be64(6), 0, /no known flags/],
-      ['zero blocks that are no blocks', 'block', 'part', be64(8), 0, /no known flags/],
-      ['an end mark with a sector', 'block', 'part', be64(0x202), 0, /no known flags/],
+      [
+        'disk contents of two flags',
+        'block',
+        'part',
+        be64(6),
+        0,
+        /has unknown flags for section block/,
+      ],
+      [
+        'zero blocks that are no blocks',
+        'block',
+        'part',
+        be64(8),
+        0,
+        /has unknown flags for section block/,
+      ],
+      [
+        'an end mark with a sector',
+        'block',
+        'part',
+        be64(0x202),
+        0,
+        /has unknown flags for section block/,
+      ],
       ['a negative sector', 'block', 'part', be64((1n << 63n) + 9n), 0, /beyond any disk/],
       ['a device without a name', 'block', 'part', stream(be64(1), '00'), 8, /name .* is empty/],
       ...bitmaps(),
@@ -263,7 +289,7 @@ describe('ForeignSections', () => {
         'part',
         stream(be32(0), be32(0), be16(1), be16(0)),
         4,
-        /beyond a hash table of 0/,
+        /exceed a hash table of 0/,
       ],
       [
         'storage attributes of two flags',
@@ -271,7 +297,7 @@ describe('ForeignSections', () => {
         'part',
         be64(3),
         0,
-        /no known flag/,
+        /has unknown flags for storage/,
       ],
       [
         'an end mark with an address',
@@ -279,7 +305,7 @@ describe('ForeignSections', () => {
         'part',
         be64(0x1001),
         0,
-        /no known flag/,
+        /has unknown flags for storage/,
       ],
       [
         'too many storage attributes',
@@ -295,9 +321,16 @@ describe('ForeignSections', () => {
         'end',
         be64(4),
         0,
-        /the source could not read its storage attributes/,
+        /the source failed to read its storage attributes/,
       ],
-      ['storage keys without a flag', 's390-skeys', 'full', be64(0x1000), 0, /no known flag/],
+      [
+        'storage keys without a flag',
+        's390-skeys',
+        'full',
+        be64(0x1000),
+        0,
+        /has unknown flags for storage/,
+      ],
       [
         'too many storage keys',
         's390-skeys',
@@ -312,16 +345,23 @@ describe('ForeignSections', () => {
         'full',
         stream(be64(2), be64(1), 'aa', be64(4)),
         17,
-        /the source could not read its storage keys/,
+        /the source failed to read its storage keys/,
       ],
-      ['an unknown VFIO tag', 'vfio', 'part', stream('ffffffffef100007'), 0, /ef100007 is no tag/],
+      [
+        'an unknown VFIO tag',
+        'vfio',
+        'part',
+        stream('ffffffffef100007'),
+        0,
+        /ef100007 is not a tag/,
+      ],
       [
         'a setup that is not followed by the end',
         'vfio',
         'start',
         stream('ffffffffef100003 ffffffffef100005'),
         8,
-        /not by its end mark/,
+        /not by END_OF_STATE/,
       ],
       [
         'VFIO data without end',
@@ -341,12 +381,12 @@ describe('ForeignSections', () => {
     test('entries beyond a hash table', async () => {
       const bytes = stream(be32(18), be32(0), be32(16_383), be16(1), be16(1));
       const read = reader('spapr/htab', 'start', 'part')(inputOver(bytes));
-      await assertFault(read, 'corrupt', 8, /1 \+ 1 entries from 16383 on go beyond/);
+      await assertFault(read, 'corrupt', 8, /1 \+ 1 entries from index 16383 exceed/);
     });
 
     test('flags of a dirty bitmap that go on, as no QEMU reads them', async () => {
       const read = reader('dirty-bitmap', 'part')(inputOver(stream('aa 00 81')));
-      await assertFault(read, 'unsupported', 0, /0xaa of a dirty bitmap go on/);
+      await assertFault(read, 'unsupported', 0, /0xaa of a dirty bitmap have extra bytes/);
     });
   });
 
@@ -354,7 +394,7 @@ describe('ForeignSections', () => {
     const bytes = stream('1c 01 61 01 62 00 01 00 00 00 01', '20 01');
     await readSplit(bytes, reader('dirty-bitmap', 'start', 'end'));
     const read = reader('dirty-bitmap', 'end')(inputOver(bytes.subarray(11)));
-    await assertFault(read, 'corrupt', 0, /before its node and name/);
+    await assertFault(read, 'corrupt', 0, /before its node name and bitmap name/);
   });
 
   test('storage attributes that are done may lack their end mark before a footer', async () => {
@@ -377,7 +417,7 @@ describe('ForeignSections', () => {
     const input = inputOver(stream('02', pattern(9)));
     await sections.skip('todclock', 'full', 1, input);
     assert.equal(input.position, 10);
-    assert.deepEqual(problems, [['a clock is marked with 2, not 1', 0]]);
+    assert.deepEqual(problems, [['the mark of the clock is 2, not 1', 0]]);
   });
 
   describe('state of a PCI device behind VFIO', () => {
@@ -438,7 +478,7 @@ describe('ForeignSections', () => {
 
     test('it is given up after a megabyte', async () => {
       const read = skipConfig(inputOver(stream(CONFIG, Buffer.alloc(1_200_000))));
-      await assertFault(read, 'corrupt', 8, /no end within 1048576 bytes/);
+      await assertFault(read, 'corrupt', 8, /no END_OF_STATE in the first 1048576 bytes/);
     });
   });
 });
@@ -451,19 +491,24 @@ function bitmaps(): [string, string, SectionKind, Buffer, number, RegExp][] {
   const start = (granularity: number, flags: string): Buffer =>
     stream('1c', names, be32(granularity), flags);
   const bad: readonly [string, Buffer, number, RegExp][] = [
-    ['that do nothing', stream('0c', names), 0, /0x0c .* do not go together/],
-    ['that start and complete', stream('3c', names), 0, /do not go together/],
-    ['that complete with zeroes', stream('2e', names), 0, /do not go together/],
-    ['without any names', stream('20'), 0, /before its node and name/],
-    ['without a node', stream('24 01 62'), 0, /before its node and name/],
-    ['without a name', stream('28 01 61'), 0, /before its node and name/],
+    ['that do nothing', stream('0c', names), 0, /0x0c .* contradict each other/],
+    ['that start and complete', stream('3c', names), 0, /contradict each other/],
+    ['that complete with zeroes', stream('2e', names), 0, /contradict each other/],
+    ['without any names', stream('20'), 0, /before its node name and bitmap name/],
+    ['without a node', stream('24 01 62'), 0, /before its node name and bitmap name/],
+    ['without a name', stream('28 01 61'), 0, /before its node name and bitmap name/],
     ['with an empty node', stream('2c 00'), 1, /node name is empty/],
     ['with an empty name', stream('2c 01 61 00'), 3, /name is empty/],
     ['without granularity', start(0, '01'), 5, /granularity of 0/],
     ['of odd granularity', start(0xc000_0000, '01'), 5, /granularity of 3221225472/],
     ['of unknown flags', start(0x8000_0000, '09'), 9, /unknown flags 0x09/],
     ['of no sectors', bits(0, 0), 5, /0 sectors/],
-    ['of sectors beyond any disk', bits((1n << 54n) - 1n, 2), 5, /sectors from 18014398509481983/],
+    [
+      'of sectors beyond any disk',
+      bits((1n << 54n) - 1n, 2),
+      5,
+      /sectors from sector 18014398509481983/,
+    ],
     ['of no bytes', bits(0, 1, be64(0)), 17, /has 0 bytes/],
     ['of odd bytes', bits(0, 1, be64(33)), 17, /has 33 bytes/],
     ['of too many bytes', bits(0, 1, be64(10_241)), 17, /10241 bytes .* more than 10240/],

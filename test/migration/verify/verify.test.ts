@@ -83,10 +83,10 @@ describe('a verification', () => {
 
   test('stops at the first fault, or with `all` records every fault it can continue after', async () => {
     const bytes = changed(95, 4233);
-    assert.deepEqual(await faultsIn(bytes), ['corrupt@92 a footer of section 66, not 2']);
+    assert.deepEqual(await faultsIn(bytes), ['corrupt@92 the section footer has id 66, not 2']);
     assert.deepEqual(await faultsIn(bytes, { all: true }), [
-      'corrupt@92 a footer of section 66, not 2',
-      'corrupt@4230 a footer of section 66, not 2',
+      'corrupt@92 the section footer has id 66, not 2',
+      'corrupt@4230 the section footer has id 66, not 2',
     ]);
   });
 

@@ -1,0 +1,88 @@
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { chooseDescription } from '../devices/find-vm-description.ts';
+import type { VmDescription } from '../format/device-types.ts';
+import { StreamInput } from '../format/stream-input.ts';
+import { LIMIT } from '../format/wire.ts';
+
+/*
+ * The VM description comes after the device sections that it describes. Where it cannot be looked up, the
+ * rest of the stream, which is small, is buffered to its end; the description is searched for in the buffer,
+ * and then the buffer is read.
+ */
+
+const READ_CHUNK_BYTES = 262_144;
+
+/** How often, at most, the bytes so far are searched for a description at their end. */
+const MAX_TRIES = 64;
+const CLOSING_BRACE = 0x7d;
+
+/** The buffered rest of a stream. */
+export interface BufferedTail {
+  /** The input to read on with: the buffered bytes, and what comes after them. */
+  readonly input: StreamInput;
+  readonly description: VmDescription | null;
+  /** Offset in the stream of the description's type byte. */
+  readonly descriptionAt: number | null;
+  /** Whether the source may send more, which was not waited for. */
+  readonly isOpen: boolean;
+}
+
+/**
+ * Buffer the rest of a stream, up to `LIMIT.DEVICE_TAIL` bytes, and find the VM description in it.
+ *
+ * @param input - An input whose next byte is the first of a device section.
+ * @param hasFooters - Whether sections have footers.
+ * @param staysOpen - Whether the source waits for an answer on the return path and will not end: the wait is
+ *   then over when the bytes so far end with a description.
+ */
+export async function bufferDeviceTail(
+  input: StreamInput,
+  hasFooters: boolean,
+  staysOpen: boolean,
+): Promise<BufferedTail> {
+  const base = input.position;
+  const pieces: Buffer[] = [];
+  let buffered = 0;
+  let tries = 0;
+  while (buffered < LIMIT.DEVICE_TAIL && !(await input.atEnd())) {
+    const piece = input.file.getBuffer(Math.min(input.available, READ_CHUNK_BYTES));
+    pieces.push(piece);
+    buffered += piece.length;
+    if (!staysOpen || input.available > 0 || piece.at(-1) !== CLOSING_BRACE) continue;
+    if (++tries > MAX_TRIES) continue;
+    const tail = Buffer.concat(pieces);
+    const found = chooseDescription(tail, base, hasFooters);
+    if (found !== null && found.offset + found.bytes === base + buffered) {
+      return tailOf(fileOf([tail]), base, found, true);
+    }
+  }
+  const tail = Buffer.concat(pieces);
+  const found = chooseDescription(tail, base, hasFooters);
+  return tailOf(fileOf([tail], input), base, found, false);
+}
+
+function tailOf(
+  file: QemuFile,
+  base: number,
+  found: ReturnType<typeof chooseDescription>,
+  isOpen: boolean,
+): BufferedTail {
+  return {
+    input: new StreamInput(file, base),
+    description: found?.description ?? null,
+    descriptionAt: found?.offset ?? null,
+    isOpen,
+  };
+}
+
+/** Return a file that yields the given buffers, and then the rest of an input. */
+function fileOf(buffers: Buffer[], rest?: StreamInput): QemuFile {
+  return new QemuFile({
+    async getBuffer() {
+      const next = buffers.shift();
+      if (next !== undefined && next.length > 0) return next;
+      if (rest === undefined || (await rest.atEnd())) return 0;
+      return rest.file.getBuffer(Math.min(rest.available, READ_CHUNK_BYTES));
+    },
+  });
+}
