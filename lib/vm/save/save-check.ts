@@ -1,8 +1,10 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import { onAbort } from '../../contract/wait-for.ts';
 import { openScratchStore } from '../../extract/scratch-store.ts';
+import type { StreamSource } from '../../migration/format/stream-source.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { MigrationWatch } from '../migration-watch.ts';
 import type { SaveConnection } from './save-connection.ts';
 
@@ -42,15 +44,13 @@ export class SaveCheck {
   }
 
   /** Read the stream to its end: the `check` of a relay. */
-  async run(stream: AsyncIterable<Uint8Array>): Promise<void> {
+  async run(stream: QemuFile): Promise<void> {
     const { check, hasReturnPath } = this.#options;
-    const chunks = stream[Symbol.asyncIterator]();
-    // Without `return`, which the verification would call and so give up the rest of the stream.
     if (check !== false) {
-      await this.#verify({ [Symbol.asyncIterator]: () => ({ next: () => chunks.next() }) });
+      await this.#verify(this.#options.manifest === true ? chunksOf(stream) : stream);
     }
     // This reaches the end once the sink has taken every byte.
-    while ((await chunks.next()).done !== true);
+    while ((await stream.fillOrEnd(1)) > 0) stream.skip(stream.lookedAhead);
     const status = hasReturnPath ? this.#watch.end?.status : (await this.#watch.ended).status;
     if (status !== (hasReturnPath ? undefined : 'completed')) {
       const reason = `QEMU's migration is in state "${status}" at the end of its stream`;
@@ -59,7 +59,7 @@ export class SaveCheck {
     this.#isAccepted = true;
   }
 
-  async #verify(stream: AsyncIterable<Uint8Array>): Promise<void> {
+  async #verify(stream: StreamSource): Promise<void> {
     const { manifest: hasManifest, hasReturnPath } = this.#options;
     using scratch = openScratchStore();
     const { faults, warnings, manifest } = await verifyStream(stream, {
@@ -76,4 +76,9 @@ export class SaveCheck {
     this.manifest = manifest;
     if (hasReturnPath) this.#connection.endStream();
   }
+}
+
+/** Return the chunks of a file; leaving them early leaves the rest in the file. */
+async function* chunksOf(file: QemuFile): AsyncGenerator<Uint8Array, void> {
+  while ((await file.fillOrEnd(1)) > 0) yield file.getBuffer(file.lookedAhead);
 }
