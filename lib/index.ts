@@ -21,8 +21,8 @@ export type {
 export { asNodeDuplex, toWeb } from './qemu-file/node-interop.ts';
 export type { QemuFileOptions, WaitOptions } from './qemu-file/options.ts';
 export { BandwidthBudget } from './qemu-file/put/bandwidth-budget.ts';
-export { QemuFile } from './qemu-file/qemu-file.ts';
-export type { BytesSent, QemuFileHooks, QemuFileRamHook } from './qemu-file/ram-hooks.ts';
+export { QemuFile, type QemuFileHooks, type QemuFileRamHook } from './qemu-file/qemu-file.ts';
+export type { BytesSent } from './qemu-file/ram-hooks.ts';
 export type { RelayCheck } from './relay/check-tap.ts';
 export {
   type RelayDirection,

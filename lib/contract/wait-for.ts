@@ -47,7 +47,7 @@ export function waitFor<T>(
       return true;
     };
     const fail = (error: unknown): void => {
-      if (settle()) reject(error as Error);
+      if (settle()) reject(error);
     };
     const timer =
       timeoutMs > 0

@@ -2,46 +2,47 @@ import { callBackend, markHandled } from '../contract/backend-result.ts';
 import { channels } from '../contract/diagnostics-channels.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import type { QemuFileOps } from '../contract/ops.ts';
+import { onAbort, waitForPromise } from '../contract/wait-for.ts';
 import { noop } from '../util/noop.ts';
+import type { ChunkSource } from './get/chunk-source.ts';
 import { GetHalf } from './get/get-half.ts';
 import { type QemuFileOptions, resolveSettings, type WaitOptions } from './options.ts';
 import { PutHalf } from './put/put-half.ts';
-import { reclaim, StreamBase } from './stream-base.ts';
+import { takeBackDelivered } from './readable-state.ts';
+import { StreamBase } from './stream-base.ts';
 
 /*
- * The stream side of a QemuFile: what `write()`, `pipe()`, `read()`, `end()` and `destroy()` do with
- * the two halves, the error latch, the gates, and closing.
+ * The stream side of a QemuFile: what `write()`, `pipe()`, `read()`, `end()` and `destroy()` do with the two
+ * halves, the error latch, and closing.
  *
- * Written chunks enter the gather list at once, whatever is in flight, so that they keep their order
- * with typed puts. Backpressure is therefore not the Writable's own count but our two gates
- * (put/gates.ts): `write()` returns their state, and `'drain'` is emitted when both have opened.
+ * Written chunks enter the gather list at once, even while a batch is in flight, so that they keep their
+ * order with typed puts. Backpressure is therefore not the Writable's own count but the two gates
+ * (put/gates.ts): `write()` returns whether both are open, and `'drain'` is emitted when both have opened.
  */
 
-/** Chunks up to this size are copied into staging: cheaper than an entry of their own. */
+/** Written chunks up to this size are copied into staging: cheaper than an entry of their own. */
 const COPY_LIMIT = 1024;
 
 type WriteCallback = (error: Error | null | undefined) => void;
 
-/** Gives the get half of a file, to those in this package who move bytes by other ways than the stream's. */
-export let getHalfOf: (file: QemuFileStream) => GetHalf;
-
-/** Lifecycle, error latch and gates of a `QemuFile`; use `QemuFile`. */
-export class QemuFileStream extends StreamBase {
+/** Lifecycle and error latch of a `QemuFile`; use `QemuFile`. */
+export class Lifecycle extends StreamBase {
   /** The backend. */
   protected readonly ops: QemuFileOps;
   protected readonly putHalf: PutHalf;
   protected readonly getHalf: GetHalf;
-
-  /** Whether there is a put half at all, if only to stage. */
-  protected readonly puts: boolean;
+  /** Whether the file has a put half, even one without a backend. */
+  protected readonly hasPutHalf: boolean;
+  /** Whether the put half has a backend. */
+  protected readonly canWrite: boolean;
 
   readonly #canRead: boolean;
-  readonly #canWrite: boolean;
-  readonly #stopSignal: () => void;
+  readonly #stopFollowing: () => void;
   #error: QemuFileError | null = null;
   /** Why nothing can be put or got any more: the latched error, or that the file was closed. */
   #stopped: QemuFileError | null = null;
-  #complete = false;
+  /** Whether the backend took everything up to `end()`. */
+  #isComplete = false;
   #closing: Promise<number> | null = null;
   #backendClosing: Promise<number> | null = null;
   #markClosed: () => void = noop;
@@ -49,6 +50,7 @@ export class QemuFileStream extends StreamBase {
 
   constructor(ops: QemuFileOps, options: QemuFileOptions = {}) {
     const settings = resolveSettings(ops, options);
+    // Options that @types/node does not declare.
     const halves = { readable: settings.get.readable, writable: settings.put.writable };
     super({
       ...halves,
@@ -57,15 +59,14 @@ export class QemuFileStream extends StreamBase {
       writableHighWaterMark: Number.MAX_SAFE_INTEGER,
     });
     this.ops = ops;
-    this.puts = settings.put.writable;
+    this.hasPutHalf = settings.put.writable;
     this.#canRead = settings.get.readable;
-    this.#canWrite = settings.put.writable && ops.writevBuffer !== undefined;
+    this.canWrite = settings.put.writable && ops.writevBuffer !== undefined;
     this.putHalf = new PutHalf(ops, settings.put, {
       putFailed: (error) => this.latch(error),
       batchTaken: (position, bytes, buffers) => {
-        if (channels.flush.hasSubscribers && bytes > 0) {
-          channels.flush.publish({ file: this, position, bytes, buffers });
-        }
+        if (!channels.flush.hasSubscribers || bytes === 0) return;
+        channels.flush.publish({ file: this, position, bytes, buffers });
       },
       throttled: (gate) => {
         if (!channels.throttle.hasSubscribers) return;
@@ -78,18 +79,23 @@ export class QemuFileStream extends StreamBase {
     this.getHalf = new GetHalf(ops, settings.get, {
       getFailed: (error) => this.latch(error),
       deliver: (chunk) => void this.push(chunk),
-      endHeld: () => process.nextTick(this.#emitReadable),
-      held: () => this.readableLength,
-      takeBack: () => reclaim(this),
+      endPending: () => process.nextTick(this.#emitReadable),
+      unreadBytes: () => this.readableLength,
+      takeBack: () => takeBackDelivered(this),
     });
     this.#closed = new Promise((resolve) => {
       this.#markClosed = resolve;
     });
-    // Errors are latched and reported to whoever awaits; one that nobody listens to is no crash.
+    /*
+     * A latched error destroys the stream, which emits 'error', and an 'error' event without a listener ends
+     * the process. QEMU's callers do not listen but poll: they learn of the error from `error`,
+     * `getError()`, or the next `flush()`, `read…()` or `close()`, each of which fails with it. Therefore
+     * the file itself listens. Other listeners, `pipeline()` and `finished()` get the event as usual.
+     */
     this.on('error', noop);
-    this.#stopSignal = this.#follow(options.signal);
+    this.#stopFollowing = this.#follow(options.signal);
     if (channels.open.hasSubscribers) {
-      channels.open.publish({ file: this, readable: this.#canRead, writable: this.#canWrite });
+      channels.open.publish({ file: this, readable: this.#canRead, writable: this.canWrite });
     }
   }
 
@@ -99,65 +105,25 @@ export class QemuFileStream extends StreamBase {
   }
 
   /**
-   * Tells whether the put half has a backend. @see QEMU `qemu_file_is_writable`
+   * Flush, close the backend in any case, and report the earliest error. @see QEMU `qemu_fclose`
    *
-   * @returns True if `ops.writevBuffer` is there and was not switched off by `writable: false`.
-   */
-  isWritable(): boolean {
-    return this.#canWrite;
-  }
-
-  /**
-   * Has all bytes put so far leave, and waits until the backend took them. @see QEMU `qemu_fflush`
-   *
-   * @param options - `signal` ends the wait; the bytes leave all the same.
-   * @returns A promise that resolves when they were taken; at once on a file that cannot be written.
-   * @throws {QemuFileError} (rejects) the latched error: any code of the backend, `EIO` for a short write;
-   *   `ECANCELED` when aborted.
-   */
-  flush(options: WaitOptions = {}): Promise<void> {
-    this.putHalf.flush();
-    if (!this.#canWrite && this.#error === null) return Promise.resolve();
-    return this.#whenTaken(options.signal);
-  }
-
-  /**
-   * Waits until both gates are open: the budget of the rate limit, and the transport.
-   *
-   * @param options - `signal` ends the wait.
-   * @throws {QemuFileError} (rejects) the latched error; `ECANCELED` when aborted.
-   */
-  drain(options: WaitOptions = {}): Promise<void> {
-    return this.putHalf.gates.wait(options);
-  }
-
-  /**
-   * Flushes, always closes the backend, and reports the earliest error. @see QEMU `qemu_fclose`
-   *
-   * @param options - `signal` ends the wait, and gives up what the backend has not taken by then.
-   * @returns What the backend's `close` answered, or 0. Further calls wait for the same.
+   * @param options - `signal` ends the wait, and drops the bytes that the backend has not taken by then.
+   * @returns The number that the backend's `close` returned, or 0. Further calls return the same.
    * @throws {QemuFileError} (rejects) the latched error, or the error of closing; `ECANCELED` when aborted.
    */
-  close(options: WaitOptions = {}): Promise<number> {
+  close({ signal }: WaitOptions = {}): Promise<number> {
     this.#closing ??= markHandled(this.#close());
-    const { signal } = options;
     if (signal === undefined) return this.#closing;
-    const closing = this.#closing;
+    const wait = waitForPromise(this.#closing, { signal, operation: 'close' });
     return markHandled(
-      new Promise((resolve, reject) => {
-        const onAbort = (): void => {
-          const error = abortError(signal, 'close');
-          this.latch(error);
-          reject(error);
-        };
-        if (signal.aborted) return onAbort();
-        signal.addEventListener('abort', onAbort, { once: true });
-        closing.finally(() => signal.removeEventListener('abort', onAbort)).then(resolve, reject);
+      wait.catch((error: QemuFileError) => {
+        this.latch(error);
+        throw error;
       }),
     );
   }
 
-  /** Flushes, then closes; for `await using`. */
+  /** Flush, then close; for `await using`. */
   override async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
@@ -171,6 +137,7 @@ export class QemuFileStream extends StreamBase {
   ): boolean {
     const done = typeof encoding === 'function' ? encoding : callback;
     const named = (typeof encoding === 'string' ? encoding : undefined) as BufferEncoding;
+    const put = this.putHalf;
     if (done === undefined) {
       super.write(chunk, named);
     } else {
@@ -178,63 +145,63 @@ export class QemuFileStream extends StreamBase {
       let target = 0;
       super.write(chunk, named, (error) => {
         if (error) done(this.#error ?? error);
-        else this.putHalf.whenTaken(target, (failure) => process.nextTick(done, failure));
+        else put.whenTaken(target, (failure) => process.nextTick(done, failure));
       });
-      target = this.putHalf.accepted;
+      target = put.totalPut;
     }
-    const { gates } = this.putHalf;
-    gates.sendIfShut();
-    return !gates.ask() && !this.destroyed;
+    put.gates.sendIfShut();
+    return !put.gates.ask() && !this.destroyed;
   }
 
-  /** Holds back flushing until `uncork()`, so that what is put until then leaves together. */
+  /** Suspend the flush at the end of a tick until `uncork()`, so that what is put until then leaves together. */
   override cork(): void {
-    this.putHalf.hold();
+    this.putHalf.cork();
   }
 
-  /** Ends one `cork()`; the last one flushes. */
+  /** End one `cork()`; the last one flushes. */
   override uncork(): void {
-    this.putHalf.release();
+    this.putHalf.uncork();
   }
 
-  /** Iterates over the chunks; the end leaves the put half alone, leaving the loop early destroys the file. */
+  /** Iterate over the chunks. The end leaves the put half open; leaving the loop early destroys the file. */
   override async *[Symbol.asyncIterator](): AsyncGenerator<Buffer, undefined> {
-    let ended = false;
+    let hasEnded = false;
     try {
       for await (const chunk of this.iterator({ destroyOnReturn: false })) yield chunk as Buffer;
-      ended = true;
+      hasEnded = true;
     } finally {
-      if (!ended) this.destroy();
+      if (!hasEnded) this.destroy();
     }
   }
 
-  /** Reads from the look-ahead that typed gets take from, too. */
+  /** Read from the look-ahead, which typed gets read from, too. */
   override read(size?: number): Buffer | null {
-    this.getHalf.serveStream();
+    const get = this.getHalf;
+    get.serveStream();
     const chunk = super.read(size) as Buffer | null;
-    if (!this.getHalf.onlyEndLeft) return chunk;
-    // The end is said when nothing is left for typed gets to take back, or less than is asked for.
-    const less = chunk === null && size !== 0 && this.readableLength > 0;
-    if (less || this.readableLength === 0) this.getHalf.sayEnd();
-    return less ? (super.read(size) as Buffer | null) : chunk;
+    if (!get.isOnlyEndLeft) return chunk;
+    // The end is delivered when no bytes are left that typed gets could take back, or too few for `size`.
+    const isTooShort = chunk === null && size !== 0 && this.readableLength > 0;
+    if (isTooShort || this.readableLength === 0) get.deliverEnd();
+    return isTooShort ? (super.read(size) as Buffer | null) : chunk;
   }
 
-  /** Puts back bytes that `read()` gave: whoever reads or gets next has them first. */
+  /** Put back bytes that `read()` returned: the next read or typed get returns them first. */
   override unshift(chunk: unknown, encoding?: BufferEncoding): void {
-    this.getHalf.unshifting();
+    this.getHalf.beforeUnshift();
     super.unshift(chunk, encoding);
   }
 
   /** @internal */
   override _write(chunk: Buffer, _encoding: BufferEncoding, callback: WriteCallback): void {
-    if (chunk.length <= COPY_LIMIT) this.putHalf.copy(chunk);
+    if (chunk.length <= COPY_LIMIT) this.putHalf.staging.copy(chunk);
     else this.putHalf.reference(chunk);
     callback(null);
   }
 
   /** @internal */
   override _read(): void {
-    this.getHalf.streamWants();
+    this.getHalf.onStreamRead();
   }
 
   /** @internal */
@@ -245,13 +212,12 @@ export class QemuFileStream extends StreamBase {
 
   /** @internal */
   override _destroy(error: Error | null, callback: WriteCallback): void {
-    const put = this.putHalf;
-    const unfinished = this.#canWrite && put.accepted > 0 && !this.#complete;
+    const isUnfinished = this.canWrite && this.putHalf.totalPut > 0 && !this.#isComplete;
     if (error !== null) this.#setError(toQemuFileError(error, { operation: 'destroy' }));
-    const why = this.#error ?? new QemuFileError('ECANCELED', 'the file was closed');
-    this.#stopHalves(why);
-    this.#stopSignal();
-    this.#closeBackend(this.#error !== null || unfinished ? why : undefined)
+    const reason = this.#error ?? new QemuFileError('ECANCELED', 'the file was closed');
+    this.#stopHalves(reason);
+    this.#stopFollowing();
+    this.#closeBackend(this.#error !== null || isUnfinished ? reason : undefined)
       .then(
         () => callback(error),
         (failure: unknown) => {
@@ -265,42 +231,47 @@ export class QemuFileStream extends StreamBase {
       });
   }
 
-  /** Latches the first error: puts do nothing from now on, whoever waits is told, the stream is destroyed. */
-  protected latch(error: QemuFileError): void {
-    if (this.latchAlone(error)) this.destroy(error);
+  /** @internal Give the chunks of the file to the caller, past the stream; for `relay`. */
+  startTransfer(): ChunkSource {
+    this.getHalf.startTransfer();
+    return this.getHalf;
   }
 
-  /** Latches the first error without closing the backend yet; false if there was one. */
-  protected latchAlone(error: QemuFileError): boolean {
+  /** Latch the first error: later puts do nothing, all waits fail, and the stream is destroyed. */
+  protected latch(error: QemuFileError): void {
+    if (this.latchOnly(error)) this.destroy(error);
+  }
+
+  /** Latch the first error without closing the backend yet; return false if there was one. */
+  protected latchOnly(error: QemuFileError): boolean {
     if (this.#error !== null || this.destroyed) return false;
     this.#setError(error);
     this.#stopHalves(error);
     return true;
   }
 
-  /** Keeps an error, if it is the first. */
+  /** Throw the error of a latched or closed file. */
+  protected checkAlive(): void {
+    if (this.#stopped !== null) throw this.#stopped;
+  }
+
+  /** Keep an error, if it is the first. */
   #setError(error: QemuFileError): void {
     if (this.#error !== null) return;
     this.#error = error;
     if (channels.error.hasSubscribers) channels.error.publish({ file: this, error });
   }
 
-  #publishClose(): void {
-    if (!channels.close.hasSubscribers) return;
-    const { putPosition } = this.putHalf;
-    const getPosition = this.getHalf.position;
-    channels.close.publish({ file: this, error: this.#error, putPosition, getPosition });
+  #stopHalves(error: QemuFileError): void {
+    this.#stopped ??= error;
+    this.putHalf.stop(error);
+    this.getHalf.stop(error);
   }
 
-  /** Throws what a latched or closed file fails with. */
-  protected checkAlive(): void {
-    if (this.#stopped !== null) throw this.#stopped;
-  }
-
-  /** Has all bytes leave, then says the end to the other side. */
+  /** Send all bytes, then end the stream for the other side. */
   async #finish(): Promise<void> {
-    await this.flush();
-    this.#complete = true;
+    if (this.canWrite || this.#error !== null) await this.putHalf.flushed(undefined);
+    this.#isComplete = true;
     if (!this.#canRead) {
       await this.#closeBackend();
     } else if (this.#closing === null && this.ops.shutDown !== undefined) {
@@ -309,7 +280,7 @@ export class QemuFileStream extends StreamBase {
   }
 
   async #close(): Promise<number> {
-    if (this.#canWrite && !this.writableFinished && !this.destroyed) {
+    if (this.canWrite && !this.writableFinished && !this.destroyed) {
       await new Promise<void>((resolve) => {
         this.once('finish', resolve);
         this.once('close', resolve);
@@ -323,83 +294,66 @@ export class QemuFileStream extends StreamBase {
     return (await this.#backendClosing) ?? 0;
   }
 
-  /** Leaves what was looked ahead to the next file on the transport, if there can be one. */
+  /** Return bytes that were looked ahead to the backend, for the next file on the same transport. */
   #unread(): void {
     if (this.ops.unread === undefined) return;
-    const rest = this.getHalf.takeRest();
-    if (rest.length === 0) return;
+    const unread = this.getHalf.takeUnread();
+    if (unread.length === 0) return;
     try {
-      this.ops.unread(rest);
+      this.ops.unread(unread);
     } catch (error) {
       this.latch(toQemuFileError(error, { operation: 'unread' }));
     }
   }
 
-  /** Closes the backend once, whoever asks first. */
+  /** Close the backend once. */
   #closeBackend(error?: QemuFileError): Promise<number> {
     this.#backendClosing ??= markHandled(callBackend('close', () => this.ops.close?.(error)));
     return this.#backendClosing;
   }
 
-  #stopHalves(error: QemuFileError): void {
-    this.#stopped ??= error;
-    this.putHalf.stop(error);
-    this.getHalf.stop(error);
+  #publishClose(): void {
+    if (!channels.close.hasSubscribers) return;
+    const { putPosition } = this.putHalf;
+    const getPosition = this.getHalf.position;
+    channels.close.publish({ file: this, error: this.#error, putPosition, getPosition });
   }
 
-  #whenTaken(signal?: AbortSignal): Promise<void> {
-    return markHandled(
-      new Promise((resolve, reject) => {
-        const onAbort = (): void => reject(abortError(signal as AbortSignal, 'flush'));
-        if (signal?.aborted === true) return onAbort();
-        signal?.addEventListener('abort', onAbort, { once: true });
-        this.putHalf.whenTaken(this.putHalf.accepted, (error) => {
-          signal?.removeEventListener('abort', onAbort);
-          if (error === null) resolve();
-          else reject(error);
-        });
-      }),
-    );
-  }
-
-  /** Wakes whoever waits for more than is there: it will not come, and `read(size)` gives the rest. */
+  /** Wake a reader that waits for more bytes than are left: `read(size)` returns the rest. */
   readonly #emitReadable = (): void => {
     if (!this.destroyed && this.readableLength > 0) this.emit('readable');
   };
 
-  /** Destroys the file when the signal aborts; gives what ends the following. */
+  /** Destroy the file when the signal aborts; return a function that ends this. */
   #follow(signal: AbortSignal | undefined): () => void {
     if (signal === undefined) return noop;
-    const onAbort = (): void => {
-      this.latch(abortError(signal, 'QemuFile'));
-    };
-    if (signal.aborted) process.nextTick(onAbort);
-    else signal.addEventListener('abort', onAbort, { once: true });
-    return () => signal.removeEventListener('abort', onAbort);
+    const abort = (): void => this.latch(abortError(signal, 'QemuFile'));
+    if (signal.aborted) process.nextTick(abort);
+    return onAbort(signal, abort);
   }
 
   static {
-    getHalfOf = (file) => file.getHalf;
-    // The Writable's own figures are those of an always empty buffer; these are the real ones.
-    Object.defineProperties(QemuFileStream.prototype, {
+    // The Writable's own numbers are those of a buffer that is always empty; these are the real ones.
+    Object.defineProperties(Lifecycle.prototype, {
       writableLength: {
-        get(this: QemuFileStream): number {
+        get(this: Lifecycle): number {
           return this.putHalf.pending;
         },
       },
       writableHighWaterMark: {
-        get(this: QemuFileStream): number {
+        get(this: Lifecycle): number {
           return this.putHalf.gates.highWaterMark;
         },
       },
       writableNeedDrain: {
-        get(this: QemuFileStream): boolean {
-          return !this.destroyed && !this.writableEnded && this.putHalf.gates.isProducerWaiting;
+        get(this: Lifecycle): boolean {
+          const { isProducerWaiting } = this.putHalf.gates;
+          return isProducerWaiting && !this.destroyed && !this.writableEnded;
         },
       },
       writableCorked: {
-        get(this: QemuFileStream): number {
-          return this.putHalf.held;
+        get(this: Lifecycle): number {
+          return this.putHalf.corked;
         },
       },
     });

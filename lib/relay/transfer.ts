@@ -1,5 +1,4 @@
-import type { GetHalf } from '../qemu-file/get/get-half.ts';
-import { getHalfOf } from '../qemu-file/lifecycle.ts';
+import type { ChunkSource } from '../qemu-file/get/chunk-source.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
 import { noop } from '../util/noop.ts';
 
@@ -22,7 +21,7 @@ export function transfer(source: QemuFile, sinks: readonly QemuFile[]): Promise<
 
 class HandOver {
   readonly #source: QemuFile;
-  readonly #get: GetHalf;
+  readonly #get: ChunkSource;
   readonly #sinks: readonly QemuFile[];
   #next: Uint8Array | null = null;
   #isWaiting = false;
@@ -31,15 +30,14 @@ class HandOver {
   constructor(source: QemuFile, sinks: readonly QemuFile[]) {
     this.#source = source;
     this.#sinks = sinks;
-    this.#get = getHalfOf(source);
-    this.#get.beginHandOver();
+    this.#get = source.startTransfer();
     for (const sink of sinks) sink.on('drain', this.#goOn);
   }
 
   /** Moves what is there and the sinks take; one chunk is fetched ahead, while they work on the former ones. */
   go(): void {
     while (!this.#isWaiting && !this.#hasEnded) {
-      this.#next ??= this.#get.handOver();
+      this.#next ??= this.#get.takeChunk();
       if (this.#next === null) {
         this.#wait();
         return;
@@ -66,15 +64,14 @@ class HandOver {
     let users = this.#sinks.length;
     const release = (): void => {
       users -= 1;
-      if (users === 0) this.#get.handedOver(chunk);
+      if (users === 0) this.#get.recycleChunk(chunk);
     };
     for (const sink of this.#sinks) sink.putBufferAsync(chunk, release);
   }
 
   #wait(): void {
     this.#isWaiting = true;
-    const take = (): boolean => this.#get.available > 0;
-    this.#get.wait({ size: 1, operation: 'relay', orEnd: true, take }).then(this.#arrived, noop);
+    this.#get.waitForChunk().then(this.#arrived, noop);
   }
 
   readonly #arrived = (isMore: boolean): void => {
@@ -85,7 +82,7 @@ class HandOver {
     }
     this.#hasEnded = true;
     for (const sink of this.#sinks) sink.off('drain', this.#goOn);
-    this.#get.endHandOver();
+    this.#get.stopTransfer();
     this.#source.resume();
   };
 }

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import * as constants from '../../lib/contract/constants.ts';
-import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
-import type { BytesSent, QemuFileHooks } from '../../lib/qemu-file/ram-hooks.ts';
+import { QemuFile, type QemuFileHooks } from '../../lib/qemu-file/qemu-file.ts';
+import type { BytesSent } from '../../lib/qemu-file/ram-hooks.ts';
 import { Sink } from '../helpers/backends.ts';
 import { wrongly } from '../helpers/bytes.ts';
 

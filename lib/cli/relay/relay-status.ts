@@ -1,4 +1,3 @@
-import { getHalfOf } from '../../qemu-file/lifecycle.ts';
 import type { BandwidthBudget } from '../../qemu-file/put/bandwidth-budget.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { Measure } from '../shell/progress.ts';
@@ -142,7 +141,7 @@ function takenBy(file: QemuFile): number {
 
 /** Bytes in a file that were got and not consumed, or put and not taken. */
 function heldBy(file: QemuFile): number {
-  return file.writableLength + getHalfOf(file).lookedAhead;
+  return file.writableLength + file.lookedAhead;
 }
 
 function sum<T>(items: readonly T[], sizeOf: (item: T) => number): number {

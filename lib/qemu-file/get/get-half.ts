@@ -1,31 +1,36 @@
-import { backendError } from '../../contract/backend-result.ts';
-import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import type { MaybePromise, QemuFileOps } from '../../contract/ops.ts';
-import { HalfDigest } from '../../util/digest.ts';
+import { abortError, QemuFileError } from '../../contract/errors.ts';
+import type { QemuFileOps } from '../../contract/ops.ts';
 import { Fifo } from '../../util/fifo.ts';
+import type { ChunkSource } from './chunk-source.ts';
+import { Fetcher } from './fetcher.ts';
 import { LookAhead } from './look-ahead.ts';
 import { type PendingRead, pendingRead, type ReadRequest } from './pending-read.ts';
 
 /*
- * The get half: asks the backend for bytes when somebody wants some, one `getBuffer` at a time, and
- * serves first whoever waits for a number of bytes, in order, and then the stream's `read()`.
+ * The get half: decides which consumer gets the bytes.
+ *
+ *   getBuffer ─► fetcher ─► look-ahead ─┬─► typed gets, at once
+ *                                       ├─► read requests, in order
+ *                                       └─► then one consumer: the stream's read(), or a transfer
+ *
+ * The backend is asked only while a consumer wants bytes.
  */
 
-/** What the get half asks of the file it belongs to. */
+/** The file that a get half belongs to. */
 export interface GetHost {
-  /** A failure to latch. */
+  /** Latch a failure. */
   getFailed(error: QemuFileError): void;
-  /** A chunk for `read()`, `'data'` and `pipe()`; null is the end. */
+  /** Deliver a chunk to `read()`, `'data'` and `pipe()`; null is the end. */
   deliver(chunk: Uint8Array | null): void;
-  /** The end was met, and will be delivered when nobody can take back anything any more. */
-  endHeld(): void;
-  /** Bytes that were delivered and that nobody has read yet. */
-  held(): number;
-  /** Chunks that were delivered and that nobody has read yet, taken back. */
+  /** The stream ended, but holds delivered bytes that typed gets can still take back. */
+  endPending(): void;
+  /** Return the number of delivered bytes that were not read. */
+  unreadBytes(): number;
+  /** Take back the delivered chunks that were not read. */
   takeBack(): Uint8Array[];
 }
 
-/** Settings of the get half, all decided. */
+/** Settings of the get half, all resolved. */
 export interface GetSettings {
   readable: boolean;
   lookAheadSize: number;
@@ -33,436 +38,348 @@ export interface GetSettings {
   digest: boolean;
 }
 
-/** How long to leave a backend alone that says EAGAIN although it should have waited. */
-const RETRY_MS = 5;
+/**
+ * Which consumer gets bytes when no read request waits: none but later requests (`waiters`), the stream,
+ * which asked for a chunk, or a transfer, which leaves the stream nothing but the end.
+ */
+type Consumer = 'waiters' | 'stream' | 'transfer';
+
+/** The result of serving a consumer: it got bytes, needs more of them, or nothing waits. */
+type Served = 'served' | 'needsBytes' | 'idle';
 
 /**
- * Size of the buffer given to `getBuffer` while bytes are handed over: each one costs JavaScript time, and a
- * unix socket takes no more than 208 KiB at once (bench/relay.ts).
+ * Size of the buffer given to `getBuffer` during a transfer: each call costs JavaScript time, and a unix
+ * socket takes no more than 208 KiB at once (bench/relay.ts).
  */
-const HAND_OVER_SIZE = 192 * 1024;
+const TRANSFER_BLOCK_BYTES = 192 * 1024;
 
 /** The greatest size of one peek or in-place get, as in QEMU. */
-export const PEEK_LIMIT = 32768;
+const MAX_PEEK = 32768;
 
-export class GetHalf extends LookAhead {
-  readonly #ops: QemuFileOps;
-  readonly #settings: GetSettings;
+export class GetHalf implements ChunkSource {
+  readonly lookAhead: LookAhead;
+  readonly #fetcher: Fetcher;
   readonly #host: GetHost;
-
-  #fetched = 0;
-  #space: Uint8Array = new Uint8Array(0);
-  #asking = false;
-  #ended = false;
-  /** Unread bytes that were given away or dropped when the gets stopped. */
+  readonly #isReadable: boolean;
+  readonly #maxLookAhead: number;
+  readonly #requests: Fifo<PendingRead> = new Fifo();
+  #consumer: Consumer = 'waiters';
+  #isServeScheduled = false;
+  #isEndAnnounced = false;
+  #isBlocking = false;
+  /** Unread bytes that were given away, or dropped when the gets stopped. */
   #dropped = 0;
-  /** All bytes are handed over to somebody else: the stream gets none, only the end. */
-  #handsOver = false;
-  /** The stream has asked for a chunk and has not got one. */
-  #streamWaits = false;
-  #streamServed = false;
-  #endHeld = false;
-  #blocking = false;
-  #retry: NodeJS.Timeout | null = null;
-  readonly #waiters: Fifo<PendingRead> = new Fifo();
-  /** How many are moving the backend: it must not be asked meanwhile. */
-  #moving = 0;
-  /** Whoever waits until the backend has answered. */
-  readonly #quiet: (() => void)[] = [];
   #error: QemuFileError | null = null;
-  readonly #digest: HalfDigest;
 
   constructor(ops: QemuFileOps, settings: GetSettings, host: GetHost) {
-    super(settings.lookAheadSize);
-    this.#ops = ops;
-    this.#settings = settings;
     this.#host = host;
-    this.#digest = new HalfDigest(settings.digest);
+    this.#isReadable = settings.readable;
+    this.#maxLookAhead = settings.maxLookAhead;
+    this.lookAhead = new LookAhead(settings.lookAheadSize, {
+      demand: (size, operation) => this.#demand(size, operation),
+    });
+    this.#fetcher = new Fetcher(ops, this.lookAhead, settings.digest, {
+      fetched: () => this.#serve(),
+      failed: (error) => host.getFailed(error),
+    });
   }
 
-  /** Bytes fetched from the backend, look-ahead included. @see QEMU `QEMUFile.pos` of a reader */
+  /** Bytes fetched from the backend, look-ahead included. */
   get fetched(): number {
-    return this.#fetched;
+    return this.#fetcher.position;
   }
 
   /** Offset in the stream of the next byte to get. */
   get position(): number {
-    return this.#fetched - this.#dropped - this.available - this.#host.held();
+    return this.#fetcher.position - this.#dropped - this.lookedAhead;
   }
 
-  /** Running XXH64 of what was fetched, as 16 hex digits; null without the option. */
+  /** Running XXH64 of the bytes fetched, as 16 hexadecimal digits; null without the option. */
   get digest(): string | null {
-    return this.#digest.hex;
+    return this.#fetcher.digest;
   }
 
-  /** Bytes that gets can have without waiting, those that the stream was given and nobody read included. */
+  /** Bytes that gets can have without waiting, delivered bytes that were not read included. */
   get lookedAhead(): number {
-    return this.available + this.#host.held();
+    return this.lookAhead.available + this.#host.unreadBytes();
   }
 
-  /** Bytes that a wait of any size may ask for at a time. */
+  /** Bytes that a request of unlimited size can wait for at a time. */
   get chunkLimit(): number {
-    return Math.min(PEEK_LIMIT, this.#settings.maxLookAhead);
+    return Math.min(MAX_PEEK, this.#maxLookAhead);
   }
 
-  /** Whether gets may block the thread on a backend that answers at once. */
-  set blocking(blocking: boolean) {
-    this.#blocking = blocking;
+  /** Whether gets may block the thread on a backend that answers synchronously. */
+  set blocking(isBlocking: boolean) {
+    this.#isBlocking = isBlocking;
   }
 
-  /**
-   * Waits for bytes, before anyone who asks later can have them.
-   *
-   * @param wish - How many, and what to do with them.
-   * @param signal - Ends the wait.
-   */
-  wait<T>(wish: ReadRequest<T>, signal?: AbortSignal): Promise<T> {
-    const { operation } = wish;
-    const most = this.#settings.maxLookAhead;
-    if (!(Number.isSafeInteger(wish.size) && wish.size >= 0 && wish.size <= most)) {
-      const reason = `${operation}: ${wish.size} is not a number of bytes in 0…${most} (maxLookAhead)`;
+  /** Wait for bytes. Later requests and other consumers wait until this one is complete. */
+  wait<T>(request: ReadRequest<T>, signal?: AbortSignal): Promise<T> {
+    const { operation, size } = request;
+    if (!this.#isAllowed(size)) {
+      const range = `0…${this.#maxLookAhead} (maxLookAhead)`;
+      const reason = `${operation}: ${size} is not a number of bytes in ${range}`;
       return Promise.reject(new RangeError(reason));
     }
     return new Promise<T>((resolve, reject) => {
       const error = this.#error ?? this.#unreadable(operation);
       if (error !== null) return reject(error);
       if (signal?.aborted === true) return reject(abortError(signal, operation));
-      this.#waiters.push(pendingRead(wish, resolve, reject, signal, this.#abandon));
+      this.#requests.push(pendingRead(request, resolve, reject, signal, this.#onAborted));
       this.#serve();
     });
   }
 
-  readonly #abandon = (waiter: PendingRead): void => {
-    this.#waiters.remove(waiter);
-    this.#serve();
-  };
-
-  /** Makes sure that `size` bytes are there, contiguous and not consumed, or throws. */
+  /** Make `size` bytes available and contiguous without consuming them, or throw. */
   need(size: number, operation: string): void {
-    const most = this.#settings.maxLookAhead;
-    if (!(Number.isSafeInteger(size) && size >= 0 && size <= most)) {
-      throw new RangeError(`${operation}: ${size} is not a number of bytes in 0…${most}`);
+    if (!this.#isAllowed(size)) {
+      const range = `0…${this.#maxLookAhead}`;
+      throw new RangeError(`${operation}: ${size} is not a number of bytes in ${range}`);
     }
-    this.demand(size, operation);
+    this.#demand(size, operation);
   }
 
-  /** Up to `size` bytes from `offset` on, not consumed; fewer if they are not there. */
+  /** Return up to `size` bytes from `offset` on, not consumed; fewer if they are not available. */
   peek(size: number, offset: number): Uint8Array {
-    const whole = Number.isInteger(size) && Number.isInteger(offset);
-    const within = size >= 0 && offset >= 0 && offset < PEEK_LIMIT && size <= PEEK_LIMIT - offset;
-    if (!(whole && within)) {
-      throw new RangeError(`peekBuffer: ${size} bytes at ${offset} do not lie in 0…${PEEK_LIMIT}`);
+    const isWhole = Number.isInteger(size) && Number.isInteger(offset);
+    const isWithin = size >= 0 && offset >= 0 && offset < MAX_PEEK && size <= MAX_PEEK - offset;
+    if (!(isWhole && isWithin)) {
+      throw new RangeError(`peekBuffer: ${size} bytes at ${offset} do not lie in 0…${MAX_PEEK}`);
     }
     this.#takeBack();
-    if (this.available < offset + size) this.#fillBlocking(offset + size);
-    return this.peekAvailable(size, offset);
+    if (this.lookAhead.available < offset + size) this.#fillBlocking(offset + size);
+    return this.lookAhead.peek(size, offset);
   }
 
-  /** Consumes `size` bytes if they are there, else nothing. */
+  /** Consume `size` bytes if they are available, else nothing; return whether they were. */
   skip(size: number): boolean {
     if (!(Number.isSafeInteger(size) && size >= 0)) {
       throw new RangeError(`skip: ${size} is not a number of bytes`);
     }
     this.#takeBack();
-    if (size > this.available) return false;
-    this.drop(size);
+    if (size > this.lookAhead.available) return false;
+    this.lookAhead.drop(size);
     return true;
   }
 
-  /** Copies exactly as many bytes as the target holds, all of them looked ahead. */
+  /** Fill the target with available bytes, or throw. */
   copyTo(target: Uint8Array): void {
-    if (this.available < target.length) this.demand(target.length, 'getBuffer');
+    const { length } = target;
+    if (this.lookAhead.available < length) this.#demand(length, 'getBuffer');
     this.#takeBack();
-    this.copyOut(target);
+    this.lookAhead.copyOut(target);
   }
 
-  /** Copies what is there, up to the target's size. */
+  /** Copy what is available, up to the target's size; return how many bytes. */
   copySome(target: Uint8Array): number {
     this.#takeBack();
-    return this.copyOut(target);
+    return this.lookAhead.copyOut(target);
   }
 
-  /** Drops what is there, up to `size`. */
+  /** Drop what is available, up to `size`; return how many bytes. */
   dropSome(size: number): number {
     this.#takeBack();
-    return this.drop(size);
+    return this.lookAhead.drop(size);
   }
 
-  /** The stream wants a chunk. */
-  streamWants(): void {
-    this.#streamWaits = true;
+  /** The stream asks for a chunk. */
+  onStreamRead(): void {
+    if (this.#consumer !== 'transfer') this.#consumer = 'stream';
     this.#serve();
   }
 
-  /** From now on bytes are for `handOver` alone. */
-  beginHandOver(): void {
-    this.#handsOver = true;
-    this.enlarge(HAND_OVER_SIZE);
-  }
-
-  /** From now on bytes, or the end that is all there is left, are for the stream again. */
-  endHandOver(): void {
-    this.#handsOver = false;
-    this.#serve();
-  }
-
-  /** Gives what comes next, to be returned with `handedOver`; null if it has to be waited for. */
-  handOver(): Uint8Array | null {
-    if (this.#error !== null || this.#waiters.length > 0) return null;
-    this.#takeBack();
-    while (this.available === 0 && this.#ask());
-    if (this.available === 0) return null;
-    // What the backend is still filling must not be used for anything else.
-    return this.#asking ? this.lend() : this.loan();
-  }
-
-  /** Takes back the memory of what `handOver` gave. */
-  handedOver(chunk: Uint8Array): void {
-    this.returned(chunk);
-  }
-
-  /** Serves the stream with what it asked for and what is there by now: typed gets left it. */
+  /** Give the stream the chunk that it asked for, if typed gets left bytes for it. */
   serveStream(): void {
-    if (this.#streamWaits && this.available > 0) this.#serve();
+    if (this.#consumer === 'stream' && this.lookAhead.available > 0) this.#serve();
   }
 
-  /** Whether the stream has asked for a chunk, and nothing is left to give but the end. */
-  get onlyEndLeft(): boolean {
-    return this.#streamWaits && this.#ended && this.available === 0 && this.#waiters.length === 0;
+  /** Whether the stream asked for a chunk and there is nothing left to deliver but the end. */
+  get isOnlyEndLeft(): boolean {
+    if (this.#consumer !== 'stream' || !this.#fetcher.hasEnded) return false;
+    return this.lookAhead.available === 0 && this.#requests.length === 0;
   }
 
-  /** Tells the stream its end. */
-  sayEnd(): void {
-    this.#streamWaits = false;
+  /** Deliver the end to the stream. */
+  deliverEnd(): void {
+    this.#consumer = 'waiters';
     this.#host.deliver(null);
   }
 
-  /** The stream is about to be given bytes back that come before all that is here. */
-  unshifting(): void {
-    this.borrow();
+  /** The stream is about to be given bytes that precede all bytes here. */
+  beforeUnshift(): void {
+    this.lookAhead.pinWindow();
   }
 
-  /** Waits until the backend has answered, and leaves it alone until `moved`. */
-  async moving(): Promise<void> {
-    this.#moving += 1;
-    if (this.#asking) await new Promise<void>((resolve) => this.#quiet.push(resolve));
+  /** Give chunks to `takeChunk()` alone from now on. */
+  startTransfer(): void {
+    this.#consumer = 'transfer';
+    this.lookAhead.enlargeBlocks(TRANSFER_BLOCK_BYTES);
   }
 
-  /**
-   * Asks the backend again from now on.
-   *
-   * @param forget - Whether to drop what was looked ahead, and that the end was met.
-   */
-  moved(forget: boolean): void {
-    this.#moving -= 1;
-    if (forget) {
-      this.#takeBack();
-      this.#fetched -= this.available;
-      this.clear();
-      this.#ended = false;
-    }
+  /** Give bytes, or the end if nothing else is left, to the stream again. */
+  stopTransfer(): void {
+    this.#consumer = 'stream';
     this.#serve();
   }
 
-  /** Takes all that was fetched and nobody consumed. */
-  takeRest(): Uint8Array[] {
+  /** Return the next chunk, to be given to `recycleChunk()`; null if it has to be waited for. */
+  takeChunk(): Uint8Array | null {
+    if (this.#error !== null || this.#requests.length > 0) return null;
+    this.#takeBack();
+    while (this.lookAhead.available === 0 && this.#fetcher.ask());
+    if (this.lookAhead.available === 0) return null;
+    // A block that the backend is still filling must not be used for anything else.
+    return this.#fetcher.isAsking ? this.lookAhead.detachFirst() : this.lookAhead.checkOut();
+  }
+
+  /** Use the memory of a chunk of `takeChunk()` again. */
+  recycleChunk(chunk: Uint8Array): void {
+    this.lookAhead.checkIn(chunk);
+  }
+
+  /** Wait for the next chunk; return false at the end of the stream. */
+  waitForChunk(): Promise<boolean> {
+    const take = (): boolean => this.lookAhead.available > 0;
+    return this.wait({ size: 1, operation: 'relay', acceptsEnd: true, take });
+  }
+
+  /** Wait until the backend has answered, and leave it alone until `endSeek()`. */
+  beginSeek(): Promise<void> {
+    return this.#fetcher.beginSeek();
+  }
+
+  /** Ask the backend again. After a seek that succeeded the look-ahead is dropped, and the end forgotten. */
+  endSeek(hasMoved: boolean): void {
+    let dropped = 0;
+    if (hasMoved) {
+      this.#takeBack();
+      dropped = this.lookAhead.available;
+      this.lookAhead.clear();
+    }
+    this.#fetcher.endSeek(dropped);
+    this.#serve();
+  }
+
+  /** Take all bytes that were fetched and not consumed. */
+  takeUnread(): Uint8Array[] {
     this.#takeBack();
     const chunks: Uint8Array[] = [];
-    this.#dropped += this.available;
-    while (this.available > 0) chunks.push(this.lend());
+    this.#dropped += this.lookAhead.available;
+    while (this.lookAhead.available > 0) chunks.push(this.lookAhead.detachFirst());
     return chunks;
   }
 
-  /** Ends all gets: whoever waits is told. */
+  /** End all gets, and fail the requests that wait. */
   stop(error: QemuFileError): void {
     if (this.#error !== null) return;
     this.#error = error;
-    if (this.#retry !== null) clearTimeout(this.#retry);
-    this.#tellQuiet();
-    for (const waiter of this.#waiters.takeAll()) waiter.done(error);
-    this.#dropped += this.available;
-    this.clear();
+    this.#fetcher.stop();
+    for (const read of this.#requests.takeAll()) read.done(error);
+    this.#dropped += this.lookAhead.available;
+    this.lookAhead.clear();
   }
 
-  protected override demand(size: number, operation: string): void {
+  /** Make `size` bytes contiguous at the start of the window, or throw. */
+  #demand(size: number, operation: string): void {
     this.#takeBack();
-    if (this.available < size) this.#fillBlocking(size);
-    if (this.available < size) throw this.#shortage(size, operation);
-    this.contiguous(Math.min(size, this.available));
+    if (this.lookAhead.available < size) this.#fillBlocking(size);
+    if (this.lookAhead.available < size) throw this.#shortage(size, operation);
+    this.lookAhead.contiguous(size);
   }
 
-  /** Why `size` bytes are not there. */
+  /** Return why `size` bytes are not available. The end of the stream is latched. */
   #shortage(size: number, operation: string): QemuFileError {
     const failed = this.#error ?? this.#unreadable(operation);
     if (failed !== null) return failed;
-    const reason = `wanted ${size} bytes, ${this.available} are there`;
+    const reason = `wanted ${size} bytes, ${this.lookAhead.available} are there`;
     const context = { operation, position: this.position };
-    if (!this.#ended) return new QemuFileError('EAGAIN', reason, context);
+    if (!this.#fetcher.hasEnded) return new QemuFileError('EAGAIN', reason, context);
     const error = new QemuFileError('EIO', `the stream ended: ${reason}`, context);
     this.#host.getFailed(error);
     return error;
   }
 
+  #isAllowed(size: number): boolean {
+    return Number.isSafeInteger(size) && size >= 0 && size <= this.#maxLookAhead;
+  }
+
   #unreadable(operation: string): QemuFileError | null {
-    if (this.#settings.readable) return null;
+    if (this.#isReadable) return null;
     return new QemuFileError('EBADF', 'the file is not readable', { operation });
   }
 
+  /** Take delivered bytes that were not read back into the look-ahead. */
   #takeBack(): void {
-    if (!this.borrowed) return;
+    if (!this.lookAhead.isPinned) return;
     const chunks = this.#host.takeBack();
-    // What the gets of this tick leave is the stream's again: it may be waiting for nothing else.
-    if (chunks.length > 0 && this.#streamWaits && !this.#streamServed) {
-      this.#streamServed = true;
-      process.nextTick(this.#serveLeft);
+    // The stream gets again what the gets of this tick leave: it may be waiting for nothing else.
+    if (chunks.length > 0 && this.#consumer === 'stream' && !this.#isServeScheduled) {
+      this.#isServeScheduled = true;
+      process.nextTick(this.#serveLater);
     }
-    this.giveBack(chunks);
+    this.lookAhead.putBack(chunks);
   }
 
-  readonly #serveLeft = (): void => {
-    this.#streamServed = false;
+  readonly #serveLater = (): void => {
+    this.#isServeScheduled = false;
     this.#serve();
   };
 
-  /** Serves whoever waits, asking the backend as long as it answers at once. */
+  readonly #onAborted = (read: PendingRead): void => {
+    this.#requests.remove(read);
+    this.#serve();
+  };
+
+  /** Serve requests and the consumer, as long as the backend answers at once. */
   #serve(): void {
-    for (;;) {
-      if (this.#error !== null) return;
-      const waiter = this.#waiters.first;
-      if (waiter !== undefined) {
-        this.#takeBack();
-        if (this.available >= waiter.size) {
-          let failure: Error | null = null;
-          try {
-            waiter.size = waiter.wish.more?.() ?? 0;
-          } catch (error) {
-            failure = error as Error;
-          }
-          if (failure === null && waiter.size > 0) continue;
-          this.#waiters.shift();
-          waiter.done(failure);
-          continue;
-        }
-        if (this.#ended) {
-          if (waiter.wish.orEnd !== true) {
-            this.#shortage(waiter.size, waiter.wish.operation);
-            return;
-          }
-          this.#waiters.shift();
-          waiter.done(null);
-          continue;
-        }
-      } else if (!this.#streamWaits || this.#handsOver) {
-        return;
-      } else if (this.available > 0) {
-        this.#streamWaits = false;
-        this.#host.deliver(this.lend());
-        continue;
-      } else if (this.#ended) {
-        // Said only when nothing is left to take back.
-        if (this.#host.held() === 0) this.sayEnd();
-        else if (!this.#endHeld) this.#host.endHeld();
-        this.#endHeld = true;
-        return;
+    while (this.#error === null) {
+      const served = this.#requests.length > 0 ? this.#serveRequest() : this.#serveConsumer();
+      if (served === 'idle' || (served === 'needsBytes' && !this.#fetcher.ask())) return;
+    }
+  }
+
+  #serveRequest(): Served {
+    const read = this.#requests.first as PendingRead;
+    const { request } = read;
+    this.#takeBack();
+    let failure: Error | null = null;
+    if (this.lookAhead.available >= read.size) {
+      try {
+        read.size = request.refill?.() ?? 0;
+      } catch (error) {
+        failure = error as Error;
       }
-      if (!this.#ask()) return;
+      if (failure === null && read.size > 0) return 'served';
+    } else if (!this.#fetcher.hasEnded) {
+      return 'needsBytes';
+    } else if (request.acceptsEnd !== true) {
+      this.#shortage(read.size, request.operation);
+      return 'served';
     }
+    this.#requests.shift();
+    read.done(failure);
+    return 'served';
   }
 
-  /** Asks the backend for bytes; true if it answered at once. */
-  #ask(): boolean {
-    if (this.#asking || this.#ended || this.#retry !== null || this.#error !== null) return false;
-    if (this.#moving > 0) return false;
-    if (!this.#digest.ready(this.#resume, this.#digestFailed)) return false;
-    this.#space = this.space();
-    let answer: MaybePromise<number | Uint8Array>;
-    try {
-      answer = (this.#ops.getBuffer as NonNullable<QemuFileOps['getBuffer']>)(
-        this.#space,
-        this.#fetched,
-      );
-    } catch (error) {
-      this.#onFailure(error);
-      return false;
+  #serveConsumer(): Served {
+    if (this.#consumer !== 'stream') return 'idle';
+    if (this.lookAhead.available > 0) {
+      this.#consumer = 'waiters';
+      this.#host.deliver(this.lookAhead.detachFirst());
+      return 'served';
     }
-    if (typeof answer !== 'object' || answer === null || answer instanceof Uint8Array) {
-      return this.#take(answer);
-    }
-    this.#asking = true;
-    Promise.resolve(answer).then(this.#onAnswer, this.#onFailure);
-    return false;
+    if (!this.#fetcher.hasEnded) return 'needsBytes';
+    // The end is delivered only when there are no bytes that typed gets could take back.
+    if (this.#host.unreadBytes() === 0) this.deliverEnd();
+    else if (!this.#isEndAnnounced) this.#host.endPending();
+    this.#isEndAnnounced = true;
+    return 'idle';
   }
 
-  readonly #resume = (): void => this.#serve();
-
-  readonly #digestFailed = (error: unknown): void => {
-    this.#host.getFailed(toQemuFileError(error, { operation: 'loadDigest' }));
-  };
-
-  readonly #onAnswer = (answer: number | Uint8Array): void => {
-    this.#asking = false;
-    if (this.#error !== null) return;
-    this.#take(answer);
-    this.#tellQuiet();
-    this.#serve();
-  };
-
-  readonly #onFailure = (error: unknown): void => {
-    this.#asking = false;
-    if (this.#error !== null) return;
-    const cause = error ?? new Error('the backend failed without saying why');
-    const failure = toQemuFileError(cause, this.#context());
-    if (failure.code === 'EAGAIN') this.#tryLater();
-    else this.#host.getFailed(failure);
-    this.#tellQuiet();
-  };
-
-  #tellQuiet(): void {
-    for (const tell of this.#quiet.splice(0)) tell();
-  }
-
-  /** Takes in the backend's answer; false if there is nothing more to be had now. */
-  #take(answer: number | Uint8Array): boolean {
-    const bytes = this.#bytesOf(answer);
-    if (bytes === null) return false;
-    if (bytes.length === 0) {
-      this.#ended = true;
-      return true;
-    }
-    this.#digest.update(bytes);
-    if (typeof answer === 'number') this.filled(answer);
-    else this.append(answer);
-    this.#fetched += bytes.length;
-    return true;
-  }
-
-  /** The bytes of an answer; null if it was none, or not a sensible one. */
-  #bytesOf(answer: number | Uint8Array): Uint8Array | null {
-    if (answer instanceof Uint8Array) return answer;
-    const most = this.#space.length;
-    if (Number.isInteger(answer) && answer >= 0 && answer <= most) {
-      return this.#space.subarray(0, answer);
-    }
-    const error = backendError(answer, `when given room for ${most} bytes`, this.#context());
-    if (error.code === 'EAGAIN') this.#tryLater();
-    else this.#host.getFailed(error);
-    return null;
-  }
-
-  #context(): { operation: string; position: number } {
-    return { operation: 'getBuffer', position: this.#fetched };
-  }
-
-  #tryLater(): void {
-    this.#retry = setTimeout(() => {
-      this.#retry = null;
-      this.#serve();
-    }, RETRY_MS);
-  }
-
-  /** In blocking mode, fills until `size` bytes are there or the backend does not answer at once. */
+  /** In blocking mode, fill until `size` bytes are available or the backend does not answer at once. */
   #fillBlocking(size: number): void {
-    if (!this.#blocking || !this.#settings.readable) return;
-    while (this.available < size && this.#ask());
+    if (!this.#isBlocking || !this.#isReadable) return;
+    while (this.lookAhead.available < size && this.#fetcher.ask());
   }
 }

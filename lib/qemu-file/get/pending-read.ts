@@ -1,60 +1,60 @@
 import { abortError } from '../../contract/errors.ts';
+import { onAbort } from '../../contract/wait-for.ts';
 
-/** A number of bytes that somebody waits for. */
+/** A request to wait for bytes. */
 export interface ReadRequest<T> {
-  /** Bytes that must be there, at most `maxLookAhead`. */
+  /** Bytes that must be available, at most `maxLookAhead`. */
   size: number;
   /** Public name of the method, for messages. */
   operation: string;
-  /** Consumes what it wants once they are there, and gives what the wait resolves with. */
+  /** Consume the bytes once they are available, and return the result of the wait. */
   take(): T;
-  /** May use up what is there first and say how many bytes are wanted then; 0 lets `take` run. */
-  more?(): number;
-  /** Whether the end of the stream is as good as the bytes. */
-  orEnd?: boolean;
+  /** Consume what is available and return how many bytes are needed next; 0 lets `take` run. */
+  refill?(): number;
+  /** Whether the end of the stream also completes the request. */
+  acceptsEnd?: boolean;
 }
 
-/** Who waits for a wish. */
+/** A request that waits in the queue of the get half. */
 export interface PendingRead {
-  readonly wish: ReadRequest<unknown>;
-  /** Bytes that must be there now. */
+  readonly request: ReadRequest<unknown>;
+  /** Bytes that must be available now. */
   size: number;
-  /** Ends the wait: with an error, or by taking the bytes. */
+  /** End the wait: with an error, or by taking the bytes. */
   done(error: Error | null): void;
 }
 
 /**
- * Makes the waiter of a wish.
+ * Make the queue entry of a request.
  *
- * @param resolve - Gets what `wish.take` gave.
- * @param reject - Gets the error, or what `wish.take` threw.
- * @param signal - Ends the wait.
- * @param abandon - Told of the waiter that its signal ended.
+ * @param resolve - Receives the result of `request.take`.
+ * @param reject - Receives the error, or what `request.take` threw.
+ * @param signal - Ends the wait with `ECANCELED`.
+ * @param onAborted - Called after the signal ended the wait, with the entry to remove.
  */
 export function pendingRead<T>(
-  wish: ReadRequest<T>,
+  request: ReadRequest<T>,
   resolve: (value: T) => void,
   reject: (error: unknown) => void,
   signal: AbortSignal | undefined,
-  abandon: (waiter: PendingRead) => void,
+  onAborted: (read: PendingRead) => void,
 ): PendingRead {
-  const waiter: PendingRead = {
-    wish,
-    size: wish.size,
+  const stopFollowing = onAbort(signal, () => {
+    read.done(abortError(signal as AbortSignal, request.operation));
+    onAborted(read);
+  });
+  const read: PendingRead = {
+    request,
+    size: request.size,
     done(error) {
-      signal?.removeEventListener('abort', onAbort);
+      stopFollowing();
       if (error !== null) return reject(error);
       try {
-        resolve(wish.take());
+        resolve(request.take());
       } catch (failure) {
         reject(failure);
       }
     },
   };
-  const onAbort = (): void => {
-    waiter.done(abortError(signal as AbortSignal, wish.operation));
-    abandon(waiter);
-  };
-  signal?.addEventListener('abort', onAbort, { once: true });
-  return waiter;
+  return read;
 }

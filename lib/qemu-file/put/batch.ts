@@ -1,16 +1,16 @@
-/** What leaves together in one `writevBuffer` call. */
+/** The buffers that leave together in one `writevBuffer` call. */
 export interface Batch {
   /** The buffers, in stream order. */
   entries: Uint8Array[];
   /** Sum of their lengths when they were put; more than now if one was detached since. */
   bytes: number;
-  /** What to call once the batch was taken or has failed. */
+  /** Functions to call once the backend took the batch, or failed. */
   releases: (() => void)[];
-  /** The staging block some entries point into; to be given back with `recycle`. */
+  /** The staging block that some entries point into, to be recycled; null if there is none. */
   block: Buffer | null;
 }
 
-/** Splits the first `bytes` off a batch; releases and the staging block stay with the rest. */
+/** Split the first `bytes` off a batch. The releases and the staging block stay with the rest. */
 export function splitOff(batch: Batch, bytes: number): Batch {
   const head: Batch = { entries: [], bytes, releases: [], block: null };
   let left = bytes;

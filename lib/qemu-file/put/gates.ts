@@ -120,7 +120,7 @@ export class Gates {
   /** Fail all waits, now and later. */
   stop(error: QemuFileError): void {
     this.#error ??= error;
-    for (const { reject } of this.#waiters) reject(this.#error);
+    for (const waiter of this.#waiters) waiter.reject(this.#error);
   }
 
   readonly #emitDrain = (): void => {
@@ -132,7 +132,7 @@ export class Gates {
     }
     this.#drain = 'unasked';
     this.#isTransportShut = false;
-    for (const { resolve } of this.#waiters) resolve();
+    for (const waiter of this.#waiters) waiter.resolve();
     this.#host.drained();
   };
 }

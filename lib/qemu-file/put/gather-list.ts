@@ -1,122 +1,121 @@
 import type { Batch } from './batch.ts';
-import { Staging } from './staging.ts';
+import type { Staging, StagingHost } from './staging.ts';
 
 /*
- * The gather list: what has been put and not yet handed to the sender, as buffers in stream order.
+ * The gather list: the bytes that were put and not yet cut into a batch, as buffers in stream order.
  *
- * Adjacent staged values make one entry, the *open run*, which is closed (made a view) only when a
- * by-reference buffer follows or the batch is cut.
+ *   entries: [staged run] [page by reference] [staged run] [page by reference] …
+ *
+ * Adjacent staged values share one entry, the open run. It becomes a view only when a by-reference buffer
+ * follows or the batch is cut.
  */
 
-export abstract class GatherList extends Staging {
-  protected readonly maxEntries: number;
-  /** By-reference buffers up to this size are copied. */
-  protected readonly copyLimit: number;
+/** The owner of the gather list. */
+export interface GatherHost extends StagingHost {
+  /** Return whether one more buffer may be queued by reference; false if puts have stopped. */
+  canQueue(): boolean;
+  /** Run the release of a buffer that was not queued. */
+  notQueued(onRelease: () => void): void;
+}
 
+export class GatherList {
+  readonly #staging: Staging;
+  readonly #maxEntries: number;
+  /** By-reference buffers up to this size are copied. */
+  readonly #copyLimit: number;
+  readonly #host: GatherHost;
+
+  /** Where the open run begins in the staging block. */
   #runStart = 0;
-  #referenced = 0;
+  #referencedBytes = 0;
   #entries: Uint8Array[] = [];
   #releases: (() => void)[] = [];
   /** The last entry, if it is by reference and may grow. */
   #growing: Uint8Array | null = null;
-  /** Whether the growing entry has releases: only its like is added to it, as in QEMU. */
-  #growingReleases = false;
+  /** Whether the growing entry has releases: only buffers that have one, too, extend it, as in QEMU. */
+  #growingHasReleases = false;
 
-  constructor(stagingSize: number, maxEntries: number, copyLimit: number) {
-    super(stagingSize);
-    this.maxEntries = maxEntries;
-    this.copyLimit = copyLimit;
+  constructor(staging: Staging, maxEntries: number, copyLimit: number, host: GatherHost) {
+    this.#staging = staging;
+    this.#maxEntries = maxEntries;
+    this.#copyLimit = copyLimit;
+    this.#host = host;
   }
-
-  /** Whether one more buffer may be queued by reference; false if puts have stopped. */
-  protected abstract admit(): boolean;
-
-  /** Called with what was to run once a buffer is done with that was not admitted. */
-  protected abstract refused(onRelease: () => void): void;
 
   /** Bytes put since the last cut. */
-  get gathered(): number {
-    return this.index + this.#referenced;
+  get bytes(): number {
+    return this.#staging.staged + this.#referencedBytes;
   }
 
-  /** Whether there is anything to cut, be it only a release. */
-  protected get cuttable(): boolean {
-    return this.gathered > 0 || this.#releases.length > 0;
+  /** Whether there is anything to cut: bytes, or only a release. */
+  get isCuttable(): boolean {
+    return this.bytes > 0 || this.#releases.length > 0;
   }
 
   /**
-   * Queues bytes by reference, or copies them where that is cheaper; `onRelease` runs once the batch
-   * that holds them was taken or failed.
+   * Queue bytes by reference, or copy them where that is cheaper. `onRelease` runs once, after the backend
+   * took the batch that holds the bytes, or failed.
    */
   reference(bytes: Uint8Array, onRelease?: () => void): void {
     const length = bytes.length;
-    if (length <= this.copyLimit && length > 0) {
-      // In one piece, so that it is one batch whose end releases it.
-      if (this.index + length > this.room && !this.makeRoom(length)) {
-        if (onRelease !== undefined) this.refused(onRelease);
+    if (length <= this.#copyLimit && length > 0) {
+      // In one piece, so that one batch holds all bytes and releases them.
+      if (!this.#staging.fit(length)) {
+        if (onRelease !== undefined) this.#host.notQueued(onRelease);
         return;
       }
       if (onRelease !== undefined) this.#releases.push(onRelease);
-      this.block.set(bytes, this.index);
-      this.advance(this.index + length);
+      this.#staging.copy(bytes);
       return;
     }
     if (length > 0) {
       this.#closeRun();
-      // The staged bytes before this buffer may have made the last entry that the list can have.
-      if (this.#entries.length >= this.maxEntries) this.cutFull();
+      // The staged bytes before this buffer may have taken the last entry of the list.
+      if (this.#entries.length >= this.#maxEntries) this.#host.cutFull();
     }
-    if (!this.admit()) {
-      if (onRelease !== undefined) this.refused(onRelease);
+    if (!this.#host.canQueue()) {
+      if (onRelease !== undefined) this.#host.notQueued(onRelease);
       return;
     }
     if (onRelease !== undefined) this.#releases.push(onRelease);
     if (length === 0) return;
-    this.#referenced += length;
-    const releases = onRelease !== undefined;
-    if (releases !== this.#growingReleases || !this.#grow(bytes)) {
+    this.#referencedBytes += length;
+    const hasRelease = onRelease !== undefined;
+    if (hasRelease !== this.#growingHasReleases || !this.#grow(bytes)) {
       this.#growing = bytes;
-      this.#growingReleases = releases;
+      this.#growingHasReleases = hasRelease;
       this.#entries.push(bytes);
-      if (this.#entries.length >= this.maxEntries) this.cutFull();
+      if (this.#entries.length >= this.#maxEntries) this.#host.cutFull();
     }
   }
 
-  /** Takes everything gathered as one batch and starts an empty one; puts must make room again. */
-  protected cut(): Batch {
+  /** Take everything gathered as one batch and start an empty one. The next put must make room again. */
+  cut(): Batch {
     this.#closeRun();
     const batch: Batch = {
       entries: this.#entries,
-      bytes: this.gathered,
+      bytes: this.bytes,
       releases: this.#releases,
-      block: this.takeBlock(),
+      block: this.#staging.takeBlock(),
     };
     this.#runStart = 0;
     this.#entries = [];
     this.#releases = [];
     this.#growing = null;
-    this.#referenced = 0;
+    this.#referencedBytes = 0;
     return batch;
   }
 
-  /** Gives a sent batch's staging block back for later puts. */
-  protected recycle(batch: Batch): void {
-    if (batch.block !== null) this.giveBlock(batch.block);
-    batch.block = null;
-  }
-
   #closeRun(): void {
-    if (this.index > this.#runStart) {
-      const length = this.index - this.#runStart;
-      // Half the price of a Buffer's subarray (bench/ram-records.ts).
-      const { buffer, byteOffset } = this.block;
-      this.#entries.push(new Uint8Array(buffer, byteOffset + this.#runStart, length));
-      this.#runStart = this.index;
+    const { staged } = this.#staging;
+    if (staged > this.#runStart) {
+      this.#entries.push(this.#staging.viewFrom(this.#runStart));
+      this.#runStart = staged;
       this.#growing = null;
     }
   }
 
-  /** Lets the last entry grow over a buffer that begins exactly where it ends. */
+  /** Extend the last entry over a buffer that begins exactly where it ends. */
   #grow(bytes: Uint8Array): boolean {
     const last = this.#growing;
     if (

@@ -3,14 +3,14 @@ import { allocateBlock } from '../../util/aligned-block.ts';
 /*
  * Staging: the block into which small values are copied.
  *
- * `room` is the one thing every put compares with: it is the block's size while puts may go straight
- * ahead, and 0 when something must happen first (the batch is empty and its flush not scheduled yet, or
- * puts have stopped). A put that stays within the room and does not fill the block takes one branch;
- * `end === room` is left to the slow path, as the block must then leave (bench/typed-puts.ts).
+ * Every put compares with one number, `#fastLimit`. It is the block's size while puts can go straight
+ * ahead. It is 0 while something must happen first: the batch is empty, the end of its tick has to be
+ * scheduled, or puts have stopped. A put that ends below the limit takes one branch. A put that fills the
+ * block takes the slow path, because the block must then leave (bench/typed-puts.ts).
  */
 
 const TWO_TO_MINUS_32 = 2 ** -32;
-/** Bits above the lower 32 of the greatest number that is exact. */
+/** Bits above the lower 32 of the greatest safe integer. */
 const HIGH_BITS = 21;
 
 const NO_BLOCK = Buffer.alloc(0);
@@ -23,29 +23,42 @@ function outOfRange(method: string, value: unknown, range: string): RangeError {
   return new RangeError(`${method}: ${String(value)} is not an integer in ${range}`);
 }
 
-export abstract class Staging {
-  protected readonly stagingSize: number;
-  /** Puts go straight ahead while they end within this; see the top of the file. */
-  protected room = 0;
-  protected block: Buffer = NO_BLOCK;
+/** The owner of the staging area, called when a put cannot go straight ahead. */
+export interface StagingHost {
+  /** Make `bytes` more fit the block and call `openBlock()`; return false if puts have stopped. */
+  makeRoom(bytes: number): boolean;
+  /** Cut the gathered bytes: the block, or the gather list, is full. */
+  cutFull(): void;
+}
+
+export class Staging {
+  readonly size: number;
+  readonly #host: StagingHost;
+  #fastLimit = 0;
+  #block: Buffer = NO_BLOCK;
   /** Where the next byte goes. */
-  protected index = 0;
+  #index = 0;
   #view: DataView = NO_VIEW;
   readonly #spare: Buffer[] = [];
 
-  constructor(stagingSize: number) {
-    this.stagingSize = stagingSize;
+  constructor(size: number, host: StagingHost) {
+    this.size = size;
+    this.#host = host;
   }
 
-  /** Makes `bytes` more fit the block; false if puts have stopped. */
-  protected abstract makeRoom(bytes: number): boolean;
+  /** Bytes in the block. */
+  get staged(): number {
+    return this.#index;
+  }
 
-  /** Called when what was put must leave: the block is full. */
-  protected abstract cutFull(): void;
+  /** Bytes that the block can still take. */
+  get left(): number {
+    return this.size - this.#index;
+  }
 
-  /** Bytes the block can still take. */
-  protected get stagingLeft(): number {
-    return this.stagingSize - this.index;
+  /** Whether puts can go straight ahead. */
+  get isOpen(): boolean {
+    return this.#fastLimit > 0;
   }
 
   byte(value: number): void {
@@ -86,7 +99,7 @@ export abstract class Staging {
     const low = value >>> 0;
     const upper = (value - low) * TWO_TO_MINUS_32;
     const high = upper | 0;
-    // The upper half of what is negative or no integer is so, too.
+    // A negative or fractional value has a negative or fractional upper half.
     if (high !== upper || high >>> HIGH_BITS !== 0) {
       throw outOfRange('putBe64', value, '0…2^53-1 (give a bigint beyond that)');
     }
@@ -106,140 +119,157 @@ export abstract class Staging {
     this.#put64((value - low) * TWO_TO_MINUS_32, low);
   }
 
-  /** A length byte and ASCII text; false, and nothing put, if it is not ASCII or does not fit straight ahead. */
+  /** Put a length byte and ASCII text; return false, with nothing put, if the text is not ASCII or too long. */
   countedAscii(text: string): boolean {
     const length = text.length;
-    const start = this.index + 1;
+    const start = this.#index + 1;
     const end = start + length;
-    if (length > 255 || end >= this.room) return false;
-    const block = this.block;
+    if (length > 255 || end >= this.#fastLimit) return false;
+    const block = this.#block;
     for (let i = 0; i < length; i++) {
       const code = text.charCodeAt(i);
       if (code > 0x7f) return false;
       block[start + i] = code;
     }
     block[start - 1] = length;
-    this.index = end;
+    this.#index = end;
     return true;
   }
 
-  /** Copies bytes into staging; the caller may reuse its memory at once. */
+  /** Copy bytes; the caller may reuse its memory at once. */
   copy(bytes: Uint8Array): void {
-    const end = this.index + bytes.length;
-    if (end < this.room) {
-      this.block.set(bytes, this.index);
-      this.index = end;
+    const end = this.#index + bytes.length;
+    if (end < this.#fastLimit) {
+      this.#block.set(bytes, this.#index);
+      this.#index = end;
       return;
     }
     let from = 0;
     while (from < bytes.length) {
-      if (this.index >= this.room && !this.makeRoom(1)) return;
-      const chunk = Math.min(bytes.length - from, this.stagingSize - this.index);
-      this.block.set(
+      if (this.#index >= this.#fastLimit && !this.#host.makeRoom(1)) return;
+      const chunk = Math.min(bytes.length - from, this.size - this.#index);
+      this.#block.set(
         from === 0 && chunk === bytes.length ? bytes : bytes.subarray(from, from + chunk),
-        this.index,
+        this.#index,
       );
       from += chunk;
-      this.advance(this.index + chunk);
+      this.#advance(this.#index + chunk);
     }
   }
 
-  /** Lets puts go straight ahead. */
-  protected open(): void {
-    if (this.block === NO_BLOCK) {
-      const block = this.#spare.pop() ?? allocateBlock(this.stagingSize);
-      this.block = block;
+  /** Make `bytes` fit the block in one piece; return false if puts have stopped. */
+  fit(bytes: number): boolean {
+    return this.#index + bytes <= this.#fastLimit || this.#host.makeRoom(bytes);
+  }
+
+  /** Return the staged bytes from `start` on, as a view. */
+  viewFrom(start: number): Uint8Array {
+    // Half the price of a Buffer's subarray (bench/ram-records.ts).
+    const { buffer, byteOffset } = this.#block;
+    return new Uint8Array(buffer, byteOffset + start, this.#index - start);
+  }
+
+  /** Let puts go straight ahead. */
+  openBlock(): void {
+    if (this.#block === NO_BLOCK) {
+      const block = this.#spare.pop() ?? allocateBlock(this.size);
+      this.#block = block;
       this.#view = new DataView(block.buffer, block.byteOffset, block.length);
     }
-    this.room = this.stagingSize;
+    this.#fastLimit = this.size;
   }
 
-  /** Takes the block out, for the batch that holds its bytes; null if there are none. */
-  protected takeBlock(): Buffer | null {
-    this.room = 0;
-    if (this.index === 0) return null;
-    const block = this.block;
-    this.block = NO_BLOCK;
-    this.index = 0;
+  /** Make the next put ask the host for room. */
+  closeBlock(): void {
+    this.#fastLimit = 0;
+  }
+
+  /** Detach the block, for the batch that holds its bytes; return null if it is empty. */
+  takeBlock(): Buffer | null {
+    this.#fastLimit = 0;
+    if (this.#index === 0) return null;
+    const block = this.#block;
+    this.#block = NO_BLOCK;
+    this.#index = 0;
     return block;
   }
 
-  /** Gives a block back for later puts. */
-  protected giveBlock(block: Buffer): void {
+  /** Keep a detached block for later puts. */
+  recycleBlock(block: Buffer): void {
     if (this.#spare.length < SPARE_BLOCKS) this.#spare.push(block);
   }
 
-  /** Moves the staging cursor and lets a full block leave, as QEMU does, without waiting for the next put. */
-  protected advance(index: number): void {
-    this.index = index;
-    if (index >= this.stagingSize) this.cutFull();
+  /** Move the cursor. A full block leaves at once, as in QEMU, and not with the next put. */
+  #advance(index: number): void {
+    this.#index = index;
+    if (index >= this.size) this.#host.cutFull();
   }
 
   #put8(value: number): void {
-    const index = this.index;
-    if (index + 1 >= this.room) {
+    const index = this.#index;
+    if (index + 1 >= this.#fastLimit) {
       this.#last8(value);
       return;
     }
     this.#view.setUint8(index, value);
-    this.index = index + 1;
+    this.#index = index + 1;
   }
 
   #last8(value: number): void {
-    if (this.index + 1 > this.room && !this.makeRoom(1)) return;
-    this.#view.setUint8(this.index, value);
-    this.advance(this.index + 1);
+    if (this.#index + 1 > this.#fastLimit && !this.#host.makeRoom(1)) return;
+    this.#view.setUint8(this.#index, value);
+    this.#advance(this.#index + 1);
   }
 
   #put16(value: number): void {
-    const index = this.index;
-    if (index + 2 >= this.room) {
+    const index = this.#index;
+    if (index + 2 >= this.#fastLimit) {
       this.#last16(value);
       return;
     }
     this.#view.setUint16(index, value);
-    this.index = index + 2;
+    this.#index = index + 2;
   }
 
   #last16(value: number): void {
-    if (this.index + 2 > this.room && !this.makeRoom(2)) return;
-    this.#view.setUint16(this.index, value);
-    this.advance(this.index + 2);
+    if (this.#index + 2 > this.#fastLimit && !this.#host.makeRoom(2)) return;
+    this.#view.setUint16(this.#index, value);
+    this.#advance(this.#index + 2);
   }
 
   #put32(value: number): void {
-    const index = this.index;
-    if (index + 4 >= this.room) {
+    const index = this.#index;
+    if (index + 4 >= this.#fastLimit) {
       this.#last32(value);
       return;
     }
     this.#view.setUint32(index, value);
-    this.index = index + 4;
+    this.#index = index + 4;
   }
 
   #last32(value: number): void {
-    if (this.index + 4 > this.room && !this.makeRoom(4)) return;
-    this.#view.setUint32(this.index, value);
-    this.advance(this.index + 4);
+    if (this.#index + 4 > this.#fastLimit && !this.#host.makeRoom(4)) return;
+    this.#view.setUint32(this.#index, value);
+    this.#advance(this.#index + 4);
   }
 
   #put64(high: number, low: number): void {
-    const index = this.index;
-    if (index + 8 >= this.room) {
+    const index = this.#index;
+    if (index + 8 >= this.#fastLimit) {
       this.#last64(high, low);
       return;
     }
     this.#view.setUint32(index, high);
     this.#view.setUint32(index + 4, low);
-    this.index = index + 8;
+    this.#index = index + 8;
   }
 
   #last64(high: number, low: number): void {
-    if (this.index + 8 > this.room && !this.makeRoom(8)) return;
-    const index = this.index;
+    if (this.#index + 8 > this.#fastLimit && !this.#host.makeRoom(8)) return;
+    const index = this.#index;
     this.#view.setUint32(index, high);
     this.#view.setUint32(index + 4, low);
-    this.advance(index + 8);
+    this.#advance(index + 8);
   }
 
   #be64Big(value: bigint): void {
@@ -250,8 +280,8 @@ export abstract class Staging {
   }
 
   #put64Big(value: bigint): void {
-    if (this.index + 8 > this.room && !this.makeRoom(8)) return;
-    this.#view.setBigUint64(this.index, value);
-    this.advance(this.index + 8);
+    if (this.#index + 8 > this.#fastLimit && !this.#host.makeRoom(8)) return;
+    this.#view.setBigUint64(this.#index, value);
+    this.#advance(this.#index + 8);
   }
 }

@@ -16,7 +16,7 @@ function look(file: QemuFile): void {
 }
 
 /** How a gate shuts, in a file whose backend is called only when bytes are flushed. */
-const SHUT: { name: string; make(sink: Sink): QemuFile; put(file: QemuFile): void }[] = [
+const SHUT: { name: string; make: (sink: Sink) => QemuFile; put: (file: QemuFile) => void }[] = [
   {
     name: 'the transport gate, by typed puts',
     make: (sink) => new QemuFile(sink, { highWaterMark: 100, autoFlush: false }),

@@ -1,0 +1,16 @@
+/**
+ * Throw if a buffer is detached: it looks empty, and its bytes would be lost without notice.
+ *
+ * @throws TypeError if `bytes` is not a `Uint8Array`, or is detached.
+ */
+export function checkAttached(bytes: Uint8Array, method: string): void {
+  if (!(bytes instanceof Uint8Array)) {
+    throw new TypeError(`${method}: give a Uint8Array or Buffer`);
+  }
+  if (bytes.length > 0) return;
+  try {
+    new Uint8Array(bytes.buffer);
+  } catch (error) {
+    throw new TypeError(`${method}: the buffer is detached, its bytes are gone`, { cause: error });
+  }
+}
