@@ -43,7 +43,7 @@ function jobsOf(file: string, out: string): Job[] {
       name: 'verify',
       ours: ['verify', file],
       peer: 'cat',
-      theirs: ['sh', '-c', `cat ${file} | cat >/dev/null`],
+      theirs: ['cat', file],
       maxRatio: 2,
     },
     {
