@@ -88,7 +88,7 @@ export class CheckTap {
         try {
           resolve(this.#read(target));
         } catch (error) {
-          reject(error as Error);
+          reject(error);
         }
       };
     });

@@ -12,9 +12,8 @@ export async function deflateSlices(chunks: Iterable<Uint8Array>): Promise<Buffe
   for (const chunk of chunks) {
     const output: Buffer[] = [];
     const readAll = (): void => {
-      for (let part = deflate.read(); part !== null; part = deflate.read()) {
-        output.push(part as Buffer);
-      }
+      const read = (): Buffer | null => deflate.read() as Buffer | null;
+      for (let part = read(); part !== null; part = read()) output.push(part);
     };
     deflate.on('readable', readAll);
     deflate.write(chunk);

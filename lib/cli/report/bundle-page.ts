@@ -1,11 +1,17 @@
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
-import type { PageCode } from './page-code.ts';
 
 /*
  * Part of the build, and of a run from the sources. The published package has no esbuild: it has the bundle.
  */
+
+/** The code of a report's page. */
+export interface PageCode {
+  /** A classic script, with everything that it imports. */
+  readonly script: string;
+  readonly style: string;
+}
 
 /** Browsers of the last years: the page uses no syntax that is newer. */
 const TARGET = 'es2022';

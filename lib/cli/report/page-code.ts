@@ -1,12 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-
-/** The code of a report's page. */
-export interface PageCode {
-  /** A classic script, with everything that it imports. */
-  readonly script: string;
-  readonly style: string;
-}
+import type { PageCode } from './bundle-page.ts';
 
 /** Names of the files that the build writes beside this module. */
 export const PAGE_FILES = { script: 'page.js', style: 'page.css' } as const;

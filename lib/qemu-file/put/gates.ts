@@ -1,7 +1,6 @@
 import { markHandled } from '../../contract/backend-result.ts';
 import type { QemuFileError } from '../../contract/errors.ts';
-import { waitFor } from '../../contract/wait-for.ts';
-import type { WaitOptions } from '../options.ts';
+import { type WaitLimits, waitFor } from '../../contract/wait-for.ts';
 import type { RateLimiter } from './rate-limiter.ts';
 
 /*
@@ -84,7 +83,7 @@ export class Gates {
   }
 
   /** Wait until both gates are open. */
-  wait({ signal }: WaitOptions): Promise<void> {
+  wait({ signal }: Pick<WaitLimits, 'signal'>): Promise<void> {
     if (this.#error !== null) return markHandled(Promise.reject(this.#error));
     const wait = waitFor<void>(
       (resolve, reject) => {

@@ -235,7 +235,7 @@ describe('listening at a path', LIMITS, () => {
     await using directory = makeTempDir();
     const umask = t.mock.method(process, 'umask');
     const seen: { names: string[]; mode: number }[] = [];
-    const original = net.Server.prototype.listen;
+    const original = Reflect.get(net.Server.prototype, 'listen') as () => net.Server;
     t.mock.method(net.Server.prototype, 'listen', function (this: net.Server, ...args: unknown[]) {
       // Bound and listening, with the mode that the umask gives it.
       this.prependOnceListener('listening', () => {
@@ -243,7 +243,7 @@ describe('listening at a path', LIMITS, () => {
         const [name = ''] = names;
         seen.push({ names, mode: lstatSync(directory.join(name)).mode & 0o777 });
       });
-      return Reflect.apply(original, this, args);
+      return Reflect.apply(original, this, args) as net.Server;
     });
     await using _listener = await listenSocket({ path: directory.join('s') });
     assert.equal(seen.length, 1);
