@@ -93,6 +93,8 @@ function addReaders(program: Command, done: (code: number) => void): void {
     .option('--device <name>', 'print the decoded state of one device (NAME or NAME/INSTANCE)')
     .option('--html <file>', 'write a report for a browser')
     .option('--digest', 'print the XXH64 of the final contents of each RAM block')
+    .option('--snapshots', 'list the snapshots of a qcow2 image')
+    .option('--xml', 'print the domain XML and the cookie in a save image of libvirt')
     // A flag of its own: an optional value of --json would take the endpoint after it.
     .option('--json=full', 'print one JSON object with every PART of each section')
     .action(async (from: string, flags: InspectFlags) => {

@@ -21,6 +21,10 @@ export interface InspectFlags extends ReadFlags {
   /** Path for the HTML report. */
   html?: string;
   digest?: boolean;
+  /** Print the domain XML of a save image of libvirt, and its cookie. */
+  xml?: boolean;
+  /** List the snapshots of a qcow2 image. */
+  snapshots?: boolean;
   /** JSON lists every `PART` of a section. */
   'json=full'?: boolean;
 }
@@ -43,8 +47,18 @@ interface Inspection {
  * @param fromText - The endpoint, as typed.
  * @returns The exit code.
  */
-export function runInspect(fromText: string, flags: InspectFlags): Promise<number> {
+export async function runInspect(fromText: string, flags: InspectFlags): Promise<number> {
+  const mistake = usageMistake(flags);
+  if (mistake !== null) {
+    await printStderr(mistake);
+    return EXIT.USAGE;
+  }
+  if (flags.snapshots === true) {
+    const { listSnapshots } = await import('./snapshots.ts');
+    return listSnapshots(fromText, flags.json === true);
+  }
   return readStream(fromText, flags, async (stream, signal) => {
+    if (flags.xml === true) return printXml(fromText, stream, flags);
     const inspection = await inspect(stream, flags, signal);
     const { summary, failure } = inspection;
     if (flags.html !== undefined) await writeReport(fromText, flags.html, inspection);
@@ -57,6 +71,47 @@ export function runInspect(fromText: string, flags: InspectFlags): Promise<numbe
     }
     return readExitCode(failure);
   });
+}
+
+/** Return why options cannot be used together; null if they can. */
+function usageMistake({
+  snapshots,
+  xml,
+  device,
+  html,
+  digest,
+  snapshot,
+}: InspectFlags): string | null {
+  const alone = snapshots === true ? '--snapshots' : xml === true ? '--xml' : null;
+  if (alone === null) return null;
+  if (snapshots === true && snapshot !== undefined) {
+    return '--snapshots lists all snapshots, --snapshot chooses one: remove one of them';
+  }
+  const isAlone = !(snapshots === true && xml === true) && device === undefined;
+  if (isAlone && html === undefined && digest !== true) return null;
+  return `${alone} prints nothing else: remove the other options`;
+}
+
+/** Print the domain XML that libvirt saved with a stream, and its cookie. */
+async function printXml(
+  fromText: string,
+  { unwrapped: { libvirt } }: OpenStream,
+  { json }: InspectFlags,
+): Promise<number> {
+  if (libvirt === undefined) {
+    throw new UsageError(`${fromText}: not a save image of libvirt: it has no domain XML`);
+  }
+  const parts = libvirt.cookie === null ? [libvirt.xml] : [libvirt.xml, libvirt.cookie];
+  const text =
+    json === true
+      ? `${JSON.stringify(libvirt)}\n`
+      : parts.map((part) => `${escapeControls(part.trimEnd())}\n`).join('');
+  return (await writeText(process.stdout, text)) ? EXIT.DONE : EXIT.IO;
+}
+
+/** Write control characters, which XML does not allow, as character references: a terminal must not obey them. */
+function escapeControls(xml: string): string {
+  return xml.replace(/[^\P{Cc}\t\n\r]/gu, (char) => `&#${char.charCodeAt(0)};`);
 }
 
 async function inspect(

@@ -1,4 +1,4 @@
-import { printable } from '../../util/format.ts';
+import { printable, visible } from '../../util/format.ts';
 import { MigrationStreamError, type StreamFault } from '../format/stream-error.ts';
 import {
   ClusterMap,
@@ -107,7 +107,7 @@ export class Qcow2Image {
       this.snapshots.find((snapshot) => snapshot[key] === wanted);
     const found = named('name') ?? named('id');
     if (found === undefined) {
-      const reason = `the qcow2 image has no snapshot "${printable(wanted)}"; it has ${there}`;
+      const reason = `the qcow2 image has no snapshot "${visible(wanted)}"; it has ${there}`;
       throw fault('not-a-stream', reason, 60);
     }
     if (found.vmStateSize > 0) return found;
@@ -228,7 +228,9 @@ function geometryOf(header: DataView): Geometry {
     throw fault('corrupt', `clusters of 2^${clusterBits} bytes; possible are 9 to 21`, 20);
   }
   if (header.getUint32(32) !== 0) {
-    throw fault('unsupported', 'the qcow2 image is encrypted', 32);
+    const reason =
+      'the qcow2 image is encrypted; load the snapshot in a QEMU that has the key (-loadvm), and save the guest from there';
+    throw fault('unsupported', reason, 32);
   }
   const high = header.getUint32(72);
   const features = header.getUint32(76);
@@ -305,7 +307,7 @@ function holeError(offset: number): MigrationStreamError {
 }
 
 function quote(snapshot: Qcow2Snapshot): string {
-  return `"${printable(snapshot.name)}" (id ${printable(snapshot.id)})`;
+  return `"${visible(snapshot.name)}" (id ${printable(snapshot.id)})`;
 }
 
 function fault(kind: StreamFault, reason: string, position: number): MigrationStreamError {
