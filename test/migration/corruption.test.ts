@@ -44,7 +44,8 @@ describe('a byte that is another', () => {
             );
             const faults = await readHostile({ main: first as Buffer, channels: others });
             const isFramed = (flip & ~mask) !== 0;
-            if (!isFramed) continue;
+            // A live section of another name may be a vendor's: it is skipped, with a warning.
+            if (!isFramed || isInLiveName(bytes, at)) continue;
             const what = `byte ${at} of channel ${which}, changed by 0x${flip.toString(16)}`;
             assert.equal(faults.length, 1, what);
           }
@@ -82,3 +83,12 @@ describe('a byte that is another', () => {
     }
   });
 });
+
+/** Return whether a byte belongs to the name, or its length, of a live section other than `ram`. */
+function isInLiveName(bytes: Buffer, at: number): boolean {
+  const names = ['block', 'dirty-bitmap', 'spapr/htab', 's390-storage_attributes', 'vfio'];
+  return names.some((name) => {
+    const start = bytes.lastIndexOf(name, at + 1);
+    return start >= 0 && at < start + name.length;
+  });
+}

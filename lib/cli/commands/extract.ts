@@ -63,19 +63,23 @@ async function extract(
   try {
     await openOutputs(flags, outputs);
     const { file, fileOffset, seekable } = unwrapped;
-    const { faults, warnings, blocks, configuration, manifest } = await verifyStream(file, {
-      pages: combineVisitors(outputs.map(({ visitor }) => visitor)),
-      digests: flags.manifest === undefined ? undefined : { store: scratch.store },
-      description,
-      channels,
-      fileOffset,
-      seekable,
-      // RAM pages do not depend on the VM description.
-      withoutDescription: true,
-      signal,
-    });
+    const { faults, warnings, blocks, configuration, manifest, isRamComplete } = await verifyStream(
+      file,
+      {
+        pages: combineVisitors(outputs.map(({ visitor }) => visitor)),
+        digests: flags.manifest === undefined ? undefined : { store: scratch.store },
+        description,
+        channels,
+        fileOffset,
+        seekable,
+        // RAM pages do not depend on the VM description.
+        withoutDescription: true,
+        signal,
+      },
+    );
     const [fault] = faults;
-    if (fault !== undefined) return await refuse(fromText, fault);
+    const needsAll = flags.manifest !== undefined;
+    if (fault !== undefined && (needsAll || !isRamComplete)) return await refuse(fromText, fault);
     if (flags.block !== undefined && !blocks.some(({ name }) => name === flags.block)) {
       const names = blocks.map(({ name }) => name).join(', ');
       throw new UsageError(
@@ -92,7 +96,10 @@ async function extract(
       await writeOutput(flags.manifest, `${JSON.stringify(manifest, null, 2)}\n`);
       paths.push(flags.manifest);
     }
-    return await report(fromText, flags, paths, warnings);
+    const code = await report(fromText, flags, paths, warnings);
+    if (fault === undefined || code !== EXIT.DONE) return code;
+    await printStderr(`${fromText}: ${fault.message}`);
+    return readExitCode(fault);
   } finally {
     for (const output of outputs) await output.discard();
   }

@@ -93,10 +93,10 @@ export class DeviceSections {
     const bodyOffset = input.position;
     const description = this.#take(section);
     let body: Buffer;
-    if (description !== undefined) {
+    if (description !== undefined && description.unusable === undefined) {
       body = await this.#bySize(input, section, description, hasFooters);
     } else {
-      if (this.#described !== null) {
+      if (this.#described !== null && description === undefined) {
         this.#diagnostics.report(
           input.error('corrupt', 'the section is not listed in the VM description', section.offset),
         );
@@ -107,7 +107,8 @@ export class DeviceSections {
         throw input.error('unsupported', reason, bodyOffset);
       }
       body = await this.#byFooter(input, section, Buffer.alloc(0));
-      if (!mayWait || this.#described !== null) this.hasScanned = true;
+      if (description === undefined && (!mayWait || this.#described !== null))
+        this.hasScanned = true;
     }
     const device: DeviceSection = { section, bodyOffset, body, state: null };
     if (mayWait && this.#described === null) {
@@ -159,7 +160,8 @@ export class DeviceSections {
     { section, bodyOffset, body }: DeviceSection,
   ): DeviceSection['state'] {
     // Another size was reported when the body was read.
-    if (description === undefined || body.length !== bodySize(description)) return null;
+    if (description === undefined || description.unusable !== undefined) return null;
+    if (body.length !== bodySize(description)) return null;
     const { version = section.versionId } = description;
     if (version !== section.versionId) {
       const { versionId, offset } = section;

@@ -1,6 +1,8 @@
+import { noop } from '../../util/noop.ts';
 import type { VmDescription } from '../format/device-types.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { ITEM, LIMIT } from '../format/wire.ts';
+import { findEndMark } from './scan-for-footer.ts';
 import { parseVmDescription } from './vm-description.ts';
 import { tailMatches } from './walk-device-tail.ts';
 
@@ -69,8 +71,10 @@ export function* findVmDescriptions(bytes: Uint8Array, base: number): Generator<
 }
 
 /**
- * Choose the VM description of a stream: the last text by which the device sections end exactly at the end
- * mark before it, or else the last text.
+ * Choose the VM description of a stream. A volume or a reused file may contain the rest of an older stream
+ * after this one, so the last description in it need not be the right one. The right one is the last text by
+ * which the device sections end exactly at the end mark before it; else, where footers lead to the end mark,
+ * the text after it; else the last text.
  *
  * @param tail - The stream from the type byte of its first device section on.
  * @param base - Offset in the stream of that byte.
@@ -88,7 +92,20 @@ export function chooseDescription(
     if (tailMatches(tail, 0, endMark, found.description, hasFooters)) return found;
     last ??= found;
   }
-  return last;
+  const endMark = last === null || !hasFooters ? null : findEndMark(tail);
+  return endMark === null ? last : descriptionAt(tail, endMark + 1, base);
+}
+
+/** Return the VM description whose type byte is at `at`; null if there is none. */
+function descriptionAt(bytes: Uint8Array, at: number, base: number): FoundDescription | null {
+  if (bytes[at] !== ITEM.VM_DESCRIPTION || at + HEADER_BYTES + MIN_JSON_BYTES > bytes.length)
+    return null;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const begin = at + HEADER_BYTES;
+  const size = view.getUint32(at + 1);
+  if (size > LIMIT.DESCRIPTION || begin + size > bytes.length) return null;
+  const description = tryParse(bytes.subarray(begin, begin + size), base + begin);
+  return description && { offset: base + at, bytes: HEADER_BYTES + size, description };
 }
 
 /** Return the bytes of JSON if a VM description may begin at `at` with its type byte; else null. */
@@ -104,7 +121,8 @@ function likelySize(bytes: Uint8Array, view: DataView, at: number): number | nul
 
 function tryParse(json: Uint8Array, position: number): VmDescription | null {
   try {
-    return parseVmDescription(json, position);
+    // Odd entries are reported when the reader gets to the description.
+    return parseVmDescription(json, position, { warn: noop });
   } catch (error) {
     if (error instanceof MigrationStreamError) return null;
     throw error;

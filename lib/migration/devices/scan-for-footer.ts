@@ -4,6 +4,8 @@ import { ITEM, LIMIT } from '../format/wire.ts';
 
 const FOOTER_BYTES = 5;
 const READ_CHUNK_BYTES = 1_048_576;
+/** Bytes that are searched together for the footer of a body that is skipped. */
+const WINDOW_BYTES = 32_768;
 
 /**
  * Read the body of a section of unknown length, up to its footer: the first place where the five bytes of its
@@ -22,9 +24,7 @@ export async function scanForFooter(
   start: Buffer,
   isOpen: (sectionId: number) => boolean,
 ): Promise<Buffer> {
-  const mark = Buffer.alloc(FOOTER_BYTES);
-  mark[0] = ITEM.FOOTER;
-  mark.writeUInt32BE(sectionId, 1);
+  const mark = footerOf(sectionId);
   const bodyOffset = input.position - start.length;
   let body = start;
   let from = 0;
@@ -70,4 +70,80 @@ export async function scanForFooter(
     }
     body = Buffer.concat(chunks);
   }
+}
+
+/**
+ * Skip the body of a live section of unknown layout, up to its footer, which is found as by `scanForFooter`. Takes
+ * constant memory and linear time: each place that looks like the footer is judged by a bounded look-ahead.
+ *
+ * @returns Bytes of the body.
+ * @throws {MigrationStreamError} (rejects) `truncated` if the stream ends first, `unsupported` if there is no
+ *   footer in `LIMIT.UNKNOWN_BODY` bytes.
+ */
+export async function skipToFooter(
+  input: StreamInput,
+  sectionId: number,
+  isOpen: (sectionId: number) => boolean,
+): Promise<number> {
+  const { file } = input;
+  const mark = footerOf(sectionId);
+  const start = input.position;
+  const lookAhead = FOOTER_BYTES + MAX_HEADER_BYTES;
+  for (;;) {
+    const available = await file.fillOrEnd(lookAhead);
+    const view = file.peekBuffer(Math.min(available, WINDOW_BYTES));
+    const window = Buffer.from(view.buffer, view.byteOffset, view.length);
+    const found = window.indexOf(mark);
+    if (found < 0) {
+      if (available < lookAhead) {
+        const reason = `the stream ends without a section footer after ${input.position - start + available} bytes of body`;
+        throw input.error('truncated', reason, input.position + available);
+      }
+      file.skip(window.length - FOOTER_BYTES + 1);
+    } else {
+      file.skip(found);
+      const size = Math.min(await file.fillOrEnd(lookAhead), lookAhead);
+      const after = file.peekBuffer(size).subarray(FOOTER_BYTES);
+      if (looksLikeItem(after, isOpen, size < lookAhead)) return input.position - start;
+      file.skip(1);
+    }
+    if (input.position - start > LIMIT.UNKNOWN_BODY) {
+      const reason = `no section footer in ${LIMIT.UNKNOWN_BODY} bytes of body of unknown layout`;
+      throw input.error('unsupported', reason, start);
+    }
+  }
+}
+
+/**
+ * Find the end mark after a row of device sections by their footers.
+ *
+ * @param tail - A part of a stream that begins with the type byte of a device section.
+ * @returns Index of the end mark; null if other items follow, or a footer is not found.
+ */
+export function findEndMark(tail: Uint8Array): number | null {
+  const bytes = Buffer.from(tail.buffer, tail.byteOffset, tail.length);
+  let at = 0;
+  while (bytes[at] === ITEM.SECTION_FULL) {
+    const nameLength = bytes[at + 5] ?? 0;
+    let footer = at + 6 + nameLength + 8;
+    if (footer > bytes.length) return null;
+    const mark = footerOf(bytes.readUInt32BE(at + 1));
+    for (;;) {
+      footer = bytes.indexOf(mark, footer);
+      if (footer < 0) return null;
+      const next = footer + FOOTER_BYTES;
+      const after = bytes.subarray(next, next + MAX_HEADER_BYTES);
+      if (looksLikeItem(after, () => false, after.length < MAX_HEADER_BYTES)) break;
+      footer += 1;
+    }
+    at = footer + FOOTER_BYTES;
+  }
+  return at > 0 && bytes[at] === ITEM.EOF ? at : null;
+}
+
+function footerOf(sectionId: number): Buffer {
+  const mark = Buffer.alloc(FOOTER_BYTES);
+  mark[0] = ITEM.FOOTER;
+  mark.writeUInt32BE(sectionId, 1);
+  return mark;
 }

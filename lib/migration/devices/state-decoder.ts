@@ -191,7 +191,8 @@ class StateDecoder {
     return value;
   }
 
-  #struct({ struct = {}, size }: FieldDescription): DeviceState {
+  #struct({ struct = {}, size }: FieldDescription): StateValue {
+    if (struct.fields === undefined && struct.subsections === undefined) return this.#opaque(size);
     const begin = this.#at;
     const outerEnd = this.#end;
     this.#end = begin + size;
@@ -201,6 +202,13 @@ class StateDecoder {
     }
     this.#end = outerEnd;
     return state;
+  }
+
+  /** Return the bytes of a structure that is described without fields. */
+  #opaque(size: number): Uint8Array {
+    const at = this.#at;
+    this.#at = at + size;
+    return new Uint8Array(this.#body.buffer, this.#body.byteOffset + at, size);
   }
 
   #oddBool(byte: number): void {

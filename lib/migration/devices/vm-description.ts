@@ -1,6 +1,7 @@
 import { Buffer } from 'node:buffer';
 import { printable } from '../../util/format.ts';
 import type { DeviceDescription, FieldDescription, VmDescription } from '../format/device-types.ts';
+import type { WarningSink } from '../format/diagnostics.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { LIMIT } from '../format/wire.ts';
 import { bodySize, elementCount, elementsAfter } from './body-size.ts';
@@ -19,10 +20,16 @@ const MAX_TEXT = 1024;
  *
  * @param bytes - The JSON, without the type and the length before it.
  * @param position - Offset in the stream of its first byte.
+ * @param diagnostics - Takes a warning for each device entry that cannot be used; the entry then has `unusable`, and
+ *   the others are usable. Without it, such an entry is a fault.
  * @throws {MigrationStreamError} `corrupt`, with the place in the JSON.
  */
-export function parseVmDescription(bytes: Uint8Array, position: number): VmDescription {
-  return new DescriptionCheck(position).parse(bytes);
+export function parseVmDescription(
+  bytes: Uint8Array,
+  position: number,
+  diagnostics?: WarningSink,
+): VmDescription {
+  return new DescriptionCheck(position, diagnostics).parse(bytes);
 }
 
 type JsonObject = Readonly<Record<string, unknown>>;
@@ -30,10 +37,12 @@ type JsonObject = Readonly<Record<string, unknown>>;
 /** The check of one description. */
 class DescriptionCheck {
   readonly #position: number;
+  readonly #diagnostics: WarningSink | undefined;
   readonly #path: (string | number)[] = [];
 
-  constructor(position: number) {
+  constructor(position: number, diagnostics: WarningSink | undefined) {
     this.#position = position;
+    this.#diagnostics = diagnostics;
   }
 
   parse(bytes: Uint8Array): VmDescription {
@@ -50,7 +59,7 @@ class DescriptionCheck {
     if (root.configuration !== undefined) {
       this.#within('configuration', () => this.#state(this.#object(root.configuration), 0));
     }
-    this.#each(root, 'devices', LIMIT.SECTIONS, (device) => this.#device(device));
+    this.#each(root, 'devices', LIMIT.SECTIONS, (device) => this.#deviceOrUnusable(device));
     return root as unknown as VmDescription;
   }
 
@@ -63,9 +72,27 @@ class DescriptionCheck {
     }
   }
 
-  #device(device: JsonObject): void {
+  /** Check an entry. A fault in the entry costs only that entry if warnings are taken. */
+  #deviceOrUnusable(device: Record<string, unknown>): void {
     this.#name(device, 'name');
     this.#integer(device, 'instance_id', -0x8000_0000, 0xffff_ffff);
+    // Only the parser may set it.
+    delete device.unusable;
+    const depth = this.#path.length;
+    try {
+      this.#device(device);
+    } catch (error) {
+      if (this.#diagnostics === undefined || !(error instanceof MigrationStreamError)) throw error;
+      this.#path.length = depth;
+      device.unusable = error.reason;
+      delete device.size;
+      device.fields = [];
+      delete device.subsections;
+      this.#diagnostics.warn(`${error.reason}; the device is not decoded`, error.position ?? 0);
+    }
+  }
+
+  #device(device: JsonObject): void {
     this.#state(device, 0);
     const size = bodySize(device as unknown as DeviceDescription);
     if (!Number.isSafeInteger(size)) this.#fail('has more bytes than any device');
@@ -79,8 +106,11 @@ class DescriptionCheck {
   #state(state: JsonObject, level: number): void {
     if (state.vmsd_name !== undefined) this.#text(state, 'vmsd_name');
     if (state.version !== undefined) this.#version(state);
-    this.#each(state, 'fields', Infinity, (field) => this.#field(field, level));
-    this.#counts(state.fields as FieldDescription[]);
+    // QEMU 7.2 describes a structure without fields as `"struct": {}`.
+    if (level === 0 || state.fields !== undefined) {
+      this.#each(state, 'fields', Infinity, (field) => this.#field(field, level));
+      this.#counts(state.fields as FieldDescription[]);
+    }
     if (state.subsections === undefined) return;
     this.#each(state, 'subsections', Infinity, (subsection) => {
       this.#name(subsection, 'vmsd_name');
@@ -164,14 +194,19 @@ class DescriptionCheck {
     }
   }
 
-  #object(value: unknown): JsonObject {
+  #object(value: unknown): Record<string, unknown> {
     if (typeof value !== 'object' || value === null || Array.isArray(value)) {
       this.#fail(`is ${kindOf(value)}, not an object`);
     }
-    return value as JsonObject;
+    return value as Record<string, unknown>;
   }
 
-  #each(owner: JsonObject, key: string, most: number, check: (item: JsonObject) => void): void {
+  #each(
+    owner: JsonObject,
+    key: string,
+    most: number,
+    check: (item: Record<string, unknown>) => void,
+  ): void {
     this.#within(key, () => {
       const list = owner[key];
       if (!Array.isArray(list)) this.#fail(`is ${kindOf(list)}, not an array`);

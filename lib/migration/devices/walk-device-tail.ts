@@ -34,7 +34,7 @@ export function tailMatches(
     if (tail[at] !== ITEM.SECTION_FULL || bodyAt > end) return false;
     const name = UTF8.decode(tail.subarray(nameAt, nameAt + nameLength));
     const device = devices.take(name, view.getUint32(nameAt + nameLength));
-    if (device === undefined) return false;
+    if (device === undefined || device.unusable !== undefined) return false;
     const footerAt = bodyAt + bodySize(device);
     if (footerAt + footerBytes > end) return false;
     if (hasFooters) {

@@ -29,6 +29,8 @@ export interface DeviceDescription extends StateDescription {
   instance_id: number;
   /** Bytes of the body, where the state is not described any further. */
   size?: number;
+  /** Why the entry cannot be used; set by the parser, never by the stream. The size of the body is unknown then. */
+  unusable?: string;
 }
 
 /** The VM description: the JSON after the end mark, which describes the device sections. */

@@ -14,9 +14,9 @@ export function sectionKindOf(type: number): SectionKind | undefined {
   return KINDS.get(type);
 }
 
-/** Return whether a name is one that a section may have: not empty, no control characters. */
+/** Return whether a name is one that a section may have: not empty, no control characters, valid UTF-8. */
 function isSectionName(name: string): boolean {
-  return name !== '' && !/\p{Cc}/u.test(name);
+  return name !== '' && !/[\p{Cc}\ufffd]/u.test(name);
 }
 
 /** A section whose START or FULL header was read. */
@@ -26,6 +26,8 @@ interface KnownSection {
   readonly versionId: number;
   readonly kind: 'start' | 'full';
   hasEnded: boolean;
+  /** Whether the section may stay without its END. */
+  isEndOptional: boolean;
 }
 
 /** The sections of one stream by their ids. Checks each header against the headers before it. */
@@ -56,6 +58,14 @@ export class SectionTable {
     return known !== undefined && known.kind === 'start' && !known.hasEnded;
   }
 
+  /** Let a section stay without its END: QEMU sends one only if the handler is active at completion. */
+  makeEndOptional(sectionId: number): void {
+    const known = this.#sections.get(sectionId);
+    if (known === undefined || known.kind === 'full' || known.isEndOptional) return;
+    known.isEndOptional = true;
+    if (!known.hasEnded) this.#openCount -= 1;
+  }
+
   /**
    * Read the header of a section, after its type byte.
    *
@@ -82,7 +92,14 @@ export class SectionTable {
     if (this.#sections.size === LIMIT.SECTIONS) {
       throw input.error('corrupt', `more than ${LIMIT.SECTIONS} sections`, offset);
     }
-    this.#sections.set(sectionId, { name, instanceId, versionId, kind, hasEnded: false });
+    this.#sections.set(sectionId, {
+      name,
+      instanceId,
+      versionId,
+      kind,
+      hasEnded: false,
+      isEndOptional: false,
+    });
     if (kind === 'start') {
       this.#openCount += 1;
       this.hasIterables = true;
@@ -108,7 +125,7 @@ export class SectionTable {
     if (kind === 'end') {
       known.hasEnded = true;
       this.#hasEnd = true;
-      this.#openCount -= 1;
+      if (!known.isEndOptional) this.#openCount -= 1;
     }
     return { sectionId, name, instanceId, versionId, kind, offset, bytes: 0 };
   }

@@ -75,6 +75,8 @@ export const LIMIT = {
    * also of one device section whose end is found by its footer.
    */
   DEVICE_TAIL: 67_108_864,
+  /** Bytes of one body of a live section of unknown layout, whose end is found by its footer. */
+  UNKNOWN_BODY: 1_073_741_824,
   /** Bytes of a postcopy package. */
   PACKAGE: 1_073_741_824,
   /** Levels of structures in a description. */

@@ -1,5 +1,6 @@
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { chooseDescription } from '../devices/find-vm-description.ts';
+import { chooseDescription, type FoundDescription } from '../devices/find-vm-description.ts';
+import { findEndMark } from '../devices/scan-for-footer.ts';
 import type { VmDescription } from '../format/device-types.ts';
 import { StreamInput } from '../format/stream-input.ts';
 import { LIMIT } from '../format/wire.ts';
@@ -23,6 +24,10 @@ export interface BufferedTail {
   readonly description: VmDescription | null;
   /** Offset in the stream of the description's type byte. */
   readonly descriptionAt: number | null;
+  /** Whether sections have footers; null if that is still unknown. */
+  readonly hasFooters: boolean | null;
+  /** Offset in the stream up to which it was searched. */
+  readonly searchedTo: number;
   /** Whether the source may send more, which was not waited for. */
   readonly isOpen: boolean;
 }
@@ -31,16 +36,18 @@ export interface BufferedTail {
  * Buffer the rest of a stream, up to `LIMIT.DEVICE_TAIL` bytes, and find the VM description in it.
  *
  * @param input - An input whose next byte is the first of a device section.
- * @param hasFooters - Whether sections have footers.
+ * @param footers - Whether sections have footers; null if unknown, as in device state of Xen, which has no other
+ *   section before.
  * @param staysOpen - Whether the source waits for an answer on the return path and will not end: the wait is
  *   then over when the bytes so far end with a description.
  */
 export async function bufferDeviceTail(
   input: StreamInput,
-  hasFooters: boolean,
+  footers: boolean | null,
   staysOpen: boolean,
 ): Promise<BufferedTail> {
   const base = input.position;
+  const hasFooters = footers !== false;
   const pieces: Buffer[] = [];
   let buffered = 0;
   let tries = 0;
@@ -53,24 +60,38 @@ export async function bufferDeviceTail(
     const tail = Buffer.concat(pieces);
     const found = chooseDescription(tail, base, hasFooters);
     if (found !== null && found.offset + found.bytes === base + buffered) {
-      return tailOf(fileOf([tail]), base, found, true);
+      return tailOf(fileOf([tail]), base, {
+        found,
+        footers,
+        searchedTo: base + buffered,
+        isOpen: true,
+      });
     }
   }
   const tail = Buffer.concat(pieces);
   const found = chooseDescription(tail, base, hasFooters);
-  return tailOf(fileOf([tail], input), base, found, false);
+  const searchedTo = base + buffered;
+  const known = footers ?? (found === null && findEndMark(tail) !== null ? true : null);
+  return tailOf(fileOf([tail], input), base, { found, footers: known, searchedTo, isOpen: false });
 }
 
 function tailOf(
   file: QemuFile,
   base: number,
-  found: ReturnType<typeof chooseDescription>,
-  isOpen: boolean,
+  search: {
+    found: FoundDescription | null;
+    footers: boolean | null;
+    searchedTo: number;
+    isOpen: boolean;
+  },
 ): BufferedTail {
+  const { found, footers, searchedTo, isOpen } = search;
   return {
     input: new StreamInput(file, base),
     description: found?.description ?? null,
     descriptionAt: found?.offset ?? null,
+    hasFooters: footers,
+    searchedTo,
     isOpen,
   };
 }

@@ -1,19 +1,12 @@
-import { hex } from '../../util/format.ts';
 import type { VmDescription } from '../format/device-types.ts';
 import { Diagnostics } from '../format/diagnostics.ts';
-import type {
-  Command,
-  Configuration,
-  MigrationEvent,
-  PageVisitor,
-  Section,
-} from '../format/events.ts';
+import type { Command, Configuration, MigrationEvent, PageVisitor } from '../format/events.ts';
 import { PackageInput } from '../format/package-input.ts';
 import { sectionKindOf } from '../format/section-headers.ts';
-import { MigrationStreamError, quoteSection } from '../format/stream-error.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
 import { StreamInput } from '../format/stream-input.ts';
 import { openSource, type StreamSource } from '../format/stream-source.ts';
-import { ITEM, STREAM_MAGIC, STREAM_VERSION } from '../format/wire.ts';
+import { ITEM } from '../format/wire.ts';
 import { pageSizeOfMachine } from '../ram/page-size.ts';
 import { RamSections } from '../ram/ram-sections.ts';
 import type { RamTable } from '../ram/ram-table.ts';
@@ -23,6 +16,7 @@ import { readConfiguration } from './configuration.ts';
 import { deviceEvent, SectionReader } from './section-reader.ts';
 import { SideChannels } from './side-channels.ts';
 import { readEnd } from './stream-end.ts';
+import { notAnItem, readHeader } from './stream-start.ts';
 import { StreamState } from './stream-state.ts';
 
 /*
@@ -33,13 +27,14 @@ import { StreamState } from './stream-state.ts';
  * after them, are buffered first (buffer-device-tail.ts). A package is read as a stream within the stream.
  */
 
-const SWAPPED_MAGIC = 0x4d564551;
-
 /** Options of a `MigrationReader`. */
 export interface ReaderOptions {
   /** Receives the RAM pages. */
   pages?: PageVisitor | undefined;
-  /** The VM description and its offset in the stream, if it was looked up already. */
+  /**
+   * What may be the VM description, with its offset in the stream, if it was looked up at the end of the file.
+   * Used if the device sections fit it: a volume may contain the rest of an older stream after this one.
+   */
   description?: { readonly description: VmDescription; readonly offset: number } | undefined;
   /** The additional channels of the migration, recorded or live: multifd channels in any order, postcopy-preempt. */
   channels?: readonly StreamSource[] | undefined;
@@ -81,6 +76,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   #hasReturnPath = false;
   /** Whether the source may send more, which must not be waited for. */
   #goesOn = false;
+  #devicesAt: number | null = null;
 
   /**
    * @param source - A `QemuFile`, which stays open, or chunks of bytes. Its next byte is the stream's first.
@@ -120,6 +116,14 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     }
   }
 
+  /**
+   * Offset in the stream of device sections that cannot be read, because nothing tells where they end, although
+   * all of RAM was read; null if there are none.
+   */
+  get unreadableDevicesAt(): number | null {
+    return this.#devicesAt;
+  }
+
   /** Offset in the stream of the next byte. */
   get position(): number {
     return this.#input?.position ?? 0;
@@ -141,34 +145,15 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     ram: RamSections,
   ): AsyncGenerator<MigrationEvent, void> {
     this.#input = start;
-    yield await this.#header(start);
+    yield await readHeader(start);
     await start.need(1, 'the first item');
     if (start.file.peekByte(0) === ITEM.CONFIGURATION) yield await this.#configure(start);
     await this.#decidePageSize();
-    const known = this.#options.description;
-    if (known !== undefined) await this.#state.describe(known.description, known.offset);
     const sections = new SectionReader(this.#state, ram, this.#options.fileOffset ?? 0);
     const listen = (): void => side.listen(ram);
     const input = yield* this.#items(start, sections, listen, false);
     this.#input = input;
     yield* readEnd(input, this.#state, sections, this.#goesOn);
-  }
-
-  async #header(input: StreamInput): Promise<MigrationEvent> {
-    const offset = input.position;
-    await input.need(8, 'the header');
-    const magic = input.be32();
-    if (magic !== STREAM_MAGIC) {
-      const found = magic.toString(16).padStart(8, '0');
-      const hint = magic === SWAPPED_MAGIC ? '; its bytes are swapped in words of four' : '';
-      const reason = `it begins with ${found}, not with 5145564d ("QEVM") as a migration stream does${hint}`;
-      throw input.error('not-a-stream', reason, offset);
-    }
-    const version = input.be32();
-    if (version !== STREAM_VERSION) {
-      throw input.error('unsupported', `stream version ${version}, not 3`, offset + 4);
-    }
-    return { type: 'header', offset, version };
   }
 
   async #configure(input: StreamInput): Promise<MigrationEvent> {
@@ -185,9 +170,9 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     const size =
       pageSize ??
       (configured === null ? undefined : 2 ** configured) ??
-      description?.description.page_size ??
-      pageSizeOfMachine(this.configuration?.machine ?? '');
-    if (size !== null) await this.ram.setPageSize(size, 0);
+      pageSizeOfMachine(this.configuration?.machine ?? '') ??
+      description?.description.page_size;
+    if (size !== undefined) await this.ram.setPageSize(size, 0);
   }
 
   /** Read items up to the end mark, or the end of a package; return the input to read on with. */
@@ -210,6 +195,10 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       if (kind === 'full' && !inPackage && this.#mustBuffer()) {
         input = yield* this.#bufferTail(input);
         continue;
+      }
+      if (kind === 'full' && this.#lacksDeviceEnds()) {
+        await this.#skipDevices(input);
+        return input;
       }
       input.u8();
       if (kind !== undefined) {
@@ -301,38 +290,36 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     return sections.hasIterables || configuration === null;
   }
 
+  /** Return whether neither a VM description nor footers tell the ends of the device sections after RAM. */
+  #lacksDeviceEnds(): boolean {
+    const { isSearched, footers, devices, ram } = this.#state;
+    return isSearched && footers === false && !devices.isDescribed && ram.blocks.length > 0;
+  }
+
+  /** Report that the device sections cannot be read, and skip the rest of the stream. */
+  async #skipDevices(input: StreamInput): Promise<void> {
+    this.#devicesAt = input.position;
+    const reason =
+      'the device sections cannot be read: a stream of a machine type before 2.4 has no section footers, and ' +
+      'this one has no VM description either, as is the default of pc-*-2.0 to 2.2; all of RAM was read';
+    this.#diagnostics.report(input.error('unsupported', reason));
+    while (!(await input.atEnd())) await input.skip(input.available, 'the device sections');
+  }
+
   async *#bufferTail(input: StreamInput): AsyncGenerator<MigrationEvent, StreamInput> {
     const state = this.#state;
-    const tail = await bufferDeviceTail(input, state.footers !== false, this.#hasReturnPath);
+    const tail = await bufferDeviceTail(input, state.footers, this.#hasReturnPath);
     state.isSearched = true;
     this.#goesOn = tail.isOpen;
-    if (tail.description !== null) {
-      for (const device of await state.describe(tail.description, tail.descriptionAt)) {
-        yield deviceEvent(device);
-      }
+    state.footers ??= tail.hasFooters;
+    // Past the buffered bytes, the description can only be the one at the end of the file.
+    const last = this.#options.description;
+    const isBeyond = last !== undefined && last.offset >= tail.searchedTo;
+    const description = tail.description ?? (isBeyond ? last.description : null);
+    const offset = tail.descriptionAt ?? (isBeyond ? last.offset : null);
+    if (description !== null) {
+      for (const device of await state.describe(description, offset)) yield deviceEvent(device);
     }
     return tail.input;
   }
-}
-
-/** Return the error of a byte that does not begin an item. */
-function notAnItem(
-  input: StreamInput,
-  type: number,
-  previous: Section | null,
-): MigrationStreamError {
-  const at = input.position - 1;
-  const after = previous === null ? '' : ` after section ${quoteSection(previous)}`;
-  const reason = `byte ${hex(type, 2)}${after} does not begin an item`;
-  if (type === ITEM.SUBSECTION || type === ITEM.FOOTER) {
-    return input.error(
-      'corrupt',
-      `${reason}: the previous section's body was probably read too short`,
-      at,
-    );
-  }
-  if (type === STREAM_MAGIC >>> 24) {
-    return input.error('corrupt', `${reason}: a second stream may begin here`, at);
-  }
-  return input.error('corrupt', reason, at);
 }

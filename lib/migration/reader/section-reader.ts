@@ -1,4 +1,5 @@
 import { channels } from '../../contract/diagnostics-channels.ts';
+import { skipToFooter } from '../devices/scan-for-footer.ts';
 import type { DeviceSection, MigrationEvent, Section, SectionKind } from '../format/events.ts';
 import { quoteSection } from '../format/stream-error.ts';
 import type { StreamInput } from '../format/stream-input.ts';
@@ -24,6 +25,8 @@ export class SectionReader {
   readonly #fileOffset: number;
   readonly #handlers: HandlerSections;
   #hasWarnedScanned = false;
+  /** Ids of live sections of unknown layout. */
+  readonly #unknown = new Set<number>();
   /** The section that was read last. */
   previous: Section | null = null;
 
@@ -56,8 +59,11 @@ export class SectionReader {
   *warnScanned(offset: number): Generator<MigrationEvent, void> {
     if (!this.#state.devices.hasScanned || this.#hasWarnedScanned) return;
     this.#hasWarnedScanned = true;
+    const cause = this.#state.isXen
+      ? 'this is device state of Xen (xen-save-devices-state), which has no VM description'
+      : 'there is no VM description';
     const message =
-      'there is no VM description: the ends of device sections were found by looking for footers, ' +
+      `${cause}: the ends of device sections were found by looking for footers, ` +
       'and their state is not decoded';
     yield { type: 'warning', offset, message };
   }
@@ -79,10 +85,7 @@ export class SectionReader {
       return;
     }
     if (await this.#skipHandler(input, section)) return;
-    if (section.kind !== 'full') {
-      const reason = `section ${quoteSection(section)} comes in pieces of unknown layout and cannot be skipped`;
-      throw input.error('unsupported', reason, section.offset);
-    }
+    if (section.kind !== 'full') return this.#skipUnknown(input, section);
     const keep = !inPackage && !isSearched;
     const device = await devices.read(input, section, footers ?? configuration !== null, keep);
     if (device !== null) yield deviceEvent(device);
@@ -93,7 +96,27 @@ export class SectionReader {
     const { name, kind, versionId } = section;
     // A section that is described has a known length.
     if (kind === 'full' && this.#state.devices.isExpected(section)) return false;
-    return (await this.#handlers.skip(name, kind, versionId, input)) !== null;
+    if ((await this.#handlers.skip(name, kind, versionId, input)) === null) return false;
+    if (this.#handlers.isEndOptional(name)) this.#state.sections.makeEndOptional(section.sectionId);
+    return true;
+  }
+
+  /** Skip a body of a live section that QEMU does not have: vendors and forks add their own. */
+  async #skipUnknown(input: StreamInput, section: Section): Promise<void> {
+    const { footers, configuration, sections, diagnostics } = this.#state;
+    const { sectionId, offset } = section;
+    if (!(footers ?? configuration !== null)) {
+      const reason =
+        'the section has an unknown layout and cannot be skipped without section footers';
+      throw input.error('unsupported', reason, offset);
+    }
+    const bytes = await skipToFooter(input, sectionId, (id) => sections.isIterable(id));
+    sections.makeEndOptional(sectionId);
+    this.#state.unknownSection ??= quoteSection(section);
+    if (this.#unknown.has(sectionId)) return;
+    this.#unknown.add(sectionId);
+    const reason = `the layout is unknown: ${bytes} bytes were skipped up to the section footer, unchecked, and so are its further pieces`;
+    diagnostics.warn(reason, offset, section);
   }
 
   /** Read a section's footer; return its offset, null in a stream without footers. */

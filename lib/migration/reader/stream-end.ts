@@ -32,6 +32,10 @@ export async function* readEnd(
     }
     state.diagnostics.warn('no section has a SECTION_END: this is a background snapshot', end - 1);
   }
+  if (state.unknownSection !== null && state.ram.blocks.length === 0) {
+    const reason = `section ${state.unknownSection} has an unknown layout, and there is no section "ram"`;
+    state.diagnostics.report(input.error('unsupported', reason, end - 1));
+  }
   const described = state.descriptionAt;
   if (described !== null && described !== end) {
     const reason = `the end mark is ${described - end} bytes before the VM description`;
@@ -65,7 +69,7 @@ async function* readDescription(
   const text = await input.bytes(size, 'the VM description');
   let description: VmDescription;
   try {
-    description = parseVmDescription(text, offset + HEADER_BYTES);
+    description = parseVmDescription(text, offset + HEADER_BYTES, diagnostics);
   } catch (error) {
     if (!(error instanceof MigrationStreamError)) throw error;
     // The device sections themselves are complete.

@@ -21,6 +21,8 @@ export class StreamState {
   isPostcopy = false;
   /** Offset in the stream of the VM description, once known. */
   descriptionAt: number | null = null;
+  /** Quoted name of a live section of unknown layout, whose bodies were skipped; null if there is none. */
+  unknownSection: string | null = null;
   /** Whether the rest of the stream was searched for the VM description. */
   isSearched = false;
 
@@ -28,6 +30,11 @@ export class StreamState {
     this.diagnostics = diagnostics;
     this.devices = new DeviceSections(this.sections, diagnostics);
     this.ram = new RamTable(pages, diagnostics);
+  }
+
+  /** Whether this is device state of Xen: device sections with footers only, no configuration and no RAM. */
+  get isXen(): boolean {
+    return this.configuration === null && this.footers === true && !this.sections.hasIterables;
   }
 
   /**

@@ -4,6 +4,7 @@ import type { StreamInput } from '../format/stream-input.ts';
 import type { HandlerSummary } from './body.ts';
 import { DirtyBitmapBodies } from './dirty-bitmap.ts';
 import { skipBlock } from './disk-block.ts';
+import { skipPbsState } from './pbs-state.ts';
 import { skipClock, skipStorageAttributes, skipStorageKeys } from './s390.ts';
 import { HashTableBodies } from './spapr-htab.ts';
 import { skipVfio } from './vfio.ts';
@@ -41,6 +42,10 @@ export class HandlerSections {
         { version: 1, kinds: LIVE_KINDS, skip: (input, kind) => table.skip(input, kind) },
       ],
       ['s390-storage_attributes', { version: 0, kinds: LIVE_KINDS, skip: skipStorageAttributes }],
+      [
+        'pbs-state',
+        { version: 1, kinds: LIVE_KINDS, skip: (input) => skipPbsState(input, diagnostics) },
+      ],
       ['s390-skeys', { version: 1, kinds: FULL_KIND, skip: skipStorageKeys }],
       [
         'todclock',
@@ -71,6 +76,11 @@ export class HandlerSections {
     const layout = this.#layoutOf(name);
     if (layout === undefined || !layout.kinds.includes(kind)) return null;
     return skipChecked(layout, kind, versionId, input);
+  }
+
+  /** Return whether the source may leave out the SECTION_END of this section. */
+  isEndOptional(name: string): boolean {
+    return name === 'pbs-state';
   }
 
   #layoutOf(name: string): Layout | undefined {

@@ -45,16 +45,22 @@ export interface Verification {
   blocks: readonly RamBlock[];
   configuration: Configuration | null;
   description: VmDescription | null;
+  /** Whether the only fault is that nothing tells where device sections end: RAM is complete. */
+  isRamComplete: boolean;
   /** Null unless `digests` was given and the stream could be read to its end. */
   manifest: Manifest | null;
 }
 
-/** Return whether a machine type sends no description by default: `suppress-vmdesc` is on up to 2.2. */
+/**
+ * Machine types with `suppress-vmdesc=on` by default, from QEMU 2.3 to 10.0: `default_machine_opts` in
+ * hw/i386/pc_piix.c, hw/i386/pc_q35.c and hw/ppc/spapr.c. QEMU 7.2 confirms it for pc-i440fx-*: on for
+ * 2.0 to 2.2, off for 1.7 and for 2.3.
+ */
+const SUPPRESSING_MACHINES = /^(?:xenfv(?:-\d+\.\d+)?|pc-(?:i440fx|q35)-2\.[0-2]|pseries-2\.[12])$/;
+
+/** Return whether a machine type sends no VM description by default. */
 function suppressesDescription(machine: string): boolean {
-  const [, major, minor] = /-(\d+)\.(\d+)$/.exec(machine) ?? [];
-  if (machine === 'xenfv') return true;
-  if (major === undefined) return false;
-  return Number(major) < 2 || (Number(major) === 2 && Number(minor) <= 2);
+  return SUPPRESSING_MACHINES.test(machine);
 }
 
 /**
@@ -87,6 +93,7 @@ class Verifier {
     blocks: [],
     configuration: null,
     description: null,
+    isRamComplete: false,
     manifest: null,
   };
   readonly #sections: Section[] = [];
@@ -140,7 +147,9 @@ class Verifier {
       }
     } catch (error) {
       if (!(error instanceof MigrationStreamError)) throw error;
+      result.isRamComplete = result.faults.length === 0 && reader.unreadableDevicesAt !== null;
       result.faults.push(error);
+      if (result.isRamComplete) result.warnings.push(...missing.describe());
     } finally {
       image?.close();
       result.sections = this.#sections;
@@ -197,7 +206,7 @@ class Verifier {
       if (reader.configuration !== null && !suppressesDescription(machine)) {
         fault(
           'the VM description is missing: the stream was cut off after its end mark, ' +
-            'unless its machine has suppress-vmdesc=on',
+            'unless its machine has suppress-vmdesc=on (then verify it with --no-description)',
         );
       }
     }

@@ -62,7 +62,7 @@ export class SaveCheck {
   async #verify(stream: StreamSource): Promise<void> {
     const { manifest: hasManifest, hasReturnPath } = this.#options;
     using scratch = openScratchStore();
-    const { faults, warnings, manifest } = await verifyStream(stream, {
+    const { faults, warnings, manifest, isRamComplete } = await verifyStream(stream, {
       digests: hasManifest === true ? { store: scratch.store } : undefined,
       // Some machine types do not send a VM description.
       withoutDescription: true,
@@ -71,7 +71,10 @@ export class SaveCheck {
       },
     });
     const [fault] = faults;
-    if (fault !== undefined) throw fault;
+    if (fault !== undefined) {
+      if (!isRamComplete || hasManifest === true) throw fault;
+      this.warnings.push(`only the stream up to the end of RAM was checked: ${fault.reason}`);
+    }
     this.warnings.push(...warnings);
     this.manifest = manifest;
     if (hasReturnPath) this.#connection.endStream();

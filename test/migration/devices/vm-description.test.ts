@@ -439,11 +439,13 @@ describe('looking for the VM description', () => {
     }
   });
 
-  test('takes the last one where none fits', () => {
+  test('takes the one after the end mark where none fits, and without footers the last one', () => {
     const first = vmDescription(opaque({ one: 4, two: 2 }));
     const second = vmDescription(opaque({ one: 5, two: 2 }));
     const tail = tailOf(['010203', '0102'], end, first, second);
-    assert.equal(chooseDescription(tail, 0, true)?.offset, tail.length - second.length);
+    const secondAt = tail.length - second.length;
+    assert.equal(chooseDescription(tail, 0, true)?.offset, secondAt - first.length);
+    assert.equal(chooseDescription(tail, 0, false)?.offset, secondAt);
     assert.equal(chooseDescription(tailOf(['00', '00'], end), 0, true), null);
   });
 

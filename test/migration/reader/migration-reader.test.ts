@@ -557,9 +557,9 @@ describe('framing', () => {
     [
       'with pieces of what is not known',
       stream(header, PC, section('start', 3, ['gpu', 0, 1])),
-      'unsupported',
-      /"gpu" comes in pieces of unknown layout and cannot be skipped/,
-      26,
+      'truncated',
+      /without a section footer after 5 bytes of body/,
+      48,
     ],
     [
       'with a footer of another section',
