@@ -3,48 +3,48 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { QemuFileOps } from '../../lib/contract/ops.ts';
 
-/** The other side of a backend, made without the code under test where that can be done. */
+/** The peer of a backend, made without the code under test where possible. */
 export interface Peer {
-  /** Gives the next bytes that were written to the backend; none is the end. Rejects after a reset. */
+  /** Return the next bytes that were written to the backend; empty at the end. Rejects after a reset. */
   read?(): Promise<Uint8Array>;
-  /** Gives bytes to whoever reads the backend; answers when they are on their way. */
+  /** Send bytes to the reader of the backend; resolves when they are on their way. */
   write?(bytes: Uint8Array): Promise<void>;
-  /** Lets whoever reads the backend see the end after the bytes. */
+  /** Let the reader of the backend see the end after the bytes. */
   end?(): Promise<void>;
-  /** Goes away in order. May be called again. */
+  /** Close in order. May be called again. */
   close(): Promise<void>;
-  /** Breaks the connection. */
+  /** Reset the connection. */
   reset?(): void;
 }
 
-/** A backend with its other side, both fresh. */
+/** A new backend with its peer. */
 export interface Backend {
   ops: QemuFileOps;
   peer: Peer;
-  /** Frees what the factory made besides: servers, files. */
+  /** Free servers and files that the factory made. */
   dispose?(): Promise<void>;
-  /** Names what the backend has left behind after its close, such as listeners. */
+  /** Return the names of leftovers of the backend after its close, such as listeners. */
   leftovers?(): string[];
 }
 
-/** What a backend can do; whatever is absent is false. */
+/** Abilities of a backend; an absent one is false. */
 export interface Traits {
   direction: 'read' | 'write' | 'both';
-  /** Keeps its bytes (a file, a buffer) instead of passing them on: its end is where it ends now. */
+  /** The backend keeps its bytes (a file, a buffer) instead of passing them on: its end is its current size. */
   isStore?: boolean;
-  /** A big write waits for the other side to read. */
+  /** A big write waits for the peer to read. */
   isBounded?: boolean;
-  /** Writing fails once the other side went away. */
+  /** Writing fails after the peer has closed. */
   canBreak?: boolean;
-  /** The two directions end apart. */
+  /** The two directions end independently. */
   canHalfClose?: boolean;
-  /** Its `getReturnPath` gives further tables. */
+  /** `getReturnPath` returns further tables. */
   hasReturnPath?: boolean;
-  /** A reset by either side reaches the other as an error. */
+  /** A reset by either end reaches the other as an error. */
   canReset?: boolean;
 }
 
-/** A backend under test, with what the tests do with it again and again. */
+/** A backend under test, with the operations that tests repeat. */
 export class Subject implements AsyncDisposable {
   readonly ops: QemuFileOps;
   readonly peer: Peer;
@@ -59,7 +59,7 @@ export class Subject implements AsyncDisposable {
     this.#isStore = traits.isStore ?? false;
   }
 
-  /** Writes a batch and checks the answer. */
+  /** Write a batch and check the result. */
   async write(...buffers: Uint8Array[]): Promise<void> {
     const total = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
     assert.equal(await this.startWrite(...buffers), total);
@@ -71,17 +71,17 @@ export class Subject implements AsyncDisposable {
     return promised(() => this.ops.writevBuffer?.(buffers, this.#position) ?? -1);
   }
 
-  /** Reads what comes next; nothing is the end. */
+  /** Read the next bytes; empty at the end. */
   read(): Promise<Buffer> {
     return readOnce(this.ops);
   }
 
-  /** Reads until the end. */
+  /** Read until the end. */
   async readToEnd(): Promise<Buffer> {
     return collect(() => this.read());
   }
 
-  /** Lets the peer send bytes and the end; waits for that only where it must come before reading. */
+  /** Let the peer send bytes and the end; wait for it only where it must precede reading. */
   async feed(...chunks: Uint8Array[]): Promise<void> {
     const done = (async () => {
       for (const chunk of chunks) await this.peer.write?.(chunk);
@@ -91,7 +91,7 @@ export class Subject implements AsyncDisposable {
     else done.catch(() => {});
   }
 
-  /** Starts to read what is written; the answer closes both sides in order and gives the bytes. */
+  /** Start reading what is written; the returned function closes both ends in order and returns the bytes. */
   collect(): () => Promise<Buffer> {
     const readAll = () => collect(() => this.peer.read?.() ?? Promise.resolve(new Uint8Array(0)));
     if (this.#isStore) {
@@ -121,7 +121,7 @@ export class Subject implements AsyncDisposable {
   }
 }
 
-/** Reads once from a table into a buffer of 64 KiB; gives the bytes either way they came. */
+/** Read once from a table into a buffer of 64 KiB; return the bytes, copied or handed over. */
 export async function readOnce(ops: QemuFileOps): Promise<Buffer> {
   const buffer = new Uint8Array(65536);
   const answer = await ops.getBuffer?.(buffer, 0);
@@ -129,7 +129,7 @@ export async function readOnce(ops: QemuFileOps): Promise<Buffer> {
   return Buffer.from(typeof answer === 'number' ? buffer.subarray(0, answer) : answer);
 }
 
-/** Calls until nothing comes, and joins what came. */
+/** Call until the result is empty, and join the results. */
 export async function collect(next: () => Promise<Uint8Array>): Promise<Buffer> {
   const chunks: Uint8Array[] = [];
   for (;;) {
@@ -139,17 +139,17 @@ export async function collect(next: () => Promise<Uint8Array>): Promise<Buffer> 
   }
 }
 
-/** Calls an operation in such a way that what it throws is a rejection too. */
+/** Call an operation; turn an exception into a rejection. */
 export async function promised<T>(call: () => T | PromiseLike<T>): Promise<T> {
   return await call();
 }
 
-/** Lets everything that is ready happen: some turns of the event loop. */
+/** Wait some turns of the event loop, so that everything that is ready has run. */
 export async function manyTurns(): Promise<void> {
   for (let i = 0; i < 50; i++) await turn();
 }
 
-/** Says whether a promise has settled after many turns. */
+/** Return whether a promise has settled after many turns. */
 export async function isSettled(promise: Promise<unknown>): Promise<boolean> {
   let settled = false;
   const note = () => {
@@ -160,7 +160,7 @@ export async function isSettled(promise: Promise<unknown>): Promise<boolean> {
   return settled;
 }
 
-/** Checks that a promise rejects with an error of this package, and one of the codes if any are given. */
+/** Check that a promise rejects with an error of this package, with one of the codes if any are given. */
 export async function rejectsWith(promise: Promise<unknown>, ...codes: string[]): Promise<void> {
   await assert.rejects(promise, (error) => {
     assert.ok(error instanceof QemuFileError, `not a QemuFileError: ${String(error)}`);
@@ -169,7 +169,7 @@ export async function rejectsWith(promise: Promise<unknown>, ...codes: string[])
   });
 }
 
-/** Bytes that differ everywhere: no two places of a long run can be mixed up unnoticed. */
+/** Return bytes of which no two ranges are equal, so that a test notices any mix-up. */
 export function pattern(length: number, seed = 1): Buffer {
   const bytes = Buffer.alloc(length);
   let state = seed;

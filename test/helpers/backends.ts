@@ -1,14 +1,14 @@
 import type { QemuFileOps, QemuFileSizes, Whence } from '../../lib/contract/ops.ts';
 
-/** How a test backend answers: at once, with a promise, or when the test says so. */
+/** How a test backend answers: at once, with a promise, or when the test tells it to. */
 export type Answering = 'sync' | 'async' | 'manual';
 
-/** One `writevBuffer` call, as it was made. */
+/** One `writevBuffer` call. */
 export interface WriteCall {
   position: number;
-  /** The very buffers that the backend was given. */
+  /** The buffers themselves. */
   buffers: readonly Uint8Array[];
-  /** What they held then. */
+  /** Copies of their contents. */
   bytes: Buffer;
 }
 
@@ -19,19 +19,19 @@ interface Pending {
 }
 
 /**
- * Takes what is written and notes how. With `'manual'` each call waits for `take()` or `fail()`.
+ * Takes everything that is written and records the calls. With `'manual'` each call waits for `take()` or `fail()`.
  */
 export class Sink implements QemuFileOps {
   readonly calls: WriteCall[] = [];
-  /** What `close` was given, one entry for each call. */
+  /** Argument of each `close` call. */
   readonly closes: (Error | undefined)[] = [];
-  /** What `shutDown` was given. */
+  /** Arguments of each `shutDown` call. */
   readonly shutDowns: [boolean, boolean][] = [];
-  /** What `close` answers. */
+  /** Result of `close`. */
   closeAnswer: number | undefined = undefined;
   /** True if `writevBuffer` was ever called before it had answered. */
   overlapped = false;
-  /** Set to have the next `writevBuffer` call do something else than to take all. */
+  /** Replaces the next `writevBuffer` call. */
   misbehave: ((length: number) => number | PromiseLike<number>) | null = null;
   readonly sizes: Partial<QemuFileSizes>;
   readonly #answering: Answering;
@@ -42,17 +42,17 @@ export class Sink implements QemuFileOps {
     this.sizes = sizes;
   }
 
-  /** All bytes given so far. */
+  /** All bytes written so far. */
   get written(): Buffer {
     return Buffer.concat(this.calls.map((call) => call.bytes));
   }
 
-  /** Lengths of the entries of each call. */
+  /** Return the lengths of the entries of each call. */
   get shape(): number[][] {
     return this.calls.map((call) => call.buffers.map((buffer) => buffer.length));
   }
 
-  /** Whether a call waits for `take()` or `fail()`. */
+  /** Return whether a call waits for `take()` or `fail()`. */
   get busy(): boolean {
     return this.#pending !== null;
   }
@@ -69,14 +69,14 @@ export class Sink implements QemuFileOps {
     });
   }
 
-  /** Answers the waiting call; all of its bytes unless said. */
+  /** Answer the waiting call; by default with all of its bytes. */
   take(count?: number): void {
     const pending = this.#pending;
     this.#pending = null;
     pending?.resolve(count ?? pending.length);
   }
 
-  /** Rejects the waiting call. */
+  /** Reject the waiting call. */
   fail(error: unknown): void {
     const pending = this.#pending;
     this.#pending = null;
@@ -94,25 +94,25 @@ export class Sink implements QemuFileOps {
   }
 }
 
-/** How a `Source` gives its chunks. */
+/** How a `Source` delivers its chunks. */
 export interface SourceOptions {
   answering?: 'sync' | 'async';
-  /** Hands its chunks over instead of copying them into the buffer it is given. */
+  /** Hand chunks over instead of copying them into the given buffer. */
   hands?: boolean;
 }
 
-/** Gives chunks, one for each `getBuffer` call, and then the end. */
+/** Delivers one chunk per `getBuffer` call, and then the end. */
 export class Source implements QemuFileOps {
   /** Position of each `getBuffer` call. */
   readonly positions: number[] = [];
   readonly closes: (Error | undefined)[] = [];
-  /** The last one comes next: taking from the end of an array costs the same however long it is. */
+  /** In reverse order: taking from the end of an array costs the same for any length. */
   readonly #chunks: Uint8Array[];
   readonly #answering: 'sync' | 'async';
   readonly #hands: boolean;
 
   constructor(chunks: readonly Uint8Array[], options: SourceOptions = {}) {
-    // A chunk that was handed over may be changed by its new owner: everyone gets a copy.
+    // The new owner may change a chunk that was handed over, so each delivery is a copy.
     this.#chunks = chunks.map((chunk) => Buffer.from(chunk)).toReversed();
     this.#answering = options.answering ?? 'sync';
     this.#hands = options.hands ?? false;
@@ -144,9 +144,9 @@ export class Source implements QemuFileOps {
   }
 }
 
-/** A backend whose `getBuffer` answers what and when the test says. */
+/** A backend whose `getBuffer` is answered by the test. */
 export class Feed implements QemuFileOps {
-  /** How many times `getBuffer` was called. */
+  /** Number of `getBuffer` calls. */
   asked = 0;
   readonly closes: (Error | undefined)[] = [];
   #resolve: ((answer: number | Uint8Array) => void) | null = null;
@@ -160,12 +160,12 @@ export class Feed implements QemuFileOps {
     });
   }
 
-  /** Whether `getBuffer` waits for an answer. */
+  /** Return whether `getBuffer` waits for an answer. */
   get waiting(): boolean {
     return this.#resolve !== null;
   }
 
-  /** Answers the waiting call. */
+  /** Answer the waiting call. */
   give(answer: number | Uint8Array): void {
     const resolve = this.#resolve;
     if (resolve === null) throw new Error('nobody has asked for bytes');
@@ -173,7 +173,7 @@ export class Feed implements QemuFileOps {
     resolve(answer);
   }
 
-  /** Rejects the waiting call. */
+  /** Reject the waiting call. */
   fail(error: unknown): void {
     this.#resolve = null;
     this.#reject?.(error);
@@ -184,12 +184,12 @@ export class Feed implements QemuFileOps {
   }
 }
 
-/** A buffer of fixed size with one offset for both directions, which notes what was done with it. */
+/** A buffer of fixed size with one offset for both directions, which records its operations. */
 export class SeekableMemory implements QemuFileOps {
   readonly memory: Buffer;
   readonly log: string[] = [];
   offset = 0;
-  /** Set to have the next operation of that name do something else. */
+  /** Replaces the next operation of that name. */
   readonly misbehave: Partial<Record<string, () => number | Promise<number>>> = {};
 
   constructor(memory: Buffer) {

@@ -6,11 +6,11 @@ const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGTERM'] as const;
 const pending = new Set<() => void>();
 
 /**
- * Registers what must still be undone when this process ends before its own code has done it: it exits,
- * an exception nobody caught ends it, or a signal does.
+ * Register clean-up that must run even if this process ends early: by `process.exit()`, by an uncaught
+ * exception or by a signal.
  *
- * @param undo - Runs once at most; synchronous, because nothing else can run then.
- * @returns Withdraws it: call this when the thing has been undone in order.
+ * @param undo - Runs at most once; synchronous, because nothing asynchronous runs at that point.
+ * @returns A function that removes the registration; call it after an orderly clean-up.
  */
 export function onProcessEnd(undo: () => void): () => void {
   if (pending.size === 0) {
@@ -28,14 +28,14 @@ function undoAll(): void {
     try {
       undo();
     } catch {
-      // The others must be undone all the same.
+      // The other clean-ups must run nevertheless.
     }
   }
   pending.clear();
 }
 
 function endBySignal(signal: NodeJS.Signals): void {
-  // Whoever else listens has an orderly end of its own in mind; 'exit' then comes after it.
+  // Another listener ends the process in order; 'exit' follows it.
   if (process.listenerCount(signal) > 1) return;
   undoAll();
   stopListening();
@@ -47,16 +47,16 @@ function stopListening(): void {
   for (const signal of SIGNALS) process.off(signal, endBySignal);
 }
 
-/** A directory that goes away, with all it holds, at the end of its `await using` or of the process. */
+/** A directory that is removed with its contents at the end of its `await using` or of the process. */
 export interface TempDir extends AsyncDisposable {
   readonly path: string;
-  /** Gives the path of a name in the directory. */
+  /** Return the path of a name in the directory. */
   join(name: string): string;
-  /** Removes the directory. May be called again. */
+  /** Remove the directory. May be called again. */
   remove(): void;
 }
 
-/** Makes a new directory among the system's temporary files, with a path short enough for sockets. */
+/** Make a temporary directory whose path is short enough for sockets. */
 export function makeTempDir(): TempDir {
   const path = mkdtempSync(join(tmpdir(), 'qemu-file-'));
   const remove = () => rmSync(path, { recursive: true, force: true });

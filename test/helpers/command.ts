@@ -7,7 +7,7 @@ import { until, within } from './until.ts';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 
-/** How a command ended. */
+/** Result of a command. */
 export interface Ended {
   code: number | null;
   signal: NodeJS.Signals | null;
@@ -23,9 +23,9 @@ export class Command {
   readonly #ended: Promise<Ended>;
 
   /**
-   * @param args - What follows the program's name.
-   * @param input - Its standard input; empty unless given.
-   * @param inherit - Descriptors that it gets as number 3 and up; they stay open here.
+   * @param args - Arguments after the program's name.
+   * @param input - Standard input; empty by default.
+   * @param inherit - Descriptors that the command gets as number 3 and up; they stay open in this process.
    */
   constructor(
     args: readonly string[],
@@ -36,7 +36,7 @@ export class Command {
     this.child = spawn(process.execPath, ['--import', 'tsx', 'lib/cli/main.ts', ...args], {
       cwd: ROOT,
       stdio: [stdin, 'pipe', 'pipe', ...inherit],
-      // What the environment says about colours or options must not matter.
+      // The environment must not change colours or options.
       env: { PATH: process.env.PATH },
     });
     const withdraw = onProcessEnd(() => this.child.kill('SIGKILL'));
@@ -52,12 +52,12 @@ export class Command {
     });
   }
 
-  /** What it wrote to standard error so far. */
+  /** Text written to standard error so far. */
   get stderr(): string {
     return this.#stderr;
   }
 
-  /** Waits until it listens; gives the port, or 0 if it is no port that it listens on. */
+  /** Wait until the command listens; return its port, or 0 for a unix socket. */
   async listening(): Promise<number> {
     const line = await until(
       () => /listening on (?:tcp:.*:(\d+)|unix:.*)\n/.exec(this.#stderr) ?? undefined,
@@ -66,13 +66,13 @@ export class Command {
     return Number(line[1] ?? 0);
   }
 
-  /** Waits for its end. */
+  /** Wait for its end. */
   ended(): Promise<Ended> {
     return within(this.#ended, { what: 'the command to end', deadlineMs: 20_000 });
   }
 }
 
-/** Runs `qemu-file` to its end. */
+/** Run `qemu-file` to its end. */
 export function run(args: readonly string[], input?: string | Buffer): Promise<Ended> {
   return new Command(args, input).ended();
 }

@@ -3,11 +3,11 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
 
-/** A folder of recorded streams with what is known about each; it lies beside the repository, if anywhere. */
+/** A folder of recorded streams with known facts, outside the repository; it may be absent. */
 const FOLDER =
   process.env.QEMU_FILE_CORPUS ?? fileURLToPath(new URL('../../../shared/corpus', import.meta.url));
 
-/** What is known about a recording, as far as tests ask. */
+/** Facts about a recording that tests use. */
 export interface RecordingFacts {
   name: string;
   machine_type: string;
@@ -39,13 +39,13 @@ export interface RecordingFacts {
   };
 }
 
-/** Path of a file of the corpus; undefined if there is none. */
+/** Return the path of a file of the corpus; undefined if it is absent. */
 export function corpus(file: string): string | undefined {
   const path = join(FOLDER, file);
   return existsSync(path) ? path : undefined;
 }
 
-/** Names of all recordings there; empty without a corpus. */
+/** Return the names of all recordings; empty without a corpus. */
 export function corpusNames(): string[] {
   if (!existsSync(FOLDER)) return [];
   return readdirSync(FOLDER)
@@ -54,12 +54,12 @@ export function corpusNames(): string[] {
     .sort();
 }
 
-/** Reads what is known about a recording. */
+/** Read the facts about a recording. */
 export function corpusFacts(name: string): RecordingFacts {
   return JSON.parse(readFileSync(join(FOLDER, `${name}.json`), 'utf8')) as RecordingFacts;
 }
 
-/** Reads a file of the corpus, unpacked if it is packed. */
+/** Read a file of the corpus, decompressed if it is compressed. */
 export function corpusBytes(file: string): Buffer {
   const bytes = readFileSync(join(FOLDER, file));
   return file.endsWith('.gz') ? gunzipSync(bytes) : bytes;

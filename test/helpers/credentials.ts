@@ -1,9 +1,9 @@
-// Credentials as QEMU keeps them, in directories, made anew for each run of a test.
+// Directories of credentials as QEMU reads them, generated for each test run.
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** The key of the user `qemu` in `psk/keys.psk`. */
+/** Key of the user `qemu` in `psk/keys.psk`. */
 export const SHARED_KEY = '000102030405060708090a0b0c0d0e0f';
 
 function openssl(...args: string[]): void {
@@ -12,7 +12,7 @@ function openssl(...args: string[]): void {
 
 const NEW_KEY = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'] as const;
 
-/** Makes an authority: `ca-cert.pem` and `ca-key.pem`. */
+/** Make a certificate authority: `ca-cert.pem` and `ca-key.pem`. */
 function makeAuthority(dir: string, name: string): void {
   mkdirSync(dir);
   const to = ['-keyout', join(dir, 'ca-key.pem'), '-out', join(dir, 'ca-cert.pem')];
@@ -28,7 +28,7 @@ interface Leaf {
   days?: number;
 }
 
-/** Makes a certificate and its key: `server-cert.pem`, `server-key.pem`; or those of a client. */
+/** Make a certificate and its key: `server-cert.pem` and `server-key.pem`, or those of a client. */
 function makeLeaf(dir: string, role: 'server' | 'client', { by, names, days = 2 }: Leaf): void {
   const request = join(dir, `${role}.csr`);
   const extensions = join(dir, `${role}.ext`);
@@ -47,19 +47,19 @@ function makeLeaf(dir: string, role: 'server' | 'client', { by, names, days = 2 
   openssl('x509', '-req', '-in', request, ...authority, '-CAcreateserial', ...out);
 }
 
-/** Directories of credentials, by what they are good for. */
+/** Directories of credentials by purpose. */
 export interface Credentials {
-  /** An authority, a server that is this machine (localhost, 127.0.0.1, ::1), a client. */
+  /** An authority, a server certificate for this machine (localhost, 127.0.0.1, ::1), a client certificate. */
   readonly good: string;
-  /** The same authority, and a server that is `vm.example` only. */
+  /** The same authority, and a server certificate for `vm.example` only. */
   readonly named: string;
   /** The same authority alone. */
   readonly anonymous: string;
-  /** Another authority, with a server that is this machine, and a client. */
+  /** Another authority, with a server certificate for this machine and a client certificate. */
   readonly stranger: string;
-  /** The good authority, whose server and client have certificates that expired yesterday. */
+  /** The good authority, with server and client certificates that expired yesterday. */
   readonly expired: string;
-  /** `keys.psk` with the user `qemu`, and another with another user. */
+  /** `keys.psk` with the user `qemu` and another user. */
   readonly psk: string;
   /** `keys.psk` with another key for the same user. */
   readonly wrongKey: string;
@@ -67,7 +67,7 @@ export interface Credentials {
   readonly otherUser: string;
 }
 
-/** Makes them all, in a directory that is there. */
+/** Make all of them in an existing directory. */
 export function makeCredentials(path: string): Credentials {
   const dir = (name: string): string => join(path, name);
   const made: Credentials = {

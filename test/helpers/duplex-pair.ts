@@ -3,9 +3,9 @@ import type { Duplex, DuplexOptions } from 'node:stream';
 type DuplexClass = new (options?: DuplexOptions) => Duplex;
 
 /**
- * Makes two connected streams of a class: what is written to one is read from the other, the same
- * buffers. A write is called back when the other side asks for more. Destroying one with an error
- * resets the other; without, it is an end.
+ * Return two connected streams: buffers written to one are read from the other, without a copy. A write
+ * calls back when the peer asks for more. Destroying one with an error resets the other; without an error
+ * it ends the other.
  *
  * @param Base - `Duplex` of `node:stream` or of `readable-stream`.
  */

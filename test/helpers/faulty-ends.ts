@@ -6,7 +6,7 @@ import { readOnce } from './backend.ts';
 import { makeTempDir } from './cleanup.ts';
 import { plainSockets } from './sockets.ts';
 
-/** What came out at the far end of a backend, and how that ended: in order, or by which error. */
+/** Bytes that arrived at the far end of a backend, and how the stream ended. */
 export interface Received {
   bytes: Buffer;
   /** `end`, `absent` for a file that did not appear, or an error's code. */
@@ -16,17 +16,17 @@ export interface Received {
 /** A real backend with its far end. */
 export interface FarEnd {
   ops: QemuFileOps;
-  /** Whether the far end can tell a connection that broke from one that ended. */
+  /** Whether the far end can distinguish a reset from an end. */
   tells: boolean;
-  /** Whether bytes that were taken arrive though the connection breaks behind them; TCP drops them. */
+  /** Whether bytes that the backend took arrive although the connection is reset after them; TCP drops them. */
   keeps: boolean;
-  /** Whether bytes can go the other way, too. */
+  /** Whether bytes can go in both directions. */
   isTwoWay: boolean;
-  /** Reads all that comes out. */
+  /** Read everything that arrives. */
   receive(): Promise<Received>;
-  /** Sends bytes, and then the end; a connection that breaks meanwhile is no failure. */
+  /** Send bytes and the end; a reset in the meantime is not a failure. */
   send(bytes: Uint8Array): Promise<void>;
-  /** Frees what is left. */
+  /** Free everything that is left. */
   close(): Promise<void>;
 }
 
@@ -59,14 +59,14 @@ function overConnection(
         if (bytes.length > 0) await other.writevBuffer([bytes], 0);
         await other.shutDown(false, true);
       } catch {
-        // The connection broke.
+        // The connection was reset.
       }
     },
     close: () => other.close(new Error('the test is over')),
   };
 }
 
-/** The far end is a table of ours, too: a plain socket of Node's can take a reset for an end. */
+/** The far end is a backend of this package, because a plain Node socket can report a reset as an end. */
 async function overTcp(): Promise<FarEnd> {
   const [socket, other] = await plainSockets();
   return overConnection(socketOps(socket), socketOps(other), { tells: true, keeps: false });
@@ -83,7 +83,7 @@ async function overMemory(): Promise<FarEnd> {
   return overConnection(ops, other, { tells: true, keeps: true });
 }
 
-/** A file that appears only when it is whole. */
+/** A file that appears when it is complete. */
 async function overFile(): Promise<FarEnd> {
   const directory = makeTempDir();
   const path = directory.join('file');
@@ -103,7 +103,7 @@ async function overFile(): Promise<FarEnd> {
   };
 }
 
-/** Makers of real backends, by name. */
+/** Factories of real backends, by name. */
 export const farEnds: Readonly<Record<'memory' | 'tcp' | 'unix' | 'file', () => Promise<FarEnd>>> =
   {
     memory: overMemory,

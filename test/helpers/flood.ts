@@ -1,26 +1,26 @@
 import net from 'node:net';
 
-/** What a flood consists of, and where it goes. */
+/** Contents and target of a flood. */
 export interface FloodOptions {
   target: net.NetConnectOpts;
   connections: number;
-  /** What each connection sends, by its number; nothing at all where it gives none. */
+  /** Return the bytes that a connection sends, by its number; undefined for nothing. */
   send?: ((index: number) => Uint8Array | undefined) | undefined;
-  /** Connections that are being made at a time: beyond the kernel's backlog it would take seconds. */
+  /** Number of connections made at a time; more than the kernel's backlog would take seconds. */
   atOnce?: number | undefined;
 }
 
-/** Connections that were made and stay open, unless the other end closes them. */
+/** Connections that stay open unless the peer closes them. */
 export interface Flood extends AsyncDisposable {
-  /** Those that the other end has not closed yet. */
+  /** Connections that the peer has not closed. */
   readonly open: number;
-  /** Those that came about. */
+  /** Connections that were established. */
   readonly connected: number;
 }
 
 /**
- * Makes many connections that nobody waits for; resolves when all have been made, or have failed. They
- * are closed at the end of an `await using`.
+ * Make many unwanted connections; resolves when each is established or has failed. They are closed at the
+ * end of an `await using`.
  */
 export async function flood(options: FloodOptions): Promise<Flood> {
   const { target, connections, send, atOnce = 25 } = options;
@@ -42,7 +42,7 @@ export async function flood(options: FloodOptions): Promise<Flood> {
           });
         }),
       );
-      // Being closed is what they are made for.
+      // The peer is expected to close them.
       socket.on('error', () => {});
       socket.on('connect', () => {
         connected += 1;

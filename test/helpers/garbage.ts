@@ -4,7 +4,7 @@ import vm from 'node:vm';
 v8.setFlagsFromString('--expose-gc');
 const collect = vm.runInNewContext('gc') as () => void;
 
-/** Frees what nobody holds, so that what is left is held. */
+/** Collect garbage until only referenced memory is left. */
 export function collectGarbage(): void {
   collect();
 }

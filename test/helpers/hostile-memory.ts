@@ -1,4 +1,4 @@
-// Run as a process of its own: verifies one stream that says it needs a lot, and says what it really took.
+// Child process: verify one stream that claims to need much memory, and report the memory really used.
 import { readFileSync } from 'node:fs';
 import { deflateSync } from 'node:zlib';
 import { combineVisitors } from '../../lib/migration/memory/combine-visitors.ts';
@@ -37,7 +37,7 @@ const RAM = ['ram', 0, 4] as const;
 
 type Chunks = Iterable<Uint8Array>;
 
-/** The same bytes over and over: they are not kept, so that they take no memory. */
+/** Yield the same bytes repeatedly, so that the input itself takes no memory. */
 function* repeated(bytes: Uint8Array, times: number): Generator<Uint8Array, void> {
   for (let time = 0; time < times; time++) yield bytes;
 }
@@ -54,7 +54,7 @@ const inPart = (chunks: Chunks): Chunks =>
 const many = (bytes: Uint8Array): Buffer =>
   Buffer.concat(Array.from({ length: 1000 }, () => bytes));
 
-/** Pages so far apart that each needs room of its own in whatever keeps account of pages. */
+/** Return pages so far apart that each needs its own entry in every table of pages. */
 function* scattered(count: number): Generator<Uint8Array, void> {
   for (let index = 0; index < count; index++) {
     const offset = index * 2 ** 31;
@@ -87,7 +87,7 @@ const mapped = stream(
 );
 const mappedHead = stream(be32(1), be64(PAGE), be64(mapped.length + 28), be64(256 * MIB));
 
-/** Bytes of a channel: half a MiB of pages, packed. */
+/** Return the bytes of a channel: half a MiB of compressed pages. */
 function channel(id: number): Chunks {
   const normal = Array.from({ length: 128 }, (_, index) => index * PAGE);
   const payload = deflateSync(Buffer.alloc(128 * PAGE), { finishFlush: 2 });
@@ -95,7 +95,7 @@ function channel(id: number): Chunks {
   return [multifdInitial(id), sync, multifdPacket({ flags: 2, block: 'a', normal, payload }), sync];
 }
 
-/** Keeps nothing. */
+/** A store that keeps nothing. */
 const discarding: PageStore = {
   write: () => {},
   zero: () => {},
@@ -107,7 +107,7 @@ interface Case {
   readonly main: Chunks;
   readonly channels?: readonly Chunks[];
   readonly all?: boolean;
-  /** Makes a manifest, for which bytes are kept until it is known what they belong to. */
+  /** Make a manifest, which keeps bytes until their section is known. */
   readonly digests?: boolean;
 }
 

@@ -11,27 +11,27 @@ import { type VerifyOptions, verifyStream } from '../../lib/migration/verify/ver
 import { type Chance, partAtRandom } from './mutate.ts';
 import { chunksOf } from './read-stream.ts';
 
-/** A stream that may be anything. */
+/** A stream with arbitrary contents. */
 export interface Hostile {
   readonly main: Uint8Array;
   readonly channels?: readonly Uint8Array[];
 }
 
-/** Milliseconds that a stream may take, however slow the machine is. */
+/** Time limit per stream, for the slowest machine. */
 const PATIENCE = 30_000;
 
-/** Gives the bytes in pieces. */
+/** Yield the bytes in pieces. */
 export function pieces(bytes: Uint8Array, chance?: Chance): AsyncGenerator<Uint8Array, void> {
   const parts = chance === undefined ? [bytes] : partAtRandom(bytes, 8, chance);
   return chunksOf(parts.filter(({ length }) => length > 0));
 }
 
-/** A turn of the event loop. */
+/** Wait one turn of the event loop. */
 export function turn(): Promise<void> {
   return new Promise((resolve) => void setImmediate(resolve));
 }
 
-/** Pages must be whole ones, and lie in the block they are said to be of. */
+/** Check that pages are whole and lie within their block. */
 class PageCheck implements PageVisitor {
   #blocks: readonly RamBlock[] = [];
   #pageSize = 0;
@@ -63,17 +63,17 @@ class PageCheck implements PageVisitor {
 }
 
 /**
- * Verifies a stream, and does all else that is done with streams on the way; whatever it is, that ends
- * soon, with nothing but faults that say where.
+ * Verify a stream and run everything else that reads streams. Check that it ends soon, with faults that name
+ * a position and with no other error.
  *
- * @param chance - Decides about the chunks it comes in, if given.
+ * @param chance - Source of randomness for the sizes of the chunks.
  */
 export async function readHostile(
   { main, channels = [] }: Hostile,
   chance?: Chance,
   options: VerifyOptions = {},
 ): Promise<MigrationStreamError[]> {
-  // What is done with bytes at hand never waits: without a turn, nothing of zlib's is freed, and no timer goes off.
+  // Reading available bytes never waits; without a turn, zlib frees nothing and no timer fires.
   await turn();
   const image = new RamImage({ store: () => new MemoryPageStore() });
   const map = new RamMap();
@@ -107,7 +107,7 @@ export async function readHostile(
   }
 }
 
-/** Checks that a fault says what and where, in characters that can be shown. */
+/** Check that a fault has a reason and a position, in printable characters. */
 export function assertClear(fault: unknown, longest: number): void {
   assert.ok(fault instanceof MigrationStreamError, String(fault));
   const { position = -1, message } = fault;

@@ -8,7 +8,7 @@ import { type LeakWatch, watchLeaks, withoutLeaks } from './leaks.ts';
 
 const settleMs = 100;
 
-/** Leaves something behind, and undoes it once it was noticed. */
+/** Leak something, and clean it up after the watch noticed it. */
 async function leak(make: (watch: LeakWatch) => Promise<() => unknown>): Promise<string> {
   const watch = await watchLeaks({ settleMs });
   const undo = await make(watch);

@@ -7,32 +7,32 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 import { until } from './until.ts';
 
-/** What else is looked at, and how long things may take to go. */
+/** Further objects to watch, and the time that closing may take. */
 export interface LeakOptions {
-  /** Emitters, by a name for the report, that shall have the listeners they have now. */
+  /** Emitters whose number of listeners must not change, by a name for the report. */
   emitters?: Readonly<Record<string, EventEmitter>> | undefined;
-  /** How long what was closed may take to be gone. Default 10000. */
+  /** Time that closed things may take to disappear, in milliseconds. Default 10000. */
   settleMs?: number | undefined;
 }
 
-/** A watch over what this process holds: descriptors, children, handles, timers and listeners. */
+/** A watch over the descriptors, children, handles, timers and listeners of this process. */
 export interface LeakWatch extends AsyncDisposable {
-  /** Checks for the last time. */
+  /** Check a last time, then stop watching. */
   end(): Promise<void>;
-  /** Looks no more. */
+  /** Stop watching without a check. */
   stop(): void;
-  /** Names what is there at this moment and was not when the watch began. */
+  /** Return the names of everything that exists now and did not when the watch began. */
   left(): string[];
-  /** Waits until nothing is left; fails with the names of what stays. */
+  /** Wait until nothing is left; reject with the names of leftovers. */
   check(): Promise<void>;
 }
 
 /**
- * Notes what this process holds; `check()`, or the end of the block of an `await using`, asserts that it
- * holds no more: no descriptor, no child process, no handle or request that keeps the loop alive, no timer
- * (unref'd ones, too), no listener of `process` or of the given emitters.
+ * Start a watch. `check()`, or the end of the block of an `await using`, asserts that this process holds no
+ * additional descriptor, child process, handle or request that keeps the loop alive, timer (unref'd ones
+ * included), or listener of `process` or of the given emitters.
  *
- * Make ready before it what shall outlive it: modules (imported by then), servers, temporary directories.
+ * Create everything that outlives the watch before it: imported modules, servers, temporary directories.
  *
  * @example
  * ```ts
@@ -85,7 +85,7 @@ export async function watchLeaks(options: LeakOptions = {}): Promise<LeakWatch> 
     let found: string[] = [];
     await until(
       async () => {
-        // That a timer is gone, the last one of this wait included, is told some turns later.
+        // Timers disappear from the report some turns after they end, the last one of this wait included.
         for (let i = 0; i < 3; i++) await turn();
         found = left();
         return found.length === 0;
@@ -115,8 +115,8 @@ export async function watchLeaks(options: LeakOptions = {}): Promise<LeakWatch> 
 }
 
 /**
- * Does some work, then asserts that it left nothing behind; see {@link watchLeaks}. What the work fails
- * with comes first, unlooked at.
+ * Do some work, then assert that it leaked nothing; see {@link watchLeaks}. An error of the work is thrown
+ * without that check.
  */
 export async function withoutLeaks<T>(
   work: () => Promise<T>,
@@ -129,7 +129,7 @@ export async function withoutLeaks<T>(
     failed = false;
     return result;
   } finally {
-    // As an `await using` it would hide the work's own error behind another.
+    // An `await using` would wrap the work's own error.
     if (failed) watch.stop();
     else await watch.end();
   }
@@ -137,20 +137,20 @@ export async function withoutLeaks<T>(
 
 let warm: Promise<unknown> | undefined;
 
-/** The first child makes Node open the pipe by which it hears of signals, for good. */
+/** Start a child once, because the first one makes Node open its signal pipe for good. */
 function warmUp(): Promise<unknown> {
   warm ??= once(spawn('/bin/true', { stdio: 'ignore' }), 'close');
   return warm;
 }
 
-/** The open descriptors, and what is behind each. */
+/** Return the open descriptors and their targets. */
 function listDescriptors(): Map<string, string> {
   const found = new Map<string, string>();
   for (const fd of readdirSync('/proc/self/fd')) {
     try {
       found.set(fd, readlinkSync(`/proc/self/fd/${fd}`));
     } catch {
-      // It was that of the listing itself, or closed by another thread.
+      // The descriptor of the listing itself, or one that another thread closed.
     }
   }
   return found;
@@ -162,7 +162,7 @@ function listChildren(): string[] {
     .filter((pid) => pid !== '' && !isLoader(pid));
 }
 
-/** The compiler of the TypeScript loader, which may start at any import. */
+/** Return whether a child is the compiler of the TypeScript loader, which may start at any import. */
 function isLoader(pid: string): boolean {
   return commandOf(pid).includes('esbuild');
 }
@@ -171,7 +171,7 @@ function commandOf(pid: string): string {
   return textOf(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim() || '(a zombie)';
 }
 
-/** Empty if it is gone. */
+/** Return the command line of a process; empty if it has ended. */
 function textOf(path: string): string {
   try {
     return readFileSync(path, 'utf8').trim();
@@ -183,7 +183,7 @@ function textOf(path: string): string {
 function countResources(): Map<string, number> {
   const counts = new Map<string, number>();
   for (const type of process.getActiveResourcesInfo()) {
-    // Known one by one, from the hook.
+    // The hook reports timers one by one.
     if (type !== 'Timeout') counts.set(type, (counts.get(type) ?? 0) + 1);
   }
   return counts;
@@ -193,7 +193,7 @@ function countListeners(emitter: EventEmitter): Map<string | symbol, number> {
   return new Map(emitter.eventNames().map((event) => [event, emitter.listenerCount(event)]));
 }
 
-/** The first line of a stack that is neither here nor in Node. */
+/** Return the first line of a stack that is neither in this file nor in Node. */
 function placeOf(error: Error): string {
   const lines = error.stack?.split('\n').slice(1) ?? [];
   const own = lines.find((line) => !line.includes('node:') && !line.includes('helpers/leaks.ts'));

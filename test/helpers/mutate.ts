@@ -1,7 +1,7 @@
-/** A source of chance that can be repeated: numbers from 0 up to, not including, 1. */
+/** A repeatable source of random numbers from 0 up to, not including, 1. */
 export type Chance = () => number;
 
-/** Makes a source of chance from a seed of 32 bits. */
+/** Return a source of random numbers for a 32-bit seed. */
 export function chanceOf(seed: number): Chance {
   let state = seed >>> 0;
   return () => {
@@ -12,17 +12,17 @@ export function chanceOf(seed: number): Chance {
   };
 }
 
-/** A whole number from 0 up to, not including, `end`. */
+/** Return an integer from 0 up to, not including, `end`. */
 export function below(end: number, chance: Chance): number {
   return Math.floor(chance() * end);
 }
 
-/** One of a list. */
+/** Return an element of a list. */
 export function oneOf<T>(list: readonly T[], chance: Chance): T {
   return list[below(list.length, chance)] as T;
 }
 
-/** Values at which readers of integers go wrong. */
+/** Values at which readers of integers tend to fail. */
 const EDGES: readonly bigint[] = [
   0n,
   1n,
@@ -50,7 +50,7 @@ const EDGES: readonly bigint[] = [
 
 type Mutation = (bytes: Buffer, at: number, chance: Chance) => Buffer;
 
-/** Longest run of bytes that is moved about. */
+/** Longest run of bytes that is moved. */
 const MAX_RUN = 64;
 
 const MUTATIONS: readonly Mutation[] = [
@@ -70,18 +70,18 @@ const MUTATIONS: readonly Mutation[] = [
     }
     return bytes;
   },
-  // Left out.
+  // Remove a run.
   (bytes, at, chance) => {
     const end = at + 1 + below(MAX_RUN, chance);
     return Buffer.concat([bytes.subarray(0, at), bytes.subarray(end)]);
   },
-  // Put in: a piece of the same stream.
+  // Insert a piece of the same stream.
   (bytes, at, chance) => {
     const from = below(bytes.length, chance);
     const run = bytes.subarray(from, from + 1 + below(MAX_RUN, chance));
     return Buffer.concat([bytes.subarray(0, at), run, bytes.subarray(at)]);
   },
-  // Put over others.
+  // Overwrite with another run.
   (bytes, at, chance) => {
     const from = below(bytes.length, chance);
     bytes.copy(bytes, at, from, Math.min(bytes.length, from + 1 + below(MAX_RUN, chance)));
@@ -91,9 +91,9 @@ const MUTATIONS: readonly Mutation[] = [
 ];
 
 /**
- * Damages bytes in one to four places.
+ * Return bytes damaged in one to four places.
  *
- * @param places - Where damage is likely to matter; half of it is done near these.
+ * @param places - Offsets where damage is likely to matter; half of the damage is near them.
  */
 export function mutate(bytes: Uint8Array, chance: Chance, places: readonly number[] = []): Buffer {
   let mutated: Buffer = Buffer.from(bytes);
@@ -107,7 +107,7 @@ export function mutate(bytes: Uint8Array, chance: Chance, places: readonly numbe
   return mutated;
 }
 
-/** Parts bytes at up to `most` places. */
+/** Cut bytes at up to `most` places. */
 export function partAtRandom(bytes: Uint8Array, most: number, chance: Chance): Uint8Array[] {
   const places = Array.from({ length: below(most + 1, chance) }, () =>
     below(bytes.length + 1, chance),

@@ -1,9 +1,9 @@
 import { MemoryPageStore } from '../../lib/migration/memory/page-store.ts';
 
-/** A store in memory that tells what was done with it. */
+/** A store in memory that records its operations. */
 export class TrackedStore extends MemoryPageStore {
   isClosed = false;
-  /** Ranges that were made zeros, as position and length. */
+  /** Ranges that were zeroed, as position and length. */
   readonly zeroed: [number, number][] = [];
 
   override zero(at: number, length: number): void {

@@ -1,5 +1,5 @@
-// Run by the tests of inherited descriptors: `node --import tsx pipe-child.ts MODE [FD]`. What goes wrong is
-// said on stderr, as the code of the error.
+// Run by the tests of inherited descriptors: `node --import tsx pipe-child.ts MODE [FD]`. The
+// code of an error is written to stderr.
 import { pipeOps } from '../../adapters/pipe/pipe.ts';
 import type { QemuFileOps } from '../../lib/contract/ops.ts';
 
@@ -30,14 +30,14 @@ async function copy(from: QemuFileOps, to: QemuFileOps): Promise<void> {
 }
 
 const modes: Record<string, () => Promise<void>> = {
-  /** Copies standard input to standard output. */
+  /** Copy standard input to standard output. */
   copy: () => copy(pipeOps(0), pipeOps(1)),
-  /** Echoes what comes through the descriptor FD, which is a socket. */
+  /** Echo everything that arrives at descriptor FD, a socket. */
   async echo() {
     const ops = pipeOps(Number(fd));
     await copy(ops, ops);
   },
-  /** Takes the first bytes, and leaves the rest of standard input to whoever comes next. */
+  /** Read the first bytes, and leave the rest of standard input to the next reader. */
   async first() {
     const ops = pipeOps(0);
     const chunk = await read(ops);
@@ -45,19 +45,19 @@ const modes: Record<string, () => Promise<void>> = {
     process.stdout.write(chunk);
     process.stdin.pipe(process.stdout);
   },
-  /** Waits for the first bytes only. */
+  /** Wait for the first bytes only. */
   async stop() {
     const ops = pipeOps(0);
     await read(ops);
     await ops.close?.();
     say('closed');
   },
-  /** Writes to standard output for ever. */
+  /** Write to standard output without end. */
   async flood() {
     const ops = pipeOps(1);
     for (;;) await ops.writevBuffer?.([buffer], 0);
   },
-  /** Says what comes of asking each standard descriptor for the wrong direction. */
+  /** Report the result of opening each standard descriptor in the wrong direction. */
   async wrong() {
     for (const [fd, direction] of [
       [0, 'write'],

@@ -1,24 +1,24 @@
 import { be16, be32, be64, stream } from './stream-bytes.ts';
 
 /*
- * qcow2 images with snapshots, put together by hand. Knows nothing of lib/.
+ * qcow2 images with snapshots, built by hand and independently of lib/.
  */
 
 /** A cluster of a VM state. */
 export type Cell =
-  /** Its bytes, stored as they are. */
+  /** Uncompressed bytes. */
   | Uint8Array
   | 'hole'
   | 'zero'
-  /** Stored compressed; what follows it in its sector is rubbish. */
+  /** Compressed bytes; the rest of the last sector is garbage. */
   | { readonly packed: Uint8Array }
-  /** With extended L2 entries: which of its 32 subclusters are there, and which are zeros. */
+  /** With extended L2 entries: which of the 32 subclusters are allocated, and which are zeros. */
   | { readonly bytes: Uint8Array; readonly there: number; readonly zeros: number };
 
 export interface SnapshotParts {
   id?: string;
   name?: string;
-  /** What the VM state's L2 tables map, from its first byte on. */
+  /** Clusters of the VM state, from its first byte on. */
   cells?: readonly Cell[];
   /** Default: all cells. */
   vmStateSize?: number | bigint;
@@ -43,16 +43,16 @@ export interface ImageParts {
 
 export interface Image {
   bytes: Buffer;
-  /** Where the list of snapshots begins. */
+  /** Offset of the snapshot table. */
   listAt: number;
-  /** Where each snapshot's L1 table begins, and the L2 tables of its VM state. */
+  /** Offsets of each snapshot's L1 table and of the L2 tables of its VM state. */
   tables: { l1At: number; l2At: number[]; firstEntry: number }[];
 }
 
 /** Feature bit of extended L2 entries. */
 export const EXTENDED_L2 = 0x10;
 
-/** Puts an image together; nothing is said about clusters of the disk itself. */
+/** Build an image; it maps no clusters of the disk itself. */
 export function qcow2(parts: ImageParts = {}): Image {
   const { clusterBits = 9, version = 3, features = 0, virtualSize = 40_000 } = parts;
   const size = 2 ** clusterBits;
