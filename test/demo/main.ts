@@ -31,7 +31,7 @@ function check(result: RelayResult): RelayResult {
   return result;
 }
 
-/** The recording, through a TCP connection, at a limited rate, into a file. */
+/** Send the recording through a TCP connection into a file, at a limited rate. */
 async function moveRecording(): Promise<void> {
   const sidecar = await readSidecar();
   console.log(`A recorded migration (${sidecar.qemu.split(' (')[0]}) through TCP into a file,`);
@@ -39,7 +39,7 @@ async function moveRecording(): Promise<void> {
   await using dir = makeTempDir();
   const file = dir.join('vm.mig');
 
-  // The receiving end listens; the sending end reads what gunzip gives.
+  // The receiving end listens; the sending end reads the output of gunzip.
   const server = net.createServer({ allowHalfOpen: true }).listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
@@ -70,7 +70,7 @@ async function moveRecording(): Promise<void> {
   await lookInto(file);
 }
 
-/** What is in a stream: its sections, and a map of its RAM. */
+/** Print the sections of a stream and a map of its RAM. */
 async function lookInto(path: string): Promise<void> {
   await using from = await openFrom(`file:${path}`);
   const map = new RamMap();
@@ -90,7 +90,7 @@ async function lookInto(path: string): Promise<void> {
   console.log(showRam(summary, maps).trimEnd());
 }
 
-/** A running guest, saved into a packed file, and restored in another QEMU. */
+/** Save a running guest into a compressed file, and restore it in another QEMU. */
 async function moveGuest(): Promise<void> {
   await using dir = makeTempDir();
   const start = (name: string, incoming?: string): Promise<Qemu> =>

@@ -1,8 +1,8 @@
 import type { Readable } from 'node:stream';
 
 /**
- * Waits for so many bytes by way of 'readable' and `read(size)`. The listener stays until they are
- * there: one that is added anew for each look is called at once while there are too few, for ever.
+ * Wait for `size` bytes by 'readable' and `read(size)`. One listener stays until they have arrived: a new
+ * listener for each attempt would be called at once, endlessly.
  */
 export function readSome(stream: Readable, size: number): Promise<Buffer> {
   return new Promise((resolve) => {

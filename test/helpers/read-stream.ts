@@ -4,7 +4,7 @@ import {
   type ReaderOptions,
 } from '../../lib/migration/reader/migration-reader.ts';
 
-/** What a reader told of RAM, page for page. */
+/** One report of a reader about RAM pages. */
 export interface SeenPage {
   block: string;
   offset: number;
@@ -12,12 +12,12 @@ export interface SeenPage {
   what: string;
 }
 
-/** Chunks, as an iterable that gives one at a time. */
+/** Yield chunks one at a time. */
 export async function* chunksOf(chunks: readonly Uint8Array[]): AsyncGenerator<Uint8Array, void> {
   for (const chunk of chunks) yield chunk;
 }
 
-/** Reads a stream to its end: all events, and the RAM of each block as it ends up. */
+/** Read a stream to its end; return all events and the final RAM of each block. */
 export async function readStream(
   chunks: readonly Uint8Array[],
   options: ReaderOptions = {},
@@ -45,7 +45,7 @@ export async function readStream(
   return { events, ram, reader };
 }
 
-/** Events as a line each, for comparing: `offset type what`. */
+/** Return one line per event, for comparisons: `offset type details`. */
 export function outline(events: readonly MigrationEvent[]): string[] {
   return events.map((event) => `${event.offset} ${event.type} ${detail(event)}`.trim());
 }

@@ -11,18 +11,18 @@ import {
 } from '../../lib/migration/reader/migration-reader.ts';
 import { StreamSummarizer, type StreamSummary } from '../../lib/migration/verify/summary.ts';
 
-/** What a stream was found to consist of. */
+/** Summary of a stream, and its RAM. */
 export interface SummaryAndRam {
   summary: StreamSummary;
-  /** SHA-256 of what each block holds in the end. */
+  /** SHA-256 of the final contents of each block. */
   ram: Record<string, string>;
-  /** States that could be decoded, under `NAME (section id)`. */
+  /** Decoded states, by `NAME (section id)`. */
   states: Map<string, unknown>;
-  /** Offset behind the end mark. */
+  /** Offset after the end mark. */
   endedAt: number;
 }
 
-/** Reads a stream to its end: its summary, and the RAM as it ends up. */
+/** Read a stream to its end; return its summary and its final RAM. */
 export async function readSummary(
   source: StreamSource,
   options: ReaderOptions = {},
@@ -47,7 +47,7 @@ export async function readSummary(
   return { summary: summarizer.summary(reader.ram, container), ram, states, endedAt };
 }
 
-/** Reads what was opened as the command opens it, with all that is known beforehand. */
+/** Read a stream that was opened in the way the command opens it. */
 export async function readOpened(opened: OpenStream): Promise<SummaryAndRam> {
   const { unwrapped, description, channels } = opened;
   const { file, fileOffset, seekable, container } = unwrapped;

@@ -2,18 +2,18 @@ import fs from 'node:fs';
 
 /** The bytes of a recorded migration. */
 export interface RecordedParts {
-  /** The file with the main stream in it. */
+  /** The file that contains the main stream. */
   main: Buffer;
   /** The other channels. */
   channels: Buffer[];
-  /** Where in its file the main stream begins. */
+  /** Offset of the main stream in its file. */
   streamAt: number;
 }
 
-/** Bytes that are written, or left out, at a time. */
+/** Unit of bytes that are written or left as a hole. */
 const UNIT = 65_536;
 
-/** Writes a file with holes where the bytes are zeros, as QEMU leaves them. */
+/** Write a file with holes where the bytes are zeros, as QEMU does. */
 export function writeSparse(path: string, bytes: Buffer): void {
   const fd = fs.openSync(path, 'w');
   try {

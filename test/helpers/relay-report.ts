@@ -1,6 +1,6 @@
 import type { ChannelResult, RelayDirection } from '../../lib/index.ts';
 
-/** What `qemu-file relay --json` prints. */
+/** Output of `qemu-file relay --json`. */
 export interface RelayReport {
   from: string;
   to: string;
@@ -13,7 +13,7 @@ export interface RelayReport {
   channels?: ChannelResult[];
 }
 
-/** Reads what a relay printed. */
+/** Parse the output of a relay. */
 export function reportIn(stdout: Buffer): RelayReport {
   return JSON.parse(stdout.toString()) as RelayReport;
 }

@@ -12,15 +12,15 @@ import {
 } from '../../lib/migration/verify/summary.ts';
 import { fixturePath } from '../fixtures/recording.ts';
 
-/** What a guest that means ill might call a device. */
+/** A device name as a hostile guest could choose it. */
 export const HOSTILE = `</script><img src=x onerror="document.documentElement.dataset.owned='yes'">`;
 
-/** Counts of pages, those that are not given being none. */
+/** Return counts of pages; absent ones are 0. */
 export function counts(some: Partial<PageCounts>): PageCounts {
   return { zero: 0, normal: 0, xbzrle: 0, compressed: 0, multifd: 0, ...some };
 }
 
-/** A section that comes all at once, unless said otherwise. */
+/** Return a section, by default a FULL one. */
 export function sectionOf(name: string, more: Partial<SectionSummary> = {}): SectionSummary {
   return {
     sectionId: 1,
@@ -34,12 +34,12 @@ export function sectionOf(name: string, more: Partial<SectionSummary> = {}): Sec
   };
 }
 
-/** A block of memory of one page, unless said otherwise. */
+/** Return a RAM block, by default of one page. */
 export function blockOf(name: string, more: Partial<BlockSummary> = {}): BlockSummary {
   return { name, usedLength: 4096, pages: counts({ normal: 1 }), ...more };
 }
 
-/** A report of a stream in which there is nothing, unless said otherwise. */
+/** Return a report, by default of an empty stream. */
 export function reportOf(
   summary: Partial<StreamSummary> = {},
   maps: Report['maps'] = [],
@@ -62,7 +62,7 @@ export function reportOf(
   };
 }
 
-/** A report in which all text is what it should not be. */
+/** Return a report in which every text is hostile. */
 export function hostileReport(): Report {
   const section = sectionOf(HOSTILE);
   const state = JSON.parse(
@@ -103,7 +103,7 @@ export function hostileReport(): Report {
   );
 }
 
-/** A report of a recorded stream. */
+/** Return the report of a recorded stream. */
 export async function recordedReport(name: string): Promise<Report> {
   const bytes = gunzipSync(readFileSync(fixturePath(`${name}.mig.gz`)));
   const map = new RamMap();

@@ -4,24 +4,24 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onProcessEnd } from './cleanup.ts';
 
-/** A file system of its own that is soon full. */
+/** A small file system. */
 export interface SmallDisk extends AsyncDisposable {
   readonly path: string;
-  /** Gives the path of a name on it. */
+  /** Return the path of a name on it. */
   join(name: string): string;
-  /** Writes a file that leaves so many bytes, a multiple of 4096. */
+  /** Write a file that leaves `free` bytes, a multiple of 4096. */
   fill(left?: number): void;
 }
 
-/** What a small file system has room for. */
+/** Capacity of a small file system. */
 export interface DiskSize {
   /** Bytes of all files, a multiple of 4096. Default 1 MiB. */
   bytes?: number;
-  /** Files, its own directory included. */
+  /** Number of files, its root directory included. */
   inodes?: number;
 }
 
-/** Mounts a new and small file system; it goes away at the end of its `await using` or of the process. */
+/** Mount a new small file system; it is unmounted at the end of its `await using` or of the process. */
 export function mountSmallDisk({ bytes = 1 << 20, inodes = 64 }: DiskSize = {}): SmallDisk {
   const path = mkdtempSync(join(tmpdir(), 'qemu-file-disk-'));
   const options = `size=${bytes},nr_inodes=${inodes},mode=700`;
@@ -33,7 +33,7 @@ export function mountSmallDisk({ bytes = 1 << 20, inodes = 64 }: DiskSize = {}):
     throw new Error(`a tmpfs cannot be mounted: ${stderr?.trim()}`);
   }
   const remove = () => {
-    // Lazily, since who failed a test may still have something open.
+    // Lazily, because a failed test may still have a file open.
     spawnSync('umount', ['--lazy', path]);
     rmdirSync(path);
   };
@@ -55,9 +55,9 @@ export function mountSmallDisk({ bytes = 1 << 20, inodes = 64 }: DiskSize = {}):
 let refusal: string | false | undefined;
 
 /**
- * The value for the `skip` option of tests that need a small disk: `false` where one can be mounted.
+ * Return the `skip` option of tests that need a small disk: `false` where one can be mounted.
  *
- * @throws Error where that is refused and `CI` is set: there, a skipped test would be a failure nobody sees.
+ * @throws Error where that is refused and `CI` is set: a skipped test would hide a failure there.
  */
 export function requireSmallDisk(): string | false {
   refusal ??= refusalOf();

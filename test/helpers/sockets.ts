@@ -14,10 +14,10 @@ export const certificates: Record<'ca' | 'otherCa' | 'cert' | 'key', Buffer> = {
 };
 
 /**
- * Connects two plain sockets, without the code under test.
+ * Connect two plain sockets without the code under test.
  *
- * @param path - Of a unix socket; without it, over TCP on this machine.
- * @param allowHalfOpen - Of the connecting side, which comes first in the answer.
+ * @param path - Path of a unix socket; without it, TCP on this machine.
+ * @param allowHalfOpen - Option of the connecting socket, which is the first of the result.
  */
 export async function plainSockets(
   path?: string,
@@ -35,7 +35,7 @@ export async function plainSockets(
   return [socket, other];
 }
 
-/** Connects two TLS sockets over TCP, the connecting side first, without the code under test. */
+/** Connect two TLS sockets over TCP, the connecting one first, without the code under test. */
 export async function tlsSockets(): Promise<[tls.TLSSocket, tls.TLSSocket]> {
   const [near, far] = await plainSockets();
   const options = { isServer: true, cert: certificates.cert, key: certificates.key };
@@ -45,17 +45,17 @@ export async function tlsSockets(): Promise<[tls.TLSSocket, tls.TLSSocket]> {
   return [client, server];
 }
 
-/** Makes a unix socket whose server went away without removing it. */
+/** Make a unix socket whose server ended without removing it. */
 export async function leaveSocketOver(path: string): Promise<void> {
   const server = net.createServer().listen(`${path}.first`);
   await once(server, 'listening');
-  // Closing removes only the name that the socket was made under.
+  // Closing removes only the name that the socket was created with.
   renameSync(`${path}.first`, path);
   server.close();
   await once(server, 'close');
 }
 
-/** Gives the port that a TCP server listens on. */
+/** Return the port of a TCP server. */
 export function portOf(server: net.Server): number {
   return (server.address() as net.AddressInfo).port;
 }

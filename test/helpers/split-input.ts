@@ -5,19 +5,19 @@ import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
 import { Source } from './backends.ts';
 import { cutAt, piecesOf } from './bytes.ts';
 
-/** An input over bytes that come in the given pieces. */
+/** Return an input over bytes that arrive in the given pieces. */
 export function inputOver(...pieces: readonly Uint8Array[]): StreamInput {
   return new StreamInput(new QemuFile(new Source(pieces, { answering: 'async', hands: true })));
 }
 
-/** The places between bytes, all of them. */
+/** Return all places between bytes. */
 export function everyPlace(bytes: Uint8Array): number[] {
   return Array.from({ length: bytes.length }, (_, place) => place);
 }
 
 /**
- * Reads bytes that come whole, one by one, and in two pieces parted at each of the places: what is read
- * must be the same, and all bytes must be used up.
+ * Read bytes whole, one by one, and cut in two at each of the places. The results must be equal, and all
+ * bytes must be consumed.
  */
 export async function readSplit<T>(
   bytes: Uint8Array,
@@ -38,7 +38,7 @@ export async function readSplit<T>(
   return whole;
 }
 
-/** Reads bytes that end at each of the places: each time that must be said, and where it is. */
+/** Read bytes truncated at each of the places; each time the fault must name the place. */
 export async function assertTruncated(
   bytes: Uint8Array,
   read: (input: StreamInput) => Promise<unknown>,
@@ -52,7 +52,7 @@ export async function assertTruncated(
   }
 }
 
-/** The fault of a stream that something was rejected for. */
+/** Return the stream fault that a promise rejects with. */
 export async function faultOf(promise: Promise<unknown>): Promise<MigrationStreamError> {
   try {
     await promise;
@@ -63,7 +63,7 @@ export async function faultOf(promise: Promise<unknown>): Promise<MigrationStrea
   throw new Error('it was not rejected');
 }
 
-/** Checks that a fault is of a kind, at an offset, for a reason. */
+/** Check kind, offset and reason of a fault. */
 export async function assertFault(
   promise: Promise<unknown>,
   fault: MigrationStreamError['fault'],

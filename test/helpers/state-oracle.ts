@@ -1,5 +1,5 @@
 /*
- * Compares decoded device state with what QEMU's analyze-migration.py prints of it.
+ * Comparison of decoded device state with the output of QEMU's analyze-migration.py.
  *
  * That prints integers as hexadecimal digits of their full width, with the decimal value behind where it
  * takes one for signed and negative: `0xffffffff (-1)`. It does not know of all types whether they are
@@ -11,10 +11,10 @@ const INTEGER = /^0x([0-9a-f]+)(?: \(-\d+\))?$/;
 const BYTES = /^(?:[0-9a-f]{2}(?: [0-9a-f]{2})*)?$/;
 
 /**
- * Lists in what a state differs from an oracle, each with its path; empty if in nothing.
+ * Return the differences of a state from an oracle, each with its path.
  *
- * @param ours - As `stateToJson` gives it.
- * @param oracle - What stands under `NAME (id)` in the analyser's output.
+ * @param ours - Result of `stateToJson`.
+ * @param oracle - Value of `NAME (id)` in the analyser's output.
  */
 export function compareState(ours: unknown, oracle: unknown): string[] {
   const differences: string[] = [];

@@ -1,12 +1,12 @@
 /*
- * Migration streams, put together by hand. Knows nothing of lib/.
+ * Migration streams, built by hand and independently of lib/.
  *
  *   stream(header, configuration('pc-i440fx-7.2'), section('start', 2, ['ram', 0, 4], …), end)
  */
 
 export type Bytes = Uint8Array | string;
 
-/** All given bytes in a row; text is hexadecimal digits, blanks allowed. */
+/** Join bytes; text is hexadecimal digits, blanks allowed. */
 export function stream(...parts: readonly Bytes[]): Buffer {
   return Buffer.concat(parts.map(bytesOf));
 }
@@ -91,7 +91,7 @@ export const FLAG = {
 /** The end mark of a RAM section's body. */
 export const eos: Buffer = be64(FLAG.eos);
 
-/** The list of RAM blocks: `[name, usedLength]`, or with more bytes behind each. */
+/** Return the list of RAM blocks: `[name, usedLength]`, with optional further bytes after each. */
 export function blockList(
   ...blocks: readonly (readonly [name: string, usedLength: number, ...more: Bytes[]])[]
 ): Buffer {
@@ -102,7 +102,7 @@ export function blockList(
   return stream(be64(total + FLAG.memSize), ...entries);
 }
 
-/** A page sent as it is; without a name it continues the block before. */
+/** Return a plain page; without a name it continues the previous block. */
 export function page(name: string | null, offset: number, bytes: Uint8Array): Buffer {
   return stream(word(name, offset, FLAG.page), bytes);
 }
@@ -150,10 +150,10 @@ export function multifdInitial(id: number, uuid: Bytes = Buffer.alloc(16)): Buff
   return stream('11223344 00000001', uuid, Uint8Array.of(id), Buffer.alloc(39));
 }
 
-/** What a packet of a multifd channel says; what is left out is 0, or what fits the rest. */
+/** Fields of a packet of a multifd channel; an absent field is 0, or fits the others. */
 export interface MultifdFields {
   flags?: number;
-  /** Default: as many as a packet has room for. */
+  /** Default: the capacity of a packet. */
   room?: number;
   normal?: readonly number[];
   /** Default: the number of offsets. */

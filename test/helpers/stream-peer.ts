@@ -4,11 +4,11 @@ import type { Duplex } from 'node:stream';
 import type { Peer } from './backend.ts';
 
 /**
- * Plays the other side with a plain stream: it takes no bytes before it is asked to, so whoever writes
- * feels that nobody reads.
+ * Return a peer made of a plain stream. It reads nothing before it is asked to, so that a writer meets
+ * backpressure.
  *
  * @param stream - Its `allowHalfOpen` should be true.
- * @param reset - How such a stream breaks its connection.
+ * @param reset - Resets the connection of the stream.
  */
 export function streamPeer(stream: Duplex, reset?: () => void): Required<Peer> {
   let failure: Error | undefined;
@@ -18,7 +18,7 @@ export function streamPeer(stream: Duplex, reset?: () => void): Required<Peer> {
   const close = async () => {
     if (stream.closed) return;
     const closed = once(stream, 'close').catch(() => {});
-    // An end behind bytes that nobody takes would never come.
+    // An end after unread bytes would never arrive.
     if (stream.writable && stream.writableLength === 0) stream.end(() => stream.destroy());
     else stream.destroy();
     await closed;
@@ -58,9 +58,9 @@ function anyOf(emitter: EventEmitter, events: readonly string[]): Promise<void> 
 }
 
 /**
- * Notes the listeners of an emitter as they are now.
+ * Record the listeners of an emitter.
  *
- * @returns Names the events that have more listeners by then.
+ * @returns A function that returns the events that have more listeners now.
  */
 export function watchListeners(emitter: EventEmitter): () => string[] {
   const before = new Map(emitter.eventNames().map((name) => [name, emitter.listenerCount(name)]));

@@ -1,8 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
-/** What is waited for, and how long. */
+/** Description and limit of a wait. */
 export interface WaitOptions {
-  /** What is waited for, as it shall stand in the error: `waited 5000 ms for …`. */
+  /** Condition, as the error names it: `waited 5000 ms for …`. */
   what: string;
   /** Default 10000. */
   deadlineMs?: number;
@@ -11,11 +11,11 @@ export interface WaitOptions {
 }
 
 /**
- * Looks at a condition again and again until it gives something other than `undefined` or `false`;
- * the only way in which these tests wait for what does not announce itself.
+ * Poll a condition until it returns something other than `undefined` or `false`. Tests wait in this way only
+ * for conditions without an event.
  *
- * @param condition - May answer at once or with a promise; what it throws ends the wait.
- * @returns What the condition gave.
+ * @param condition - Returns a value or a promise; an exception ends the wait.
+ * @returns The result of the condition.
  */
 export async function until<T>(
   condition: () => T | undefined | false | Promise<T | undefined | false>,
@@ -25,7 +25,7 @@ export async function until<T>(
     intervalMs = 10,
     signal,
   }: WaitOptions & {
-    /** Time between two looks. Default 10. */
+    /** Milliseconds between polls. Default 10. */
     intervalMs?: number;
   },
 ): Promise<T> {
@@ -39,7 +39,7 @@ export async function until<T>(
   }
 }
 
-/** Waits for a promise, but not for ever. */
+/** Wait for a promise within a limit. */
 export async function within<T>(
   work: Promise<T>,
   { what, deadlineMs = 10_000, signal }: WaitOptions,

@@ -4,7 +4,7 @@ import type net from 'node:net';
 import { onProcessEnd } from './cleanup.ts';
 import { until } from './until.ts';
 
-/** A process that does one side of a migration up to some byte, and then waits to be killed. */
+/** A process that plays one end of a migration up to some byte, and then waits to be killed. */
 export class Victim implements AsyncDisposable {
   readonly #child: ChildProcess;
   readonly #withdraw: () => void;
@@ -20,7 +20,7 @@ export class Victim implements AsyncDisposable {
     });
   }
 
-  /** Waits until it says a word, and gives what it says behind that in the same line. */
+  /** Wait until the process prints a word; return the rest of that line. */
   async says(word: string): Promise<string> {
     const line = new RegExp(`^${word} ?(.*)\n`, 'm');
     const [, rest = ''] = await until(() => line.exec(this.#said) ?? undefined, {
@@ -29,7 +29,7 @@ export class Victim implements AsyncDisposable {
     return rest;
   }
 
-  /** Kills it as a crash does: the system closes what it held. */
+  /** Kill it as a crash does: the system closes its descriptors. */
   async kill(): Promise<void> {
     this.#withdraw();
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
@@ -43,7 +43,7 @@ export class Victim implements AsyncDisposable {
   }
 }
 
-/** Sends the first bytes of a file to where somebody listens; says `sent`. */
+/** Send the first bytes of a file to a listener; print `sent`. */
 export function sender(to: net.NetConnectOpts, file: string, bytes: number): Victim {
   const script = `
     const [to, file, bytes] = process.argv.slice(1);
@@ -56,7 +56,7 @@ export function sender(to: net.NetConnectOpts, file: string, bytes: number): Vic
   return new Victim(script, [JSON.stringify(to), file, String(bytes)]);
 }
 
-/** Listens, says `listens PORT`, reads so many bytes and no more, and says `got`. */
+/** Listen, print `listens PORT`, read exactly `bytes` bytes, and print `got`. */
 export function receiver(at: net.ListenOptions, bytes: number): Victim {
   const script = `
     const [at, bytes] = process.argv.slice(1);

@@ -5,13 +5,13 @@ import { portOf } from './sockets.ts';
 
 /** One connection as it looked on the wire. */
 export interface TappedConnection {
-  /** What came from who connected. */
+  /** Bytes from the connecting end. */
   readonly sent: readonly Buffer[];
-  /** What came back. */
+  /** Bytes to the connecting end. */
   readonly answered: readonly Buffer[];
 }
 
-/** Somebody on the wire who passes on every connection, its ends included, and keeps all bytes. */
+/** A proxy that forwards every connection, its ends included, and keeps all bytes. */
 export class WireTap implements AsyncDisposable {
   readonly port: number;
   readonly connections: readonly TappedConnection[];
@@ -29,7 +29,7 @@ export class WireTap implements AsyncDisposable {
     this.port = portOf(server);
   }
 
-  /** Listens on this machine (IPv4), for what is meant for a port of it. */
+  /** Listen on this machine (IPv4), and forward to one of its ports. */
   static async before(port: number): Promise<WireTap> {
     const connections: TappedConnection[] = [];
     const sockets = new Set<net.Socket>();
@@ -54,7 +54,7 @@ export class WireTap implements AsyncDisposable {
     return new WireTap(server, connections, sockets);
   }
 
-  /** All that was sent in either direction, one direction of one connection after the other. */
+  /** Return all bytes sent in both directions, one direction of one connection after the other. */
   get streams(): Buffer[] {
     return this.connections.flatMap(({ sent, answered }) => [
       Buffer.concat(sent),
@@ -68,15 +68,14 @@ export class WireTap implements AsyncDisposable {
   }
 }
 
-/** Resets a connection; one whose FIN is on its way cannot be reset, and Node would lose it, still open. */
+/** Reset a connection, unless its FIN is in flight: Node would lose the open handle. */
 function breakOff(socket: net.Socket): void {
   if (socket.writableEnded && !socket.writableFinished) socket.destroy();
   else socket.resetAndDestroy();
 }
 
 /**
- * Asserts that bytes are nothing but TLS records (type, version 3.x, length, that many bytes), the last of
- * which may be cut off.
+ * Assert that bytes are TLS records only (type, version 3.x, length, payload); the last one may be truncated.
  */
 export function assertOnlyTls(bytes: Buffer): void {
   let at = 0;

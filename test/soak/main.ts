@@ -1,7 +1,7 @@
-// Random migrations and faults, for as long as is wanted:
+// Random migrations and faults for a given time:
 //
-//   npm run soak -- --minutes 60                 what is tried follows from the seed, which is printed
-//   npm run soak -- --seed 7 --only 1234         one of the things that a run tried, again
+//   npm run soak -- --minutes 60                 prints its seed, which decides what is tried
+//   npm run soak -- --seed 7 --only 1234         repeats one trial of a run
 //   npm run soak -- --kinds relays,streams       without QEMU
 import { parseArgs } from 'node:util';
 import { withoutLeaks } from '../helpers/leaks.ts';
@@ -19,9 +19,9 @@ const KINDS: Readonly<Record<string, (chance: Chance) => Promise<Outcome>>> = {
   streams: randomStream,
 };
 
-/** Of so many things that are tried one is a migration, and one a save; they take the most time. */
+/** Number of trials of which one is a migration and one a save, the slowest kinds. */
 const CYCLE = 60;
-/** Bytes by which this process may grow, however long it runs. */
+/** Bytes by which this process may grow, independently of its run time. */
 const MAX_GROWTH = 768 * 2 ** 20;
 const REPORT_MS = 60_000;
 
@@ -31,7 +31,7 @@ function kindOf(index: number): string {
   return index % 2 === 0 ? 'streams' : 'relays';
 }
 
-/** Each thing has a seed of its own, so that it can be tried again without those before it. */
+/** Return the seed of a trial: each has its own, so that it can be repeated alone. */
 function chanceAt(seed: number, index: number): Chance {
   return chanceOf((seed ^ Math.imul(index + 1, 0x9e3779b1)) >>> 0);
 }
@@ -50,7 +50,7 @@ class Soak {
     this.#kinds = kinds;
   }
 
-  /** Tries things until the time is over. */
+  /** Run trials until the time is over. */
   async run(minutes: number): Promise<void> {
     const end = this.#startedAt + minutes * 60_000;
     let reportAt = this.#startedAt + REPORT_MS;
@@ -63,7 +63,7 @@ class Soak {
     }
   }
 
-  /** Tries one thing; what fails is counted and printed. */
+  /** Run one trial; count and print a failure. */
   async attempt(index: number, isVerbose: boolean = false): Promise<void> {
     const kind = kindOf(index);
     const attempt = KINDS[kind] as (chance: Chance) => Promise<Outcome>;
@@ -82,7 +82,7 @@ class Soak {
     }
   }
 
-  /** What has been tried, and how it ended. */
+  /** Print the trials and their outcomes. */
   summary(): string {
     const lines = [...this.#counts]
       .sort()

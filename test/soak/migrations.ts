@@ -106,8 +106,8 @@ function planOf(chance: Chance): Plan {
 }
 
 /**
- * How much a guest goes on writing to: no more than is sent in the pause that QEMU may make, or the migration
- * would never end.
+ * Return how much memory a guest keeps writing to: no more than QEMU can send within its downtime, or the
+ * migration would not converge.
  *
  * @param bandwidth - In MiB/s.
  */
@@ -127,9 +127,9 @@ async function carryOut(plan: Plan): Promise<string> {
   assert.ok(happened, `the migration ended as ${info.status}: ${info['error-desc']}`);
   await run.assertStayed();
   await until(() => isAtItsEnd(run.relay), { what: 'the relay to be through' });
-  // What ends too early on a unix socket looks like any end to who does not read along.
+  // An early end on a unix socket looks like any end to a relay without a check.
   const isChecked = plan.options.relays?.[0]?.includes('--check') === true;
-  // What was cancelled after its last byte has arrived all the same: QEMU lets both ends have the guest then.
+  // A migration cancelled after its last byte has arrived: QEMU leaves the guest at both ends then.
   if (isChecked && run.relay.child.exitCode === 0) await run.destination.waitIncomingEnd();
   return `${plan.mishap}: the guest stayed`;
 }
