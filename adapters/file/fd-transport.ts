@@ -4,8 +4,8 @@ import { noop } from '../../lib/util/noop.ts';
 import { type Failure, failure } from '../stream/stream-failure.ts';
 import { CallsInFlight } from './calls-in-flight.ts';
 import { FdReader } from './fd-reader.ts';
-import { FdWriter } from './fd-writer.ts';
-import { closeFd } from './fs-promises.ts';
+import { FdWriter, type SparseFile } from './fd-writer.ts';
+import { closeFd, truncateFd } from './fs-promises.ts';
 
 /** Largest read into memory of our own, where a read may outlive the operation that started it. */
 const MAX_OWN_READ_BYTES = 64 * 1024;
@@ -21,6 +21,8 @@ export interface FdUse {
   offset: number | null;
   /** True if close() closes the descriptor. */
   isOwned: boolean;
+  /** True for a new and empty file in which runs of zeros become holes. */
+  isSparse: boolean;
 }
 
 /** A descriptor in use: its two directions, their offsets, and its end. */
@@ -31,6 +33,7 @@ export class FdTransport {
   readonly #inFlight = new CallsInFlight();
   readonly #reader: FdReader;
   readonly #writer: FdWriter;
+  readonly #sparse: SparseFile | undefined;
   /** Pending reads and writes at an explicit offset. */
   readonly #positional = new Set<FdReader | FdWriter>();
   /** What new reads and writes at an explicit offset fail with. */
@@ -49,7 +52,8 @@ export class FdTransport {
     this.#use = use;
     this.#size = size;
     this.#reader = new FdReader(fd, this.#inFlight, use.offset);
-    this.#writer = new FdWriter(fd, this.#inFlight, use.offset);
+    this.#sparse = use.isSparse ? { end: 0 } : undefined;
+    this.#writer = new FdWriter(fd, this.#inFlight, use.offset, 'writevBuffer', this.#sparse);
   }
 
   /** Return the descriptor, or -1 once it is closed. */
@@ -121,6 +125,8 @@ export class FdTransport {
     const writer = new FdWriter(this.fd, this.#inFlight, offset, 'putBufferAt');
     writer.isBlocking = this.#isBlocking;
     this.#positional.add(writer);
+    // Set before the write, so that zeros which are written later to the same place are not left out.
+    if (this.#sparse) this.#sparse.end = Math.max(this.#sparse.end, offset + buffer.length);
     try {
       return await this.#recordFailure(() => writer.writev([buffer], offset));
     } finally {
@@ -153,9 +159,21 @@ export class FdTransport {
     this.#stopPositional(CLOSED);
     if (!this.#canHang) await this.#inFlight.idle();
     try {
+      await this.#setLength();
       await finish?.(this.#firstWriteError);
     } finally {
       await this.#closeFd();
+    }
+  }
+
+  /** Extend a sparse file to its end. Never rejects: a failure counts as that of a write. */
+  async #setLength(): Promise<void> {
+    if (this.#sparse === undefined) return;
+    const position = this.#sparse.end;
+    try {
+      if ((this.#size?.() ?? 0) < position) await truncateFd(this.fd, position);
+    } catch (error) {
+      this.#firstWriteError ??= toQemuFileError(error, { operation: 'close', position });
     }
   }
 
@@ -188,7 +206,7 @@ export class FdTransport {
   #origin(whence: Whence): number {
     if (whence === 'set') return 0;
     if (whence === 'current') return this.#main.offset ?? 0;
-    if (this.#size !== undefined) return this.#size();
+    if (this.#size !== undefined) return Math.max(this.#size(), this.#sparse?.end ?? 0);
     throw new QemuFileError('ENOTSUP', 'the size of a device is not known', {
       operation: 'setOffset',
     });

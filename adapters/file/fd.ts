@@ -63,10 +63,22 @@ export function fdOps<D extends Direction | 'both' = 'both'>(
  */
 export type Finish = (error: Error | undefined, writeError: Error | undefined) => Promise<void>;
 
-/** Like `fdOps`, for openers that have to do something when the backend is closed. */
+/** Options of `makeFdOps`. */
+export interface MakeFdOptions<D extends Direction | 'both'> extends FdOptions<D> {
+  /** For a new and empty file: makes holes of runs of zeros. Default false. */
+  sparse?: boolean | undefined;
+}
+
+/**
+ * Like `fdOps`, for openers that know more about the file, or have to do something when the backend is closed.
+ *
+ * @param fd - The descriptor.
+ * @param options - As for `fdOps`, and `sparse`.
+ * @param finish - Called when the backend is closed.
+ */
 export function makeFdOps<D extends Direction | 'both'>(
   fd: number,
-  options: FdOptions<D>,
+  options: MakeFdOptions<D>,
   finish?: Finish,
 ): FdOps<D> {
   const canRead = options.direction !== 'write';
@@ -76,7 +88,13 @@ export function makeFdOps<D extends Direction | 'both'>(
   const offset = startOffset(options.offset, stats.isFile() || stats.isBlockDevice());
   const transport = new FdTransport(
     fd,
-    { canRead, canWrite, offset, isOwned: options.autoClose ?? true },
+    {
+      canRead,
+      canWrite,
+      offset,
+      isOwned: options.autoClose ?? true,
+      isSparse: options.sparse === true && stats.isFile(),
+    },
     stats.isFile() ? () => descriptorStats(fd, 'setOffset').size : undefined,
   );
   const ops = {

@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import type { Direction } from '../../lib/contract/ops.ts';
-import { type FdOps, type Finish, makeFdOps } from './fd.ts';
+import { type FdOps, type Finish, type MakeFdOptions, makeFdOps } from './fd.ts';
 import { closeFd, openFile, syncFd, truncateFd } from './fs-promises.ts';
 import { existsError, PartialFile } from './partial-file.ts';
 import { findTarget } from './target-path.ts';
@@ -39,6 +39,11 @@ export interface OpenFdOptions<D extends Direction = Direction> {
    * Default false.
    */
   keepPartial?: boolean | KeepPartial | undefined;
+  /**
+   * Whether aligned runs of 4 KiB of zeros and more become holes in a new file. Default true. It has no effect on a
+   * device or with an offset.
+   */
+  sparse?: boolean | undefined;
 }
 
 /** A path that is open for writing. */
@@ -65,11 +70,15 @@ export type PathOps<D extends Direction> = D extends 'read' ? FdOps<'read'> : Pa
  * same name removes that file, once the process that wrote it is dead, or was on another machine or in another
  * container and has not touched the file for a day.
  *
+ * Runs of zeros become holes, which read as zeros and take no space; `sparse: false` writes them. A hole at the end
+ * shows in the file's length only after `close()`.
+ *
  * Devices, and files with an `offset`, are written in place, and `close()` makes them durable.
  * Where the path is a symbolic link, its target is created or replaced, and the link stays.
  *
  * @param path - The path to open.
- * @param options - `direction`, `offset` in bytes, `signal`, `mode`, `replace`, `keepPartial`.
+ * @param options - `direction`, `offset` in bytes, `signal`, `mode`, `replace`,
+ *   `keepPartial`, `sparse`.
  * @returns A backend like that of `fdOps`.
  * @throws {QemuFileError} (rejects) `EISDIR` a directory; `EEXIST` a file that must not be replaced; `ENOTSUP` a
  *   FIFO or a socket; `ESPIPE` an offset on a device that is not seekable; `EINVAL` an invalid offset or path;
@@ -151,7 +160,7 @@ async function openInPlace(
       if (writeError !== undefined) throw writeError;
       if (canSync) await inClose(() => syncFd(fd));
     };
-    return pathWriteOps(fd, offset, finish, path, () => undefined);
+    return pathWriteOps(fd, { offset }, finish, path, () => undefined);
   });
 }
 
@@ -186,7 +195,8 @@ async function openPartial(
   return closeOnError(file.fd, async () => {
     try {
       checkSignal(options.signal);
-      return pathWriteOps(file.fd, 0, finish, path, () => file.path);
+      const { sparse = true } = options;
+      return pathWriteOps(file.fd, { sparse }, finish, path, () => file.path);
     } catch (error) {
       await file.discard();
       throw error;
@@ -196,13 +206,13 @@ async function openPartial(
 
 function pathWriteOps(
   fd: number,
-  offset: number,
+  options: Pick<MakeFdOptions<'write'>, 'offset' | 'sparse'>,
   finish: Finish,
   path: string,
   partialPath: () => string | undefined,
 ): PathWriteOps {
   return {
-    ...makeFdOps(fd, { direction: 'write', offset }, finish),
+    ...makeFdOps(fd, { ...options, direction: 'write' }, finish),
     path,
     get partialPath() {
       return partialPath();

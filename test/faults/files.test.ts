@@ -98,13 +98,7 @@ describe('a full disk', { concurrency, skip: requireSmallDisk() }, () => {
 
   test('that is full of what a killed process left has room again for the next', async () => {
     await using disk = mountSmallDisk();
-    const killed = new Command([
-      'relay',
-      '/dev/zero',
-      disk.join('vm.mig'),
-      '--max-bandwidth',
-      '1M',
-    ]);
+    const killed = new Command(['relay', 'exec:yes', disk.join('vm.mig'), '--max-bandwidth', '1M']);
     await until(() => list(disk).some((name) => fs.statSync(disk.join(name)).size > 0), {
       what: 'bytes in the temporary file',
       deadlineMs: 30_000,
