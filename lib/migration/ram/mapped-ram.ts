@@ -1,138 +1,160 @@
+import { quote } from '../../util/format.ts';
 import type { RamBlock } from '../format/events.ts';
 import type { StreamInput } from '../format/stream-input.ts';
-import type { RamTable } from './ram-table.ts';
+import type { GuestRam } from './ram-table.ts';
 
 /*
- * A mapped-ram file: behind each entry of the block list stands where the pages of the block lie, each
- * at its own place, and which of them are there. In the file that comes in this order:
+ * In a mapped-ram file every page has a place of its own. Each entry of the block list is followed by a
+ * header with the place of the block's pages and a bitmap of the pages that are there:
  *
  *   be32 version  be64 page size  be64 offset of the bitmap  be64 offset of the pages
  *   bitmap   (hole up to a multiple of 1 MiB)   pages, with holes   the next entry
+ *
+ * The offsets count from the start of the file, also where the stream begins further on.
+ *
+ * @see QEMU `MappedRamHeader` in migration/ram.c
  */
 
-const HEADER = 28;
-const VERSION = 1;
-/** Bytes of a bitmap that are read at a time. */
-const BITMAP_PIECE = 65_536;
-/** Longest bitmap that is held: of a block of 4 TiB with pages of 4 KiB. */
-const MAX_BITMAP = 134_217_728;
-/** Pages are handed over in pieces of at most this many bytes. */
-const PIECE = 262_144;
+const HEADER_BYTES = 28;
+const HEADER_VERSION = 1;
+/** Bytes of a bitmap that are read at a time, so that a length is allocated only as its bytes arrive. */
+const BITMAP_CHUNK_BYTES = 65_536;
+/** Longest bitmap: of a block of 4 TiB with pages of 4 KiB. */
+const MAX_BITMAP_BYTES = 134_217_728;
+/** Most bytes that a visitor gets in one call. */
+const MAX_VISIT_BYTES = 262_144;
+/** A bitmap consists of 64-bit words. */
 const WORD_BITS = 64;
-/** What QEMU aligns the pages of a block to. */
-const PAGES_ALIGN = 1_048_576n;
+const WORD_BYTES = 8;
+/** QEMU aligns the pages of a block to this. */
+const PAGES_ALIGNMENT = 1_048_576n;
 
-/** Reads the pages of a mapped-ram file in its order, so that it needs no seeking. */
+/** Reads the pages of a mapped-ram file in the order of the file, so that the source need not seek. */
 export class MappedRam {
   readonly #input: StreamInput;
-  readonly #table: RamTable;
-  /** What is added to an offset in the stream for one in the file. */
+  readonly #ram: GuestRam;
   readonly #fileOffset: number;
-  #pages = 0;
-  #zeros = 0;
+  #pageCount = 0;
+  #holeCount = 0;
 
-  /** @param fileOffset - Where in its file the stream begins: the offsets in it count from the file's start. */
-  constructor(input: StreamInput, table: RamTable, fileOffset: number) {
+  /** @param fileOffset - Offset in its file of the stream's first byte. */
+  constructor(input: StreamInput, ram: GuestRam, fileOffset: number) {
     this.#input = input;
-    this.#table = table;
+    this.#ram = ram;
     this.#fileOffset = fileOffset;
   }
 
-  /** Whether not one page is there, of blocks that have any: as in a file that was never finished. */
+  /** Whether the bitmaps of all blocks so far are empty, as in a file whose save was not finished. */
   get isBlank(): boolean {
-    return this.#pages === 0 && this.#zeros > 0;
+    return this.#pageCount === 0 && this.#holeCount > 0;
   }
 
-  /** Reads what stands behind a block's entry. */
+  /**
+   * Read what follows a block's entry.
+   *
+   * @throws {MigrationStreamError} (rejects) `corrupt`, `truncated`, `unsupported`.
+   */
   async read(block: RamBlock): Promise<void> {
     const input = this.#input;
-    const { pageSize } = this.#table;
+    const { pageSize, diagnostics } = this.#ram;
     const at = input.position;
-    await input.need(HEADER, 'the mapped-ram header');
+    await input.need(HEADER_BYTES, 'the mapped-ram header');
     const version = input.be32();
-    if (version !== VERSION) {
-      throw input.error('unsupported', `mapped-ram header of version ${version}, not 1`, at);
+    if (version !== HEADER_VERSION) {
+      const reason = `mapped-ram header of version ${version}, not ${HEADER_VERSION}`;
+      throw input.error('unsupported', reason, at);
     }
     const [size, bitmapAt, pagesAt] = [input.be64(), input.be64(), input.be64()];
     if (size !== BigInt(pageSize)) {
       throw input.error('corrupt', `mapped-ram pages of ${size} bytes, not ${pageSize}`, at + 4);
     }
-    const here = BigInt(input.position + this.#fileOffset);
-    const count = block.usedLength / pageSize;
-    const bitmapBytes = Math.ceil(count / WORD_BITS) * 8;
-    if (bitmapAt !== here) {
-      const wrong = `the bitmap of "${block.name}" is said to be at ${bitmapAt} of the file, not at ${here} behind its header`;
-      const hint = 'if the stream begins elsewhere in its file, give that offset';
-      throw input.error('corrupt', `${wrong}; ${hint}`, at + 12);
-    }
+    const pageCount = block.usedLength / pageSize;
+    const bitmapBytes = Math.ceil(pageCount / WORD_BITS) * WORD_BYTES;
+    this.#checkBitmapOffset(block, bitmapAt, at + 12);
     const end = bitmapAt + BigInt(bitmapBytes);
     if (pagesAt < end || pagesAt % BigInt(pageSize) !== 0n || pagesAt > 2n ** 53n) {
       const reason = `the pages of "${block.name}" are said to be at ${pagesAt} of the file`;
-      throw input.error('corrupt', `${reason}, with the bitmap's end at ${end}`, at + 20);
+      throw input.error('corrupt', `${reason}, the end of its bitmap at ${end}`, at + 20);
     }
-    if (pagesAt % PAGES_ALIGN !== 0n) {
-      const reason = `the pages of "${block.name}" are at ${pagesAt} of the file, no multiple of 1 MiB`;
-      this.#table.diagnostics.warn(reason, at + 20);
+    if (pagesAt % PAGES_ALIGNMENT !== 0n) {
+      const reason = `the pages of ${quote(block.name)} are at ${pagesAt} of the file`;
+      diagnostics.warn(`${reason}, which is not a multiple of 1 MiB`, at + 20);
     }
-    if (bitmapBytes > MAX_BITMAP) {
-      throw input.error('unsupported', `a RAM block of ${block.usedLength} bytes`, at);
+    if (bitmapBytes > MAX_BITMAP_BYTES) {
+      throw input.error('unsupported', `mapped-ram block of ${block.usedLength} bytes`, at);
     }
-    const bitmap = await this.#bitmap(block, bitmapBytes, count);
+    const bitmap = await this.#readBitmap(block, bitmapBytes, pageCount);
     await input.skip(Number(pagesAt - end), 'the gap before the pages');
-    await this.#runs(block, bitmap, count);
+    await this.#readPages(block, bitmap, pageCount);
   }
 
-  async #bitmap(block: RamBlock, bytes: number, count: number): Promise<Buffer> {
+  /** Check that the bitmap is where this reader is: directly after its header. */
+  #checkBitmapOffset(block: RamBlock, bitmapAt: bigint, position: number): void {
+    const here = BigInt(this.#input.position + this.#fileOffset);
+    if (bitmapAt === here) return;
+    const wrong = `the bitmap of "${block.name}" is said to be at ${bitmapAt} of the file, not at ${here}`;
+    const shift = bitmapAt - here;
+    const hint =
+      shift > 0n
+        ? `if the stream was written at offset ${shift + BigInt(this.#fileOffset)} of its file, give that offset`
+        : 'the stream is not where it was written in its file';
+    throw this.#input.error('corrupt', `${wrong}; ${hint}`, position);
+  }
+
+  async #readBitmap(block: RamBlock, bytes: number, pageCount: number): Promise<Buffer> {
     const input = this.#input;
-    const pieces: Buffer[] = [];
-    for (let there = 0; there < bytes; there += BITMAP_PIECE) {
-      const take = Math.min(BITMAP_PIECE, bytes - there);
-      pieces.push(await input.bytes(take, `the bitmap of "${block.name}"`));
+    const chunks: Buffer[] = [];
+    for (let done = 0; done < bytes; done += BITMAP_CHUNK_BYTES) {
+      const take = Math.min(BITMAP_CHUNK_BYTES, bytes - done);
+      chunks.push(await input.bytes(take, `the bitmap of "${block.name}"`));
     }
-    const bitmap = Buffer.concat(pieces);
-    for (let bit = count; bit < bytes * 8; bit++) {
+    const bitmap = Buffer.concat(chunks);
+    for (let bit = pageCount; bit < bytes * 8; bit++) {
       if (!isSet(bitmap, bit)) continue;
-      const reason = `the bitmap of "${block.name}" has bits beyond its ${count} pages: the source's byte order may be another`;
-      this.#table.diagnostics.warn(reason, input.position);
+      const reason = `the bitmap of ${quote(block.name)} has bits beyond its ${pageCount} pages`;
+      const hint = 'the source may have another byte order';
+      this.#ram.diagnostics.warn(`${reason}: ${hint}`, input.position);
       break;
     }
     return bitmap;
   }
 
-  /** Hands over the pages, and crosses the holes. */
-  async #runs(block: RamBlock, bitmap: Buffer, count: number): Promise<void> {
-    const { pageSize, onZero } = this.#table;
+  /** Deliver the pages that are there, and skip the holes as pages of zeros. */
+  async #readPages(block: RamBlock, bitmap: Buffer, pageCount: number): Promise<void> {
+    const { pageSize, dispatch } = this.#ram;
     let page = 0;
-    while (page < count) {
-      const set = isSet(bitmap, page);
+    while (page < pageCount) {
+      const isThere = isSet(bitmap, page);
       let end = page + 1;
-      while (end < count && isSet(bitmap, end) === set) end = nextPage(bitmap, end, set);
-      if (end > count) end = count;
+      while (end < pageCount && isSet(bitmap, end) === isThere)
+        end = nextPage(bitmap, end, isThere);
+      if (end > pageCount) end = pageCount;
       const bytes = (end - page) * pageSize;
-      if (set) {
-        this.#pages += end - page;
+      if (isThere) {
+        this.#pageCount += end - page;
         block.pages.normal += end - page;
-        await this.#data(block, page * pageSize, bytes);
+        await this.#deliver(block, page * pageSize, bytes);
       } else {
-        this.#zeros += end - page;
+        this.#holeCount += end - page;
         block.pages.zero += end - page;
-        onZero?.(block, page * pageSize, end - page);
+        dispatch.zero?.(block, page * pageSize, end - page);
         await this.#input.skip(bytes, `the pages of "${block.name}"`);
       }
       page = end;
     }
   }
 
-  async #data(block: RamBlock, offset: number, bytes: number): Promise<void> {
+  async #deliver(block: RamBlock, offset: number, bytes: number): Promise<void> {
     const input = this.#input;
-    const { pageSize, onPage } = this.#table;
-    if (onPage === null) return input.skip(bytes, `the pages of "${block.name}"`);
+    const { pageSize, dispatch } = this.#ram;
+    const what = `the pages of "${block.name}"`;
+    if (dispatch.page === null) return input.skip(bytes, what);
     let done = 0;
     while (done < bytes) {
-      if (input.available < pageSize) await input.need(pageSize, `the pages of "${block.name}"`);
-      const there = input.available - (input.available % pageSize);
-      const take = Math.min(bytes - done, there, PIECE);
-      onPage(block, offset + done, input.view(take));
+      if (input.available < pageSize) await input.need(pageSize, what);
+      const arrived = input.available - (input.available % pageSize);
+      const take = Math.min(bytes - done, arrived, MAX_VISIT_BYTES);
+      dispatch.page(block, offset + done, input.view(take));
       done += take;
     }
   }
@@ -142,9 +164,9 @@ function isSet(bitmap: Buffer, bit: number): boolean {
   return ((bitmap[bit >> 3] as number) & (1 << (bit & 7))) !== 0;
 }
 
-/** The next page to look at behind one that is as the run is: whole bytes of a run are taken at once. */
-function nextPage(bitmap: Buffer, page: number, set: boolean): number {
-  const full = set ? 0xff : 0x00;
+/** Return the next page to test after a page of a run. Whole bytes of the bitmap are passed at once. */
+function nextPage(bitmap: Buffer, page: number, isThere: boolean): number {
+  const full = isThere ? 0xff : 0x00;
   let next = page + 1;
   if ((next & 7) !== 0) return next;
   while (next >> 3 < bitmap.length && bitmap[next >> 3] === full) next += 8;

@@ -1,64 +1,69 @@
-import { inflateSync } from 'node:zlib';
 import { RAM_CONTROL_HOOK } from '../../contract/constants.ts';
 import { compressBound } from '../../util/compress-bound.ts';
+import { hex } from '../../util/format.ts';
 import type { RamBlock } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM, RAM_FLAG } from '../format/wire.ts';
-import { isKnownWord, probePageSize } from './page-size.ts';
-import type { RamTable } from './ram-table.ts';
+import { inflatePage } from './inflate-page.ts';
+import { isKnownRecord, probePageSize } from './page-size.ts';
+import type { GuestRam } from './ram-table.ts';
 import { xbzrleFault } from './xbzrle.ts';
 
 /*
- * RAM records: 64-bit words, each a page's offset and flags, most with something behind them.
+ * A RAM record is a 64-bit word, the offset and the flags of a page, and what belongs to it:
  *
- *   word  [length and name of the block]  payload        the name is absent with the flag CONTINUE
+ *   word  [length and name of the block]  payload        without a name if the flag CONTINUE is set
  *
- * Nearly all are "the next page of the same block" with all their bytes looked ahead: `#fast` eats those
- * without a promise, runs of zero pages as one. Whatever else comes is `#one`'s, which waits for bytes.
+ * Nearly all records are the next page of the same block, and all their bytes have arrived. `#readAhead`
+ * parses those without a promise, and a run of zero pages as one. `#readOne` parses all other records, and
+ * waits for their bytes.
  */
 
-/** Where records stopped: at a word that is none of a page, or at the end of the input. */
+/** Why `run` stopped: a word that does not belong to a page, or the end of the input. */
 export type RamMark = 'eos' | 'blocks' | 'flush' | 'end';
 
 const { CONTINUE, ZERO, PAGE, XBZRLE, COMPRESS_PAGE, EOS, MEM_SIZE, HOOK } = RAM_FLAG;
 const NEXT_ZERO = ZERO | CONTINUE;
 const NEXT_PAGE = PAGE | CONTINUE;
 
-/** Bytes of a word. */
-const WORD = 8;
+const WORD_BYTES = 8;
 
-/** No record, but too few bytes for one. */
+/** Result of `#readAhead` if too few bytes have arrived for a record. */
 const STARVED = -1;
 
-/** Flags lie below this, whatever the page size is. */
+/** All flags are below this value, whatever the page size. */
 const FLAG_SPACE = 0x400;
 
-const XBZRLE_HEADER = 3;
-/** The only encoding there is. */
+const XBZRLE_HEADER_BYTES = 3;
+/** `ENCODING_FLAG_XBZRLE`, the only encoding. */
 const XBZRLE_ENCODING = 0x01;
-/** Shortest encoding: nothing unchanged, and one byte. */
-const XBZRLE_LEAST = 3;
+/** Shortest encoding: no unchanged byte and one changed byte. */
+const MIN_XBZRLE_BYTES = 3;
 
 const UTF8 = new TextDecoder('utf-8');
 
 /** The RAM records of one channel. */
 export class RamRecords {
   readonly #input: StreamInput;
-  readonly #table: RamTable;
-  /** Which block a record with CONTINUE is about; it outlives sections. */
+  readonly #ram: GuestRam;
+  /** The block of the last page, which a record with CONTINUE refers to; it is kept across sections. */
   #last: RamBlock | null = null;
   #word = 0;
-  /** The size with a mark `blocks`: bytes of all blocks of the list that follows. */
-  total = 0;
+  #listedBytes = 0;
 
-  constructor(input: StreamInput, table: RamTable) {
+  constructor(input: StreamInput, ram: GuestRam) {
     this.#input = input;
-    this.#table = table;
+    this.#ram = ram;
+  }
+
+  /** After `run` has returned `blocks`: the bytes of all blocks of the list that follows. */
+  get listedBytes(): number {
+    return this.#listedBytes;
   }
 
   /**
-   * Reads records up to the next word that is none of a page.
+   * Read records up to the next word that does not belong to a page.
    *
    * @throws {MigrationStreamError} (rejects) `corrupt`, `truncated`, `unsupported`.
    */
@@ -67,275 +72,263 @@ export class RamRecords {
     for (;;) {
       let flags: number;
       try {
-        flags = this.#fast();
+        flags = this.#readAhead();
       } catch (error) {
-        // A word beyond 2^53 is left where it is.
+        // `getBe64` leaves a word beyond 2^53 in the input.
         if (!(error instanceof RangeError)) throw error;
         throw this.#hugeWord();
       }
       if (flags === STARVED) {
         if (await input.atEnd()) return 'end';
-        await input.need(WORD, 'a RAM record');
+        await input.need(WORD_BYTES, 'a RAM record');
         continue;
       }
-      const mark = await this.#one(flags);
+      const mark = await this.#readOne(flags);
       if (mark !== null) return mark;
     }
   }
 
-  /** Reads what is looked ahead; gives the flags of a word that is `#one`'s, or STARVED. */
-  #fast(): number {
+  /** Parse the records that have arrived. Return the flags of a word that is `#readOne`'s, or STARVED. */
+  #readAhead(): number {
     const { file } = this.#input;
-    const table = this.#table;
-    const { onPage, pageSize, pageSizeKnown } = table;
-    const mask = (pageSizeKnown ? pageSize : FLAG_SPACE) - 1;
+    const { blockTable, roundCounter } = this.#ram;
+    const onPage = this.#ram.dispatch.page;
+    const { pageSize, isPageSizeKnown } = blockTable;
+    const mask = (isPageSizeKnown ? pageSize : FLAG_SPACE) - 1;
     const last = this.#last;
     const end = last === null ? 0 : last.usedLength;
     let available = file.lookedAhead;
     let zeroAt = 0;
     let zeros = 0;
     let flags = STARVED;
-    while (available >= WORD) {
+    while (available >= WORD_BYTES) {
       const word = file.getBe64();
-      available -= WORD;
+      available -= WORD_BYTES;
       flags = word & mask;
       const offset = word - flags;
-      // Flags take less room than a page, so that a page of unknown size may lie out of line.
-      const isInLine = pageSizeKnown || offset % pageSize === 0;
-      if (flags === NEXT_ZERO && available > 0 && offset < end && isInLine) {
+      // FLAG_SPACE is smaller than a page, so the offset of a page of unknown size may be unaligned.
+      const isAligned = isPageSizeKnown || offset % pageSize === 0;
+      if (flags === NEXT_ZERO && available > 0 && offset < end && isAligned) {
         const fill = file.getByte();
         available -= 1;
         if (fill !== 0) {
-          if (zeros > 0) this.#zeros(last as RamBlock, zeroAt, zeros);
+          if (zeros > 0) this.#zeroRun(last as RamBlock, zeroAt, zeros);
           zeros = 0;
-          table.visit((last as RamBlock).index, offset);
-          this.#filled(last as RamBlock, offset, fill);
+          roundCounter.visit((last as RamBlock).index, offset);
+          this.#filledPage(last as RamBlock, offset, fill);
         } else if (zeros > 0 && offset === zeroAt + zeros * pageSize) {
           zeros += 1;
         } else {
-          if (zeros > 0) this.#zeros(last as RamBlock, zeroAt, zeros);
+          if (zeros > 0) this.#zeroRun(last as RamBlock, zeroAt, zeros);
           zeroAt = offset;
           zeros = 1;
         }
-      } else if (flags === NEXT_PAGE && available >= pageSize && offset < end && pageSizeKnown) {
+      } else if (flags === NEXT_PAGE && available >= pageSize && offset < end && isPageSizeKnown) {
         if (zeros > 0) {
-          this.#zeros(last as RamBlock, zeroAt, zeros);
+          this.#zeroRun(last as RamBlock, zeroAt, zeros);
           zeros = 0;
         }
         const block = last as RamBlock;
-        table.visit(block.index, offset);
+        roundCounter.visit(block.index, offset);
         block.pages.normal += 1;
         if (onPage === null) file.skip(pageSize);
         else onPage(block, offset, file.getBufferInPlace(pageSize));
         available -= pageSize;
       } else {
         this.#word = word;
-        if (zeros > 0) this.#zeros(last as RamBlock, zeroAt, zeros);
+        if (zeros > 0) this.#zeroRun(last as RamBlock, zeroAt, zeros);
         return flags;
       }
     }
-    if (zeros > 0) this.#zeros(last as RamBlock, zeroAt, zeros);
+    if (zeros > 0) this.#zeroRun(last as RamBlock, zeroAt, zeros);
     return STARVED;
   }
 
-  #zeros(block: RamBlock, offset: number, count: number): void {
-    const { pageSize, onZero } = this.#table;
-    this.#table.visit(block.index, offset);
-    if (count > 1) this.#table.visit(block.index, offset + (count - 1) * pageSize);
+  #zeroRun(block: RamBlock, offset: number, count: number): void {
+    const { roundCounter, dispatch, pageSize } = this.#ram;
+    roundCounter.visit(block.index, offset);
+    if (count > 1) roundCounter.visit(block.index, offset + (count - 1) * pageSize);
     block.pages.zero += count;
-    onZero?.(block, offset, count);
+    dispatch.zero?.(block, offset, count);
   }
 
-  /** Reads one record of any kind, its word excepted; null if it was a page's. */
-  async #one(flags: number): Promise<RamMark | null> {
+  /** Read what follows a word. Return null if the word belongs to a page. */
+  async #readOne(flags: number): Promise<RamMark | null> {
     const input = this.#input;
+    const { blockTable, roundCounter, diagnostics } = this.#ram;
     const offset = this.#word - flags;
-    const at = input.position - WORD;
+    const at = input.position - WORD_BYTES;
     const kind = flags & ~CONTINUE;
-    if (!isKnownWord(kind)) {
-      throw input.error('corrupt', `the RAM word ${hex(this.#word)} has no known flags`, at);
+    if (!isKnownRecord(kind)) {
+      const reason = `unknown combination of migration flags in RAM word ${hex(this.#word)}`;
+      throw input.error('corrupt', reason, at);
     }
     const isPage = kind === ZERO || kind === PAGE || kind === XBZRLE || kind === COMPRESS_PAGE;
     if (!isPage && kind !== flags) {
-      const reason = `the RAM word ${hex(this.#word)} continues a block, but is of no page`;
-      this.#table.diagnostics.report(input.error('corrupt', reason, at));
+      const reason = `RAM word ${hex(this.#word)} has the flag CONTINUE, but no page`;
+      diagnostics.report(input.error('corrupt', reason, at));
     }
     if (kind === MEM_SIZE) {
-      this.total = offset;
+      this.#listedBytes = offset;
       return 'blocks';
     }
     if (!isPage) {
       if (offset !== 0) {
-        throw input.error('corrupt', `the RAM word ${hex(this.#word)} marks no page`, at);
+        throw input.error('corrupt', `RAM word ${hex(this.#word)} has an offset, but no page`, at);
       }
-      if (kind === HOOK) this.#hook(at);
+      if (kind === HOOK) this.#loadHook(at);
       return kind === EOS ? 'eos' : kind === HOOK ? null : 'flush';
     }
-    const block = await this.#block(flags, at);
-    if (!this.#table.pageSizeKnown) {
-      const found = await probePageSize(input, this.#table, kind, block, this.#word);
-      if (found !== null) await this.#table.setPageSize(found, at);
+    const block = await this.#readBlock(flags, at);
+    if (!blockTable.isPageSizeKnown) {
+      const found = await probePageSize(input, blockTable, kind, block, this.#word);
+      if (found !== null) await blockTable.setPageSize(found, at);
     }
-    const { pageSize } = this.#table;
+    const { pageSize } = blockTable;
     if (offset % pageSize !== 0) {
-      const reason = `a page at ${hex(offset)} of "${block.name}", which is no multiple of the page size ${pageSize}`;
+      const where = `offset ${hex(offset)} of a page of "${block.name}"`;
+      const reason = `${where} is not a multiple of the page size ${pageSize}`;
       throw input.error('corrupt', reason, at);
     }
-    const inside = offset < block.usedLength;
-    if (inside) this.#table.visit(block.index, offset);
-    else this.#outside(block, offset, at);
-    if (kind === ZERO) await this.#zero(block, offset, inside);
-    else if (kind === PAGE) await this.#page(block, offset, inside);
-    else if (kind === XBZRLE) await this.#xbzrle(block, offset, inside);
-    else await this.#compressed(block, offset, inside);
+    const isInside = offset < block.usedLength;
+    if (isInside) roundCounter.visit(block.index, offset);
+    else this.#reportOutside(block, offset, at);
+    if (kind === ZERO) await this.#zeroPage(block, offset, isInside);
+    else if (kind === PAGE) await this.#normalPage(block, offset, isInside);
+    else if (kind === XBZRLE) await this.#xbzrlePage(block, offset, isInside);
+    else await this.#compressedPage(block, offset, isInside);
     return null;
   }
 
-  async #block(flags: number, at: number): Promise<RamBlock> {
+  async #readBlock(flags: number, at: number): Promise<RamBlock> {
     const input = this.#input;
     if ((flags & CONTINUE) !== 0) {
       if (this.#last !== null) return this.#last;
-      throw input.error('corrupt', 'a RAM record continues a block, and there was none yet', at);
+      const reason = 'the first RAM record has the flag CONTINUE, and no block to continue';
+      throw input.error('corrupt', reason, at);
     }
     await input.need(1, "a RAM block's name");
     const length = input.file.peekByte(0);
     await input.need(1 + length, "a RAM block's name");
     input.u8();
     const name = UTF8.decode(input.view(length));
-    const block = this.#table.find(name);
+    const block = this.#ram.blockTable.find(name);
     if (block === undefined) {
-      throw input.error('corrupt', `a page of "${name}", which is no RAM block of the list`, at);
+      throw input.error('corrupt', `page of "${name}", which the list of RAM blocks lacks`, at);
     }
     this.#last = block;
     return block;
   }
 
-  #outside(block: RamBlock, offset: number, at: number): void {
-    const reason = `a page at ${hex(offset)} of "${block.name}", which has ${hex(block.usedLength)} bytes`;
-    this.#table.diagnostics.report(this.#input.error('corrupt', reason, at));
+  #reportOutside(block: RamBlock, offset: number, at: number): void {
+    const length = hex(block.usedLength);
+    const reason = `illegal RAM offset ${hex(offset)} in "${block.name}" of ${length} bytes`;
+    this.#ram.diagnostics.report(this.#input.error('corrupt', reason, at));
   }
 
-  async #zero(block: RamBlock, offset: number, inside: boolean): Promise<void> {
+  async #zeroPage(block: RamBlock, offset: number, isInside: boolean): Promise<void> {
     const input = this.#input;
     await input.need(1, 'the byte of a zero page');
     const fill = input.u8();
-    if (!inside) return;
-    if (fill !== 0) return this.#filled(block, offset, fill);
+    if (!isInside) return;
+    if (fill !== 0) return this.#filledPage(block, offset, fill);
     block.pages.zero += 1;
-    this.#table.onZero?.(block, offset, 1);
+    this.#ram.dispatch.zero?.(block, offset, 1);
   }
 
-  /** A page of one byte that is not zero: none that QEMU writes, and one that QEMU 7.2 takes. */
-  #filled(block: RamBlock, offset: number, fill: number): void {
-    const { pageSize, onPage } = this.#table;
-    const reason = `a page filled with ${hex(fill)} at ${hex(offset)} of "${block.name}", which QEMU 10 refuses`;
-    this.#table.diagnostics.warn(reason, this.#input.position - 1);
+  /** Deliver a page of one repeated byte that is not zero. QEMU never sends it, and QEMU 7.2 loads it. */
+  #filledPage(block: RamBlock, offset: number, fill: number): void {
+    const { pageSize, dispatch, diagnostics } = this.#ram;
+    const page = `the page at ${hex(offset)} of "${block.name}"`;
+    const reason = `${page} is filled with ${hex(fill)}, which QEMU 10 refuses`;
+    diagnostics.warn(reason, this.#input.position - 1);
     block.pages.zero += 1;
-    onPage?.(block, offset, new Uint8Array(pageSize).fill(fill));
+    dispatch.page?.(block, offset, new Uint8Array(pageSize).fill(fill));
   }
 
-  async #page(block: RamBlock, offset: number, inside: boolean): Promise<void> {
+  async #normalPage(block: RamBlock, offset: number, isInside: boolean): Promise<void> {
     const input = this.#input;
-    const { pageSize, onPage } = this.#table;
+    const { pageSize, dispatch } = this.#ram;
     await input.need(pageSize, `a page of "${block.name}"`);
     const bytes = input.view(pageSize);
-    if (!inside) return;
+    if (!isInside) return;
     block.pages.normal += 1;
-    onPage?.(block, offset, bytes);
+    dispatch.page?.(block, offset, bytes);
   }
 
-  async #xbzrle(block: RamBlock, offset: number, inside: boolean): Promise<void> {
+  async #xbzrlePage(block: RamBlock, offset: number, isInside: boolean): Promise<void> {
     const input = this.#input;
-    const { pageSize, onXbzrle } = this.#table;
-    await input.need(XBZRLE_HEADER, 'the head of an XBZRLE page');
+    const { pageSize, dispatch } = this.#ram;
+    await input.need(XBZRLE_HEADER_BYTES, 'the header of an XBZRLE page');
     const encoding = input.u8();
     const size = input.be16();
     if (encoding !== XBZRLE_ENCODING) {
-      const reason = `an XBZRLE page of encoding ${hex(encoding)}, not 0x1`;
-      throw input.error('corrupt', reason, input.position - XBZRLE_HEADER);
+      const reason = `XBZRLE page with encoding ${hex(encoding)}, not 0x1`;
+      throw input.error('corrupt', reason, input.position - XBZRLE_HEADER_BYTES);
     }
-    if (size < XBZRLE_LEAST || size > pageSize) {
-      const reason = `an XBZRLE page of ${size} encoded bytes, not ${XBZRLE_LEAST} to ${pageSize}`;
+    if (size < MIN_XBZRLE_BYTES || size > pageSize) {
+      const reason = `XBZRLE page of ${size} encoded bytes, not ${MIN_XBZRLE_BYTES} to ${pageSize}`;
       throw input.error('corrupt', reason, input.position - 2);
     }
     await input.need(size, 'an XBZRLE page');
     const at = input.position;
     const encoded = input.view(size);
-    if (!inside) return;
+    if (!isInside) return;
     const fault = xbzrleFault(encoded, pageSize);
     if (fault === null) {
       block.pages.xbzrle += 1;
-      onXbzrle?.(block, offset, encoded);
+      dispatch.xbzrle?.(block, offset, encoded);
       return;
     }
-    const page = `the XBZRLE page at ${hex(offset)} of "${block.name}"`;
-    this.#table.diagnostics.report(input.error('corrupt', `${page} is malformed: ${fault}`, at));
+    const page = `XBZRLE page at ${hex(offset)} of "${block.name}"`;
+    const reason = `failed to decode the ${page}: ${fault}`;
+    this.#ram.diagnostics.report(input.error('corrupt', reason, at));
   }
 
-  async #compressed(block: RamBlock, offset: number, inside: boolean): Promise<void> {
+  async #compressedPage(block: RamBlock, offset: number, isInside: boolean): Promise<void> {
     const input = this.#input;
-    const { pageSize } = this.#table;
+    const { pageSize, roundCounter, dispatch } = this.#ram;
     await input.need(4, 'the length of a compressed page');
     const size = input.be32();
-    const most = compressBound(pageSize);
-    if (size > most) {
-      const reason = `a compressed page of ${size} bytes, more than ${most}`;
+    const maxSize = compressBound(pageSize);
+    if (size > maxSize) {
+      const reason = `invalid compressed data length: ${size} bytes, at most ${maxSize}`;
       throw input.error('corrupt', reason, input.position - 4);
     }
     await input.need(size, 'a compressed page');
     const at = input.position;
     const bytes = input.view(size);
-    if (!inside) return;
-    this.#table.expectDisorder();
+    if (!isInside) return;
+    roundCounter.expectDisorder(pageSize);
     const page = inflatePage(bytes, pageSize);
     if (typeof page !== 'string') {
       block.pages.compressed += 1;
-      this.#table.onPage?.(block, offset, page);
+      dispatch.page?.(block, offset, page);
       return;
     }
-    const which = `the compressed page at ${hex(offset)} of "${block.name}"`;
-    this.#table.diagnostics.report(input.error('corrupt', `${which} is malformed: ${page}`, at));
+    const reason = `failed to decompress the page at ${hex(offset)} of "${block.name}": ${page}`;
+    this.#ram.diagnostics.report(input.error('corrupt', reason, at));
   }
 
-  /** Has the file's hook load what a transport moved by other means. */
-  #hook(at: number): void {
+  /** Call the file's hook, which loads what a transport has moved outside the stream. */
+  #loadHook(at: number): void {
     const { file } = this.#input;
     file.ramControlLoadHook(RAM_CONTROL_HOOK);
     if (file.error === null) return;
-    const reason = 'RAM that RDMA transports is not in the stream, and no hook loads it';
+    const reason = 'RDMA moves RAM outside the stream, and the file has no hook that loads it';
     const { section } = this.#input;
     const context = { position: at, section, cause: file.error };
     throw new MigrationStreamError('unsupported', reason, context);
   }
 
   #hugeWord(): MigrationStreamError {
-    const bytes = this.#input.view(WORD);
+    const bytes = this.#input.view(WORD_BYTES);
     const word = Buffer.from(bytes).toString('hex');
-    const at = this.#input.position - WORD;
+    const at = this.#input.position - WORD_BYTES;
     if (bytes[0] === ITEM.FOOTER) {
-      const reason = `a footer (${word}) where RAM records go on: their end mark is missing`;
+      const reason = `footer (${word}) among the RAM records: their end mark (EOS) is missing`;
       return this.#input.error('corrupt', reason, at);
     }
-    return this.#input.error('corrupt', `the RAM word 0x${word} is beyond any block`, at);
+    return this.#input.error('corrupt', `RAM word 0x${word} is beyond any block`, at);
   }
-}
-
-/** One page out of a complete zlib stream, or what is wrong with it. */
-function inflatePage(bytes: Uint8Array, pageSize: number): Uint8Array | string {
-  try {
-    const options = { maxOutputLength: pageSize, info: true };
-    const { buffer, engine } = inflateSync(bytes, options) as unknown as {
-      buffer: Buffer;
-      engine: { bytesWritten: number };
-    };
-    if (buffer.length < pageSize) return `it has ${buffer.length} bytes when unpacked`;
-    const left = bytes.length - engine.bytesWritten;
-    return left === 0 ? buffer : `${left} bytes are left over`;
-  } catch (error) {
-    return (error as Error).message;
-  }
-}
-
-function hex(value: number): string {
-  return `0x${value.toString(16)}`;
 }

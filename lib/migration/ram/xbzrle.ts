@@ -1,36 +1,37 @@
 /*
- * XBZRLE: what changed in a page, as runs of bytes that stayed and bytes that are new.
+ * XBZRLE encodes the changes of a page as alternating runs of unchanged and changed bytes.
  *
- *   page    = (kept changed)+         what follows the last run stayed
+ *   page    = (kept changed)+         the bytes after the last run are unchanged
  *   kept    = length                  0 only in the first pair
  *   changed = length bytes{length}    never 0
  *   length  = 0xxxxxxx | 1xxxxxxx 0yyyyyyy        low 7 bits first
  *
- * @see QEMU `xbzrle_decode_buffer`
+ * @see QEMU `xbzrle_decode_buffer` in migration/xbzrle.c
  */
 
-/** Fewest bytes of a run: a length and one more, be it a length or a new byte. */
-const MIN_RUN = 2;
+/** Fewest bytes of a run: its length, and another length or a changed byte. */
+const MIN_RUN_BYTES = 2;
 
-/** Fewest bytes of an encoding. */
-const LEAST = 3;
+/** Fewest bytes of an encoding: two lengths and a changed byte. */
+const MIN_ENCODED_BYTES = 3;
 
 /**
- * Tells what is wrong with an encoding.
+ * Check an encoded page.
  *
- * @param encoded - All of it.
- * @param pageSize - In bytes.
- * @returns A clause with the number of the run, from 1 on, and its offset in the encoding; null for one
- *   that `applyXbzrle` may be given.
+ * @param encoded - The whole encoding.
+ * @param pageSize - Bytes of a page.
+ * @returns null if the encoding is valid, so that `applyXbzrle` can apply it. Otherwise what is wrong, as a
+ *   clause with the number of the run, from 1 on, and its offset in the encoding.
  */
 export function xbzrleFault(encoded: Uint8Array, pageSize: number): string | null {
   const end = encoded.length;
-  if (end < LEAST || end > pageSize) return `${end} bytes are not ${LEAST}…${pageSize}`;
+  if (end < MIN_ENCODED_BYTES || end > pageSize)
+    return `${end} encoded bytes, not ${MIN_ENCODED_BYTES} to ${pageSize}`;
   let at = 0;
   let filled = 0;
   for (let run = 1; at < end || run % 2 === 0; run++) {
     const from = at;
-    if (end - at < MIN_RUN) return faultOf(run, from, 'is cut off');
+    if (end - at < MIN_RUN_BYTES) return faultOf(run, from, 'is truncated');
     let length = encoded[at++] as number;
     if (length >= 0x80) {
       const high = encoded[at++] as number;
@@ -55,10 +56,10 @@ function faultOf(run: number, at: number, what: string): string {
 }
 
 /**
- * Makes the changes in a page.
+ * Apply an encoded page.
  *
- * @param page - Its content before, which is changed.
- * @param encoded - What `xbzrleFault` finds nothing wrong with; from any other the page is garbage.
+ * @param page - The previous content of the page; it is changed in place.
+ * @param encoded - An encoding that `xbzrleFault` has accepted. Any other leaves garbage in the page.
  */
 export function applyXbzrle(page: Uint8Array, encoded: Uint8Array): void {
   const end = encoded.length;

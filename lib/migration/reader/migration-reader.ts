@@ -7,7 +7,7 @@ import { MigrationStreamError } from '../format/stream-error.ts';
 import { StreamInput } from '../format/stream-input.ts';
 import { openSource, type StreamSource } from '../format/stream-source.ts';
 import { ITEM } from '../format/wire.ts';
-import { pageSizeOfMachine } from '../ram/page-size.ts';
+import { pageSizeOfMachine } from '../ram/machine-page-sizes.ts';
 import { RamSections } from '../ram/ram-sections.ts';
 import type { RamTable } from '../ram/ram-table.ts';
 import { bufferDeviceTail } from './buffer-device-tail.ts';
@@ -104,7 +104,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       side = await SideChannels.open(channels, (error) => file.setError(error));
       const origin = seekable === true ? fileOffset : undefined;
       const input = new StreamInput(file, -file.getPosition, origin);
-      yield* this.#read(input, side, new RamSections(this.ram, side.multifd));
+      yield* this.#read(input, side, new RamSections(this.#state.ram, side.multifd));
       await side.finish(this.#postcopy.state !== 'none', this.configuration?.uuid ?? null);
       yield* this.#diagnostics.takeWarnings();
     } catch (error) {
@@ -172,7 +172,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       (configured === null ? undefined : 2 ** configured) ??
       pageSizeOfMachine(this.configuration?.machine ?? '') ??
       description?.description.page_size;
-    if (size !== undefined) await this.ram.setPageSize(size, 0);
+    if (size !== undefined) await this.#state.ram.blockTable.setPageSize(size, 0);
   }
 
   /** Read items up to the end mark, or the end of a package; return the input to read on with. */
@@ -235,8 +235,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
       if (targetPageSize !== undefined) await this.#advise(targetPageSize, input, offset);
     } else if (command.name === 'POSTCOPY_LISTEN') {
       this.#state.isPostcopy = true;
-      this.ram.nextRound();
-      this.ram.hasRounds = false;
+      this.#state.ram.roundCounter.stop();
     } else if (command.name === 'PACKAGED') {
       if (inPackage) throw input.error('corrupt', 'PACKAGED inside a postcopy package', offset);
     } else if (command.name === 'UNKNOWN') {
@@ -246,10 +245,10 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   }
 
   async #advise(pageSize: number, input: StreamInput, offset: number): Promise<void> {
-    const { ram } = this;
-    if (!ram.pageSizeKnown) return ram.setPageSize(pageSize, offset);
-    if (ram.pageSize === pageSize) return;
-    const reason = `POSTCOPY_ADVISE has a target page size of ${pageSize}, but the stream has pages of ${ram.pageSize} bytes`;
+    const { blockTable } = this.#state.ram;
+    if (!blockTable.isPageSizeKnown) return blockTable.setPageSize(pageSize, offset);
+    if (blockTable.pageSize === pageSize) return;
+    const reason = `POSTCOPY_ADVISE has a target page size of ${pageSize}, but the stream has pages of ${blockTable.pageSize} bytes`;
     throw input.error('corrupt', reason, offset);
   }
 

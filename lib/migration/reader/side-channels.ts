@@ -85,7 +85,7 @@ export class SideChannels {
   /** Start to read the postcopy-preempt channel: the destination may request pages from now on. */
   listen(ram: RamSections): void {
     if (this.#preempt === null || this.#urgent !== null) return;
-    this.#urgent = ram.readBare(this.#preempt);
+    this.#urgent = ram.readPostcopyChannel(this.#preempt);
     this.#urgent.catch(noop);
   }
 

@@ -80,7 +80,7 @@ async function* readDescription(
   if (!devices.isDescribed) {
     for (const device of await state.describe(description, offset)) yield deviceEvent(device);
   }
-  if (ram.pageSizeKnown && ram.pageSize !== description.page_size) {
+  if (ram.blockTable.isPageSizeKnown && ram.pageSize !== description.page_size) {
     const reason = `the VM description has a page size of ${description.page_size} bytes, but RAM has pages of ${ram.pageSize}`;
     diagnostics.report(input.error('corrupt', reason, offset));
   }

@@ -3,14 +3,14 @@ import type { VmDescription } from '../format/device-types.ts';
 import type { Diagnostics } from '../format/diagnostics.ts';
 import type { Configuration, DeviceSection, PageVisitor } from '../format/events.ts';
 import { SectionTable } from '../format/section-headers.ts';
-import { RamTable } from '../ram/ram-table.ts';
+import { GuestRam } from '../ram/ram-table.ts';
 
 /** What is known about one stream while it is read. */
 export class StreamState {
   readonly diagnostics: Diagnostics;
   readonly sections: SectionTable = new SectionTable();
   readonly devices: DeviceSections;
-  readonly ram: RamTable;
+  readonly ram: GuestRam;
 
   configuration: Configuration | null = null;
   /** Whether sections have footers; null until the first section was read. */
@@ -29,7 +29,7 @@ export class StreamState {
   constructor(pages: PageVisitor, diagnostics: Diagnostics) {
     this.diagnostics = diagnostics;
     this.devices = new DeviceSections(this.sections, diagnostics);
-    this.ram = new RamTable(pages, diagnostics);
+    this.ram = new GuestRam(pages, diagnostics);
   }
 
   /** Whether this is device state of Xen: device sections with footers only, no configuration and no RAM. */
@@ -48,8 +48,9 @@ export class StreamState {
     offset: number | null,
   ): Promise<Iterable<DeviceSection>> {
     this.descriptionAt = offset;
-    const { ram } = this;
-    if (!ram.pageSizeKnown) await ram.setPageSize(description.page_size, offset ?? 0);
+    const { blockTable } = this.ram;
+    if (!blockTable.isPageSizeKnown)
+      await blockTable.setPageSize(description.page_size, offset ?? 0);
     return this.devices.describe(description);
   }
 }

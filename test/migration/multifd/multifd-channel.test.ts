@@ -8,6 +8,7 @@ import {
   type MultifdDeviceState,
 } from '../../../lib/migration/multifd/multifd-channel.ts';
 import type { MultifdTable } from '../../../lib/migration/multifd/multifd-packet.ts';
+import type { PageDispatch } from '../../../lib/migration/ram/page-dispatch.ts';
 import { hex, pattern } from '../../helpers/bytes.ts';
 import { corpus, corpusBytes, corpusFacts } from '../../helpers/corpus.ts';
 import { deflateSlices } from '../../helpers/deflate-slices.ts';
@@ -24,9 +25,8 @@ const PAGE = 4096;
 const HEADER = 1344;
 const SYNC = 1;
 
-/** RAM whose pages are noted as they come. */
+/** RAM that logs its pages as they come. */
 class Ram implements MultifdTable {
-  readonly pageSize = PAGE;
   readonly log: string[] = [];
   readonly blocks: RamBlock[];
 
@@ -41,10 +41,12 @@ class Ram implements MultifdTable {
     }));
   }
 
-  readonly find = (name: string): RamBlock | undefined =>
-    this.blocks.find((block) => block.name === name);
+  readonly blockTable: MultifdTable['blockTable'] = {
+    pageSize: PAGE,
+    find: (name) => this.blocks.find((block) => block.name === name),
+  };
 
-  readonly onPage = (block: RamBlock, offset: number, bytes: Uint8Array): void => {
+  readonly #logPage = (block: RamBlock, offset: number, bytes: Uint8Array): void => {
     for (let at = 0; at < bytes.length; at += PAGE) {
       const page = bytes.subarray(at, at + PAGE);
       const first = page[0] as number;
@@ -53,8 +55,11 @@ class Ram implements MultifdTable {
     }
   };
 
-  readonly onZero = (block: RamBlock, offset: number, count: number): void => {
-    this.log.push(`${block.name} ${offset / PAGE} zero × ${count}`);
+  readonly dispatch: MultifdTable['dispatch'] = {
+    page: this.#logPage,
+    zero: (block, offset, count) => {
+      this.log.push(`${block.name} ${offset / PAGE} zero × ${count}`);
+    },
   };
 }
 
@@ -170,8 +175,8 @@ describe('MultifdChannel', () => {
   it('hands over plain pages without copying them', async () => {
     const bytes = stream(multifdInitial(0), pages('pc.ram', [1, 2]), sync);
     const buffers = new Set<unknown>();
-    const onPage: MultifdTable['onPage'] = (_block, _offset, page) => buffers.add(page.buffer);
-    const table = { ...ramOf(), onPage };
+    const page: PageDispatch['page'] = (_block, _offset, bytes) => buffers.add(bytes.buffer);
+    const table = { ...ramOf(), dispatch: { page, zero: null } };
     const channel = new MultifdChannel(inputOver(bytes), 1, table, undefined);
     await channel.open();
     await channel.round();
@@ -220,8 +225,8 @@ describe('MultifdChannel', () => {
 
   it('delivers decoded pages that follow each other as one', async () => {
     const lengths: number[] = [];
-    const onPage: MultifdTable['onPage'] = (_block, at, { length }) => lengths.push(at, length);
-    const table = { ...ramOf(), onPage };
+    const page: PageDispatch['page'] = (_block, at, { length }) => lengths.push(at, length);
+    const table = { ...ramOf(), dispatch: { page, zero: null } };
     const numbers = [1, 2, 4, 3];
     const payload = zlib.deflateSync(contents(numbers), {
       finishFlush: zlib.constants.Z_SYNC_FLUSH,
@@ -265,7 +270,7 @@ describe('MultifdChannel', () => {
     it('does not wait for the rest of more than there is', async () => {
       const cut = Buffer.from(bytes.subarray(0, -1));
       const reason =
-        /^multifd channel 1, packet 2: the stream ends inside device state: 299 of 300/;
+        /^multifd channel 1, packet 2: channel truncated inside device state: 299 of 300/;
       await assertFault(readAlone(inputOver(cut)), 'truncated', cut.length - 299, reason);
     });
   });
@@ -278,25 +283,25 @@ describe('MultifdChannel', () => {
       assert.equal(error.fault, 'truncated', `${place}: ${error.message}`);
       const where = place < 64 ? /^multifd connection 1: / : /^multifd channel 3, packet [1-4]: /;
       assert.match(error.reason, where);
-      assert.match(error.reason, /the stream ends (inside|after)/);
+      assert.match(error.reason, /channel (truncated inside|ends after)/);
       assert.ok((error.position ?? -1) <= place, error.message);
     }
   });
 
   it('refuses to end with pages that no SYNC follows', async () => {
     const bytes = stream(multifdInitial(0), sync, pages('pc.ram', [1, 2]));
-    const reason = /^multifd channel 0, packet 2: the stream ends after 2 pages without a SYNC$/;
+    const reason = /^multifd channel 0, packet 2: the channel ends after 2 pages without a SYNC$/;
     await assertFault(readAlone(inputOver(bytes)), 'truncated', bytes.length, reason);
   });
 
   const FAULTS: readonly (readonly [string, readonly Uint8Array[], number, RegExp])[] = [
     ['no packet', [hex('5145564d 00000003 00000000')], 0, /, packet 1: it begins with 0x5145564d/],
-    ['a fault in a header', [pages('pc.ram', [64])], 320, /, packet 1: no page is at 0x40000/],
+    ['a fault in a header', [pages('pc.ram', [64])], 320, /, packet 1: offset 0x40000 in RAM block .* is not that of a page/],
     [
       'two methods of compression',
       [pages('pc.ram', [1]), pages('pc.ram', [2], { flags: 2 })],
       HEADER + PAGE,
-      /, packet 2: its compression is zlib, that of packets before none$/,
+      /, packet 2: its compression is zlib, that of earlier packets is none$/,
     ],
     [
       'damaged compressed pages',
@@ -327,7 +332,7 @@ describe('MultifdChannel', () => {
       );
       for (const number of [0, 1]) {
         const bytes = corpusBytes(`${name}.ch${number}.mig.gz`);
-        const table = { ...ram, onPage: null };
+        const table = { ...ram, dispatch: { page: null, zero: null } };
         const channel = new MultifdChannel(inputOver(bytes), 1, table, undefined);
         await channel.open();
         while ((await channel.round()) === 'sync');

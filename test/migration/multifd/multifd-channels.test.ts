@@ -30,10 +30,8 @@ function zero(number: number): Buffer {
   return multifdPacket({ block: 'pc.ram', zero: [number * PAGE] });
 }
 
-/** Notes the numbers of the pages that come. */
+/** Logs the numbers of the pages that come. */
 class Log implements MultifdTable {
-  readonly pageSize = PAGE;
-  readonly onPage = null;
   readonly entries: number[] = [];
   readonly #block: RamBlock = {
     index: 0,
@@ -44,11 +42,14 @@ class Log implements MultifdTable {
     pages: { zero: 0, normal: 0, xbzrle: 0, compressed: 0, multifd: 0 },
   };
 
-  readonly find = (name: string): RamBlock | undefined =>
-    name === 'pc.ram' ? this.#block : undefined;
+  readonly blockTable: MultifdTable['blockTable'] = {
+    pageSize: PAGE,
+    find: (name) => (name === 'pc.ram' ? this.#block : undefined),
+  };
 
-  readonly onZero = (_block: RamBlock, offset: number): void => {
-    this.entries.push(offset / PAGE);
+  readonly dispatch: MultifdTable['dispatch'] = {
+    page: null,
+    zero: (_block, offset) => void this.entries.push(offset / PAGE),
   };
 }
 
@@ -201,7 +202,7 @@ describe('MultifdChannels', () => {
     channels.start(new Log());
     await live.send(multifdInitial(0), sync);
     await channels.sync();
-    const reason = /^multifd channel 1, packet 2: the stream ends before the SYNC that the main/;
+    const reason = /^multifd channel 1, packet 2: the channel ends before the SYNC that the main/;
     await assertFault(channels.sync(), 'truncated', 64 + 2 * HEADER, reason);
   });
 
@@ -211,7 +212,7 @@ describe('MultifdChannels', () => {
     channels.start(new Log());
     await live.send(multifdInitial(0), sync);
     await channels.sync();
-    const reason = /^multifd channel 1, packet 2: a SYNC that the main channel has no word for$/;
+    const reason = /^multifd channel 1, packet 2: a SYNC without a MULTIFD_FLUSH or EOS of the main channel$/;
     await assertFault(channels.finish(), 'corrupt', 64 + HEADER, reason);
   });
 
@@ -219,7 +220,7 @@ describe('MultifdChannels', () => {
     const channels = new MultifdChannels([recorded(0, sync, empty.subarray(0, 100))]);
     channels.start(new Log());
     await channels.sync();
-    const reason = /^multifd channel 0, packet 2: the stream ends inside its header: 100 of 1344/;
+    const reason = /^multifd channel 0, packet 2: channel truncated inside its header: 100 of 1344/;
     await assertFault(channels.finish(), 'truncated', 64 + HEADER, reason);
   });
 
@@ -229,7 +230,7 @@ describe('MultifdChannels', () => {
       channels.finish(),
       'corrupt',
       0,
-      /the main channel has no list of RAM blocks/,
+      /^multifd channels without a list of RAM blocks on the main channel$/,
     );
   });
 
@@ -263,7 +264,7 @@ describe('MultifdChannels', () => {
     const main = stream('5145564d 00000003', Buffer.alloc(100));
     const channels = new MultifdChannels([recorded(0, sync), inputOver(main)]);
     channels.start(new Log());
-    const reason = /^multifd connection 2: this is a main channel$/;
+    const reason = /^multifd connection 2: this is a main channel, not a multifd channel$/;
     await assertFault(channels.sync(), 'not-a-stream', 0, reason);
   });
 
@@ -278,7 +279,7 @@ describe('MultifdChannels', () => {
     await good.send(multifdInitial(0));
     const word = watched(channels.sync());
     await bad.send(multifdInitial(1), zero(100));
-    assert.match(String(word.state), /multifd channel 1, packet 1: no page is at 0x64000/);
+    assert.match(String(word.state), /multifd channel 1, packet 1: offset 0x64000 in RAM block .* is not that of a page/);
     assert.deepEqual(failures, [word.state]);
     assert.equal(await faultOf(channels.sync()), word.state);
     assert.equal(await faultOf(channels.finish()), word.state);
@@ -297,7 +298,7 @@ describe('MultifdChannels', () => {
       channels.sync(),
       'corrupt',
       64 + 320,
-      /^multifd channel 0, packet 1: no page/,
+      /^multifd channel 0, packet 1: offset 0x64000 in RAM block/,
     );
   });
 
@@ -311,11 +312,11 @@ describe('MultifdChannels', () => {
     await quiet();
     assert.equal((word.state as QemuFileError).code, 'ECONNRESET');
 
-    const onZero = (): void => {
+    const failing = (): void => {
       throw new Error('no space left');
     };
     const visited = new MultifdChannels([recorded(0, zero(1), sync)]);
-    visited.start({ ...new Log(), onZero });
+    visited.start({ ...new Log(), dispatch: { page: null, zero: failing } });
     await assert.rejects(visited.sync(), /^Error: no space left$/);
   });
 

@@ -3,7 +3,7 @@ import { describe, it } from 'node:test';
 import type { RamBlock } from '../../../lib/migration/format/events.ts';
 import type { StreamFault } from '../../../lib/migration/format/stream-error.ts';
 import {
-  DEVICE_HEADER_SIZE,
+  DEVICE_HEADER_BYTES,
   type MultifdTable,
   PacketFault,
   PagesPacket,
@@ -31,10 +31,8 @@ function block(name: string, pages: number): RamBlock {
 }
 
 const RAM = block('pc.ram', 8);
-const TABLE: MultifdTable = {
+const TABLE: MultifdTable['blockTable'] = {
   pageSize: PAGE,
-  onPage: null,
-  onZero: null,
   find: (name) => [RAM, block('tiny', 0.5)].find((found) => found.name === name),
 };
 
@@ -80,7 +78,7 @@ describe('parseInitialPacket', () => {
       () => parseInitialPacket(main),
       'not-a-stream',
       0,
-      /^this is a main channel$/,
+      /^this is a main channel, not a multifd channel$/,
     );
     const other = patched(multifdInitial(0), 0, '44332211');
     assertPacketFault(() => parseInitialPacket(other), 'not-a-stream', 0, /0x44332211/);
@@ -92,7 +90,7 @@ describe('parseInitialPacket', () => {
       () => parseInitialPacket(bytes),
       'unsupported',
       4,
-      /^it has version 2, not 1$/,
+      /^packet version 2, not 1$/,
     );
   });
 });
@@ -110,12 +108,12 @@ describe('packetKind', () => {
     const kind = (at: number, digits: string) => () =>
       packetKind(patched(multifdPacket({}), at, digits));
     assertPacketFault(kind(0, '00000000'), 'corrupt', 0, /^it begins with 0x0, not 0x11223344/);
-    assertPacketFault(kind(4, '00000000'), 'unsupported', 4, /^it has version 0, not 1$/);
+    assertPacketFault(kind(4, '00000000'), 'unsupported', 4, /^packet version 0, not 1$/);
     for (const flags of ['00000080', '80000000', '00000141']) {
-      assertPacketFault(kind(8, flags), 'unsupported', 8, /are not known$/);
+      assertPacketFault(kind(8, flags), 'unsupported', 8, /^unknown flags in 0x/);
     }
     for (const flags of ['00000041', '00000042', '0000007f']) {
-      assertPacketFault(kind(8, flags), 'corrupt', 8, /of a packet of device state/);
+      assertPacketFault(kind(8, flags), 'corrupt', 8, /of a packet with device state/);
     }
   });
 });
@@ -153,7 +151,7 @@ describe('PagesPacket', () => {
       const zero = Array.from({ length: most }, (_, page) => page * pageSize);
       assert.equal(parsed({ block: 'pc.ram', zero }, table).zero, most);
       const beyond = { block: 'pc.ram', zero, room: most + 1 };
-      assertPacketFault(() => parsed(beyond, table), 'corrupt', 12, /^it has room for/);
+      assertPacketFault(() => parsed(beyond, table), 'corrupt', 12, /^its capacity is/);
     }
   });
 
@@ -172,7 +170,7 @@ describe('PagesPacket', () => {
       [0x10, 'UADK'],
       [0x21, 'QATzip'],
     ] as const) {
-      const reason = new RegExp(`compressed by ${name}$`);
+      const reason = new RegExp(`^its pages are compressed with ${name}$`);
       assertPacketFault(() => parsed({ ...page, flags }), 'unsupported', 8, reason);
     }
     assertPacketFault(() => parsed({ ...page, flags: 0x06 }), 'unsupported', 8, /\(0x6\)$/);
@@ -181,45 +179,45 @@ describe('PagesPacket', () => {
   const pages = { block: 'pc.ram', normal: [0, PAGE], payload: Buffer.alloc(2 * PAGE) };
   const huge = { ...pages, normal: [], normalPages: 0xffffffff };
   const FAULTS: readonly (readonly [string, MultifdFields, number, RegExp])[] = [
-    ['room for too many', { room: 129 }, 12, /^it has room for 129 pages, more than 128$/],
-    ['more pages than room', { ...pages, room: 1 }, 16, /^it has 2 pages, and room for 1$/],
+    ['room for too many', { room: 129 }, 12, /^its capacity is 129 pages, at most 128$/],
+    ['more pages than room', { ...pages, room: 1 }, 16, /^it has 2 pages and a capacity of 1$/],
     ['pages beyond all bounds', huge, 16, /^it has 4294967295 pages/],
     [
       'more pages of zeros than room',
       { ...pages, zeroPages: 127 },
       32,
-      /^it has 2 pages and 127 of/,
+      /^it has 2 normal pages and 127 zero pages/,
     ],
-    ['a payload too short', { ...pages, payloadSize: PAGE }, 20, /^its payload is 4096 bytes, its/],
-    ['a payload too long', { ...pages, payloadSize: 0xffffffff }, 20, /^its payload is 4294967295/],
-    ['nothing compressed', { ...pages, flags: 2, payloadSize: 0 }, 20, /^its payload is 0 bytes/],
-    ['too much compressed', { ...pages, flags: 4, payloadSize: 1048577 }, 20, /not 1…1048576$/],
+    ['a payload too short', { ...pages, payloadSize: PAGE }, 20, /^its payload has 4096 bytes, its pages have 8192$/],
+    ['a payload too long', { ...pages, payloadSize: 0xffffffff }, 20, /^its payload has 4294967295/],
+    ['nothing compressed', { ...pages, flags: 2, payloadSize: 0 }, 20, /^its payload has 0 bytes/],
+    ['too much compressed', { ...pages, flags: 4, payloadSize: 1048577 }, 20, /not 1 to 1048576$/],
     [
       'a name without an end',
       { ...pages, block: Buffer.alloc(256, 97) },
       64,
-      /^a name has no end$/,
+      /^a name without a NUL at its end$/,
     ],
-    ['an unknown block', { ...pages, block: '\u001b[2J' }, 64, /is called "\\u\{1b\}\[2J"$/],
-    ['no name', { ...pages, block: '' }, 64, /^no RAM block is called ""$/],
+    ['an unknown block', { ...pages, block: '\u001b[2J' }, 64, /^unknown RAM block "\\u\{1b\}\[2J"$/],
+    ['no name', { ...pages, block: '' }, 64, /^unknown RAM block ""$/],
     ['the name of a property', { ...pages, block: '__proto__' }, 64, /"__proto__"$/],
     [
       'a page at the end',
       { ...pages, normal: [0, 8 * PAGE] },
       OFFSETS + 8,
-      /^no page is at 0x8000/,
+      /^offset 0x8000 in RAM block/,
     ],
     [
       'a page of zeros at the end',
       { ...pages, zero: [8 * PAGE] },
       OFFSETS + 16,
-      /at 0x8000 in block/,
+      /^offset 0x8000 in RAM block/,
     ],
     [
       'a page out of line',
       { ...pages, normal: [0x10, 0] },
       OFFSETS,
-      /^no page is at 0x10 in block/,
+      /^offset 0x10 in RAM block/,
     ],
     ['a page in a block of half one', { zero: [0], block: 'tiny' }, OFFSETS, /of 0x800 bytes/],
   ];
@@ -238,7 +236,7 @@ describe('PagesPacket', () => {
       parse,
       'corrupt',
       OFFSETS,
-      /^no page is at 0xfffffffffffff000 in block "pc.ram"/,
+      /^offset 0xfffffffffffff000 in RAM block "pc.ram"/,
     );
   });
 });
@@ -246,7 +244,7 @@ describe('PagesPacket', () => {
 describe('parseDevicePacket', () => {
   it('gives name, instance and size', () => {
     const bytes = multifdDeviceState('0000:00:03.0/vfio', 2, Buffer.alloc(5));
-    assert.deepEqual(parseDevicePacket(bytes.subarray(0, DEVICE_HEADER_SIZE)), {
+    assert.deepEqual(parseDevicePacket(bytes.subarray(0, DEVICE_HEADER_BYTES)), {
       name: '0000:00:03.0/vfio',
       instanceId: 2,
       payloadSize: 5,
@@ -255,10 +253,10 @@ describe('parseDevicePacket', () => {
 
   it('refuses no bytes, too many, and a name without an end', () => {
     const empty = multifdDeviceState('vfio', 0, Buffer.alloc(0));
-    assertPacketFault(() => parseDevicePacket(empty), 'corrupt', 272, /^0 bytes of state/);
+    assertPacketFault(() => parseDevicePacket(empty), 'corrupt', 272, /^the state of device "vfio" has 0 bytes/);
     const large = patched(multifdDeviceState('vfio', 0, Buffer.alloc(1)), 272, '04000001');
-    assertPacketFault(() => parseDevicePacket(large), 'corrupt', 272, /^67108865 bytes of state/);
+    assertPacketFault(() => parseDevicePacket(large), 'corrupt', 272, /^the state of device "vfio" has 67108865 bytes/);
     const endless = multifdDeviceState('v'.repeat(256), 0, Buffer.alloc(1));
-    assertPacketFault(() => parseDevicePacket(endless), 'corrupt', 12, /^a name has no end$/);
+    assertPacketFault(() => parseDevicePacket(endless), 'corrupt', 12, /^a name without a NUL at its end$/);
   });
 });

@@ -52,11 +52,11 @@ describe('XBZRLE', () => {
   });
 
   const FAULTS: readonly (readonly [encoded: string, fault: RegExp])[] = [
-    ['', /^0 bytes are not 3…4096$/],
-    ['00 01', /^2 bytes are not 3…4096$/],
-    ['00 01 aa 05', /^run 3 \(kept bytes\) at offset 3 is cut off$/],
-    ['00 01 aa 05 01', /^run 4 \(changed bytes\) at offset 4 is cut off$/],
-    ['00 01 aa 85 00', /^run 4 \(changed bytes\) at offset 5 is cut off$/],
+    ['', /^0 encoded bytes, not 3 to 4096$/],
+    ['00 01', /^2 encoded bytes, not 3 to 4096$/],
+    ['00 01 aa 05', /^run 3 \(kept bytes\) at offset 3 is truncated$/],
+    ['00 01 aa 05 01', /^run 4 \(changed bytes\) at offset 4 is truncated$/],
+    ['00 01 aa 85 00', /^run 4 \(changed bytes\) at offset 5 is truncated$/],
     ['00 01 aa 00 01 bb', /^run 3 \(kept bytes\) at offset 3 is empty$/],
     ['00 01 aa 80 00 01 bb', /^run 3 \(kept bytes\) at offset 3 is empty$/],
     ['05 00 aa', /^run 2 \(changed bytes\) at offset 1 is empty$/],
@@ -76,7 +76,7 @@ describe('XBZRLE', () => {
 
   it('refuses an encoding longer than its page', () => {
     const encoded = Buffer.concat([hex('00 81 20'), Buffer.alloc(4097)]);
-    assert.match(xbzrleFault(encoded, PAGE) ?? '', /^4100 bytes are not 3…4096$/);
+    assert.match(xbzrleFault(encoded, PAGE) ?? '', /^4100 encoded bytes, not 3 to 4096$/);
   });
 
   it('finds a fault in every beginning of an encoding', () => {

@@ -1,0 +1,17 @@
+import type { PageVisitor, RamBlock } from '../format/events.ts';
+
+/**
+ * The methods of a `PageVisitor`, bound once, so that the loops that parse pages call plain functions; null
+ * where the visitor lacks the method, so that they can skip the bytes of a page.
+ */
+export class PageDispatch {
+  readonly page: ((block: RamBlock, offset: number, bytes: Uint8Array) => void) | null;
+  readonly zero: ((block: RamBlock, offset: number, count: number) => void) | null;
+  readonly xbzrle: ((block: RamBlock, offset: number, encoded: Uint8Array) => void) | null;
+
+  constructor(visitor: PageVisitor) {
+    this.page = visitor.page?.bind(visitor) ?? null;
+    this.zero = visitor.zero?.bind(visitor) ?? null;
+    this.xbzrle = visitor.xbzrle?.bind(visitor) ?? null;
+  }
+}
