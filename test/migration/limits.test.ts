@@ -394,7 +394,13 @@ describe('RAM', () => {
   const compressed = deflateSync(Buffer.alloc(PAGE, 1));
 
   testFaults([
-    ['a page that continues none', part(zeroPage(null, 0)), 'corrupt', at, /CONTINUE, and no block to continue$/],
+    [
+      'a page that continues none',
+      part(zeroPage(null, 0)),
+      'corrupt',
+      at,
+      /CONTINUE, and no block to continue$/,
+    ],
     ['a block without a name', part(zeroPage('', 0)), 'corrupt', at, /^page of "", which the list/],
     [
       'an end mark that continues',
@@ -403,7 +409,13 @@ describe('RAM', () => {
       at,
       /has the flag CONTINUE, but no page$/,
     ],
-    ['a flush that continues', part(be64(FLAG.flush + FLAG.continue)), 'corrupt', at, /has the flag CONTINUE, but no page$/],
+    [
+      'a flush that continues',
+      part(be64(FLAG.flush + FLAG.continue)),
+      'corrupt',
+      at,
+      /has the flag CONTINUE, but no page$/,
+    ],
     [
       'a compressed page of nothing',
       part(word('a', 0, FLAG.compressed), be32(0)),
@@ -742,7 +754,13 @@ describe('mapped-ram', () => {
     ['pages of no bytes', mapped({ size: 0 }), 'corrupt', at + 4, /pages of 0 bytes/],
     ['pages of another size', mapped({ size: 8192 }), 'corrupt', at + 4, /8192 bytes, not 4096/],
     ['a bitmap before its header', mapped({ bitmap: 0 }), 'corrupt', at + 12, /said to be at 0/],
-    ['a bitmap further on', mapped({ bitmap: MIB }), 'corrupt', at + 12, /not at \d+; if the stream was written at offset \d+ of its file, give that offset$/],
+    [
+      'a bitmap further on',
+      mapped({ bitmap: MIB }),
+      'corrupt',
+      at + 12,
+      /not at \d+; if the stream was written at offset \d+ of its file, give that offset$/,
+    ],
     ['pages in the bitmap', mapped({ pages: 0 }), 'corrupt', at + 20, /said to be at 0/],
     ['pages out of line', mapped({ pages: MIB + 1 }), 'corrupt', at + 20, /said to be at 1048577/],
     [

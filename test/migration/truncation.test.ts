@@ -147,7 +147,7 @@ describe('the end of what is read says where it is', () => {
     ["a block's name", at + 14, /inside a RAM block's name: 1 of 2/],
     ['a page', at + 100, /inside a page of "a": 85 of 4096/],
     ['the fill byte of zeros', at + 15 + 4096 + 8, /inside the byte of a zero page: 0 of 1/],
-    ['the records', at + 15 + 4096 + 9, /^stream truncated between two RAM records$/],
+    ['the records', at + 15 + 4096 + 9, /^the stream ends between two RAM records$/],
     ['a footer', whole.length - 4, /inside a section footer: 2 of 5/],
   ];
   for (const [what, length, reason] of cuts) {

@@ -276,7 +276,7 @@ export class MultifdChannel {
     if (this.#input.available >= size) return;
     const arrived = await this.#fill(size);
     if (arrived >= size) return;
-    const reason = `channel truncated inside ${what}: ${arrived} of ${size} bytes`;
+    const reason = `the channel ends inside ${what}: ${arrived} of ${size} bytes`;
     throw this.error('truncated', reason, this.#input.position);
   }
 

@@ -58,7 +58,7 @@ export class RamSections {
     for (;;) {
       const mark = await records.run();
       if (mark === 'end') {
-        throw input.error('truncated', 'stream truncated between two RAM records');
+        throw input.error('truncated', 'the stream ends between two RAM records');
       }
       if (mark === 'blocks') {
         yield await this.#readList(input, section, records.listedBytes, context);

@@ -270,7 +270,7 @@ describe('MultifdChannel', () => {
     it('does not wait for the rest of more than there is', async () => {
       const cut = Buffer.from(bytes.subarray(0, -1));
       const reason =
-        /^multifd channel 1, packet 2: channel truncated inside device state: 299 of 300/;
+        /^multifd channel 1, packet 2: the channel ends inside device state: 299 of 300/;
       await assertFault(readAlone(inputOver(cut)), 'truncated', cut.length - 299, reason);
     });
   });
@@ -283,7 +283,7 @@ describe('MultifdChannel', () => {
       assert.equal(error.fault, 'truncated', `${place}: ${error.message}`);
       const where = place < 64 ? /^multifd connection 1: / : /^multifd channel 3, packet [1-4]: /;
       assert.match(error.reason, where);
-      assert.match(error.reason, /channel (truncated inside|ends after)/);
+      assert.match(error.reason, /the channel ends (inside|after)/);
       assert.ok((error.position ?? -1) <= place, error.message);
     }
   });
@@ -296,7 +296,12 @@ describe('MultifdChannel', () => {
 
   const FAULTS: readonly (readonly [string, readonly Uint8Array[], number, RegExp])[] = [
     ['no packet', [hex('5145564d 00000003 00000000')], 0, /, packet 1: it begins with 0x5145564d/],
-    ['a fault in a header', [pages('pc.ram', [64])], 320, /, packet 1: offset 0x40000 in RAM block .* is not that of a page/],
+    [
+      'a fault in a header',
+      [pages('pc.ram', [64])],
+      320,
+      /, packet 1: offset 0x40000 in RAM block .* is not that of a page/,
+    ],
     [
       'two methods of compression',
       [pages('pc.ram', [1]), pages('pc.ram', [2], { flags: 2 })],

@@ -212,7 +212,8 @@ describe('MultifdChannels', () => {
     channels.start(new Log());
     await live.send(multifdInitial(0), sync);
     await channels.sync();
-    const reason = /^multifd channel 1, packet 2: a SYNC without a MULTIFD_FLUSH or EOS of the main channel$/;
+    const reason =
+      /^multifd channel 1, packet 2: a SYNC without a MULTIFD_FLUSH or EOS of the main channel$/;
     await assertFault(channels.finish(), 'corrupt', 64 + HEADER, reason);
   });
 
@@ -220,7 +221,7 @@ describe('MultifdChannels', () => {
     const channels = new MultifdChannels([recorded(0, sync, empty.subarray(0, 100))]);
     channels.start(new Log());
     await channels.sync();
-    const reason = /^multifd channel 0, packet 2: channel truncated inside its header: 100 of 1344/;
+    const reason = /^multifd channel 0, packet 2: the channel ends inside its header: 100 of 1344/;
     await assertFault(channels.finish(), 'truncated', 64 + HEADER, reason);
   });
 
@@ -279,7 +280,10 @@ describe('MultifdChannels', () => {
     await good.send(multifdInitial(0));
     const word = watched(channels.sync());
     await bad.send(multifdInitial(1), zero(100));
-    assert.match(String(word.state), /multifd channel 1, packet 1: offset 0x64000 in RAM block .* is not that of a page/);
+    assert.match(
+      String(word.state),
+      /multifd channel 1, packet 1: offset 0x64000 in RAM block .* is not that of a page/,
+    );
     assert.deepEqual(failures, [word.state]);
     assert.equal(await faultOf(channels.sync()), word.state);
     assert.equal(await faultOf(channels.finish()), word.state);

@@ -188,8 +188,18 @@ describe('PagesPacket', () => {
       32,
       /^it has 2 normal pages and 127 zero pages/,
     ],
-    ['a payload too short', { ...pages, payloadSize: PAGE }, 20, /^its payload has 4096 bytes, its pages have 8192$/],
-    ['a payload too long', { ...pages, payloadSize: 0xffffffff }, 20, /^its payload has 4294967295/],
+    [
+      'a payload too short',
+      { ...pages, payloadSize: PAGE },
+      20,
+      /^its payload has 4096 bytes, its pages have 8192$/,
+    ],
+    [
+      'a payload too long',
+      { ...pages, payloadSize: 0xffffffff },
+      20,
+      /^its payload has 4294967295/,
+    ],
     ['nothing compressed', { ...pages, flags: 2, payloadSize: 0 }, 20, /^its payload has 0 bytes/],
     ['too much compressed', { ...pages, flags: 4, payloadSize: 1048577 }, 20, /not 1 to 1048576$/],
     [
@@ -198,7 +208,12 @@ describe('PagesPacket', () => {
       64,
       /^a name without a NUL at its end$/,
     ],
-    ['an unknown block', { ...pages, block: '\u001b[2J' }, 64, /^unknown RAM block "\\u\{1b\}\[2J"$/],
+    [
+      'an unknown block',
+      { ...pages, block: '\u001b[2J' },
+      64,
+      /^unknown RAM block "\\u\{1b\}\[2J"$/,
+    ],
     ['no name', { ...pages, block: '' }, 64, /^unknown RAM block ""$/],
     ['the name of a property', { ...pages, block: '__proto__' }, 64, /"__proto__"$/],
     [
@@ -213,12 +228,7 @@ describe('PagesPacket', () => {
       OFFSETS + 16,
       /^offset 0x8000 in RAM block/,
     ],
-    [
-      'a page out of line',
-      { ...pages, normal: [0x10, 0] },
-      OFFSETS,
-      /^offset 0x10 in RAM block/,
-    ],
+    ['a page out of line', { ...pages, normal: [0x10, 0] }, OFFSETS, /^offset 0x10 in RAM block/],
     ['a page in a block of half one', { zero: [0], block: 'tiny' }, OFFSETS, /of 0x800 bytes/],
   ];
   for (const [what, fields, at, reason] of FAULTS) {
@@ -253,10 +263,25 @@ describe('parseDevicePacket', () => {
 
   it('refuses no bytes, too many, and a name without an end', () => {
     const empty = multifdDeviceState('vfio', 0, Buffer.alloc(0));
-    assertPacketFault(() => parseDevicePacket(empty), 'corrupt', 272, /^the state of device "vfio" has 0 bytes/);
+    assertPacketFault(
+      () => parseDevicePacket(empty),
+      'corrupt',
+      272,
+      /^the state of device "vfio" has 0 bytes/,
+    );
     const large = patched(multifdDeviceState('vfio', 0, Buffer.alloc(1)), 272, '04000001');
-    assertPacketFault(() => parseDevicePacket(large), 'corrupt', 272, /^the state of device "vfio" has 67108865 bytes/);
+    assertPacketFault(
+      () => parseDevicePacket(large),
+      'corrupt',
+      272,
+      /^the state of device "vfio" has 67108865 bytes/,
+    );
     const endless = multifdDeviceState('v'.repeat(256), 0, Buffer.alloc(1));
-    assertPacketFault(() => parseDevicePacket(endless), 'corrupt', 12, /^a name without a NUL at its end$/);
+    assertPacketFault(
+      () => parseDevicePacket(endless),
+      'corrupt',
+      12,
+      /^a name without a NUL at its end$/,
+    );
   });
 });

@@ -201,7 +201,10 @@ describe('RAM records', () => {
     );
     const warnings = events.filter(({ type }) => type === 'warning');
     assert.equal(warnings.length, 2);
-    assert.match((warnings[0] as { message: string }).message, /page at 0x0 of "a" is filled with 0x7/);
+    assert.match(
+      (warnings[0] as { message: string }).message,
+      /page at 0x0 of "a" is filled with 0x7/,
+    );
   });
 
   test('through zlib are unpacked', async () => {
@@ -280,13 +283,41 @@ describe('RAM records', () => {
       /^unknown combination of migration flags in RAM word 0xa$/,
     ],
     ['without any flag', [be64(0)], /^unknown combination of migration flags in RAM word 0x0$/],
-    ['with a bit between flags and offset', [be64(0x400 + FLAG.page)], /^unknown combination of migration flags in RAM word 0x408$/],
-    ['with the flag of 2008', [be64(1)], /^unknown combination of migration flags in RAM word 0x1$/],
-    ['that continue no block', [zeroPage(null, 0)], /has the flag CONTINUE, and no block to continue$/],
-    ['of a block that is not listed', [zeroPage('c', 0)], /^page of "c", which the list of RAM blocks lacks$/],
-    ['of a block without a name', [zeroPage('', 0)], /^page of "", which the list of RAM blocks lacks$/],
-    ['behind the end of their block', [zeroPage('b', 2 * PAGE)], /^illegal RAM offset 0x2000 in "b" of 0x2000 bytes$/],
-    ['with an end mark that has an offset', [be64(PAGE + FLAG.eos)], /^RAM word 0x1010 has an offset, but no page$/],
+    [
+      'with a bit between flags and offset',
+      [be64(0x400 + FLAG.page)],
+      /^unknown combination of migration flags in RAM word 0x408$/,
+    ],
+    [
+      'with the flag of 2008',
+      [be64(1)],
+      /^unknown combination of migration flags in RAM word 0x1$/,
+    ],
+    [
+      'that continue no block',
+      [zeroPage(null, 0)],
+      /has the flag CONTINUE, and no block to continue$/,
+    ],
+    [
+      'of a block that is not listed',
+      [zeroPage('c', 0)],
+      /^page of "c", which the list of RAM blocks lacks$/,
+    ],
+    [
+      'of a block without a name',
+      [zeroPage('', 0)],
+      /^page of "", which the list of RAM blocks lacks$/,
+    ],
+    [
+      'behind the end of their block',
+      [zeroPage('b', 2 * PAGE)],
+      /^illegal RAM offset 0x2000 in "b" of 0x2000 bytes$/,
+    ],
+    [
+      'with an end mark that has an offset',
+      [be64(PAGE + FLAG.eos)],
+      /^RAM word 0x1010 has an offset, but no page$/,
+    ],
     ['with a second list', [list], /second list of RAM blocks/],
     ['whose end mark is missing', [footer(2)], /footer \(7e000000.*end mark \(EOS\) is missing/],
     ['that RDMA moved', [be64(FLAG.hook)], /RDMA/],
@@ -368,7 +399,11 @@ describe('a list of RAM blocks', () => {
       blockList(['a', 5000], ['b', 3192]),
       /not a (multiple|whole number)/,
     ],
-    ['is of more memory than there can be', be64(2 ** 52 + FLAG.memSize), /RAM of \d+ bytes, at most/],
+    [
+      'is of more memory than there can be',
+      be64(2 ** 52 + FLAG.memSize),
+      /RAM of \d+ bytes, at most/,
+    ],
     [
       'has a block of more memory than there can be',
       stream(be64(PAGE + FLAG.memSize), counted('a'), be64(2n ** 60n)),
