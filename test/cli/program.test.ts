@@ -158,7 +158,7 @@ describe('relay', { concurrency }, () => {
     assert.ok(fs.readFileSync(copy).equals(bytes));
   });
 
-  test('says nothing but what was asked for with --quiet', async () => {
+  test('prints only the requested output with --quiet', async () => {
     await using dir = makeTempDir();
     const args = ['relay', '-', dir.join('out'), '--quiet', '--digest'];
     const { code, stdout, stderr } = await run(args, 'abc');
@@ -219,7 +219,7 @@ describe('exit code', { concurrency }, () => {
     assert.deepEqual(fs.readdirSync(dir.path), []);
   });
 
-  test('4: nobody listens there', async () => {
+  test('4: no listener at the destination', async () => {
     const server = await listen(() => {});
     const to = `tcp:127.0.0.1:${portOf(server)}`;
     server.close();
@@ -235,7 +235,7 @@ describe('exit code', { concurrency }, () => {
     assert.deepEqual(fs.readdirSync(dir.path), []);
   });
 
-  test('4: a command that fails, and what it said', async () => {
+  test('4: a failing command, with its standard error', async () => {
     await using dir = makeTempDir();
     const from = 'exec:printf abc; echo no such guest >&2; exit 5';
     const ended = await run(['relay', from, dir.join('out')]);
@@ -247,7 +247,7 @@ describe('exit code', { concurrency }, () => {
     assertFailed(await run(['relay', '-', '/dev/full'], bytes), 4, /"to" \(\/dev\/full\).*ENOSPC/);
   });
 
-  test('4: nobody reads standard output any more, as data or as the report', async () => {
+  test('4: the reader of standard output is gone, for data and for the report', async () => {
     const data = new Command(['relay', '/dev/zero', '-']);
     data.child.stdout?.once('data', () => data.child.stdout?.destroy());
     assertFailed(await data.ended(), 4, /"to" \(-\) failed after .*EPIPE/);

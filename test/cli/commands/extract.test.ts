@@ -87,7 +87,7 @@ describe('extract', { concurrency }, () => {
     assert.deepEqual(fs.readdirSync(dir.path), ['pc.raw']);
   });
 
-  test('--all-blocks writes what QEMU itself had in its memory', async () => {
+  test('--all-blocks writes the memory that QEMU itself dumped', async () => {
     await using dir = makeTempDir();
     const [path = ''] = putRecording(dir, 'xbzrle');
     const to = dir.join('blocks');
@@ -166,7 +166,7 @@ describe('extract', { concurrency }, () => {
     assert.ok(fs.statSync(core).blocks * 512 < (64 << 20) / 10);
   });
 
-  test('--manifest tells sections and blocks by their digests', async () => {
+  test('--manifest writes the digests of sections and blocks', async () => {
     await using dir = makeTempDir();
     const path = dir.join('manifest.json');
     const bytes = workedExample();
@@ -218,7 +218,7 @@ describe('extract', { concurrency }, () => {
 });
 
 describe('of a bad stream', { concurrency }, () => {
-  test('nothing is extracted, and what was there stays', async () => {
+  test('nothing is extracted, and existing files stay', async () => {
     await using dir = makeTempDir();
     const old = put(dir, 'old.raw', 'old');
     const outputs = ['--block', 'pc.ram', '--raw', old, '--elf', dir.join('elf')];

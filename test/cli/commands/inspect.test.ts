@@ -134,7 +134,7 @@ function twoRounds(): Buffer {
 }
 
 describe('inspect --json', { concurrency }, () => {
-  test('prints what the stream consists of on one line, and nothing else', async () => {
+  test('prints the contents of the stream on one line, and nothing else', async () => {
     await using dir = makeTempDir();
     const ended = await run(['inspect', put(dir, 'vm.mig', workedExample()), '--json']);
     assert.deepEqual(jsonIn(ended), EXAMPLE);
@@ -187,7 +187,7 @@ describe('inspect --json', { concurrency }, () => {
     assert.deepEqual(devices, { '0000:00:01.0/nic/2': { x: 0x11 } });
   });
 
-  test('has the XXH64 of what each block holds with --digest', async () => {
+  test('has the XXH64 of the contents of each block with --digest', async () => {
     await using dir = makeTempDir();
     const [path = ''] = putRecording(dir, 'xbzrle');
     const object = jsonIn(await run(['inspect', path, '--json', '--digest']));
@@ -203,7 +203,7 @@ describe('inspect --json', { concurrency }, () => {
     );
   });
 
-  test('takes further channels, and says what is missing without them', async () => {
+  test('reads further channels', async () => {
     await using dir = makeTempDir();
     const [path = '', ...channels] = putRecording(dir, 'multifd-none');
     const options = channels.flatMap((channel) => ['--channel', channel]);
@@ -260,7 +260,7 @@ Time line
     assert.match(text, /^ +\d+ {2}ram PART × 2 /m);
   });
 
-  test('tells the devices of a whole machine by their bus', async () => {
+  test('groups the devices of a machine by their bus', async () => {
     await using dir = makeTempDir();
     const { code, stdout } = await run(['inspect', ...putRecording(dir, 'pc')]);
     assert.equal(code, 0);
@@ -289,7 +289,7 @@ Time line
     assertSays(none, 2, /no qcow2 image/);
   });
 
-  test('--quiet says nothing but what is asked for', async () => {
+  test('--quiet prints only the requested output', async () => {
     await using dir = makeTempDir();
     const inspecting = new Command(['inspect', `unix:${dir.join('s')}`, '--json', '--quiet']);
     await until(() => fs.existsSync(dir.join('s')), { what: 'the socket' });
@@ -341,7 +341,7 @@ describe('inspect unpacks', { concurrency }, () => {
 });
 
 describe('exit code of inspect', { concurrency }, () => {
-  test('1: a stream that is cut off, and what came before is shown', async () => {
+  test('1: a truncated stream, with the part before its end', async () => {
     await using dir = makeTempDir();
     const path = put(dir, 'vm.mig', workedExample().subarray(0, 4300));
     const shown = await run(['inspect', path]);
@@ -386,7 +386,7 @@ describe('exit code of inspect', { concurrency }, () => {
     });
   }
 
-  test('3: what is no migration stream, and what it is instead', async () => {
+  test('3: another file than a migration stream, with its format', async () => {
     const text = await run(['inspect', '-'], 'root:x:0:0');
     assertSays(text, 3, /EPROTO: this is no migration stream.*72 6f 6f 74/);
     assert.equal(text.stdout.length, 0);
@@ -471,7 +471,7 @@ describe('the outputs of inspect', { concurrency }, () => {
     assert.match(shown, /Time line/);
   });
 
-  test('have a recording whole, too, when it is large', async () => {
+  test('contain a complete recording, even a large one', async () => {
     await using dir = makeTempDir();
     const path = put(dir, 'vm.mig', unpack({ file: 'pc.mig.gz' }));
     const { devices } = jsonIn(await run(['inspect', path, '--json'])) as typeof EXAMPLE;

@@ -102,7 +102,7 @@ describe('save and restore', { skip: requireQemu() }, () => {
     }
   });
 
-  test('promise nothing when they are interrupted and QEMU is gone, too', async () => {
+  test('do not claim that the guest continues when QEMU is gone as well', async () => {
     await using there = makeTempDir();
     await using qemu = await start(there);
     await qemu.waitGuestReady();
@@ -123,7 +123,7 @@ describe('save and restore', { skip: requireQemu() }, () => {
     assert.doesNotMatch(stderr, /continues as before/);
   });
 
-  test('say what is wrong, and nothing is harmed', async () => {
+  test('report the mistake, and change nothing', async () => {
     assertSays(await save('/dev/full').ended(), 4, /ENOSPC.*no space left on device/);
     await source.waitCounterRises();
     const nowhere = await run(['save', '--qmp', dir.join('nothing'), dir.join('x')]);

@@ -112,7 +112,7 @@ describe('verify', { concurrency }, () => {
 });
 
 describe('verify --manifest', { concurrency }, () => {
-  test('finds that a stream is still what it was', async () => {
+  test('accepts a stream that has not changed since its manifest', async () => {
     await using dir = makeTempDir();
     const path = put(dir, 'vm.mig', workedExample());
     const manifest = await manifestOf(dir, path);
@@ -131,7 +131,7 @@ describe('verify --manifest', { concurrency }, () => {
     assertSays(inDevice, 1, /in section "demo": XXH64 .* byte 4270$/m);
   });
 
-  test('with --all names the RAM block, too', async () => {
+  test('with --all also names the RAM block', async () => {
     await using dir = makeTempDir();
     const manifest = await manifestOf(dir, put(dir, 'vm.mig', workedExample()));
     const options = ['--manifest', manifest, '--all', '--json'];
@@ -207,7 +207,7 @@ describe('verify --target', { concurrency }, () => {
     assert.deepEqual([object.ok, object.faults], [false, []]);
   });
 
-  test('knows that QEMU 7.2 loads what it saved itself', async (t) => {
+  test('accepts streams of QEMU 7.2 for QEMU 7.2', async (t) => {
     const [packed, stream] = [corpus('dump-vmstate-7.2.json.gz'), corpus('pc-linux.mig.gz')];
     if (packed === undefined || stream === undefined) return t.skip('there is no corpus');
     await using dir = makeTempDir();

@@ -31,7 +31,7 @@ async function packed(state: unknown): Promise<unknown> {
 }
 
 describe("a report's page", () => {
-  test('has no markup that comes from the stream or from what was typed', async () => {
+  test('has no markup from the stream or from the command line', async () => {
     const html = await reportHtml(hostileReport());
     const plain = await reportHtml(reportOf());
     const tags = (page: string): string[] =>
@@ -101,7 +101,7 @@ describe("a report's page", () => {
     assert.doesNotMatch(html, /@import|url\(/);
   });
 
-  test('has the licence of what it has inside', async () => {
+  test('has the licence of uPlot', async () => {
     assert.match(await reportHtml(reportOf()), /MIT License[\s\S]*Leon Sorokin/);
   });
 
@@ -203,7 +203,7 @@ describe('the order of the stream in a report', () => {
     ...more,
   });
 
-  test('folds neighbours of one kind, and says what commands say', async () => {
+  test('folds adjacent entries of one kind, and lists the fields of commands', async () => {
     const { events, moreEvents } = await dataOf(
       reportOf({
         sections: [
@@ -255,7 +255,7 @@ describe('the order of the stream in a report', () => {
     ]);
   });
 
-  test('is bounded when nothing can be folded, and says what is left out', async () => {
+  test('is bounded when nothing can be folded, and counts the rest', async () => {
     const sections = Array.from({ length: 30_000 }, (_, at) =>
       sectionOf(`device-${at}`, { sectionId: at, kind: at % 2 === 0 ? 'start' : 'part' }),
     );

@@ -113,7 +113,7 @@ describe("a report's page in a browser", { skip }, () => {
     assert.match(dom, /class="uplot/);
   });
 
-  test('runs nothing of what a stream says', async () => {
+  test('runs no code from a stream', async () => {
     const dom = await open(await reportHtml(hostileReport()));
     const root = soundRoot(dom);
     assert.equal(root.owned, undefined);
@@ -122,7 +122,7 @@ describe("a report's page in a browser", { skip }, () => {
     assert.ok(dom.includes('\\u{2028}\\u{202e}\\u{0}'), 'what cannot be seen is written out');
   });
 
-  test('runs nothing of it either when all of it is opened', async () => {
+  test('runs no code from a stream when everything is opened', async () => {
     const found = await drive(
       await reportHtml(hostileReport()),
       `all('button').forEach((button) => button.click());
@@ -174,7 +174,7 @@ describe("a report's page in a browser", { skip }, () => {
     assert.deepEqual(found, ['data', 'zero', 'resent', 'absent']);
   });
 
-  test('tells what a cell of a map has, to the pointer and to the keyboard', async () => {
+  test('describes a cell of a map for the pointer and for the keyboard', async () => {
     const cells = [0, 1, 2].map((at) => ({
       ...{ offset: 8192 * at, bytes: 8192, zero: at === 0 ? 2 : 0, data: at === 0 ? 0 : 1 },
       ...{ resent: 0, absent: at === 0 ? 0 : 1 },
@@ -234,7 +234,7 @@ describe("a report's page in a browser", { skip }, () => {
     });
   });
 
-  test('shows bytes as a dump when they are opened, and says what are zeros', async () => {
+  test('shows a dump of bytes when they are opened, with the zeros after it as a number', async () => {
     const devices = { rom: { data: `4869210a${'00'.repeat(13)}ff${'00'.repeat(100)}` } };
     const found = await drive(
       await reportHtml(reportOf({ devices })),
@@ -255,7 +255,7 @@ describe("a report's page in a browser", { skip }, () => {
     ]);
   });
 
-  test('sorts sections by what one chooses, and opens their pieces', async () => {
+  test('sorts sections by the chosen column, and opens their pieces', async () => {
     const report = await recordedReport('microvm');
     const found = (await drive(
       await reportHtml(report),
@@ -276,7 +276,7 @@ describe("a report's page in a browser", { skip }, () => {
     assert.equal(found.pieces, pieces);
   });
 
-  test('makes of a large state only what is looked at', async () => {
+  test('builds only the visible part of a large state', async () => {
     const state = Object.fromEntries(
       Array.from({ length: 40 }, (_, at) => [`field-${at}`, Array.from({ length: 50 }, () => at)]),
     );
