@@ -14,36 +14,36 @@ import { socketOps } from './socket/socket.ts';
 import type { SocketTarget } from './socket/socket-target.ts';
 import { parseUri, type Uri } from './uri.ts';
 
-/** What `openFrom` and `openTo` have in common. */
+/** Options of both `openFrom` and `openTo`. */
 export interface OpenOptions {
-  /** Ends the opening with `ECANCELED`, and frees what was opened; an open file no longer heeds it. */
+  /** Ends the call with `ECANCELED`, and frees what was opened. It has no effect on the open file. */
   signal?: AbortSignal | undefined;
-  /** Milliseconds to wait for the other end: of a socket, or of a FIFO. Default: no limit of our own. */
+  /** Milliseconds to wait for the peer of a socket or FIFO. Default: the system's own limit, if any. */
   timeoutMs?: number | undefined;
-  /** Options of the file that is made; its `signal` is heeded as long as the file lives. */
+  /** Options of the file; its `signal` has an effect as long as the file is open. */
   file?: QemuFileOptions | undefined;
 }
 
 /** How `openFrom` opens. */
 export interface OpenFromOptions extends OpenOptions {
-  /** Encrypts, with these options of `tls.createServer`. For `tcp:` and `unix:` only. */
+  /** Encrypt the connection, with these options of `tls.createServer`. For `tcp:` and `unix:` only. */
   tls?: TlsOptions | undefined;
-  /** Called once it listens, with the port that the system chose if it was 0. */
+  /** Called when the socket listens, with the port that the system chose. */
   onListening?: ((address: SocketTarget) => void) | undefined;
   /**
-   * Lets in only who sends in time what is expected, as `admit` does; `{}` is for whoever sends anything.
-   * Heeded with `tcp:` and `unix:`. Default: the first connection is taken, even before it sends anything.
+   * Accept a connection only by its first bytes, as `admit` does; `{}` accepts the first one that sends
+   * anything. For `tcp:` and `unix:`. Default: accept the first connection, even before it sends anything.
    */
   admission?: AdmissionOptions | undefined;
-  /** Called with each connection that failed before it was taken, such as for its certificate. */
+  /** Called with each connection that failed before it was accepted, for example by its certificate. */
   onConnectionError?: ListenOptions['onConnectionError'];
 }
 
 /** How `openTo` opens. */
 export interface OpenToOptions extends OpenOptions {
-  /** Encrypts, with these options of `tls.connect`. For `tcp:` and `unix:` only. */
+  /** Encrypt the connection, with these options of `tls.connect`. For `tcp:` and `unix:` only. */
   tls?: ConnectionOptions | undefined;
-  /** As for `socketOps`, for `tls`; but false by default, because QEMU's main channel wants none. */
+  /** As for `socketOps`, with `tls`; but false by default, because QEMU does not read the alert on its main channel. */
   closeNotify?: boolean | undefined;
   /** As for `openFd`; for files only. */
   keepPartial?: boolean | KeepPartial | undefined;
@@ -53,15 +53,15 @@ const STDIN = 0;
 const STDOUT = 1;
 
 /**
- * Opens the end that a migration comes from, as QEMU's `-incoming` does: `tcp:` and `unix:` listen for one
- * connection, `exec:` reads the command's output, the others read. With `tcp:` an empty host is this
- * machine only, where QEMU's is every interface: say `tcp:0.0.0.0:port` or `tcp:[::]:port` for that.
+ * Open the source of a migration, as QEMU's `-incoming` does: `tcp:` and `unix:` listen for one connection,
+ * `exec:` reads the output of the command, the others read. With `tcp:`, an empty host means this machine
+ * only, where QEMU listens on every interface: write `tcp:0.0.0.0:port` or `tcp:[::]:port` for that.
  *
- * @param uri - Text as for `parseUri`, or what that gave.
+ * @param uri - Text as for `parseUri`, or its result.
  * @param options - `signal`, `timeoutMs`, `tls`, `onListening`, `admission`, `onConnectionError`, `file`.
- * @returns A file; one over a socket can be written, too: that is its return path.
- * @throws {QemuFileError} As `parseUri`, `listenSocket`, `openPath`, `pipeOps` and `execOps`; `ETIMEDOUT`,
- *   `ECANCELED` by the signal, `EINVAL` for `tls` with what is no socket, and as `admit`.
+ * @returns A file. One over a socket can also be written: that is its return path.
+ * @throws {QemuFileError} As `parseUri`, `listenSocket`, `admit`, `openPath`, `pipeOps` and `execOps`;
+ *   `ETIMEDOUT`; `ECANCELED` by the signal; `EINVAL` for `tls` with a URI that is not a socket's.
  *
  * @example
  * ```js
@@ -89,15 +89,15 @@ export function openFrom(uri: string | Uri, options: OpenFromOptions = {}): Prom
 }
 
 /**
- * Opens the end that a migration goes to, as QEMU's `migrate` does: `tcp:` (an empty host is this machine)
- * and `unix:` connect, `exec:` writes the command's input, the others write. A file appears under its name
- * only when the `QemuFile` was closed in order; see `openFd`.
+ * Open the destination of a migration, as QEMU's `migrate` does: `tcp:` (an empty host is this machine) and
+ * `unix:` connect, `exec:` writes the input of the command, the others write. A file appears under its name
+ * only when the `QemuFile` is closed without an error; see `openFd`.
  *
- * @param uri - Text as for `parseUri`, or what that gave.
- * @param options - `signal`, `timeoutMs`, `tls`, `file`.
- * @returns A file; one over a socket can be read, too: that is its return path.
- * @throws {QemuFileError} As `parseUri`, `connectSocket`, `openPath`, `pipeOps` and `execOps`; `ETIMEDOUT`,
- *   `ECANCELED` by the signal, `EINVAL` for `tls` with what is no socket.
+ * @param uri - Text as for `parseUri`, or its result.
+ * @param options - `signal`, `timeoutMs`, `tls`, `closeNotify`, `keepPartial`, `file`.
+ * @returns A file. One over a socket can also be read: that is its return path.
+ * @throws {QemuFileError} As `parseUri`, `connectSocket`, `openPath`, `pipeOps` and `execOps`; `ETIMEDOUT`;
+ *   `ECANCELED` by the signal; `EINVAL` for port 0, and for `tls` with a URI that is not a socket's.
  *
  * @example
  * ```js
@@ -108,7 +108,11 @@ export function openTo(uri: string | Uri, options: OpenToOptions = {}): Promise<
   return open(uri, options, (endpoint, signal) => {
     switch (endpoint.scheme) {
       case 'tcp':
-        if (endpoint.port === 0) throw openError('EINVAL', 'port 0 cannot be connected to');
+        if (endpoint.port === 0)
+          throw openError(
+            'EINVAL',
+            'cannot connect to port 0; write the port of the listening side',
+          );
         return connect({ host: endpoint.host, port: endpoint.port }, options, signal);
       case 'unix':
         return connect({ path: endpoint.path }, options, signal);
@@ -139,7 +143,7 @@ async function open(
   const endpoint = typeof uri === 'string' ? parseUri(uri) : uri;
   const { signal, timeoutMs } = options;
   if (options.tls !== undefined && endpoint.scheme !== 'tcp' && endpoint.scheme !== 'unix') {
-    throw openError('EINVAL', `${endpoint.scheme}: cannot be encrypted with TLS, sockets can`);
+    throw openError('EINVAL', `${endpoint.scheme}: does not support TLS; use tcp: or unix:`);
   }
   if (signal?.aborted) throw abortError(signal, 'open');
   const timeout = timeoutMs === undefined ? undefined : AbortSignal.timeout(timeoutMs);
@@ -149,7 +153,7 @@ async function open(
     ops = await opener(endpoint, signals.length > 1 ? AbortSignal.any(signals) : signals[0]);
   } catch (error) {
     if (timeout?.aborted && !signal?.aborted) {
-      const reason = `the other end did not come in ${timeoutMs} ms`;
+      const reason = `timed out after ${timeoutMs} ms waiting for the other end`;
       throw openError('ETIMEDOUT', reason, error);
     }
     throw toQemuFileError(error, { operation: 'open' });
@@ -192,8 +196,5 @@ async function connect(
 }
 
 function openError(code: string, reason: string, cause?: unknown): QemuFileError {
-  return new QemuFileError(code, reason, {
-    operation: 'open',
-    ...(cause === undefined ? {} : { cause }),
-  });
+  return new QemuFileError(code, reason, { operation: 'open', cause });
 }

@@ -1,7 +1,7 @@
 import { QemuFileError } from '../lib/contract/errors.ts';
 import { fitsSocketPath, socketPathLimit } from './socket/socket-path.ts';
 
-/** Where a migration comes from or goes to, taken apart; `parseUri` makes one of text. */
+/** A parsed URI: where a migration comes from or goes to. */
 export type Uri =
   /** `tcp:host:port`, where an empty host means this machine. */
   | { scheme: 'tcp'; host: string; port: number }
@@ -16,7 +16,7 @@ export type Uri =
   /** `-`: standard input or output. */
   | { scheme: 'stdio' };
 
-/** All forms there are, for messages and for help texts. */
+/** All forms of a URI, for messages and help texts. */
 export const URI_FORMS =
   'tcp:host:port, unix:path, fd:N, exec:command, file:path[,offset=N], a path, or -';
 
@@ -32,15 +32,16 @@ const SCHEMES = new Map<string, (rest: string, text: string) => Uri>([
 ]);
 
 /**
- * Takes a URI of QEMU's apart, or a path, or `-`.
+ * Parse a URI of QEMU's, a path, or `-`.
  *
- * Text is a path if it has no colon before its first slash; so a path that has one is written
- * `./foo:x` or `file:foo:x`. The number in `,offset=N` is decimal, or hexadecimal after `0x`, or has one
+ * Text without a colon before its first slash is a path. Write a path with one as `./foo:x` or
+ * `file:foo:x`. The number in `,offset=N` is decimal, or hexadecimal after `0x`, or has one
  * of QEMU's size suffixes `k`, `M`, `G`, `T`, `P`, `E` (powers of 1024), as in `1.5M`.
  *
  * @param text - As typed into QEMU's `migrate` or after its `-incoming`.
- * @throws {QemuFileError} `EINVAL` for an unknown scheme, a part that is missing or a number that is none;
- *   `ENOTSUP` for `vsock:` and `rdma:`.
+ * @returns The scheme and its parts; `port` is 0 … 65535, `offset` in bytes, 0 … 2^53-1.
+ * @throws {QemuFileError} `EINVAL` for an unknown scheme, a missing part, an invalid number or too long a path
+ *   of a unix socket; `ENOTSUP` for `vsock:` and `rdma:`.
  *
  * @example
  * ```js
@@ -50,8 +51,8 @@ const SCHEMES = new Map<string, (rest: string, text: string) => Uri>([
  */
 export function parseUri(text: string): Uri {
   if (text === '-') return { scheme: 'stdio' };
-  if (text === '') throw uriError('EINVAL', `the endpoint is empty; give ${URI_FORMS}`);
-  if (text.includes('\0')) throw uriError('EINVAL', 'an endpoint has no NUL character in it');
+  if (text === '') throw uriError('EINVAL', `the endpoint is empty; write ${URI_FORMS}`);
+  if (text.includes('\0')) throw uriError('EINVAL', 'an endpoint must not contain NUL');
   const before = text.split('/', 1)[0] as string;
   const colon = before.indexOf(':');
   if (colon < 0) return { scheme: 'file', path: text, offset: 0 };
@@ -60,13 +61,13 @@ export function parseUri(text: string): Uri {
   throw uriError(
     'EINVAL',
     `${text}: unknown scheme "${text.slice(0, colon)}:"; known are ${URI_FORMS};` +
-      ` a path with a colon is written ./${text} or file:${text}`,
+      ` write a path with a colon as ./${text} or file:${text}`,
   );
 }
 
 function parseTcp(rest: string, text: string): Uri {
   if (rest.includes(',')) {
-    const reason = 'options after a comma (to=, ipv4, ipv6 …) are not supported: leave them away';
+    const reason = 'options after a comma (to=, ipv4, ipv6 …) are not supported; remove them';
     throw uriError('EINVAL', `${text}: ${reason}`);
   }
   const [, bracketed, plain, digits] = /^(?:\[([^\]]*)\]|([^:[\]]*)):([^:]*)$/.exec(rest) ?? [];
@@ -75,7 +76,11 @@ function parseTcp(rest: string, text: string): Uri {
     const hint = 'write tcp:host:port, and an IPv6 address in brackets, as in tcp:[::1]:4444';
     throw uriError('EINVAL', `${text}: ${hint}`);
   }
-  if (bracketed === '') throw uriError('EINVAL', `${text}: there is no address in the brackets`);
+  if (bracketed === '')
+    throw uriError(
+      'EINVAL',
+      `${text}: the brackets are empty; write an IPv6 address, as in tcp:[::1]:4444`,
+    );
   const port = /^\d{1,5}$/.test(digits) ? Number(digits) : Number.NaN;
   if (!(port <= 65535)) {
     throw uriError('EINVAL', `${text}: "${digits}" is not a port number in 0…65535`);
@@ -93,8 +98,8 @@ function parseUnix(rest: string, text: string): Uri {
 function parseFd(rest: string, text: string): Uri {
   const fd = /^\d{1,9}$/.test(rest) ? Number(rest) : Number.NaN;
   if (Number.isNaN(fd)) {
-    const hint = 'give the number of a descriptor, as in fd:3 (names are known to QEMU alone)';
-    throw uriError('EINVAL', `${text}: "${rest}" is none: ${hint}`);
+    const hint = 'write its number, as in fd:3 (only QEMU knows descriptors by name)';
+    throw uriError('EINVAL', `${text}: "${rest}" is not a descriptor; ${hint}`);
   }
   return { scheme: 'fd', fd };
 }
@@ -113,13 +118,13 @@ function parseFile(rest: string, text: string): Uri {
   const offset = split < 0 ? 0 : parseSize(rest.slice(split + OFFSET.length));
   if (!(offset <= Number.MAX_SAFE_INTEGER)) {
     const given = rest.slice(split + OFFSET.length);
-    const hint = 'as in 4096, 0x1000, 4k or 1.5M';
-    throw uriError('EINVAL', `${text}: "${given}" is not an offset in bytes, ${hint}`);
+    const hint = 'write one as in 4096, 0x1000, 4k or 1.5M';
+    throw uriError('EINVAL', `${text}: "${given}" is not an offset in bytes; ${hint}`);
   }
   return { scheme: 'file', path, offset };
 }
 
-/** Bytes of a size as QEMU's `qemu_strtosz` reads them; NaN if it is none, or not a whole number. */
+/** Return a size in bytes, by the rules of QEMU's `qemu_strtosz`; NaN if invalid or not a whole number. */
 function parseSize(text: string): number {
   if (/^0x[0-9a-f]+$/i.test(text)) return Number(text);
   const [, digits, suffix = 'B'] = /^(\d+(?:\.\d+)?)([BKMGTPE])?$/i.exec(text) ?? [];
@@ -129,13 +134,13 @@ function parseSize(text: string): number {
 
 function refuseVsock(_rest: string, text: string): never {
   const reason = 'not supported, because Node has no vsock sockets';
-  const advice = 'bridge it with another program, as in "exec:socat - VSOCK-CONNECT:cid:port"';
+  const advice = 'use another program, as in "exec:socat - VSOCK-CONNECT:cid:port"';
   throw uriError('ENOTSUP', `${text}: ${reason}; ${advice}`);
 }
 
 function refuseRdma(_rest: string, text: string): never {
-  const reason = 'not supported, because RDMA moves the pages past the stream, by hardware';
-  throw uriError('ENOTSUP', `${text}: ${reason} that Node cannot reach; use tcp:`);
+  const reason = 'not supported, because with RDMA pages do not travel in the stream; use tcp:';
+  throw uriError('ENOTSUP', `${text}: ${reason}`);
 }
 
 function uriError(code: string, reason: string): QemuFileError {

@@ -1,14 +1,15 @@
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { DuplexOps, MaybePromise, QemuFileSizes } from '../../lib/contract/ops.ts';
+import { Fifo } from '../../lib/util/fifo.ts';
 
-/** A two-way connection as the tables over it use it: one read and one write at a time, closed once. */
+/** A two-way connection under its backends: one read and one write at a time, closed once. */
 export interface Transport {
   getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
   writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
-  /** Wakes a waiting read with an error, and takes no byte for it. */
+  /** Fail a pending read with an error. No byte is lost. */
   cancelRead(error: QemuFileError): void;
   shutDown(read: boolean, write: boolean): MaybePromise<void>;
-  /** With an error: breaks the connection, so that the other end sees a failure and not an end. */
+  /** With an error: break the connection, so that the peer sees a failure instead of an end. */
   close(error?: Error): MaybePromise<void>;
   getFd(): number;
   readonly sizes?: Partial<QemuFileSizes> | undefined;
@@ -19,8 +20,8 @@ export interface ConnectionOps extends DuplexOps {
   setBlocking(blocking: boolean): void;
   getReturnPath(): ConnectionOps | null;
   /**
-   * Return a further table over the same connection, for another file on it: after this one, or beside it
-   * in the other direction. The connection closes when all its tables were closed.
+   * Return a further backend over the same connection, for another file on it: after this one, or in the
+   * other direction at the same time. The connection closes when all its backends are closed.
    *
    * @throws {QemuFileError} `EBADF` after `close()`.
    */
@@ -29,27 +30,27 @@ export interface ConnectionOps extends DuplexOps {
 }
 
 /**
- * Makes the first table over a two-way connection; its `getReturnPath` makes the further ones, and
- * the connection closes when all of them were closed.
+ * Make the first backend over a two-way connection. `getReturnPath` and `share` make further ones, and the
+ * connection closes when all of them are closed.
  *
- * Each direction belongs to the first table that uses it, until that table closes: another one that
- * tries gets `EBUSY`. So bytes meant for one file never get into another.
+ * Each direction belongs to the first backend that uses it, until that closes; others get `EBUSY`. So bytes
+ * of one file never get into another.
  */
 export function shareTransport(transport: Transport): ConnectionOps {
-  return tableOver(new Shared(transport));
+  return makeOps(new SharedConnection(transport));
 }
 
-/** What the tables over one connection have in common. */
-class Shared {
+/** The state that the backends over one connection share. */
+class SharedConnection {
   readonly transport: Transport;
-  tables = 0;
-  /** The table that reads, and the one that writes. */
+  openCount = 0;
+  /** The backend that reads, and the one that writes. */
   reader: object | undefined;
   writer: object | undefined;
   wasWritten = false;
-  /** What an earlier table read and did not use. */
-  readonly unread: Uint8Array[] = [];
-  /** Why a table failed that left the connection open for the others. */
+  /** Chunks that an earlier backend read and did not use. */
+  readonly unread = new Fifo<Uint8Array>();
+  /** The error of a backend that closed with one and left the connection open for the others. */
   failure: Error | undefined;
   #ending: Promise<void> | undefined;
 
@@ -63,15 +64,15 @@ class Shared {
   }
 }
 
-function tableOver(shared: Shared): ConnectionOps {
+function makeOps(shared: SharedConnection): ConnectionOps {
   const { transport } = shared;
   const self = {};
   let closing: Promise<void> | undefined;
   let isReading = false;
   let isWriting = false;
-  shared.tables += 1;
+  shared.openCount += 1;
 
-  // Not async functions around the answers: these cost several promises a chunk (bench/read-pages.ts).
+  // Async functions around the operations would cost several promises for each chunk (bench/read-pages.ts).
   const readDone = (): void => {
     isReading = false;
   };
@@ -80,16 +81,16 @@ function tableOver(shared: Shared): ConnectionOps {
   };
 
   async function leave(error?: Error): Promise<void> {
-    shared.tables -= 1;
-    const isLast = shared.tables === 0;
+    shared.openCount -= 1;
+    const isLast = shared.openCount === 0;
     const wasWriter = shared.writer === self;
     const isCut = isWriting;
-    // A direction stays taken by a table that left in the middle of a batch: nobody may add to it.
+    // A backend that closes during a batch keeps the direction: no other may write after half a batch.
     if (wasWriter && !isCut) shared.writer = undefined;
     if (shared.reader === self) {
       shared.reader = undefined;
       transport.cancelRead(
-        new QemuFileError('ECANCELED', 'the file was closed while it waited for bytes', {
+        new QemuFileError('ECANCELED', 'the file was closed during a read', {
           operation: 'getBuffer',
         }),
       );
@@ -97,7 +98,7 @@ function tableOver(shared: Shared): ConnectionOps {
     if (isCut || (error !== undefined && (isLast || wasWriter))) {
       await shared.end(error ?? closedError('writevBuffer'));
     } else if (isLast) {
-      // If nothing was ever written, the file that failed may be the one that should have.
+      // If nothing was written, the backend that failed may be the one that had to write.
       await shared.end(shared.wasWritten ? undefined : shared.failure);
     } else {
       shared.failure ??= error;
@@ -109,7 +110,7 @@ function tableOver(shared: Shared): ConnectionOps {
       if (closing !== undefined) throw closedError('getBuffer');
       shared.reader ??= self;
       if (shared.reader !== self) throw busyError('getBuffer', 'read');
-      if (isReading) throw twiceError('getBuffer');
+      if (isReading) throw pendingError('getBuffer');
       const unread = shared.unread.shift();
       if (unread !== undefined) return unread;
       const answer = transport.getBuffer(buffer, position);
@@ -123,7 +124,7 @@ function tableOver(shared: Shared): ConnectionOps {
       if (closing !== undefined) throw closedError('writevBuffer');
       shared.writer ??= self;
       if (shared.writer !== self) throw busyError('writevBuffer', 'written');
-      if (isWriting) throw twiceError('writevBuffer');
+      if (isWriting) throw pendingError('writevBuffer');
       shared.wasWritten = true;
       const answer = transport.writevBuffer(buffers, position);
       if (typeof answer === 'number') return answer;
@@ -138,16 +139,16 @@ function tableOver(shared: Shared): ConnectionOps {
     },
 
     unread(chunks) {
-      shared.unread.unshift(...chunks);
+      shared.unread.unshift(chunks);
     },
 
     setBlocking() {},
 
-    getReturnPath: () => (closing === undefined ? tableOver(shared) : null),
+    getReturnPath: () => (closing === undefined ? makeOps(shared) : null),
 
     share() {
       if (closing !== undefined) throw closedError('share');
-      return tableOver(shared);
+      return makeOps(shared);
     },
 
     shutDown(read, write) {
@@ -165,11 +166,19 @@ function closedError(operation: string): QemuFileError {
 }
 
 function busyError(operation: string, verb: string): QemuFileError {
-  return new QemuFileError('EBUSY', `this direction is ${verb} by another file on the connection`, {
-    operation,
-  });
+  return new QemuFileError(
+    'EBUSY',
+    `this direction is ${verb} by another file on the connection: close that first`,
+    {
+      operation,
+    },
+  );
 }
 
-function twiceError(operation: string): QemuFileError {
-  return new QemuFileError('EBUSY', 'the call before has not answered yet', { operation });
+function pendingError(operation: string): QemuFileError {
+  return new QemuFileError(
+    'EBUSY',
+    'an earlier call of the same operation is pending: await it first',
+    { operation },
+  );
 }

@@ -1,13 +1,13 @@
 import type { QemuFileSizes } from '../../lib/contract/ops.ts';
 
 /*
- * What bench/write-pages.ts and bench/look-ahead-size.ts found to be fastest. Streams of Node's take far
- * more time for an entry of a gather list than for copying 4 KiB, `fs.writev` takes less.
+ * The fastest sizes in bench/write-pages.ts and bench/look-ahead-size.ts. Node's streams need far more time
+ * for an entry of a gather list than for a copy of 4 KiB; `fs.writev` needs less.
  */
 
 const KIB = 1024;
 
-/** Sockets, TLS included: the copied block is still in the processor's cache when the kernel reads it. */
+/** Sockets, with or without TLS: a copied block is still in the processor's cache when the kernel reads it. */
 export const SOCKET_SIZES: Partial<QemuFileSizes> = {
   stagingSize: 128 * KIB,
   copyLimit: 4 * KIB,
@@ -21,7 +21,7 @@ export const PIPE_SIZES: Partial<QemuFileSizes> = {
   highWaterMark: 1024 * KIB,
 };
 
-/** Files: every batch is a trip to the thread pool, and so is every read. */
+/** Files: every batch and every read is a call in the thread pool. */
 export const FILE_SIZES: Partial<QemuFileSizes> = {
   stagingSize: 128 * KIB,
   gatherEntries: 1024,

@@ -2,23 +2,23 @@ import { constants } from 'node:os';
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import { tlsReason } from '../stream/tls-reason.ts';
 
-/** What Node says of an end that leaves during the handshake, on the connecting and the listening side. */
+/** Node's messages for a peer that ends the connection during the handshake. */
 const HUNG_UP: ReadonlySet<string> = new Set([
   'Client network socket disconnected before secure TLS connection was established',
   'socket hang up',
 ]);
 const LEFT_EARLY =
   'it ended the connection during the TLS handshake: it may not speak TLS, or refuse the ' +
-  'certificate or the shared key (PSK) of this side';
+  'certificate or the shared key (PSK) of this side; look at its log';
 
 /**
- * Turns an error of `node:net` or `node:tls` into one that says where it happened. What has no errno
- * (a certificate that does not verify, a handshake that failed) is `EPROTO`; a handshake that took too long
- * is `ETIMEDOUT`.
+ * Convert an error of `node:net` or `node:tls` to a `QemuFileError` that names the address. An error without
+ * an errno (an invalid certificate, a failed handshake) becomes `EPROTO`, a handshake that timed out
+ * `ETIMEDOUT`.
  *
- * @param error - What the socket or the server reported.
+ * @param error - The error that the socket or the server emitted.
  * @param operation - `connect`, `listen` or `accept`.
- * @param where - The address, as a URI shows it.
+ * @param where - The address, as a URI.
  */
 export function networkError(error: Error, operation: string, where: string): QemuFileError {
   const { code } = error as { code?: unknown };
@@ -33,7 +33,7 @@ export function networkError(error: Error, operation: string, where: string): Qe
   });
 }
 
-/** Node leaves the message of an `AggregateError` empty, one error per address tried inside. */
+/** Node leaves the message of an `AggregateError` empty, which has one error for each address. */
 function reasonOf(error: Error): string {
   if (HUNG_UP.has(error.message)) return LEFT_EARLY;
   if (error.message !== '') return error.message;

@@ -1,14 +1,14 @@
-/** What of the certificates did not verify here, by OpenSSL's codes; of whoever is at the other end. */
+/** Reasons why the peer's certificate is not valid, by OpenSSL's codes. */
 const UNVERIFIED: Readonly<Record<string, string>> = {
-  CERT_HAS_EXPIRED: 'its certificate has expired: renew it, or set the clock of this machine right',
+  CERT_HAS_EXPIRED: 'its certificate has expired: renew it, or correct the clock of this machine',
   CERT_NOT_YET_VALID:
-    'its certificate is not valid yet: set the clock of this machine right, or that of whoever issued it',
+    'its certificate is not valid yet: correct the clock of this machine, or of its authority',
   CERT_REVOKED: 'its certificate has been revoked by its authority',
   INVALID_PURPOSE:
-    'its certificate is not meant for this end of a connection: its extended key usage must allow it',
+    'its certificate is not for this side of a connection: its extended key usage must allow it',
 };
 
-/** OpenSSL's codes for a chain of certificates that does not lead to an authority known here. */
+/** OpenSSL's codes for a chain of certificates that does not end at a trusted authority. */
 const UNTRUSTED: ReadonlySet<string> = new Set([
   'CERT_REJECTED',
   'CERT_SIGNATURE_FAILURE',
@@ -21,15 +21,15 @@ const UNTRUSTED: ReadonlySet<string> = new Set([
   'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
 ]);
 
-const NO_TLS = 'what came is no TLS: turn TLS on at the other end, or off at this one';
+const NO_TLS = 'the peer does not speak TLS: turn TLS on at the peer, or off here';
 const NOTHING_IN_COMMON =
-  'the two ends have nothing in common: both must use certificates, or both a shared key (PSK), ' +
-  'with TLS 1.2 or newer';
+  'the two sides have no protocol version or cipher in common: both must use certificates, or both a ' +
+  'shared key (PSK), with TLS 1.2 or newer';
 const WRONG_KEY =
-  'the shared keys (PSK) differ, or what came was damaged: give both ends the same key for that user';
-const REFUSES_OURS = "the other end refuses this side's certificate";
+  'the shared keys (PSK) differ, or the data was damaged: give both sides the same key for that user';
+const REFUSES_OURS = "the peer rejects this side's certificate";
 
-/** What the other end says that went wrong, by the names of TLS's alerts. */
+/** Reasons that the peer sent, by the names of TLS's alerts. */
 const ALERTS: Readonly<Record<string, string>> = {
   BAD_CERTIFICATE: REFUSES_OURS,
   BAD_RECORD_MAC: WRONG_KEY,
@@ -37,21 +37,21 @@ const ALERTS: Readonly<Record<string, string>> = {
   CERTIFICATE_REVOKED: `${REFUSES_OURS}: it has been revoked`,
   CERTIFICATE_UNKNOWN: REFUSES_OURS,
   HANDSHAKE_FAILURE: NOTHING_IN_COMMON,
-  UNSUPPORTED_CERTIFICATE: `${REFUSES_OURS}: it is of a kind unknown there`,
+  UNSUPPORTED_CERTIFICATE: `${REFUSES_OURS}: the peer does not support its type`,
   CERTIFICATE_REQUIRED:
-    'the other end demands a certificate: give this side one, of an authority that is trusted there',
-  ACCESS_DENIED: `${REFUSES_OURS}: it is not allowed in there`,
+    'the peer requires a certificate: give this side one of an authority that the peer trusts',
+  ACCESS_DENIED: `${REFUSES_OURS}: it has no access`,
   DECRYPT_ERROR: WRONG_KEY,
   INSUFFICIENT_SECURITY: NOTHING_IN_COMMON,
   PROTOCOL_VERSION: NOTHING_IN_COMMON,
-  UNKNOWN_CA: `${REFUSES_OURS}: its authority is not trusted there`,
-  UNKNOWN_PSK_IDENTITY: 'the other end knows no key (PSK) for this user',
+  UNKNOWN_CA: `${REFUSES_OURS}: it does not trust its authority`,
+  UNKNOWN_PSK_IDENTITY: 'the peer has no shared key (PSK) for this user',
 };
 
-/** What the alerts are called by Node's codes: OpenSSL puts versions before them, other ones at times. */
+/** Node's codes of alerts, with OpenSSL's prefix of a TLS version. */
 const ALERT = /^ERR_SSL_.*_ALERT_(\w+)$/;
 
-/** What went wrong in the handshake on this side, by Node's codes of OpenSSL's reasons. */
+/** Reasons why the handshake failed on this side, by Node's codes of OpenSSL's reasons. */
 const HANDSHAKE: Readonly<Record<string, string>> = {
   ERR_SSL_BINDER_DOES_NOT_VERIFY: WRONG_KEY,
   ERR_SSL_DECRYPTION_FAILED_OR_BAD_RECORD_MAC: WRONG_KEY,
@@ -61,18 +61,18 @@ const HANDSHAKE: Readonly<Record<string, string>> = {
   ERR_SSL_NO_SUITABLE_SIGNATURE_ALGORITHM: NOTHING_IN_COMMON,
   ERR_SSL_PACKET_LENGTH_TOO_LONG: NO_TLS,
   ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE:
-    'it showed no certificate, or none of an authority that is trusted here: give it one',
-  ERR_SSL_PSK_IDENTITY_NOT_FOUND: 'no key is known here for the user (PSK) that it named',
+    'it sent no certificate of a trusted authority: give it one',
+  ERR_SSL_PSK_IDENTITY_NOT_FOUND: 'there is no shared key (PSK) for the user that it named',
   ERR_SSL_UNSUPPORTED_PROTOCOL: NOTHING_IN_COMMON,
   ERR_SSL_WRONG_VERSION_NUMBER: NO_TLS,
   ERR_TLS_HANDSHAKE_TIMEOUT: 'it did not finish the TLS handshake in time',
 };
 
 /**
- * Gives the reason why TLS failed, and what to do about it, in words for a person.
+ * Return the reason why TLS failed, and what to do about it.
  *
- * @param error - What `node:tls` reported, during the handshake or after it.
- * @returns A clause; undefined for what is no failure of TLS's own.
+ * @param error - The error that `node:tls` emitted, during the handshake or later.
+ * @returns A clause; undefined for an error that is not TLS's own.
  */
 export function tlsReason(error: Error): string | undefined {
   const { code } = error as { code?: unknown };
@@ -83,14 +83,14 @@ export function tlsReason(error: Error): string | undefined {
 }
 
 /**
- * Gives the reason why a certificate is not trusted.
+ * Return the reason why a certificate is not trusted.
  *
- * @param code - OpenSSL's, such as `CERT_HAS_EXPIRED`.
- * @returns A clause; undefined for what is no such code.
+ * @param code - OpenSSL's code, such as `CERT_HAS_EXPIRED`.
+ * @returns A clause; undefined for another code.
  */
 export function unverifiedReason(code: string): string | undefined {
   if (!UNTRUSTED.has(code)) return UNVERIFIED[code];
-  return `its certificate does not verify (${code}): it was issued by no authority that is trusted here`;
+  return `its certificate does not verify (${code}): its authority is not trusted here`;
 }
 
 function wrongName(error: Error): string {
@@ -98,12 +98,12 @@ function wrongName(error: Error): string {
   const names = cert?.subjectaltname;
   const itsNames = typeof names === 'string' ? ` but for ${names}` : '';
   return (
-    `its certificate is not for "${String(host)}"${itsNames} (altnames): if that is whom you mean, ` +
-    'say so as the TLS host name'
+    `its certificate is not for "${String(host)}"${itsNames} (altnames): if that is the right peer, ` +
+    'set the TLS host name'
   );
 }
 
-/** OpenSSL's messages name its source files; the reason alone stands in a property. */
+/** Return OpenSSL's reason; its message also names source files. */
 function openSslReason(error: Error): string | undefined {
   const { library, reason } = error as { library?: unknown; reason?: unknown };
   return library === 'SSL routines' && typeof reason === 'string'

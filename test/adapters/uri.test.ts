@@ -1,4 +1,4 @@
-// QEMU's URIs, taken apart.
+// Parsing of QEMU's URIs.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
@@ -42,10 +42,11 @@ const good: Record<string, Uri> = {
   '--': { scheme: 'file', path: '--', offset: 0 },
 };
 
-/** Each with what its message has to say. */
+/** Each with a part of its message. */
 const bad: Record<string, RegExp> = {
   '': /empty/,
-  'foo:x': /known are tcp:host:port, unix:path.*written \.\/foo:x or file:foo:x/,
+  'foo:x':
+    /known are tcp:host:port, unix:path.*write a path with a colon as \.\/foo:x or file:foo:x/,
   ':x': /unknown scheme ":"/,
   'TCP:a:1': /unknown scheme "TCP:"/,
   'C:\\guest': /unknown scheme/,
@@ -66,10 +67,10 @@ const bad: Record<string, RegExp> = {
   'tcp:localhost:4444,to=4446': /after a comma/,
   'unix:': /path is missing/,
   [`unix:/${'x'.repeat(108)}`]: /109 bytes/,
-  'fd:': /number of a descriptor/,
-  'fd:name': /number of a descriptor/,
-  'fd:-1': /number of a descriptor/,
-  'fd:1.5': /number of a descriptor/,
+  'fd:': /is not a descriptor; write its number/,
+  'fd:name': /is not a descriptor; write its number/,
+  'fd:-1': /is not a descriptor; write its number/,
+  'fd:1.5': /is not a descriptor; write its number/,
   'exec:': /command is missing/,
   'exec:  ': /command is missing/,
   'file:': /path is missing/,
@@ -95,16 +96,16 @@ function errorOf(text: string): QemuFileError {
     assert.equal(error.operation, 'parseUri');
     return error;
   }
-  assert.fail(`${text} was taken`);
+  assert.fail(`${text} was parsed`);
 }
 
 describe('parseUri', () => {
   for (const [text, uri] of Object.entries(good)) {
-    test(`takes ${text}`, () => assert.deepEqual(parseUri(text), uri));
+    test(`parses ${text}`, () => assert.deepEqual(parseUri(text), uri));
   }
 
   for (const [text, reason] of Object.entries(bad)) {
-    test(`refuses ${JSON.stringify(text.slice(0, 40))} and says why`, () => {
+    test(`rejects ${JSON.stringify(text.slice(0, 40))} with a reason`, () => {
       const { code, message } = errorOf(text);
       assert.equal(code, 'EINVAL');
       assert.match(message, reason);
@@ -112,14 +113,14 @@ describe('parseUri', () => {
   }
 
   for (const text of ['vsock:2:1234', 'rdma:host:4444']) {
-    test(`says that ${text} is not supported, and why`, () => {
+    test(`rejects ${text} as not supported`, () => {
       const { code, message } = errorOf(text);
       assert.equal(code, 'ENOTSUP');
       assert.match(message, /not supported, because/);
     });
   }
 
-  test('gives a URI or a QemuFileError for any text', () => {
+  test('returns a URI or throws a QemuFileError for any text', () => {
     const schemes = fc.constantFrom('', 'tcp:', 'unix:', 'fd:', 'exec:', 'file:', 'vsock:', 'x:');
     fc.assert(
       fc.property(schemes, fc.string(), (scheme, rest) => {
@@ -132,7 +133,7 @@ describe('parseUri', () => {
     );
   });
 
-  test('takes every number of bytes as an offset', () => {
+  test('parses every number of bytes as an offset', () => {
     fc.assert(
       fc.property(fc.maxSafeNat(), (offset) => {
         for (const digits of [`${offset}`, `0x${offset.toString(16)}`]) {

@@ -240,19 +240,19 @@ function listeningSides({ good, stranger, anonymous, psk, ...dir }: Credentials)
         {
           name: 'has no certificate',
           source: { kind: 'x509', dir: anonymous },
-          says: /EPROTO: .*showed no certificate/,
+          says: /EPROTO: .*sent no certificate/,
         },
         {
           name: 'knows another authority only, and has its certificate from there',
           source: { kind: 'x509', dir: stranger },
-          says: /EPROTO: .*showed no certificate, or none of an authority that is trusted here/,
+          says: /EPROTO: .*sent no certificate of a trusted authority/,
         },
         {
           name: 'has a shared key',
           source: { kind: 'psk', dir: psk },
           says: /EPROTO: .*both must use certificates, or both a shared key/,
         },
-        { name: 'speaks no TLS', says: /EPROTO: .*what came is no TLS: turn TLS on/ },
+        { name: 'speaks no TLS', says: /EPROTO: .*the peer does not speak TLS: turn TLS on/ },
       ],
     },
     {
@@ -282,7 +282,7 @@ function listeningSides({ good, stranger, anonymous, psk, ...dir }: Credentials)
           source: { kind: 'x509', dir: good },
           says: /EPROTO: .*both must use certificates, or both a shared key/,
         },
-        { name: 'speaks no TLS', says: /EPROTO: .*what came is no TLS/ },
+        { name: 'speaks no TLS', says: /EPROTO: .*the peer does not speak TLS/ },
       ],
     },
   ];
@@ -370,7 +370,7 @@ function shunnedRows({ good, named, anonymous, stranger, psk, ...dir }: Credenti
       name: 'has its certificate of an unknown authority',
       destination: x509(good),
       to: ['--to-tls', stranger],
-      says: /cannot be opened: EPROTO: .*issued by no authority that is trusted here/,
+      says: /cannot be opened: EPROTO: .*its authority is not trusted here/,
     },
     {
       name: 'demands a certificate',
