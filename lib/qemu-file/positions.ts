@@ -31,6 +31,9 @@ export interface Positions {
   /** Offset in the stream after the last byte put. */
   readonly putPosition: number;
 
+  /** Offset in the stream after the last byte that the backend took. */
+  readonly sentPosition: number;
+
   /**
    * Move the put position, for bytes that travelled outside of the file. @see QEMU `qemu_update_position`
    *

@@ -23,7 +23,8 @@ import type { TypedPuts } from './typed-puts.ts';
 
 /*
  * The public methods, each a call of the part that does the work. The methods of QEMU's header are
- * documented in the interfaces that the class implements, by group.
+ * documented in the interfaces that the class implements, by group. The file is longer than others because
+ * it is one class, with a method for each function of the header.
  */
 
 /** A RAM hook of a `QemuFile`. */
@@ -547,6 +548,10 @@ export class QemuFile extends Lifecycle implements TypedPuts, TypedGets, Positio
 
   get putPosition(): number {
     return this.putHalf.putPosition;
+  }
+
+  get sentPosition(): number {
+    return this.putHalf.sentPosition;
   }
 
   updatePosition(bytes: number): void {

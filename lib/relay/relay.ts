@@ -1,99 +1,99 @@
 import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
+import { onAbort } from '../contract/wait-for.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
 import { Digest, loadDigest } from '../util/digest.ts';
 import { noop } from '../util/noop.ts';
 import { CheckTap, type RelayCheck } from './check-tap.ts';
-import { pump } from './pipe-chunks.ts';
-import { transfer } from './transfer.ts';
+import { Transfer } from './transfer.ts';
 
 /*
- *            forward                          A direction that reached its end is ended at the other
- *   from ───────────────┬──► to               file too (half-close), and the other one goes on.
+ *            forward                          When one direction reaches its end, the file at its other end
+ *   from ───────────────┬──► to               is half-closed, and the other direction goes on.
  *     ▲                 └──► tee
- *     └──────────────────── to                The return path is there if `from` can be written and
- *            return                           `to` can be read.
+ *     └──────────────────── to                There is a return path if `from` can be written and `to` can
+ *            return                           be read.
  *
- * If `to` can be read and `from` cannot be written, what comes back is dropped: it must be read all
- * the same, to see `to` fail, and because closing a socket with unread bytes cuts off what it still sends.
+ * If `to` can be read and `from` cannot be written, the bytes that `to` sends are read and dropped: only a
+ * read notices that `to` fails, and closing a socket with unread bytes cuts off what it still sends.
  */
 
-/** How `relay` works. */
+/** Options of `relay`. */
 export interface RelayOptions {
-  /** Gets a copy of the forward bytes; the slower of it and `to` sets the pace. */
+  /** Receives the forward bytes, too. The slower of it and `to` sets the pace. */
   tee?: QemuFile | undefined;
   /**
-   * Reads along with the forward bytes, and must accept them before `to` is ended: what it rejects with is
-   * taken for a failure of `from`, at once. When it has resolved early it gets no more.
+   * Reads the forward bytes while they pass, and must accept them before `to` is ended. The error that it
+   * rejects with is a failure of `from`, at once. After it has resolved early it gets no more bytes.
    */
   check?: RelayCheck | undefined;
-  /** Ends the relay: all files are destroyed with `ECANCELED`, so that none takes it for an end. */
+  /** Ends the relay: all files are destroyed with `ECANCELED`, so that no peer takes it for the end of the stream. */
   signal?: AbortSignal | undefined;
   /**
-   * Milliseconds that `to`, after the end of the forward direction, may go on sending what nobody can be
-   * given. Default 5000. A return path is waited for without limit.
+   * Milliseconds that `to` may go on sending after the end of the forward direction, if there is no return
+   * path. Default 5000. A return path is waited for without limit.
    */
   lingerMs?: number | undefined;
-  /** Gets each chunk of the return path that `from` has taken. */
+  /** Receives each chunk of the return path that `from` took. */
   onReturned?: ((chunk: Uint8Array) => void) | undefined;
-  /** Whether a `from` may end without one byte. Default false. */
+  /** Whether `from` may end without a byte. Default false. */
   mayBeEmpty?: boolean | undefined;
 }
 
 /** One of the files of a relay. */
 export type RelayEnd = 'from' | 'to' | 'tee';
 
-/** What one direction moved. */
+/** The bytes that one direction moved. */
 export interface RelayDirection {
-  /** Bytes that the file which they went to has taken. */
+  /** Bytes that the file they went to took. */
   bytes: number;
-  /** XXH64 of these, as 16 hexadecimal digits; null unless `to` was made with `digest`. */
+  /** XXH64 of these bytes, as 16 hexadecimal digits; null unless `to` has the option `digest`. */
   xxh64: string | null;
 }
 
-/** Why a relay is not complete. */
+/** The failure that ended a relay. */
 export interface RelayFailure {
-  /** The file that failed first; null if it was the relay's own signal. */
+  /** The file that failed first; null for the relay's own signal. */
   end: RelayEnd | null;
-  /** What happened to it. `ENODATA`: `from` ended before its first byte. */
+  /** Its error. `ENODATA`: `from` ended before its first byte. */
   error: QemuFileError;
 }
 
-/** What came of a relay. */
+/** The outcome of a relay. */
 export interface RelayResult {
-  /** Whether both directions reached their ends and everything was taken. */
+  /** Whether both directions reached their ends and all bytes were taken. */
   complete: boolean;
   /** From `from` to `to`. */
   forward: RelayDirection;
-  /** From `to` to `from`; null where there is no return path. */
+  /** From `to` to `from`; null if there is no return path. */
   return: RelayDirection | null;
-  /** How long it took. */
+  /** Seconds from the start to the close of all files. */
   seconds: number;
-  /** How long of that bytes waited for the `maxBandwidth` of `to` alone. */
+  /** Seconds of that during which bytes waited for the `maxBandwidth` of `to` alone. */
   limitedSeconds: number;
-  /** Null if it is complete. */
+  /** Null if the relay is complete. */
   failure: RelayFailure | null;
 }
 
 const LINGER_MS = 5000;
 
 /**
- * Moves a migration from one file to another, the return path included, until both sides are done; then
- * closes all files. Bytes are handed on by reference, and no faster than the slower side takes them.
+ * Move a migration from one file to another, the return path included, until both sides are done; then
+ * close all files. Bytes are moved by reference, and no faster than the slowest file takes them.
  *
- * The end of `from` ends `to`, and the end of `to` ends the return path of `from`. If one file fails,
- * the others are destroyed with an error: a QEMU at the other end sees its migration fail, and a file
- * that is being written does not appear under its name. So does a `from` that ends without one byte.
- * A return path that `from` no longer takes is a failure, but spares a `to` that has got everything.
+ * The end of `from` ends `to`, and the end of `to` ends the return path to `from`. If one file fails, or
+ * `from` ends without a byte, the others are destroyed with an error: the QEMU at the other end sees its
+ * migration fail, and a file that is being written does not appear under its name. A return path that `from`
+ * no longer takes is a failure, but does not cut off a `to` that has all bytes.
  *
  * A QEMU that saves with its capability `return-path` on waits at the end, its guest stopped, for an
- * answer. A `to` that cannot be read has none, so turn the capability off for those.
+ * answer. A `to` that cannot be read sends none, so turn the capability off for it.
  *
- * @param from - A file that can be read: what was not consumed yet is moved. It and the others are the
- *   relay's from now on.
- * @param to - A file that can be written. Its `maxBandwidth` is the relay's, and so is its `digest`.
+ * @param from - A file that can be read. Its unread bytes are moved, too. The relay owns all files from now
+ *   on.
+ * @param to - A file that can be written. Its `maxBandwidth` and its `digest` apply to the relay.
  * @param options - `tee`, `check`, `signal`, `lingerMs`, `onReturned`, `mayBeEmpty`.
- * @returns What came of it, once all files are closed; a failure of a file is in there, not thrown.
- * @throws {QemuFileError} (rejects) `EBADF` if a file is not of the direction that it is given for.
+ * @returns The outcome, once all files are closed. File failures are reported in it, not thrown.
+ * @throws {QemuFileError} (rejects) `EBADF` if a file cannot be read or written as its place requires.
  *
  * @example
  * ```js
@@ -120,12 +120,7 @@ function wrongWay(end: RelayEnd, verb: string): QemuFileError {
   return new QemuFileError('EBADF', `"${end}" cannot be ${verb}`, { operation: 'relay' });
 }
 
-/** Bytes that a file's backend has taken. */
-function takenBy(file: QemuFile): number {
-  return file.putPosition - file.writableLength;
-}
-
-/** Ends the put half, and waits until the backend knows. */
+/** End the put half, and wait until the backend knows. */
 function endPuts(file: QemuFile): Promise<void> {
   return new Promise((resolve, reject) => {
     file.end((error?: Error | null) => {
@@ -135,74 +130,72 @@ function endPuts(file: QemuFile): Promise<void> {
   });
 }
 
+/** An event that happens at most once. */
+class Once {
+  readonly happened: Promise<void>;
+  happen: () => void = noop;
+
+  constructor() {
+    this.happened = new Promise((resolve) => {
+      this.happen = resolve;
+    });
+  }
+}
+
+/** The bytes of the return path that `from` took. */
+interface Returned {
+  bytes: number;
+  digest: Digest | null;
+}
+
 class Relay {
   readonly #from: QemuFile;
   readonly #to: QemuFile;
-  readonly #tee: QemuFile | undefined;
-  readonly #onlooker: CheckTap | undefined;
-  readonly #signal: AbortSignal | undefined;
-  readonly #lingerMs: number;
-  readonly #onReturned: ((chunk: Uint8Array) => void) | undefined;
-  readonly #mayBeEmpty: boolean;
+  readonly #options: RelayOptions;
+  readonly #tap: CheckTap | undefined;
   readonly #startedAt = performance.now();
   readonly #forwardStart: number;
-  /** Whether `to` can be read, and whether what it sends goes to `from`. */
-  readonly #hears: boolean;
-  readonly #returns: boolean;
-  #returned = 0;
-  #returnDigest: Digest | null = null;
+  /** Null if there is no return path. */
+  readonly #returned: Returned | null;
+  /** `forwarded`: `to` has all bytes and the end; `closing`: files close because the relay closes them. */
+  #phase: 'forwarding' | 'forwarded' | 'closing' = 'forwarding';
+  /** Moves what `to` sends; null if `to` cannot be read. */
+  #backward: Transfer | null = null;
   #failure: RelayFailure | null = null;
-  /** `to` has got everything, and knows. */
-  #forwarded = false;
-  /** Files close because the relay closes them. */
-  #closing = false;
-  #loseReturn: () => void = noop;
+  readonly #failed = new Once();
+  readonly #lingered = new Once();
   #lingerTimer: NodeJS.Timeout | undefined;
-  #markLingered: () => void = noop;
-  readonly #lingered: Promise<void>;
-  #markFailed: () => void = noop;
-  readonly #failed: Promise<void>;
 
   constructor(from: QemuFile, to: QemuFile, options: RelayOptions) {
     this.#from = from;
     this.#to = to;
-    this.#tee = options.tee;
-    if (options.check !== undefined) this.#onlooker = new CheckTap(options.check);
-    this.#signal = options.signal;
-    this.#lingerMs = options.lingerMs ?? LINGER_MS;
-    this.#onReturned = options.onReturned;
-    this.#mayBeEmpty = options.mayBeEmpty === true;
-    this.#forwardStart = takenBy(to);
-    this.#hears = to.readable;
-    this.#returns = to.readable && from.isWritable();
-    this.#lingered = new Promise((resolve) => {
-      this.#markLingered = resolve;
-    });
-    this.#failed = new Promise((resolve) => {
-      this.#markFailed = resolve;
-    });
+    this.#options = options;
+    if (options.check !== undefined) this.#tap = new CheckTap(options.check);
+    this.#forwardStart = to.sentPosition;
+    this.#returned = to.readable && from.isWritable() ? { bytes: 0, digest: null } : null;
   }
 
   async run(): Promise<RelayResult> {
     const from = this.#from;
     const to = this.#to;
-    const tee = this.#tee;
-    const onAbort = (): void => this.#fail(null, abortError(this.#signal as AbortSignal, 'relay'));
-    this.#signal?.addEventListener('abort', onAbort);
-    if (this.#signal?.aborted) onAbort();
+    const { tee, signal } = this.#options;
+    const hasInput = to.readable;
+    const abort = (): void => this.#fail(null, abortError(signal as AbortSignal, 'relay'));
+    const stopFollowing = onAbort(signal, abort);
+    if (signal?.aborted) abort();
     this.#watch('from', from, () => from.readableEnded);
-    this.#watch('to', to, () => to.writableFinished && (!this.#hears || to.readableEnded));
+    this.#watch('to', to, () => to.writableFinished && (!hasInput || to.readableEnded));
     if (tee !== undefined) this.#watch('tee', tee, () => tee.writableFinished);
-    this.#onlooker?.done.catch((error: unknown) => this.#fail('from', toQemuFileError(error)));
+    this.#tap?.done.catch((error: unknown) => this.#fail('from', toQemuFileError(error)));
     try {
-      if (this.#failure === null) await Promise.race([this.#failed, this.#move()]);
+      if (this.#failure === null) await Promise.race([this.#failed.happened, this.#move()]);
     } catch (error) {
-      // What failed is known already, unless it is this code.
+      // A failure of a file is known already; anything else is a defect.
       if (this.#failure === null) throw error;
     } finally {
-      this.#signal?.removeEventListener('abort', onAbort);
+      stopFollowing();
       await this.#closeAll();
-      // Last, for a file that fails as it closes may have it wait anew.
+      // Clear this last: a file that fails while closing may start the timer again.
       clearTimeout(this.#lingerTimer);
     }
     return this.#result();
@@ -211,74 +204,73 @@ class Relay {
   async #move(): Promise<void> {
     if (this.#to.putDigest !== null) {
       await loadDigest();
-      this.#returnDigest = new Digest();
+      if (this.#returned !== null) this.#returned.digest = new Digest();
     }
-    const back = this.#back();
-    await this.#forward();
-    if (!this.#returns) this.#linger();
-    await Promise.race([back, this.#lingered]);
-    this.#closing = true;
+    const backward = this.#moveBackward();
+    await this.#moveForward();
+    if (this.#returned === null) this.#linger();
+    await Promise.race([backward, this.#lingered.happened]);
+    this.#phase = 'closing';
     await this.#attempt('to', this.#to.close());
     await this.#attempt('from', this.#from.close());
   }
 
-  async #forward(): Promise<void> {
+  async #moveForward(): Promise<void> {
     const from = this.#from;
     const to = this.#to;
-    const tee = this.#tee;
-    const onlooker = this.#onlooker;
-    const sinks = [to, tee, onlooker?.file].filter((sink) => sink !== undefined);
-    await transfer(from, sinks);
+    const { tee, mayBeEmpty } = this.#options;
+    const tap = this.#tap;
+    const sinks = [to, tee, tap?.file].filter((sink) => sink !== undefined);
+    await new Transfer(from, sinks).ended;
     await this.#attempt('to', to.flush());
     if (tee !== undefined) await this.#attempt('tee', tee.flush());
-    // Closing may tell that the end was none, such as by the exit status of a command.
+    // Closing may show that the stream is not whole, for example by the exit status of a command.
     if (!from.isWritable()) await this.#attempt('from', from.close());
-    if (takenBy(to) === this.#forwardStart && !this.#mayBeEmpty) {
+    if (to.sentPosition === this.#forwardStart && mayBeEmpty !== true) {
       const empty = new QemuFileError('ENODATA', 'it ended before its first byte', {
         operation: 'relay',
       });
       await this.#attempt('from', Promise.reject(empty));
     }
-    if (onlooker !== undefined) {
-      // It may be that only a whole stream can be judged.
-      await onlooker.file.close();
-      await this.#attempt('from', onlooker.done);
+    if (tap !== undefined) {
+      // The check may accept nothing less than a whole stream.
+      await tap.file.close();
+      await this.#attempt('from', tap.done);
     }
     if (tee !== undefined) await this.#attempt('tee', tee.close());
     await this.#attempt('to', endPuts(to));
-    this.#forwarded = true;
+    this.#phase = 'forwarded';
   }
 
-  /** The way back; resolves when it has ended, never rejects. */
-  async #back(): Promise<void> {
-    if (!this.#hears) return;
-    if (!this.#returns) {
-      const dropped = pump(this.#to, []);
-      dropped.drop();
-      return dropped.ended;
+  /** Move, or drop, what `to` sends; resolves when `to` has ended, never rejects. */
+  async #moveBackward(): Promise<void> {
+    if (!this.#to.readable) return;
+    const returned = this.#returned;
+    if (returned === null) {
+      this.#backward = new Transfer(this.#to, []);
+      return this.#backward.ended;
     }
-    const returned = pump(this.#to, [this.#from], (chunk) => {
-      this.#returned += chunk.length;
-      this.#onReturned?.(chunk);
-      this.#returnDigest?.update(chunk);
+    const { onReturned } = this.#options;
+    this.#backward = new Transfer(this.#to, [this.#from], (chunk) => {
+      returned.bytes += chunk.length;
+      returned.digest?.update(chunk);
+      // The caller may keep it.
+      onReturned?.(Buffer.from(chunk));
     });
-    this.#loseReturn = () => {
-      returned.drop();
-      this.#linger();
-    };
-    await returned.ended;
+    await this.#backward.ended;
     await this.#attempt('from', endPuts(this.#from)).catch(noop);
   }
 
   #linger(): void {
-    this.#lingerTimer ??= setTimeout(this.#markLingered, this.#lingerMs);
+    const { lingerMs = LINGER_MS } = this.#options;
+    this.#lingerTimer ??= setTimeout(this.#lingered.happen, lingerMs);
   }
 
   #watch(end: RelayEnd, file: QemuFile, isDone: () => boolean): void {
     const onError = (error: unknown): void => this.#fail(end, file.error ?? toQemuFileError(error));
     const onClose = (): void => {
       if (file.error !== null) onError(file.error);
-      else if (!isDone() && !this.#closing) onError(closedTooEarly());
+      else if (!isDone() && this.#phase !== 'closing') onError(closedTooEarly());
     };
     file.once('error', onError);
     file.once('close', onClose);
@@ -296,35 +288,40 @@ class Relay {
 
   #fail(end: RelayEnd | null, error: QemuFileError): void {
     this.#failure ??= { end, error };
-    // What has everything must not be cut off while it works on it.
-    if (end === 'from' && this.#forwarded) this.#loseReturn();
-    else this.#markFailed();
+    if (end !== 'from' || this.#phase === 'forwarding') {
+      this.#failed.happen();
+      return;
+    }
+    // `to` has all bytes and must not be cut off while it loads them: only the return path is lost.
+    if (this.#returned === null) return;
+    this.#backward?.drop();
+    this.#linger();
   }
 
-  /** Closes what is not closed yet, in such a way that nobody takes a failure for an end. */
+  /** Close the files that are open, in such a way that no peer takes a failure for an end. */
   async #closeAll(): Promise<void> {
-    this.#closing = true;
-    const files = [this.#from, this.#to];
-    if (this.#tee !== undefined) files.push(this.#tee);
-    if (this.#onlooker !== undefined) files.push(this.#onlooker.file);
+    this.#phase = 'closing';
+    const { tee } = this.#options;
+    const files = [this.#from, this.#to, tee, this.#tap?.file].filter((file) => file !== undefined);
     const failure = this.#failure;
     for (const file of files) {
       if (failure === null || file.destroyed) continue;
       const { end, error } = failure;
-      if (end === null) file.destroy(error);
-      else file.destroy(brokenOff(end, error));
+      file.destroy(end === null ? error : brokenOff(end, error));
     }
     await Promise.allSettled(files.map((file) => file.close()));
   }
 
   #result(): RelayResult {
-    const xxh64 = this.#returnDigest?.hex() ?? null;
+    const to = this.#to;
+    const returned = this.#returned;
+    const xxh64 = returned?.digest?.hex() ?? null;
     return {
       complete: this.#failure === null,
-      forward: { bytes: takenBy(this.#to) - this.#forwardStart, xxh64: this.#to.putDigest },
-      return: this.#returns ? { bytes: this.#returned, xxh64 } : null,
+      forward: { bytes: to.sentPosition - this.#forwardStart, xxh64: to.putDigest },
+      return: returned === null ? null : { bytes: returned.bytes, xxh64 },
       seconds: (performance.now() - this.#startedAt) / 1000,
-      limitedSeconds: this.#to.limitedMs / 1000,
+      limitedSeconds: to.limitedMs / 1000,
       failure: this.#failure,
     };
   }

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { socketOps } from '../../adapters/index.ts';
 import { QemuFile } from '../../lib/index.ts';
-import { transfer } from '../../lib/relay/transfer.ts';
+import { Transfer } from '../../lib/relay/transfer.ts';
 import { Sink, Source } from '../helpers/backends.ts';
-import { pattern, piecesOf } from '../helpers/bytes.ts';
+import { pattern, piecesOf, turn } from '../helpers/bytes.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
 import { plainSockets } from '../helpers/sockets.ts';
 import { until } from '../helpers/until.ts';
@@ -27,13 +27,13 @@ class Filler {
   }
 }
 
-describe('handing over', { timeout: 20_000 }, () => {
+describe('a transfer', { timeout: 20_000 }, () => {
   test('uses the same memory again once the sinks have taken it', async () => {
     const bytes = pattern(SIZE);
     const filler = new Filler(bytes);
     const sinks = [new Sink('async'), new Sink('async')];
     const files = sinks.map((sink) => new QemuFile(sink));
-    await transfer(new QemuFile(filler), files);
+    await new Transfer(new QemuFile(filler), files).ended;
     for (const [at, sink] of sinks.entries()) {
       await files[at]?.flush();
       assert.ok(sink.written.equals(bytes));
@@ -47,7 +47,7 @@ describe('handing over', { timeout: 20_000 }, () => {
     const seen: Buffer[] = [];
     const sink = new Sink('async');
     const to = new QemuFile(sink);
-    const done = transfer(source, [to]);
+    const done = new Transfer(source, [to]).ended;
     source.on('data', (chunk: Buffer) => seen.push(chunk));
     await done;
     await to.flush();
@@ -64,7 +64,7 @@ describe('handing over', { timeout: 20_000 }, () => {
     source.unshift(bytes.subarray(0, 4));
     const sink = new Sink('async');
     const to = new QemuFile(sink);
-    await transfer(source, [to]);
+    await new Transfer(source, [to]).ended;
     await to.flush();
     assert.ok(sink.written.equals(bytes));
     assert.ok(source.readableEnded);
@@ -87,7 +87,7 @@ describe('handing over', { timeout: 20_000 }, () => {
     await assert.rejects(waiting, { code: 'ECANCELED' });
     const sink = new Sink('async');
     const to = new QemuFile(sink);
-    const done = transfer(source, [to]);
+    const done = new Transfer(source, [to]).ended;
     await to.flush();
     gates[0]?.();
     await done;
@@ -109,7 +109,7 @@ describe('handing over', { timeout: 20_000 }, () => {
       const got: Buffer[] = [];
       receiver.on('data', (chunk) => got.push(chunk));
       const ended = new Promise((resolve) => receiver.once('end', resolve));
-      await transfer(from, [to]);
+      await new Transfer(from, [to]).ended;
       to.end();
       await ended;
       assert.ok(Buffer.concat(got).equals(bytes));
@@ -118,4 +118,31 @@ describe('handing over', { timeout: 20_000 }, () => {
       sender.destroy();
     });
   }
+
+  test('reports chunks that the sink took, and none that it failed with', async () => {
+    const source = new Source(piecesOf(pattern(3000), 1000));
+    const sink = new Sink('manual');
+    const file = new QemuFile(sink, { gatherEntries: 1, highWaterMark: 2500 });
+    const taken: number[] = [];
+    void new Transfer(new QemuFile(source), [file], (chunk) => taken.push(chunk.length));
+    await until(() => file.writableLength === 3000, { what: 'all chunks put' });
+    sink.take();
+    await turn();
+    assert.deepEqual(taken, [1000]);
+    file.setError(-32);
+    sink.take();
+    await turn();
+    assert.deepEqual(taken, [1000]);
+  });
+
+  test('goes on without a sink that it drops', async () => {
+    const sink = new Sink('manual');
+    const file = new QemuFile(sink, { highWaterMark: 1 });
+    const moved = new Transfer(new QemuFile(new Source(piecesOf(pattern(3000), 1000))), [file]);
+    await until(() => file.writableLength > 0, { what: 'a chunk put' });
+    moved.drop();
+    await moved.ended;
+    assert.equal(file.writableLength, 1000);
+    file.destroy();
+  });
 });

@@ -75,7 +75,7 @@ export class RelayMonitor implements RelaySteering, Disposable {
       this.#startedAt = performance.now();
       this.#sample();
     }
-    const [forwardStart, returnStart] = [takenBy(to), takenBy(from)];
+    const [forwardStart, returnStart] = [to.sentPosition, from.sentPosition];
     const hasReturn = from.isWritable() && to.readable;
     this.#channels.push({ from, to, hasReturn, forwardStart, returnStart });
   }
@@ -91,7 +91,9 @@ export class RelayMonitor implements RelaySteering, Disposable {
       channels: this.#channels.length,
       forward,
       return:
-        returns.length === 0 ? null : sum(returns, (one) => takenBy(one.from) - one.returnStart),
+        returns.length === 0
+          ? null
+          : sum(returns, (one) => one.from.sentPosition - one.returnStart),
       seconds: this.#startedAt === 0 ? 0 : (now - this.#startedAt) / 1000,
       bytesPerSecond: since > 0 ? (forward - older.bytes) / since : 0,
       maxBandwidth: this.budget.maxBandwidth,
@@ -126,17 +128,12 @@ export class RelayMonitor implements RelaySteering, Disposable {
   }
 
   #forward(): number {
-    return sum(this.#channels, ({ to, forwardStart }) => takenBy(to) - forwardStart);
+    return sum(this.#channels, ({ to, forwardStart }) => to.sentPosition - forwardStart);
   }
 
   #sample(): void {
     this.#samples = [{ at: performance.now(), bytes: this.#forward() }, this.#samples[0]];
   }
-}
-
-/** Bytes that a file's backend has taken. */
-function takenBy(file: QemuFile): number {
-  return file.putPosition - file.writableLength;
 }
 
 /** Bytes in a file that were got and not consumed, or put and not taken. */

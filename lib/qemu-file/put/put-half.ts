@@ -103,12 +103,12 @@ export class PutHalf {
     return this.#sender.queuedBytes + this.#gather.bytes;
   }
 
-  /** Bytes that the backend has taken. */
-  get taken(): number {
-    return this.#sender.taken;
+  /** Stream offset after the last byte that the backend took. @see QEMU `QEMUFile.pos` */
+  get sentPosition(): number {
+    return this.#sender.position;
   }
 
-  /** Bytes put in all: `taken` once everything put so far has left. */
+  /** Bytes put in all: bytes taken and bytes pending. */
   get totalPut(): number {
     return this.#sender.taken + this.pending;
   }
