@@ -14,6 +14,7 @@ export {
   type KeepPartial,
   type OpenFdOptions,
   openFd,
+  type PathOps,
   type PathWriteOps,
 } from './file/open-file.ts';
 export {

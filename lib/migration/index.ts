@@ -1,4 +1,9 @@
-export { type LibvirtSave, parseLibvirtHeader } from './containers/libvirt-save.ts';
+export {
+  type LibvirtFormat,
+  type LibvirtHeader,
+  type LibvirtSave,
+  parseLibvirtHeader,
+} from './containers/libvirt-save.ts';
 export {
   Qcow2Image,
   type Qcow2Snapshot,
@@ -6,12 +11,19 @@ export {
   type ReadAt,
 } from './containers/qcow2-image.ts';
 export {
+  type Compression,
   type Container,
   describeContainer,
   SNIFF_SIZE,
   sniffContainer,
 } from './containers/sniff.ts';
-export { type UnwrapOptions, type Unwrapped, unpack, unwrap } from './containers/unwrap.ts';
+export {
+  type ContainerName,
+  type UnwrapOptions,
+  type Unwrapped,
+  unpack,
+  unwrap,
+} from './containers/unwrap.ts';
 export { bodySize } from './devices/body-size.ts';
 export { type FoundDescription, findVmDescription } from './devices/find-vm-description.ts';
 export { decodeState, stateToJson } from './devices/state-decoder.ts';
@@ -50,6 +62,7 @@ export {
   ReturnPathReader,
 } from './reader/return-path.ts';
 export {
+  type CheckedSection,
   checkTarget,
   describeTargetProblem,
   parseTargetDump,
@@ -58,6 +71,7 @@ export {
   type TargetProblem,
   type TargetVerdict,
 } from './target/check-target.ts';
+export type { TargetField, TargetState } from './target/vmstate-dump.ts';
 export {
   type BlockDigest,
   compareManifests,

@@ -9,7 +9,7 @@ export interface SmallDisk extends AsyncDisposable {
   readonly path: string;
   /** Return the path of a name on it. */
   join(name: string): string;
-  /** Write a file that leaves `free` bytes, a multiple of 4096. */
+  /** Write a file that leaves `left` bytes, a multiple of 4096. */
   fill(left?: number): void;
 }
 
