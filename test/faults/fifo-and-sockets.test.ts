@@ -84,8 +84,12 @@ describe('a FIFO', { concurrency }, () => {
     await writer.writeFile(sent);
     await writer.close();
     const ended = await relaying.ended();
-    assertSays(ended, 3, /"from" \(\S+fifo\) is no sound migration stream: ENODATA: .*at byte \d+/);
-    const [, kept = ''] = /; what came is in (\S+)\n/.exec(ended.stderr) ?? [];
+    assertSays(
+      ended,
+      3,
+      /"from" \(\S+fifo\) is not a valid migration stream: ENODATA: .*at byte \d+/,
+    );
+    const [, kept = ''] = /; the part that arrived is in (\S+)\n/.exec(ended.stderr) ?? [];
     assert.ok(fs.readFileSync(kept).equals(sent));
     assert.equal(fs.existsSync(dir.join('out')), false);
   });

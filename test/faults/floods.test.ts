@@ -54,7 +54,7 @@ async function migrate(target: net.NetConnectOpts): Promise<void> {
 }
 
 /** Lines about connections that were refused. */
-const refusals = (stderr: string) => stderr.match(/^qemu-file: .*refused a connection.*$/gm) ?? [];
+const refusals = (stderr: string) => stderr.match(/^qemu-file: .*rejected a connection.*$/gm) ?? [];
 
 describe('a relay that listens', LIMITS, () => {
   for (const [what, send] of Object.entries(CROWDS)) {
@@ -127,8 +127,8 @@ describe('a relay that listens', LIMITS, () => {
     const { code, stderr } = await command.ended();
     assert.equal(code, 0, stderr);
     assert.deepEqual(refusals(stderr), [
-      `qemu-file: tcp:127.0.0.1:0: refused a connection from 127.0.0.1:${localPort}: it sent ` +
-        'something unknown that begins with 47 45 54 20 2f 20 48 54, which is no migration stream',
+      `qemu-file: tcp:127.0.0.1:0: rejected a connection from 127.0.0.1:${localPort}: the peer sent ` +
+        'something unknown that begins with 47 45 54 20 2f 20 48 54, not a migration stream',
     ]);
   });
 

@@ -117,8 +117,8 @@ describe('a save that is killed', () => {
     await using sockets = makeTempDir();
     await withoutLeaks(async () => {
       const broken = await run(['relay', '-', dir.join('vm.mig')], part);
-      assertSays(broken, 3, /; what came is in \S+\n/);
-      const [, kept = ''] = /what came is in \S+\/(\S+)\n/.exec(broken.stderr) ?? [];
+      assertSays(broken, 3, /; the part that arrived is in \S+\n/);
+      const [, kept = ''] = /the part that arrived is in \S+\/(\S+)\n/.exec(broken.stderr) ?? [];
       await kill(await begin(dir, sockets, part));
       const ended = await run(['relay', '-', dir.join('vm.mig')], workedExample());
       assertSays(ended, 0, /relayed/);

@@ -184,7 +184,7 @@ describe('the sender is killed', LIMITS, () => {
 function assertCutShort(ended: Ended, bytes: number): void {
   assert.equal(reportIn(ended).complete, false);
   assert.equal(reportIn(ended).forward.bytes, bytes);
-  assert.match(ended.stderr, /"from" \(.*\) is no sound migration stream: ENODATA: /);
+  assert.match(ended.stderr, /"from" \(.*\) is not a valid migration stream: ENODATA: /);
   const position = Number(/ at byte (\d+)/.exec(ended.stderr)?.[1]);
   assert.ok(position > 0 && position <= bytes, ended.stderr);
 }

@@ -127,7 +127,7 @@ describe('a live save', { skip }, () => {
     assert.match(partial ?? '', /^\.vm\.mig\..*\.qemu-file-partial$/);
     assert.deepEqual(others, []);
     assert.ok(
-      stderr.includes(`what came is in ${fs.realpathSync(dir.path)}/to/${partial}`),
+      stderr.includes(`the part that arrived is in ${fs.realpathSync(dir.path)}/to/${partial}`),
       stderr,
     );
     assert.ok(fs.statSync(`${dir.path}/to/${partial}`).size > 0);

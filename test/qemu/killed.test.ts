@@ -23,7 +23,10 @@ test('the source is killed: the destination does not run half a guest', LIMITS, 
   process.kill(run.source.pid, 'SIGKILL');
   const { code, stderr } = await run.relay.ended();
   assert.equal(code, 3, stderr);
-  assert.match(stderr, /"from" \(unix:.*\) is no sound migration stream: ENODATA: .* at byte \d+/);
+  assert.match(
+    stderr,
+    /"from" \(unix:.*\) is not a valid migration stream: ENODATA: .* at byte \d+/,
+  );
   // It gives up by itself, with an error on what it has to read, or waits on; it never runs.
   const ended = await until(() => run.destination.stderr !== '' && run.destination.stderr, {
     what: 'the destination to say that its migration failed',

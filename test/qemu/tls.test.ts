@@ -235,7 +235,7 @@ function listeningSides({ good, stranger, anonymous, psk, ...dir }: Credentials)
         {
           name: 'expects another host',
           source: { kind: 'x509', dir: good, hostname: 'vm.example' },
-          says: /ended after it sent nothing.*certificate.*another name/,
+          says: /peer closed it after sending nothing.*certificate.*another name/,
         },
         {
           name: 'has no certificate',
@@ -263,7 +263,7 @@ function listeningSides({ good, stranger, anonymous, psk, ...dir }: Credentials)
         {
           name: 'knows another authority only',
           source: { kind: 'x509', dir: stranger },
-          says: /ended after it sent nothing.*may not trust this side's certificate/,
+          says: /peer closed it after sending nothing.*may not trust the server certificate/,
         },
       ],
     },
@@ -376,7 +376,7 @@ function shunnedRows({ good, named, anonymous, stranger, psk, ...dir }: Credenti
       name: 'demands a certificate',
       destination: x509(good),
       to: ['--to-tls', anonymous],
-      says: /failed after .*(ECONNRESET|EPIPE): .*demand a certificate of this side.*--to-tls-cert/,
+      says: /failed after .*(ECONNRESET|EPIPE): .*may require a client certificate.*--to-tls-cert/,
     },
     {
       name: 'trusts another authority',
@@ -386,7 +386,7 @@ function shunnedRows({ good, named, anonymous, stranger, psk, ...dir }: Credenti
         ['--to-tls-cert', `${stranger}/client-cert.pem`],
         ['--to-tls-key', `${stranger}/client-key.pem`],
       ].flat(),
-      says: /failed after .*(ECONNRESET|EPIPE): .*may not trust this side's certificate/,
+      says: /failed after .*(ECONNRESET|EPIPE): .*may not trust the client certificate/,
     },
     {
       name: 'has another shared key',

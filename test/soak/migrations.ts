@@ -203,5 +203,5 @@ async function withoutSource(run: Scenario): Promise<string> {
 /** One to which nothing has come goes on listening. */
 function isAtItsEnd({ child, stderr }: Command): boolean {
   const hasEnded = child.exitCode !== null || child.signalCode !== null;
-  return hasEnded || stderr.includes('refused a connection');
+  return hasEnded || stderr.includes('rejected a connection');
 }

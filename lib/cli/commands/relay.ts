@@ -10,7 +10,7 @@ import { refuseSeveral, relaySeveral } from '../relay/many-connections.ts';
 import { relayOne } from '../relay/one-connection.ts';
 import {
   failureMessage,
-  interrupted,
+  interruptionMessage,
   type Outcome,
   type RelayFlags,
   reportOf,
@@ -84,7 +84,7 @@ export async function runRelay(
     const { by } = interruption;
     code = by === undefined ? exitCodeOf(outcome.failure.error) : SIGNAL_EXITS[by];
     await printStderr(
-      by === undefined ? failureMessage(outcome, names, tls) : interrupted(by, outcome),
+      by === undefined ? failureMessage(outcome, names, tls) : interruptionMessage(by, outcome),
     );
   } else if (flags.quiet !== true) {
     await printStderr(summary(outcome));

@@ -15,17 +15,17 @@ import { printStderr } from '../shell/stdio.ts';
 import { connectionFilter } from './connection-filter.ts';
 import type { TlsEnds } from './tls-credentials.ts';
 
-/** What a relay is to be opened with. */
+/** The endpoints of a relay, and how to open them. */
 export interface Endpoints {
   from: Uri;
   to: Uri;
   /** Path of the copy. */
   tee?: string | undefined;
-  /** Options of the file that `to` becomes. */
+  /** Options of the file that is opened for `to`. */
   toOptions: QemuFileOptions;
-  /** Decides whether what did not become a file is kept. */
+  /** Returns whether to keep the partial file of `to` after a failure. */
   keepPartial?: KeepPartial | undefined;
-  /** Whether whoever sends anything is let in where this listens. */
+  /** Where `from` listens, accept any peer that sends something. */
   anything?: boolean | undefined;
   /** How the ends speak TLS, if they do. */
   tls?: TlsEnds | undefined;
@@ -33,25 +33,25 @@ export interface Endpoints {
   quiet: boolean;
 }
 
-/** The files of a relay. */
+/** The open files of a relay. */
 export interface OpenEndpoints {
   from: QemuFile;
   to: QemuFile;
   tee: QemuFile | undefined;
 }
 
-/** The first end that could not be opened. */
+/** The first endpoint that could not be opened. */
 export interface OpenFailure {
   end: RelayEnd;
   error: QemuFileError;
 }
 
 /**
- * Opens all ends, or none: those that were open already are destroyed if another fails.
+ * Open all endpoints or none: if one fails, the open ones are destroyed.
  *
- * `to` is opened once `from` is open, because a QEMU that waits for a migration gives up when the
- * connection ends without one. Files are opened at once: one that cannot be written should be known
- * before a source has connected.
+ * A socket `to` is opened after `from`, because a QEMU that waits for a migration gives up if a connection ends
+ * without one. A file `to` is opened at once, so that a file which cannot be written is reported before a
+ * source connects.
  */
 export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints | OpenFailure> {
   const { from, to, tee, toOptions, keepPartial, tls } = endpoints;
@@ -60,9 +60,9 @@ export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints
   const opened: QemuFile[] = [];
   let failure: OpenFailure | undefined;
 
-  const open = async (end: RelayEnd, opening: () => Promise<QemuFile>): Promise<QemuFile> => {
+  const open = async (end: RelayEnd, openFile: () => Promise<QemuFile>): Promise<QemuFile> => {
     try {
-      const file = await opening();
+      const file = await openFile();
       opened.push(file);
       return file;
     } catch (error) {
@@ -72,13 +72,13 @@ export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints
     }
   };
   const onListening = endpoints.quiet ? undefined : printListening;
-  const door = connectionFilter(endpoints);
+  const filter = connectionFilter(endpoints);
   const openingFrom = open('from', () =>
-    openFrom(from, { signal, onListening, tls: tls?.from, ...door }),
+    openFrom(from, { signal, onListening, tls: tls?.from, ...filter }),
   );
-  const openTheTo = (): Promise<QemuFile> =>
+  const startTo = (): Promise<QemuFile> =>
     open('to', () => openTo(to, { signal, file: toOptions, keepPartial, tls: tls?.to }));
-  const openingTo = to.scheme === 'file' ? openTheTo() : openingFrom.then(openTheTo);
+  const openingTo = to.scheme === 'file' ? startTo() : openingFrom.then(startTo);
   const openingTee =
     tee === undefined
       ? Promise.resolve(undefined)
@@ -94,12 +94,12 @@ export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints
   return failure;
 }
 
-/** Says where a relay listens. */
+/** Print the address on which a command listens to standard error. */
 export function printListening(address: SocketTarget): void {
   void printStderr(`listening on ${describeTarget(address)}`);
 }
 
-/** How many bytes will come from an end, where that is known. */
+/** Return how many bytes an endpoint will provide; undefined unless it is a regular file. */
 export function sizeOf(uri: Uri, file: QemuFile): number | undefined {
   const fd = file.getFd();
   if (fd < 0 || (uri.scheme !== 'file' && uri.scheme !== 'stdio')) return undefined;
@@ -108,12 +108,12 @@ export function sizeOf(uri: Uri, file: QemuFile): number | undefined {
   return Math.max(0, stats.size - (uri.scheme === 'file' ? uri.offset : 0));
 }
 
-/** Whether what goes to an endpoint goes to standard output, so that nothing else may. */
+/** Return whether an endpoint writes to standard output, which then cannot carry anything else. */
 export function isStdout(uri: Uri): boolean {
   return isStandard(uri, 1, 'stdout');
 }
 
-/** Whether what comes from an endpoint comes from standard input, so that nothing else can. */
+/** Return whether an endpoint reads standard input, which then cannot carry anything else. */
 export function isStdin(uri: Uri): boolean {
   return isStandard(uri, 0, 'stdin');
 }

@@ -1,29 +1,30 @@
 import { fstatSync } from 'node:fs';
-import { decompressWith, describeTarget, openFrom, type Uri } from '../../../adapters/index.ts';
+import { openFrom, type Uri } from '../../../adapters/index.ts';
 import { type Unwrapped, unpack, unwrap } from '../../migration/containers/unwrap.ts';
 import {
   type FoundDescription,
   findVmDescription,
 } from '../../migration/devices/find-vm-description.ts';
 import type { StreamSource } from '../../migration/format/stream-source.ts';
-import { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { printStderr } from '../shell/stdio.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { decompress } from '../../vm/decompress.ts';
 import { connectionFilter } from './connection-filter.ts';
+import { printListening } from './open-endpoints.ts';
 
-/** A migration stream to be read. */
+/** An open migration stream. */
 export interface OpenStream {
-  /** The file that was opened, under all wrappings: it tells how far the reading is. */
+  /** The file as it was opened, outside all containers; its position shows the progress of reading. */
   outer: QemuFile;
   unwrapped: Unwrapped;
-  /** The VM description, where it could be looked up beforehand. */
+  /** The VM description, if it could be found before reading the stream. */
   description: FoundDescription | undefined;
-  /** The other channels. */
+  /** The further channels of the migration. */
   channels: StreamSource[];
-  /** Closes all files. */
+  /** Close all files. */
   close(): Promise<void>;
 }
 
-/** What is to be opened. */
+/** Which stream to open. */
 export interface StreamChoice {
   from: Uri;
   channels: readonly Uri[];
@@ -33,17 +34,11 @@ export interface StreamChoice {
   quiet: boolean;
 }
 
-/** How far from the end of a file its VM description is looked for, at first and at most. */
-const TAILS = [1_048_576, 33_554_432] as const;
-
-function decompress(
-  format: Parameters<typeof decompressWith>[0],
-): (compressed: QemuFile) => QemuFile {
-  return (compressed) => new QemuFile(decompressWith(format)(compressed));
-}
+/** Bytes at the end of a file that are searched for the VM description: at first, and at most. */
+const TAIL_BYTES = [1_048_576, 33_554_432] as const;
 
 /**
- * Opens a stream and the channels that belong to it, out of whatever they are wrapped in.
+ * Open a stream and its further channels, and unwrap each from its containers.
  *
  * @throws {QemuFileError} (rejects) as `openFrom` and `unwrap`; nothing is left open.
  */
@@ -54,11 +49,9 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
     await Promise.allSettled(opened.map((file) => file.close()));
   };
   try {
-    const onListening = (address: Parameters<typeof describeTarget>[0]): void => {
-      if (!quiet) void printStderr(`listening on ${describeTarget(address)}`);
-    };
-    const door = connectionFilter(choice);
-    const outer = await openFrom(from, { signal, onListening, ...door, file: { signal } });
+    const onListening = quiet ? undefined : printListening;
+    const filter = connectionFilter(choice);
+    const outer = await openFrom(from, { signal, onListening, ...filter, file: { signal } });
     opened.push(outer);
     const unwrapped = await unwrap(outer, { decompress, snapshot });
     opened.push(unwrapped.file);
@@ -79,8 +72,8 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
 }
 
 /**
- * Finds the VM description of a stream in a regular file: right at the file's end, or with nothing but
- * padding behind it. Elsewhere it is found when the stream gets there.
+ * Find the VM description at the end of a regular file, followed by nothing but zero padding. In any other
+ * file the reader finds it when it gets there.
  */
 async function lookUpDescription({
   file,
@@ -92,7 +85,7 @@ async function lookUpDescription({
   if (!seekable || fd < 0 || (container !== null && container !== 'libvirt')) return undefined;
   const stats = fstatSync(fd);
   if (!stats.isFile()) return undefined;
-  for (const size of TAILS) {
+  for (const size of TAIL_BYTES) {
     const length = Math.min(size, stats.size - fileOffset);
     if (length <= 0) return undefined;
     const tail = Buffer.allocUnsafe(length);

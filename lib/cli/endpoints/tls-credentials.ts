@@ -3,38 +3,39 @@ import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { type ConnectionOptions, createSecureContext, type TlsOptions } from 'node:tls';
 import type { Uri } from '../../../adapters/index.ts';
-import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import { QemuFileError } from '../../contract/errors.ts';
 import {
   badFile,
   readCertificates,
   readPrivateKey,
   readRevoked,
   readSharedKeys,
+  unreadable,
   type Warn,
 } from './tls-files.ts';
 import type { TlsSide } from './tls-options.ts';
 
-/** What the options of `addTlsOptions` come to; paths, unless they say otherwise. */
+/** Values of the options that `addTlsOptions` adds; paths unless noted otherwise. */
 export interface TlsFlags {
   fromTls?: string;
   fromTlsCa?: string;
   fromTlsCert?: string;
   fromTlsKey?: string;
   fromTlsPsk?: string;
-  /** Clients need no certificate. */
+  /** Accept clients without a certificate. */
   fromTlsAnonymous?: boolean;
   toTls?: string;
   toTlsCa?: string;
   toTlsCert?: string;
   toTlsKey?: string;
   toTlsPsk?: string;
-  /** Name or number that the other end's certificate must be for. */
+  /** Host name or IP address that the peer's certificate must be for. */
   toTlsHostname?: string;
   /** User of the shared key. */
   toTlsUser?: string;
 }
 
-/** How the ends of a command speak TLS: undefined for one that does not. */
+/** How the endpoints of a command speak TLS; undefined for an endpoint that does not. */
 export interface TlsEnds {
   /** For `openFrom` and `listenSocket`. */
   from?: TlsOptions | undefined;
@@ -42,7 +43,7 @@ export interface TlsEnds {
   to?: ConnectionOptions | undefined;
 }
 
-/** The flags of one side, by the ends of their names. */
+/** The flags of one side, by the last parts of their names. */
 interface SideFlags {
   dir?: string | undefined;
   ca?: string | undefined;
@@ -55,7 +56,7 @@ interface SideFlags {
   user?: string | undefined;
 }
 
-/** Credentials of either side in the words of `node:tls`. */
+/** Credentials of either side, by the option names of `node:tls`. */
 interface Certificates {
   ca?: string;
   cert?: string;
@@ -66,9 +67,9 @@ interface Certificates {
 const DEFAULT_USER = 'qemu';
 
 /*
- * What OpenSSL and GnuTLS have in common of ciphers for shared keys that hide what was sent before from
- * who gets the key later. TLS 1.2 is the newest that keeps to them: with 1.3 a certificate of any
- * authority that Node trusts would do as well as the key.
+ * The ciphers for shared keys that OpenSSL and GnuTLS have in common and that have forward secrecy. The version
+ * is at most TLS 1.2, because with 1.3 Node would accept a certificate of any trusted authority instead of the
+ * key.
  */
 const PSK_CIPHERS = [
   'ECDHE-PSK-CHACHA20-POLY1305',
@@ -79,14 +80,14 @@ const PSK_CIPHERS = [
 const PSK_COMMON = { ciphers: PSK_CIPHERS, maxVersion: 'TLSv1.2' } as const;
 
 /**
- * Reads what the TLS options name, before anything listens or connects.
+ * Read the files that the TLS options name, before the command listens or connects.
  *
- * @param flags - As given.
+ * @param flags - The options.
  * @param ends - The endpoints; undefined for a side that the command does not have.
- * @param warn - Gets what a person should know although it stops nothing.
+ * @param warn - Receives messages for the user that do not stop the command.
  * @throws {QemuFileError} `EINVAL` if the options do not fit each other or the endpoint; `EBADMSG` if a file
- *   holds something else than it should, or the key is not that of the certificate; the system's code if
- *   a file cannot be read.
+ *   has unexpected contents, or the private key does not belong to the certificate; the system's code if a file
+ *   cannot be read.
  */
 export async function readTls(
   flags: TlsFlags,
@@ -104,7 +105,7 @@ export async function readTls(
   };
 }
 
-/** Whether an error of `readTls` is one of usage. */
+/** Return whether an error of `readTls` is a wrong combination of options. */
 export function isTlsUsage({ code, operation }: QemuFileError): boolean {
   return code === 'EINVAL' && operation === 'tls';
 }
@@ -134,10 +135,12 @@ function sideOf(side: TlsSide, flags: TlsFlags): SideFlags | undefined {
 
 function checkEndpoint(side: TlsSide, uri: Uri | undefined): void {
   if (uri?.scheme === 'tcp' || uri?.scheme === 'unix') return;
-  throw usage(`--${side}-tls…: only tcp: and unix: can speak TLS, and <${side}> is neither`);
+  throw usage(
+    `--${side}-tls…: only tcp: and unix: endpoints can speak TLS, and <${side}> is neither`,
+  );
 }
 
-/** Adds the files of the directory, and checks that the flags fit each other. */
+/** Add the files of the directory, and check that the flags fit each other. */
 async function complete(side: TlsSide, given: SideFlags): Promise<SideFlags> {
   const { dir, ...named } = given;
   const all =
@@ -149,12 +152,14 @@ async function complete(side: TlsSide, given: SideFlags): Promise<SideFlags> {
   if (all.psk !== undefined) {
     const [other] = certificates;
     if (other === undefined) return all;
-    throw usage(`${name('psk')} is instead of certificates: it does not go with ${name(other)}`);
+    throw usage(
+      `${name('psk')} replaces certificates, so it cannot be combined with ${name(other)}`,
+    );
   }
   if (all.user !== undefined) throw usage(`${name('user')} needs ${name('psk')}`);
   if ((all.cert === undefined) !== (all.key === undefined)) {
     const [has, lacks] = all.cert === undefined ? ['key', 'cert'] : ['cert', 'key'];
-    throw usage(`${name(has as 'key')} needs ${name(lacks as 'cert')}, too`);
+    throw usage(`${name(has as 'key')} also needs ${name(lacks as 'cert')}`);
   }
   if (side === 'from' && all.cert === undefined) {
     throw usage(
@@ -162,21 +167,19 @@ async function complete(side: TlsSide, given: SideFlags): Promise<SideFlags> {
     );
   }
   if (all.ca === undefined && all.anonymous !== true) {
-    const or = side === 'from' ? `, or ${name('anonymous')} to let in anybody` : '';
-    throw usage(`<${side}> needs an authority to verify the other end by: ${name('ca')}${or}`);
+    const or = side === 'from' ? `, or ${name('anonymous')} to accept any client` : '';
+    throw usage(`<${side}> needs an authority to verify its peer: ${name('ca')}${or}`);
   }
   return all;
 }
 
-/** The files of one of QEMU's directories of credentials, under the names that QEMU gives them. */
+/** Find the files in a directory of credentials, under QEMU's names for them. */
 async function filesIn(side: TlsSide, dir: string, named: SideFlags): Promise<SideFlags> {
   let names: ReadonlySet<string>;
   try {
     names = new Set(await readdir(dir));
   } catch (error) {
-    const { code, message } = toQemuFileError(error);
-    const said = message.replace(/^\w+: /, '').replace(/, \w+ '.*'/, '');
-    throw new QemuFileError(code, `${dir}: ${said}`, { operation: 'tls', cause: error });
+    throw unreadable(dir, error);
   }
   const find = (name: string): string | undefined =>
     names.has(name) ? join(dir, name) : undefined;
@@ -192,15 +195,14 @@ async function filesIn(side: TlsSide, dir: string, named: SideFlags): Promise<Si
   const wantsOwn = named.ca !== undefined || named.cert !== undefined;
   if (named.psk !== undefined || (psk !== undefined && !hasOwn && !wantsOwn)) return { psk };
   if (psk !== undefined && !wantsOwn) {
-    throw usage(`${dir}: there are both certificates and keys.psk: name what to use one by one`);
-  }
-  if (!hasOwn && !wantsOwn) {
-    throw badFile(
-      dir,
-      `there is neither a ca-cert.pem nor a ${role}-cert.pem nor a keys.psk in it`,
+    throw usage(
+      `${dir}: it contains both certificates and keys.psk; name the files to use with --${side}-tls-ca or --${side}-tls-psk`,
     );
   }
-  // A certificate that is named goes with the key that is named, and with no other.
+  if (!hasOwn && !wantsOwn) {
+    throw badFile(dir, `it contains neither ca-cert.pem nor ${role}-cert.pem nor keys.psk`);
+  }
+  // A named certificate belongs to a named key, not to the key in the directory.
   return named.cert === undefined && named.key === undefined ? own : { ca: own.ca, crl: own.crl };
 }
 
@@ -213,10 +215,10 @@ async function readServer(files: SideFlags, warn: Warn): Promise<TlsOptions> {
     const keys = await readSharedKeys(files.psk, warn);
     return { ...PSK_COMMON, pskCallback: (_socket, user) => keys.get(user) ?? null };
   }
-  // Who is let in without a certificate is not asked for one, as with QEMU's verify-peer=off.
-  const asks = files.anonymous !== true;
+  // Do not request a certificate that is optional, as QEMU with verify-peer=off.
+  const needsClientCertificate = files.anonymous !== true;
   const { ca, crl, ...own } = await readX509(files, warn);
-  if (!asks) return own;
+  if (!needsClientCertificate) return own;
   return { ...own, ca, crl, requestCert: true, rejectUnauthorized: true };
 }
 
@@ -227,17 +229,17 @@ async function readClient(files: SideFlags, warn: Warn): Promise<ConnectionOptio
     if (psk === undefined) {
       throw badFile(
         files.psk,
-        `there is no key of the user "${user}" in it: --to-tls-user names another`,
+        `it contains no key of user "${user}"; choose another user with --to-tls-user`,
       );
     }
     return { ...PSK_COMMON, pskCallback: () => ({ psk, identity: user }) };
   }
   const options: ConnectionOptions = await readX509(files, warn);
-  // So that no word of the environment's (NODE_TLS_REJECT_UNAUTHORIZED) turns it off.
+  // Explicit, so that the environment variable NODE_TLS_REJECT_UNAUTHORIZED cannot turn it off.
   options.rejectUnauthorized = true;
   const { hostname } = files;
   if (hostname === undefined) return options;
-  // A number is verified, but must not be sent as a name (RFC 6066).
+  // An IP address is verified, but must not be sent as a server name (RFC 6066).
   if (isIP(hostname) !== 0) return { ...options, host: hostname, servername: '' };
   return { ...options, servername: hostname };
 }
@@ -250,10 +252,12 @@ async function readX509(files: SideFlags, warn: Warn): Promise<Certificates> {
     const { pem, first } = await readCertificates(files.cert);
     const { pem: keyPem, key } = await readPrivateKey(files.key, warn);
     if (!first.checkPrivateKey(key)) {
-      throw badFile(files.key, `this is not the private key of ${files.cert}`);
+      throw badFile(files.key, `it is not the private key of ${files.cert}`);
     }
     if (Date.parse(first.validTo) < Date.now()) {
-      warn(`${files.cert}: this certificate has expired (${first.validTo}): others will refuse it`);
+      warn(
+        `${files.cert}: this certificate expired on ${first.validTo}; peers will reject it: renew it`,
+      );
     }
     Object.assign(read, { cert: pem, key: keyPem });
   }
@@ -262,7 +266,7 @@ async function readX509(files: SideFlags, warn: Warn): Promise<Certificates> {
   } catch (error) {
     const named = [files.ca, files.crl, files.cert].filter((path) => path !== undefined).join(', ');
     const { reason, message } = error as { reason?: string; message: string };
-    throw badFile(named, `TLS does not take this: ${reason ?? message}`, error);
+    throw badFile(named, `OpenSSL rejects it: ${reason ?? message}`, error);
   }
   return read;
 }

@@ -6,32 +6,32 @@ import type { TlsEnds } from './tls-credentials.ts';
 const BROKEN: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE']);
 
 /**
- * Says what an error of `to` may mean where it speaks TLS. A QEMU looks at certificates only when the
- * handshake is done, and then breaks the connection without a word.
+ * Return what an error of `to` may mean where `to` speaks TLS. QEMU verifies certificates only after the
+ * handshake, and then closes the connection without an alert.
  *
- * @returns A clause to be appended, or nothing.
+ * @returns A clause to append, or an empty string.
  */
 export function tlsHint(end: RelayEnd | null, { code }: QemuFileError, { to }: TlsEnds): string {
   if (end !== 'to' || to === undefined || to.pskCallback !== undefined || !BROKEN.has(code)) {
     return '';
   }
   return to.cert === undefined
-    ? '; it may demand a certificate of this side, which has none: give it one with --to-tls-cert'
-    : "; it may not trust this side's certificate: its log says so then";
+    ? '; the peer may require a client certificate, and there is none: give one with --to-tls-cert'
+    : '; the peer may not trust the client certificate: see its log';
 }
 
 /**
- * Says what it may mean that a client ended after its handshake without a byte, as a QEMU does that does
- * not accept the certificate of this side.
+ * Return what it may mean that a client closed the connection after the handshake without sending anything, as
+ * a QEMU does that does not accept the server certificate.
  *
- * @returns A clause to be appended, or nothing.
+ * @returns A clause to append, or an empty string.
  */
-export function refusedHint({ reason, start }: Rejection, tls: TlsEnds | undefined): string {
+export function rejectionHint({ reason, start }: Rejection, tls: TlsEnds | undefined): string {
   const from = tls?.from;
   if (from === undefined || from.pskCallback !== undefined) return '';
   if (reason !== 'closed' || start.length > 0) return '';
   return (
-    ", after the TLS handshake: it may not trust this side's certificate, or expect another name " +
-    'in it (tls-hostname)'
+    ', after the TLS handshake: it may not trust the server certificate, or expect another name in it (set its ' +
+    'parameter tls-hostname)'
   );
 }

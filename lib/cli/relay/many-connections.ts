@@ -18,14 +18,14 @@ import type { ChannelResult } from '../../relay/relay-channels-types.ts';
 import { connectionFilter } from '../endpoints/connection-filter.ts';
 import { printListening } from '../endpoints/open-endpoints.ts';
 import { Meter } from '../shell/progress.ts';
-import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
+import { NOTHING_MOVED, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
 import type { RelayMonitor } from './relay-status.ts';
 import { ReturnPathVerdict } from './return-path-verdict.ts';
 
-/** Connections that may wait to show what they are, or to be accepted. */
+/** Connections that may wait to be classified or accepted. */
 const BACKLOG = 64;
 
-/** Tells why a relay of several connections cannot be as it was asked for; undefined if it can. */
+/** Return why a relay of several connections cannot run with these endpoints and options; undefined if it can. */
 export function refuseSeveral(
   { from, to }: Pick<RelayEnds, 'from' | 'to'>,
   flags: RelayFlags,
@@ -33,7 +33,7 @@ export function refuseSeveral(
   const only = `--channels ${flags.channels}: `;
   for (const [name, uri] of Object.entries({ from, to })) {
     if (targetOf(uri) !== undefined) continue;
-    return `${only}both ends must be sockets (tcp: or unix:), and <${name}> is none`;
+    return `${only}both ends must be sockets (tcp: or unix:), but <${name}> is not`;
   }
   const given = [
     flags.check === true ? '--check' : undefined,
@@ -41,21 +41,21 @@ export function refuseSeveral(
     flags.tee === undefined ? undefined : '--tee',
   ].find((name) => name !== undefined);
   if (given === undefined) return undefined;
-  return `${only}${given} is for one connection: pages on the others are not in what it would read`;
+  return `${only}${given} works with one connection only, because it would not see the pages on the others`;
 }
 
-/** Relays a migration of several connections, with the progress line. */
+/** Relay a migration of several connections, with the progress line. */
 export async function relaySeveral(
   { from, to, tls }: RelayEnds,
   flags: RelayFlags,
-  steering: RelayMonitor,
+  monitor: RelayMonitor,
   signal: AbortSignal,
 ): Promise<Outcome> {
   const quiet = flags.quiet === true;
-  const door = connectionFilter({ from, tls, quiet });
+  const filter = connectionFilter({ from, tls, quiet });
   let listener: Listener;
   try {
-    const { onConnectionError } = door;
+    const { onConnectionError } = filter;
     listener = admit(
       await listenSocket(targetOf(from) as SocketTarget, {
         signal,
@@ -63,16 +63,16 @@ export async function relaySeveral(
         backlog: BACKLOG,
         onConnectionError,
       }),
-      { ...door.admission, maxPending: BACKLOG, classify: welcomesChannel },
+      { ...filter.admission, maxPending: BACKLOG, classify: classifyChannel },
     );
   } catch (error) {
     const failure = { end: 'from', error: toQemuFileError(error) } as const;
-    return { ...NOTHING, channels: [], failure, opened: false };
+    return { ...NOTHING_MOVED, channels: [], failure, opened: false };
   }
   if (!quiet) printListening(listener.address);
-  const meter = await Meter.start(() => steering.measure(), undefined, quiet);
+  const meter = await Meter.start(() => monitor.measure(), undefined, quiet);
   const sockets = new WeakMap<QemuFile, Socket>();
-  const back = new ReturnPathVerdict();
+  const returnPath = new ReturnPathVerdict();
   let opened = false;
   let connections = 0;
   try {
@@ -90,22 +90,22 @@ export async function relaySeveral(
         openTo(to, {
           signal: stop,
           tls: tls.to,
-          // QEMU takes a further channel that ends without it for one that was cut, since 10.0.
+          // Since 10.0 QEMU takes a further channel that ends without close_notify for a broken one.
           closeNotify: connections++ > 0,
           file: {
-            budget: steering.budget,
+            budget: monitor.budget,
             ...(flags.digest === true ? { digest: 'xxh64' } : {}),
           },
         }),
       onAllAccepted: () => void listener.close(),
-      onReturned: back.note,
+      onReturned: returnPath.observe,
       onChannel: (source, target) => {
         opened = true;
-        steering.add(source, target);
+        monitor.add(source, target);
       },
     });
-    const said = flags.check === false ? null : back.failure();
-    const failure = result.failure ?? (said && { ...said, channel: 0 });
+    const refusal = flags.check === false ? null : returnPath.failure();
+    const failure = result.failure ?? (refusal && { ...refusal, channel: 0 });
     const complete = failure === null;
     return { ...result, complete, failure, ...sumOf(channels), channels, opened };
   } finally {
@@ -114,8 +114,8 @@ export async function relaySeveral(
   }
 }
 
-/** Lets in what a channel may begin with; what is silent comes alongside the main one. */
-function welcomesChannel(start: Buffer): Verdict {
+/** Accept what a channel may begin with. A silent channel is accepted beside the main one. */
+function classifyChannel(start: Buffer): Verdict {
   if (start.length < CHANNEL_START_SIZE) return 'more';
   return kindOfChannel(start) === 'unknown' ? 'reject' : 'accept';
 }
@@ -125,19 +125,19 @@ function targetOf(uri: Uri): SocketTarget | undefined {
   return uri.scheme === 'unix' ? { path: uri.path } : undefined;
 }
 
-/** What all channels moved together; a digest is that of one channel. */
+/** Return what all channels moved together, without digests, which exist per channel only. */
 function sumOf(channels: readonly ChannelResult[]): {
   forward: RelayDirection;
   return: RelayDirection | null;
 } {
   let forward = 0;
-  let back: number | null = null;
+  let returned: number | null = null;
   for (const channel of channels) {
     forward += channel.forward.bytes;
-    if (channel.return !== null) back = (back ?? 0) + channel.return.bytes;
+    if (channel.return !== null) returned = (returned ?? 0) + channel.return.bytes;
   }
   return {
     forward: { bytes: forward, xxh64: null },
-    return: back === null ? null : { bytes: back, xxh64: null },
+    return: returned === null ? null : { bytes: returned, xxh64: null },
   };
 }

@@ -2,21 +2,21 @@ import { relay } from '../../relay/relay.ts';
 import { openEndpoints, sizeOf } from '../endpoints/open-endpoints.ts';
 import { Meter } from '../shell/progress.ts';
 import { printStderr } from '../shell/stdio.ts';
-import { NOTHING, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
+import { NOTHING_MOVED, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
 import type { RelayMonitor } from './relay-status.ts';
 import { ReturnPathVerdict } from './return-path-verdict.ts';
 import { noticeStall } from './stall-notice.ts';
-import { checkOf, streamFaultOf } from './stream-check.ts';
+import { startCheck, streamFaultOf } from './stream-check.ts';
 
-const SILENCE =
-  'nothing has come for 10 s; a QEMU whose capability "return-path" is on waits for an answer that ' +
-  'such a destination cannot give: cancel the migration and turn it off';
+const STALL_NOTICE =
+  'no bytes for 10 s; with its capability "return-path" on, QEMU waits for an answer that this destination ' +
+  'cannot send: cancel the migration and turn the capability off';
 
-/** Opens both ends and relays one connection, with the progress line. */
+/** Open both endpoints and relay one connection, with the progress line. */
 export async function relayOne(
   { from, to, tls }: RelayEnds,
   flags: RelayFlags,
-  steering: RelayMonitor,
+  monitor: RelayMonitor,
   signal: AbortSignal,
 ): Promise<Outcome> {
   const quiet = flags.quiet === true;
@@ -26,10 +26,10 @@ export async function relayOne(
     to,
     tee: flags.tee,
     toOptions: {
-      budget: steering.budget,
+      budget: monitor.budget,
       ...(flags.digest === true ? { digest: 'xxh64' } : {}),
     },
-    // What came of a stream that broke off may be all that there is.
+    // The part of a stream that broke off may be all that is left of a guest.
     keepPartial: (error, path) => {
       const isKept = streamFaultOf(error) !== undefined;
       if (isKept) partialPath = path;
@@ -40,28 +40,28 @@ export async function relayOne(
     signal,
     quiet,
   });
-  if ('error' in ends) return { ...NOTHING, failure: ends, opened: false };
-  steering.add(ends.from, ends.to);
-  const meter = await Meter.start(() => steering.measure(), sizeOf(from, ends.from), quiet);
-  const endWatch = noticeStall(ends.from, ends.to, () => {
-    if (!quiet) void printStderr(SILENCE);
+  if ('error' in ends) return { ...NOTHING_MOVED, failure: ends, opened: false };
+  monitor.add(ends.from, ends.to);
+  const meter = await Meter.start(() => monitor.measure(), sizeOf(from, ends.from), quiet);
+  const stopWatch = noticeStall(ends.from, ends.to, () => {
+    if (!quiet) void printStderr(STALL_NOTICE);
   });
   try {
     const { tee } = ends;
-    const reading = checkOf(to, { ...flags, overTls: tls.from !== undefined });
-    const back = new ReturnPathVerdict();
+    const running = startCheck(to, { ...flags, overTls: tls.from !== undefined });
+    const returnPath = new ReturnPathVerdict();
     const result = await relay(ends.from, ends.to, {
       tee,
       signal,
-      check: reading?.check,
-      onReturned: back.note,
+      check: running?.check,
+      onReturned: returnPath.observe,
     });
-    const failure = result.failure ?? (flags.check === false ? null : back.failure());
+    const failure = result.failure ?? (flags.check === false ? null : returnPath.failure());
     const complete = failure === null;
-    const manifest = reading?.manifest();
+    const manifest = running?.manifest();
     return { ...result, complete, failure, opened: true, partialPath, manifest };
   } finally {
-    endWatch();
+    stopWatch();
     meter?.stop();
   }
 }

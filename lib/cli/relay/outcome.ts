@@ -13,14 +13,14 @@ import { streamFaultOf } from './stream-check.ts';
 export interface RelayFlags extends TlsFlags {
   /** Bytes per second; 0 is no limit. */
   maxBandwidth?: number;
-  /** Most connections that belong to the migration; 1 unless given. */
+  /** Most connections of the migration; default 1. */
   channels?: number;
-  /** Where commands come from while it runs: `-`, or the path of a socket. */
+  /** Where commands come from while the relay runs: `-`, or the path of a socket. */
   control?: string;
   digest?: boolean;
   /** Path of the copy. */
   tee?: string;
-  /** False: the stream is not checked. Undefined: if it goes to a file. */
+  /** False: do not check the stream. Undefined: check it if it goes to a file or comes over TLS. */
   check?: boolean;
   /** Path of the manifest. */
   manifest?: string;
@@ -28,7 +28,7 @@ export interface RelayFlags extends TlsFlags {
   quiet?: boolean;
 }
 
-/** Where a relay leads, taken apart. */
+/** The parsed endpoints of a relay. */
 export interface RelayEnds {
   from: Uri;
   to: Uri;
@@ -39,24 +39,24 @@ export interface RelayEnds {
 export interface OutcomeFailure {
   end: RelayEnd | null;
   error: QemuFileError;
-  /** Of which channel, where there may be several. */
+  /** Index of the channel, where there may be several. */
   channel?: number | null;
 }
 
-/** What came of a relay of one connection or several. */
+/** Result of a relay of one connection or several. */
 export interface Outcome extends Omit<RelayResult, 'failure'> {
   failure: OutcomeFailure | null;
-  /** Each of them, the main one first, where there may be several. */
+  /** The channels, the main one first, where there may be several. */
   channels?: ChannelResult[];
-  /** Whether both ends were open. */
+  /** Whether both ends were opened. */
   opened: boolean;
-  /** Where what did not become a file was left. */
+  /** Path of the partial file that was kept after a failure. */
   partialPath?: string | undefined;
   manifest?: Manifest | null | undefined;
 }
 
-/** What a relay comes to that never began. */
-export const NOTHING: RelayResult = {
+/** Result of a relay that never began. */
+export const NOTHING_MOVED: RelayResult = {
   complete: false,
   forward: { bytes: 0, xxh64: null },
   return: null,
@@ -65,7 +65,7 @@ export const NOTHING: RelayResult = {
   failure: null,
 };
 
-/** Says which end failed, how far it got, and why. */
+/** Return a message with the endpoint that failed, how far the relay got, and why. */
 export function failureMessage(
   outcome: Outcome,
   names: Readonly<Record<RelayEnd, string>>,
@@ -80,15 +80,15 @@ export function failureMessage(
   const who = end === null ? 'the relay' : `"${end}" (${names[end]})${place}`;
   if (!opened) return `${who} cannot be opened: ${error.message}`;
   if (isEmptyInput(error)) return `${who} is empty: there is nothing to relay`;
-  const left = partialPath === undefined ? '' : `; what came is in ${partialPath}`;
+  const left = partialPath === undefined ? '' : `; the part that arrived is in ${partialPath}`;
   if (streamFaultOf(error) !== undefined) {
-    return `${who} is no sound migration stream: ${error.message}${left}`;
+    return `${who} is not a valid migration stream: ${error.message}${left}`;
   }
   return `${who} failed ${after(outcome)}: ${error.message}${tlsHint(end, error, tls)}`;
 }
 
-/** Says that a signal ended it, and how far it got. */
-export function interrupted(by: EndingSignal, outcome: Outcome): string {
+/** Return a message with the signal that ended a relay, and how far the relay got. */
+export function interruptionMessage(by: EndingSignal, outcome: Outcome): string {
   return `interrupted by ${by} ${outcome.opened ? after(outcome) : 'before the relay began'}`;
 }
 
@@ -96,25 +96,25 @@ function after({ forward }: Outcome): string {
   return `after ${showExactSize(forward.bytes)}`;
 }
 
-/** Says what was moved. */
+/** Return a line about what was moved. */
 export function summary(outcome: Outcome): string {
-  const { forward, return: back, seconds, limitedSeconds, channels } = outcome;
+  const { forward, return: returned, seconds, limitedSeconds, channels } = outcome;
   const moved = `relayed ${showExactSize(forward.bytes)}`;
-  const returned = back === null ? '' : ` and ${showExactSize(back.bytes)} back`;
+  const back = returned === null ? '' : ` and ${showExactSize(returned.bytes)} back`;
   const count = channels?.length ?? 1;
   const over = count > 1 ? ` over ${count} channels` : '';
   const rate = seconds > 0 ? `, ${showSize(Math.round(forward.bytes / seconds))}/s` : '';
   const limited = limitedSeconds > 0 ? `, limited for ${limitedSeconds.toFixed(1)} s` : '';
-  return `${moved}${returned}${over} in ${seconds.toFixed(1)} s${rate}${limited}`;
+  return `${moved}${back}${over} in ${seconds.toFixed(1)} s${rate}${limited}`;
 }
 
-/** Gives what was asked for: the JSON object, the digests, or nothing. */
+/** Return the requested report: the JSON object, the digests, or an empty string. */
 export function reportOf(outcome: Outcome, from: string, to: string, flags: RelayFlags): string {
-  const { forward, return: back, complete, channels } = outcome;
+  const { forward, return: returned, complete, channels } = outcome;
   if (flags.json === true) {
     const seconds = toMilliseconds(outcome.seconds);
     const limitedSeconds = toMilliseconds(outcome.limitedSeconds);
-    const moved = { from, to, forward, return: back, seconds, limitedSeconds, complete };
+    const moved = { from, to, forward, return: returned, seconds, limitedSeconds, complete };
     return `${JSON.stringify(channels === undefined ? moved : { ...moved, channels })}\n`;
   }
   if (flags.digest !== true) return '';

@@ -2,51 +2,57 @@ import type { BandwidthBudget } from '../../qemu-file/put/bandwidth-budget.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { Measure } from '../shell/progress.ts';
 
-/** How far a relay has come. */
+/** Progress of a relay. */
 export interface RelayStatus {
-  /** `ending`: what comes from the source is through, or the relay was told to stop. */
+  /** `ending`: all bytes of the source have been sent, or the relay was told to stop. */
   state: 'waiting' | 'moving' | 'ending';
-  /** Connections that have been opened at both ends. */
+  /** Channels that are open at both ends. */
   channels: number;
-  /** Bytes that the destination's side has taken, of all channels. */
+  /** Bytes that the destination has taken, over all channels. */
   forward: number;
-  /** Bytes that the source's side has taken back; null where there is no way back. */
+  /** Bytes of the return path that the source has taken; null without a return path. */
   return: number | null;
-  /** Since bytes could move; 0 while it waits. */
+  /** Seconds since the first channel was open; 0 before. */
   seconds: number;
-  /** Forward, on average over the last one to two seconds. */
+  /** Average forward rate of the last one to two seconds. */
   bytesPerSecond: number;
   /** Bytes per second; 0 is no limit. */
   maxBandwidth: number;
-  /** How long bytes waited for that limit alone. */
+  /** Seconds during which only that limit held bytes back. */
   limitedSeconds: number;
-  /** Bytes that were read and that nobody has taken yet. */
+  /** Bytes that were read and not yet taken by the other end. */
   pending: number;
 }
 
-/** What can be asked of a relay, and told it, while it runs. */
-export interface RelaySteering {
+/** How a running relay is queried and controlled. */
+export interface RelayControl {
   status(): RelayStatus;
-  /** @param bytesPerSecond - For all channels together, from now on; 0 is no limit. */
+  /** @param bytesPerSecond - Limit for all channels together, from now on; 0 is no limit. */
   setMaxBandwidth(bytesPerSecond: number): void;
-  /** Ends all in order, as `SIGINT` does. */
+  /** End the relay in order, as `SIGINT` does. */
   stop(): void;
 }
 
-/** Both ends of a channel. */
+/** Both files of a channel. */
 interface Channel {
   from: QemuFile;
   to: QemuFile;
-  hasReturn: boolean;
-  /** Bytes that were through before the relay had the files. */
+  hasReturnPath: boolean;
+  /** Bytes that the files had moved before the relay used them. */
   forwardStart: number;
   returnStart: number;
 }
 
+/** The number of forward bytes at a time. */
+interface Sample {
+  at: number;
+  bytes: number;
+}
+
 const SAMPLE_MS = 1000;
 
-/** A relay as those see it who steer it; `using` ends its sampling. */
-export class RelayMonitor implements RelaySteering, Disposable {
+/** Measures and controls the channels of a relay; disposing of it ends the sampling. */
+export class RelayMonitor implements RelayControl, Disposable {
   /** The limit of all channels. */
   readonly budget: BandwidthBudget;
   readonly #onStop: () => void;
@@ -54,8 +60,9 @@ export class RelayMonitor implements RelaySteering, Disposable {
   readonly #timer: NodeJS.Timeout;
   #startedAt = 0;
   #isStopped = false;
-  /** Bytes at the last two samples, the newer one first. */
-  #samples: [{ at: number; bytes: number }, { at: number; bytes: number }];
+  #lastSample: Sample;
+  /** The sample before the last one. */
+  #olderSample: Sample;
 
   /**
    * @param budget - The limit of all channels.
@@ -64,41 +71,37 @@ export class RelayMonitor implements RelaySteering, Disposable {
   constructor(budget: BandwidthBudget, onStop: () => void) {
     this.budget = budget;
     this.#onStop = onStop;
-    const start = { at: performance.now(), bytes: 0 };
-    this.#samples = [start, start];
+    this.#lastSample = { at: performance.now(), bytes: 0 };
+    this.#olderSample = this.#lastSample;
     this.#timer = setInterval(() => this.#sample(), SAMPLE_MS).unref();
   }
 
-  /** A channel is open at both ends; the first one is the main channel. */
+  /** Add a channel that is open at both ends; the first one is the main channel. */
   add(from: QemuFile, to: QemuFile): void {
     if (this.#channels.length === 0) {
       this.#startedAt = performance.now();
       this.#sample();
     }
     const [forwardStart, returnStart] = [to.sentPosition, from.sentPosition];
-    const hasReturn = from.isWritable() && to.readable;
-    this.#channels.push({ from, to, hasReturn, forwardStart, returnStart });
+    const hasReturnPath = from.isWritable() && to.readable;
+    this.#channels.push({ from, to, hasReturnPath, forwardStart, returnStart });
   }
 
   status(): RelayStatus {
     const now = performance.now();
     const forward = this.#forward();
-    const [, older] = this.#samples;
-    const since = (now - older.at) / 1000;
-    const returns = this.#channels.filter(({ hasReturn }) => hasReturn);
+    const { at, bytes } = this.#olderSample;
+    const sampledSeconds = (now - at) / 1000;
     return {
       state: this.#state(),
       channels: this.#channels.length,
       forward,
-      return:
-        returns.length === 0
-          ? null
-          : sum(returns, (one) => one.from.sentPosition - one.returnStart),
+      return: this.#returned(),
       seconds: this.#startedAt === 0 ? 0 : (now - this.#startedAt) / 1000,
-      bytesPerSecond: since > 0 ? (forward - older.bytes) / since : 0,
+      bytesPerSecond: sampledSeconds > 0 ? (forward - bytes) / sampledSeconds : 0,
       maxBandwidth: this.budget.maxBandwidth,
       limitedSeconds: this.budget.limitedMs / 1000,
-      pending: sum(this.#channels, ({ from, to }) => heldBy(from) + heldBy(to)),
+      pending: sum(this.#channels, ({ from, to }) => pendingBytes(from) + pendingBytes(to)),
     };
   }
 
@@ -131,13 +134,20 @@ export class RelayMonitor implements RelaySteering, Disposable {
     return sum(this.#channels, ({ to, forwardStart }) => to.sentPosition - forwardStart);
   }
 
+  #returned(): number | null {
+    const channels = this.#channels.filter(({ hasReturnPath }) => hasReturnPath);
+    if (channels.length === 0) return null;
+    return sum(channels, ({ from, returnStart }) => from.sentPosition - returnStart);
+  }
+
   #sample(): void {
-    this.#samples = [{ at: performance.now(), bytes: this.#forward() }, this.#samples[0]];
+    this.#olderSample = this.#lastSample;
+    this.#lastSample = { at: performance.now(), bytes: this.#forward() };
   }
 }
 
-/** Bytes in a file that were got and not consumed, or put and not taken. */
-function heldBy(file: QemuFile): number {
+/** Bytes in a file that were read and not consumed, or put and not taken. */
+function pendingBytes(file: QemuFile): number {
   return file.writableLength + file.lookedAhead;
 }
 

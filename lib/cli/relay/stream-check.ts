@@ -9,29 +9,29 @@ import { verifyStream } from '../../migration/verify/verify.ts';
 import type { RelayCheck } from '../../relay/check-tap.ts';
 import { printStderr } from '../shell/stdio.ts';
 
-/** What a relay is to check. */
+/** What to check during a relay. */
 export interface CheckRequest {
-  /** False: nothing. Undefined: migration streams, if they go to a file or come over TLS. */
+  /** False: nothing. Undefined: migration streams that go to a file or come over TLS. */
   check?: boolean | undefined;
   /** Path of a manifest to write. */
   manifest?: string | undefined;
   /**
-   * Whether it comes over TLS, where an end that somebody else made must not pass for the stream's own:
-   * then it is checked wherever it goes. Node tells no end that was announced from one that was not, and
-   * QEMU announces none.
+   * Whether the stream comes over TLS. An attacker who cuts the connection must not be able to truncate it
+   * unnoticed, so it is checked wherever it goes: QEMU does not announce the end of a stream with close_notify,
+   * and Node does not report whether a peer did.
    */
   overTls?: boolean | undefined;
   quiet?: boolean | undefined;
 }
 
-/** Reads along with a relay. */
-export interface CheckRun {
+/** A check that runs during a relay. */
+export interface RunningCheck {
   readonly check: RelayCheck;
-  /** Of the stream, once it has been read; null if none was wanted. */
+  /** Returns the manifest, once the stream has been read; null if none was requested. */
   readonly manifest: () => Manifest | null;
 }
 
-/** Whether what goes to an endpoint becomes a file. */
+/** Return whether an endpoint is a regular file, or will become one. */
 function isFile(to: Uri): boolean {
   if (to.scheme !== 'file') return false;
   try {
@@ -41,49 +41,50 @@ function isFile(to: Uri): boolean {
   }
 }
 
-/** Gives what is to read along with a relay; undefined if nothing is. */
-export function checkOf(to: Uri, wish: CheckRequest): CheckRun | undefined {
-  const isAsked = wish.check === true || wish.manifest !== undefined;
-  if (!isAsked && (wish.check === false || !(wish.overTls === true || isFile(to))))
-    return undefined;
+/** Return the check for a relay; undefined if the relay has none. */
+export function startCheck(to: Uri, request: CheckRequest): RunningCheck | undefined {
+  const isExplicit = request.check === true || request.manifest !== undefined;
+  const isImplied = request.check !== false && (request.overTls === true || isFile(to));
+  if (!isExplicit && !isImplied) return undefined;
   let manifest: Manifest | null = null;
   const check: RelayCheck = async (stream) => {
     const chunks: AsyncIterator<Uint8Array, unknown> = stream[Symbol.asyncIterator]();
     const start = await firstBytes(chunks);
-    if (sniffContainer(start)?.kind !== 'qevm' && !isBeginning(start)) {
-      // A relay moves anything, compressed streams as well.
-      if (!isAsked) return;
+    if (sniffContainer(start)?.kind !== 'qevm' && !isMagicStart(start)) {
+      // A relay moves anything, for example compressed streams.
+      if (!isExplicit) return;
       const what = describeContainer(sniffContainer(start), start);
-      const reason = `this is no bare migration stream, but ${what}`;
+      const reason = `not a bare migration stream, but ${what}`;
       throw new MigrationStreamError('not-a-stream', reason, { position: 0 });
     }
-    manifest = await readAlong(resume(start, chunks), wish, isAsked);
+    manifest = await verifyChunks(withStart(start, chunks), request, isExplicit);
   };
   return { check, manifest: () => manifest };
 }
 
-async function readAlong(
+async function verifyChunks(
   stream: AsyncIterable<Uint8Array>,
   { manifest: path, quiet }: CheckRequest,
-  isAsked: boolean,
+  isExplicit: boolean,
 ): Promise<Manifest | null> {
   using kept = openScratchStore();
   const { faults, warnings, manifest } = await verifyStream(stream, {
     digests: path === undefined ? undefined : { store: kept.store },
-    // A QEMU takes it without one, too.
+    // QEMU loads a stream without a VM description as well.
     withoutDescription: true,
   });
   const [fault] = faults;
-  // What is not known here may be all right: only who asked for a check must not go without one.
-  if (fault !== undefined && (isAsked || fault.fault !== 'unsupported')) throw fault;
+  // An unsupported stream may be valid, so it fails only a check that was asked for.
+  if (fault !== undefined && (isExplicit || fault.fault !== 'unsupported')) throw fault;
   if (quiet === true) return manifest;
-  if (fault !== undefined) await printStderr(`not checked to its end: ${fault.message}`);
+  if (fault !== undefined)
+    await printStderr(`the stream was not checked to its end: ${fault.message}`);
   for (const warning of warnings) await printStderr(warning);
   return manifest;
 }
 
-/** Whether this is the first part of what a stream begins with. */
-function isBeginning(start: Uint8Array): boolean {
+/** Return whether these bytes are the beginning of a stream's magic. */
+function isMagicStart(start: Uint8Array): boolean {
   return start.length < 4 && start.length > 0 && Buffer.from('QEVM').indexOf(start) === 0;
 }
 
@@ -98,7 +99,7 @@ async function firstBytes(chunks: AsyncIterator<Uint8Array, unknown>): Promise<U
   return start;
 }
 
-async function* resume(
+async function* withStart(
   start: Uint8Array,
   chunks: AsyncIterator<Uint8Array, unknown>,
 ): AsyncGenerator<Uint8Array, void> {
@@ -110,7 +111,7 @@ async function* resume(
   }
 }
 
-/** The fault of a stream that a relay failed for, if it did for one. */
+/** Return the fault of the stream that made a relay fail, if that was the reason. */
 export function streamFaultOf(error: unknown): MigrationStreamError | undefined {
   if (error instanceof MigrationStreamError) return error;
   const { cause } = error as Partial<QemuFileError>;

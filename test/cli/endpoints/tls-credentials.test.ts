@@ -61,7 +61,7 @@ describe('the TLS options', () => {
       fromTlsCert: `${made.good}/server-cert.pem`,
       fromTlsKey: `${made.good}/server-key.pem`,
     };
-    await refuses(own, true, /--from-tls-ca, or --from-tls-anonymous to let in anybody/);
+    await refuses(own, true, /--from-tls-ca, or --from-tls-anonymous to accept any client/);
     assert.ok((await read({ ...own, fromTlsAnonymous: true })).from);
   });
 
@@ -96,13 +96,13 @@ describe('the TLS options', () => {
       true,
       /--from-tls-cert and --from-tls-key/,
     );
-    await refuses({ toTlsCa: 'a', toTlsCert: 'b' }, true, /--to-tls-cert needs --to-tls-key, too/);
+    await refuses({ toTlsCa: 'a', toTlsCert: 'b' }, true, /--to-tls-cert also needs --to-tls-key/);
     await refuses({ toTlsHostname: 'vm.example' }, true, /needs an authority.*--to-tls-ca/);
     await refuses({ toTlsUser: 'qemu' }, true, /--to-tls-user needs --to-tls-psk/);
     await refuses(
       { toTls: made.psk, toTlsHostname: 'x' },
       true,
-      /does not go with --to-tls-hostname/,
+      /cannot be combined with --to-tls-hostname/,
     );
   });
 
@@ -120,7 +120,7 @@ describe('the TLS options', () => {
     const ends = { from: parseUri('-'), to: parseUri('tcp:127.0.0.1:1') };
     await assert.rejects(read({ fromTls: made.good }, ends), {
       code: 'EINVAL',
-      message: /only tcp: and unix: can speak TLS, and <from> is neither/,
+      message: /only tcp: and unix: endpoints can speak TLS, and <from> is neither/,
     });
   });
 });
@@ -136,10 +136,14 @@ describe('files that do not do', () => {
     await refuses({ toTls: dir.join('none') }, false, /^ENOENT: tls: .*none: .*check the path/);
     await refuses({ toTlsCa: dir.join('none') }, false, /^ENOENT: tls: .*none: /);
     await refuses({ toTlsCa: dir.path }, false, /^EISDIR: tls: /);
-    await refuses({ toTlsCa: bad('empty.pem', '') }, false, /there is no certificate in it/);
+    await refuses({ toTlsCa: bad('empty.pem', '') }, false, /it contains no certificate/);
     const garbled = '-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n';
-    await refuses({ toTlsCa: bad('bad.pem', garbled) }, false, /a certificate in it is garbled/);
-    await refuses({ ...own, toTlsKey: own.toTlsCert }, false, /there is no private key in it/);
+    await refuses(
+      { toTlsCa: bad('bad.pem', garbled) },
+      false,
+      /it contains a malformed certificate/,
+    );
+    await refuses({ ...own, toTlsKey: own.toTlsCert }, false, /it contains no private key/);
     const another = `${made.stranger}/client-key.pem`;
     await refuses(
       { ...own, toTlsKey: another },
@@ -152,14 +156,14 @@ describe('files that do not do', () => {
     await refuses(
       { fromTls: nothing },
       false,
-      /neither a ca-cert\.pem nor a server-cert\.pem nor a keys/,
+      /neither ca-cert\.pem nor server-cert\.pem nor keys/,
     );
   });
 
   test('shared keys: a bad line is named, and so is a user who is not there', async () => {
-    await refuses({ toTlsPsk: bad('a', 'qemu:00\nqemu\n') }, false, /line 2 is no USER:HEXKEY/);
-    await refuses({ toTlsPsk: bad('b', 'qemu:0g\n') }, false, /line 1 is no USER:HEXKEY/);
-    await refuses({ toTlsPsk: bad('c', '# none\n') }, false, /there is no shared key in it/);
+    await refuses({ toTlsPsk: bad('a', 'qemu:00\nqemu\n') }, false, /line 2 is not USER:HEXKEY/);
+    await refuses({ toTlsPsk: bad('b', 'qemu:0g\n') }, false, /line 1 is not USER:HEXKEY/);
+    await refuses({ toTlsPsk: bad('c', '# none\n') }, false, /it contains no shared key/);
     await refuses({ toTlsPsk: bad('d', `qemu:${'00'.repeat(65)}`) }, false, /longer than 64 bytes/);
     await refuses({ toTls: made.otherUser }, false, /no key of the user "qemu".*--to-tls-user/);
   });
@@ -170,9 +174,9 @@ describe('files that do not do', () => {
     copyFileSync(`${made.psk}/keys.psk`, `${open}/keys.psk`);
     chmodSync(`${open}/keys.psk`, 0o644);
     const { warnings } = await read({ fromTls: open });
-    assert.match(warnings.join(), /every user of this machine can read this key: chmod 600 /);
+    assert.match(warnings.join(), /every user of this machine can read this key; run chmod 600 /);
     const expired = await read({ fromTls: made.expired });
-    assert.match(expired.warnings.join(), /this certificate has expired/);
+    assert.match(expired.warnings.join(), /this certificate expired on/);
   });
 });
 
@@ -180,7 +184,7 @@ describe('the command', { concurrency: 2 }, () => {
   test('ends with 2 where TLS was asked for in vain', async () => {
     const { code, stderr } = await run(['relay', '-', dir.join('x'), '--to-tls', made.good]);
     assert.equal(code, 2);
-    assert.match(stderr, /^qemu-file: --to-tls…: only tcp: and unix: can speak TLS/);
+    assert.match(stderr, /^qemu-file: --to-tls…: only tcp: and unix: endpoints can speak TLS/);
   });
 
   test('ends with 4 before it listens where a file cannot be read', async () => {

@@ -5,7 +5,7 @@ import { connect, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { test } from 'node:test';
 import { answerLine, startControl, statusLine } from '../../../lib/cli/relay/control-socket.ts';
-import type { RelayStatus, RelaySteering } from '../../../lib/cli/relay/relay-status.ts';
+import type { RelayControl, RelayStatus } from '../../../lib/cli/relay/relay-status.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
 import { Command, run } from '../../helpers/command.ts';
 import { until } from '../../helpers/until.ts';
@@ -23,7 +23,7 @@ const STATUS: RelayStatus = {
 };
 
 /** Notes what it is told. */
-class Steering implements RelaySteering {
+class Steering implements RelayControl {
   maxBandwidth = 0;
   stopped = 0;
 
@@ -84,7 +84,7 @@ test('the status is one line that a person can read', () => {
   assert.equal(
     statusLine({ ...STATUS, maxBandwidth: 4 << 20, limitedSeconds: 1.25 }),
     'moving: 8.32 MiB (8727063 bytes) in 2.1 s, 16 bytes back, 4 MiB/s now, limit 4 MiB/s, ' +
-      'limited for 1.3 s, 3 channels, 256 KiB held',
+      'limited for 1.3 s, 3 channels, 256 KiB pending',
   );
   assert.equal(statusLine({ ...STATUS, state: 'waiting' }), 'waiting for a connection');
 });
@@ -154,7 +154,7 @@ test('the ninth client is refused and told so', async () => {
   const ninth = connect(path);
   const closed = once(ninth, 'close');
   const [text] = (await once(ninth.setEncoding('utf8'), 'data')) as [string];
-  assert.deepEqual(JSON.parse(text), { ok: false, error: 'too many are connected' });
+  assert.deepEqual(JSON.parse(text), { ok: false, error: '8 clients are connected already' });
   await closed;
 });
 
@@ -183,7 +183,7 @@ test('a relay that runs is asked, slowed down and stopped over its socket, and t
   );
   assert.ok(moving.forward < 4 << 20 && moving.pending > 0);
   relay.child.kill('SIGUSR1');
-  await until(() => /moving: .* limit 1 KiB\/s.* held\n/.test(relay.stderr), {
+  await until(() => /moving: .* limit 1 KiB\/s.* pending\n/.test(relay.stderr), {
     what: 'a line on SIGUSR1',
   });
   assert.equal(((await ask('stop')) as RelayStatus).state, 'ending');

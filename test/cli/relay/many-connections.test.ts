@@ -150,7 +150,7 @@ describe('relay --channels', () => {
     for (const socket of [target, silentTarget]) void read(socket).then(() => socket.end());
     const { code, stderr } = await stage.command.ended();
     assert.equal(code, 0, stderr);
-    assert.match(stderr, /refused a connection/);
+    assert.match(stderr, /rejected a connection/);
     assert.match(stderr, /over 2 channels/);
   });
 
@@ -207,8 +207,8 @@ describe('relay --channels', () => {
   const wrong: [string, string[], RegExp][] = [
     ['no number', ['unix:/a', 'unix:/b', '--channels', 'many'], /from 1 to 1024/],
     ['none', ['unix:/a', 'unix:/b', '--channels', '0'], /from 1 to 1024/],
-    ['a source that is no socket', ['-', 'unix:/b', '--channels', '2'], /<from> is none/],
-    ['a destination that is none', ['unix:/a', 'exec:cat', '--channels', '2'], /<to> is none/],
+    ['a source that is no socket', ['-', 'unix:/b', '--channels', '2'], /<from> is not/],
+    ['a destination that is none', ['unix:/a', 'exec:cat', '--channels', '2'], /<to> is not/],
     ['--tee', ['unix:/a', 'unix:/b', '--channels', '2', '--tee', 'x'], /--tee is for one/],
     ['--check', ['unix:/a', 'unix:/b', '--channels', '2', '--check'], /--check is for one/],
     [

@@ -14,7 +14,7 @@ const SHUT_1 = '0001000400000001';
 function failureOf(hex: string, size: number): string | null {
   const end = new ReturnPathVerdict();
   const bytes = Buffer.from(hex, 'hex');
-  for (let at = 0; at < bytes.length; at += size) end.note(bytes.subarray(at, at + size));
+  for (let at = 0; at < bytes.length; at += size) end.observe(bytes.subarray(at, at + size));
   return end.failure()?.error.message ?? null;
 }
 
@@ -33,9 +33,15 @@ describe('the end of a return path', () => {
   test('is bad if the destination says so, or nothing', () => {
     for (const size of [1, 3, 7, 8, 16]) {
       assert.match(failureOf(PONG + SHUT_1, size) ?? '', /EPROTO.*could not load.*SHUT 1/);
-      assert.match(failureOf(PONG, size) ?? '', /EPROTO.*before it said/);
-      assert.match(failureOf(PONG + SHUT.slice(0, 14), size) ?? '', /EPROTO.*before it said/);
-      assert.match(failureOf(PONG.slice(0, 4), size) ?? '', /EPROTO.*before it said/);
+      assert.match(failureOf(PONG, size) ?? '', /EPROTO.*before the destination confirmed/);
+      assert.match(
+        failureOf(PONG + SHUT.slice(0, 14), size) ?? '',
+        /EPROTO.*before the destination confirmed/,
+      );
+      assert.match(
+        failureOf(PONG.slice(0, 4), size) ?? '',
+        /EPROTO.*before the destination confirmed/,
+      );
     }
   });
 });

@@ -42,7 +42,7 @@ function assertKept(dir: TempDir, { stderr }: Ended, bytes: Buffer, atLeast = by
   assert.deepEqual(others, [], 'the only file');
   assert.match(name ?? '', /^\.vm\.mig\.[0-9a-f]+\.qemu-file-partial$/);
   const path = `${fs.realpathSync(dir.path)}/${name}`;
-  assert.ok(stderr.includes(`; what came is in ${path}\n`), stderr);
+  assert.ok(stderr.includes(`; the part that arrived is in ${path}\n`), stderr);
   const kept = fs.readFileSync(path);
   assert.ok(
     kept.length >= atLeast && kept.equals(bytes.subarray(0, kept.length)),
@@ -94,7 +94,7 @@ describe('a relay to a file', { concurrency }, () => {
       await using dir = makeTempDir();
       const bytes = workedExample().subarray(0, length);
       const ended = await run(['relay', '-', dir.join('vm.mig')], bytes);
-      assertSays(ended, 3, /"from" \(-\) is no sound migration stream: ENODATA: /);
+      assertSays(ended, 3, /"from" \(-\) is not a valid migration stream: ENODATA: /);
       assert.equal(ended.stderr.trimEnd().split('\n').length, 1);
       assertKept(dir, ended, bytes);
     });
@@ -104,7 +104,7 @@ describe('a relay to a file', { concurrency }, () => {
     await using dir = makeTempDir();
     const old = put(dir, 'vm.mig', 'old');
     const ended = await run(['relay', '-', old], malformed());
-    assertSays(ended, 3, /no sound migration stream: EBADMSG: in section "ram"/);
+    assertSays(ended, 3, /not a valid migration stream: EBADMSG: in section "ram"/);
     assert.equal(fs.readFileSync(old, 'utf8'), 'old');
     fs.unlinkSync(old);
     assertKept(dir, ended, malformed(), 0);
@@ -125,7 +125,7 @@ describe('a relay to a file', { concurrency }, () => {
       assert.ok(fs.readFileSync(path).equals(bytes));
       fs.unlinkSync(path);
       const asked = await run(['relay', '-', path, '--check'], bytes);
-      assertSays(asked, 3, /no bare migration stream, but something/);
+      assertSays(asked, 3, /not a bare migration stream, but something/);
       assertKept(dir, asked, bytes, 0);
       for (const name of fs.readdirSync(dir.path)) fs.unlinkSync(dir.join(name));
     }
@@ -135,7 +135,7 @@ describe('a relay to a file', { concurrency }, () => {
     await using dir = makeTempDir();
     const path = dir.join('vm.mig');
     const ended = await run(['relay', '-', path], foreign());
-    assertSays(ended, 0, /not checked to its end: ENOTSUP: .*"from-the-future"/);
+    assertSays(ended, 0, /was not checked to its end: ENOTSUP: .*"from-the-future"/);
     assert.ok(fs.readFileSync(path).equals(foreign()));
     fs.unlinkSync(path);
     const asked = await run(['relay', '-', path, '--check'], foreign());
@@ -180,7 +180,7 @@ describe('a relay that checks', { concurrency }, () => {
     assertSays(
       await run(['relay', '-', to, '--check'], malformed()),
       3,
-      /no sound migration stream/,
+      /not a valid migration stream/,
     );
     const unchecked = await run(['relay', '-', to], malformed());
     assertSays(unchecked, 0);
@@ -241,7 +241,7 @@ describe('a relay that checks', { concurrency }, () => {
     ];
     for (const [bytes, code] of inputs) {
       const ended = await run(['relay', '-', dir.join('vm.mig'), ...options], bytes);
-      assertSays(ended, code, /no sound migration stream/);
+      assertSays(ended, code, /not a valid migration stream/);
       assert.equal(fs.existsSync(dir.join('vm.json')), false);
       assert.equal(fs.existsSync(dir.join('vm.mig')), false);
     }
