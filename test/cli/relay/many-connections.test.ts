@@ -209,12 +209,20 @@ describe('relay --channels', () => {
     ['none', ['unix:/a', 'unix:/b', '--channels', '0'], /from 1 to 1024/],
     ['a source that is no socket', ['-', 'unix:/b', '--channels', '2'], /<from> is not/],
     ['a destination that is none', ['unix:/a', 'exec:cat', '--channels', '2'], /<to> is not/],
-    ['--tee', ['unix:/a', 'unix:/b', '--channels', '2', '--tee', 'x'], /--tee is for one/],
-    ['--check', ['unix:/a', 'unix:/b', '--channels', '2', '--check'], /--check is for one/],
+    [
+      '--tee',
+      ['unix:/a', 'unix:/b', '--channels', '2', '--tee', 'x'],
+      /--tee works with one connection only/,
+    ],
+    [
+      '--check',
+      ['unix:/a', 'unix:/b', '--channels', '2', '--check'],
+      /--check works with one connection only/,
+    ],
     [
       '--manifest',
       ['unix:/a', 'tcp::1', '--channels', '2', '--manifest', 'x'],
-      /--manifest is for/,
+      /--manifest works with one connection only/,
     ],
   ];
   for (const [name, args, reason] of wrong) {
