@@ -20,6 +20,18 @@ function parseBandwidth(text: string): number {
   throw new InvalidArgumentError('Give bytes per second, such as 100MiB, 1.5G or 1048576.');
 }
 
+function parsePlacement(
+  text: string,
+  earlier: ReadonlyMap<string, number> = new Map(),
+): ReadonlyMap<string, number> {
+  const [, block, digits] = /^(.+)=(0x[0-9a-f]{1,14}|\d{1,16})$/i.exec(text) ?? [];
+  const address = Number(digits);
+  if (block === undefined || !Number.isSafeInteger(address)) {
+    throw new InvalidArgumentError('Give BLOCK=ADDRESS, such as dimm0=0x140000000.');
+  }
+  return new Map([...earlier, [block, address]]);
+}
+
 function parseChannels(text: string): number {
   const count = /^\d{1,4}$/.test(text) ? Number(text) : 0;
   if (count >= 1 && count <= MAX_CHANNELS) return count;
@@ -119,6 +131,18 @@ function addReaders(program: Command, done: (code: number) => void): void {
     .option('--raw <file>', 'write the contents of that block, with holes for zeros')
     .option('--all-blocks <dir>', 'write the contents of all blocks, one file for each')
     .option('--elf <file>', 'write an ELF core with guest-physical addresses')
+    .option('--flat <file>', 'write a raw image of physical memory: file offset = address')
+    .option(
+      '--at <block=address>',
+      'for --elf and --flat: guest-physical address of a RAM block; repeatable',
+      parsePlacement,
+    )
+    .option(
+      '--nodes <names>',
+      'for --elf and --flat: blocks of main memory in the order of their NUMA nodes, such as m0,m1',
+      (text: string) => text.split(','),
+    )
+    .option('--allow-missing', 'leave out blocks of guest memory whose addresses are unknown')
     .option('--manifest <file>', 'write digests of the stream, its sections and RAM blocks')
     .action(async (from: string, flags: ExtractFlags) => {
       const { runExtract } = await import('./commands/extract.ts');

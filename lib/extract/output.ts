@@ -1,4 +1,4 @@
-import type { PageVisitor } from '../migration/format/events.ts';
+import type { MigrationEvent, PageVisitor } from '../migration/format/events.ts';
 
 /** Result of publishing an output. */
 export interface Published {
@@ -12,6 +12,15 @@ export interface Published {
 export interface Output {
   /** Receives the pages: give it to a reader. */
   readonly visitor: PageVisitor;
+  /** Receives the events of the reader. */
+  onEvent?(event: MigrationEvent): void;
+  /**
+   * Check that the files can be completed. Call it for all outputs before the first is published.
+   *
+   * @param machine - Machine type that the stream names; null if it names none.
+   * @throws {QemuFileError} If they cannot.
+   */
+  prepare?(machine: string | null): void;
   /**
    * Complete the files and give them their names. Call it once the whole stream was read and is valid.
    *

@@ -40,7 +40,15 @@ export type { StreamSource } from './format/stream-source.ts';
 export * from './format/wire.ts';
 export { combineVisitors } from './memory/combine-visitors.ts';
 export { type CoreLayout, type CoreOptions, type CoreRange, elfCore } from './memory/elf-core.ts';
-export { type Architecture, type GuestMap, type GuestRange, guestMap } from './memory/guest-map.ts';
+export {
+  type Architecture,
+  type GuestMap,
+  type GuestMapOptions,
+  type GuestRange,
+  guestMap,
+  type UnplacedBlock,
+} from './memory/guest-map.ts';
+export { type DevicePlace, LayoutFacts, type PcMemory } from './memory/layout-facts.ts';
 export {
   MemoryPageStore,
   type PageStore,

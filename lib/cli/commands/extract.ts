@@ -1,8 +1,9 @@
+import { QemuFileError } from '../../contract/errors.ts';
 import { BlockFiles, blockFilesIn } from '../../extract/block-files.ts';
-import { ElfFile } from '../../extract/elf-file.ts';
+import { GuestMemoryFile, type GuestMemoryOptions } from '../../extract/guest-memory-file.ts';
 import type { Output } from '../../extract/output.ts';
 import { openScratchStore } from '../../extract/scratch-store.ts';
-import type { MigrationStreamError } from '../../migration/format/stream-error.ts';
+import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import { combineVisitors } from '../../migration/memory/combine-visitors.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
 import { loadDigest } from '../../util/digest.ts';
@@ -22,6 +23,14 @@ export interface ExtractFlags extends ReadFlags {
   allBlocks?: string;
   /** Path for an ELF core. */
   elf?: string;
+  /** Path for a raw image of physical memory. */
+  flat?: string;
+  /** Guest-physical addresses of blocks, for `elf` and `flat`. */
+  at?: ReadonlyMap<string, number>;
+  /** Blocks of main memory in the order of their NUMA nodes, for `elf` and `flat`. */
+  nodes?: readonly string[];
+  /** Leave out blocks of guest memory whose addresses are unknown. */
+  allowMissing?: boolean;
   /** Path for a manifest. */
   manifest?: string;
 }
@@ -41,12 +50,24 @@ export async function runExtract(fromText: string, flags: ExtractFlags): Promise
   return readStream(fromText, flags, (stream, signal) => extract(fromText, stream, flags, signal));
 }
 
-function usageMistake({ block, raw, allBlocks, elf, manifest }: ExtractFlags): string | null {
+function usageMistake({
+  block,
+  raw,
+  allBlocks,
+  elf,
+  flat,
+  manifest,
+  ...flags
+}: ExtractFlags): string | null {
   if ((block === undefined) !== (raw === undefined)) {
     return '--block NAME and --raw FILE need each other';
   }
-  if ([raw, allBlocks, elf, manifest].every((path) => path === undefined)) {
-    return 'nothing to extract: give --block NAME --raw FILE, --all-blocks DIR, --elf FILE or --manifest FILE';
+  if ([raw, allBlocks, elf, flat, manifest].every((path) => path === undefined)) {
+    return 'nothing to extract: give --block NAME --raw FILE, --all-blocks DIR, --elf FILE, --flat FILE or --manifest FILE';
+  }
+  const isPlaced = elf !== undefined || flat !== undefined;
+  if (!isPlaced && (flags.at ?? flags.nodes ?? flags.allowMissing) !== undefined) {
+    return '--at, --nodes and --allow-missing need --elf FILE or --flat FILE';
   }
   return null;
 }
@@ -75,6 +96,9 @@ async function extract(
         // RAM pages do not depend on the VM description.
         withoutDescription: true,
         signal,
+        onEvent: (event) => {
+          for (const output of outputs) output.onEvent?.(event);
+        },
       },
     );
     const [fault] = faults;
@@ -86,9 +110,12 @@ async function extract(
         `the stream has no RAM block ${JSON.stringify(flags.block)}; its blocks are ${names}`,
       );
     }
+    const machine = configuration?.machine ?? null;
+    const refused = prepare(outputs, machine);
+    if (refused !== null) return await refuse(fromText, refused);
     const paths: string[] = [];
     for (const output of outputs) {
-      const published = await output.publish(configuration?.machine ?? null);
+      const published = await output.publish(machine);
       paths.push(...published.paths);
       warnings.push(...published.warnings);
     }
@@ -105,11 +132,27 @@ async function extract(
   }
 }
 
+/** Check that all outputs can be completed; return why not, if a stream lacks what they need. */
+function prepare(outputs: readonly Output[], machine: string | null): MigrationStreamError | null {
+  try {
+    for (const output of outputs) output.prepare?.(machine);
+    return null;
+  } catch (error) {
+    if (error instanceof MigrationStreamError) return error;
+    if (error instanceof QemuFileError && error.code === 'EINVAL') {
+      throw new UsageError(error.reason);
+    }
+    throw error;
+  }
+}
+
 async function openOutputs(flags: ExtractFlags, outputs: Output[]): Promise<void> {
-  const { block, raw, allBlocks, elf } = flags;
+  const { block, raw, allBlocks, elf, flat, at, nodes, allowMissing } = flags;
+  const options: GuestMemoryOptions = { at, nodes, allowMissing };
   if (raw !== undefined) outputs.push(new BlockFiles(({ name }) => (name === block ? raw : null)));
   if (allBlocks !== undefined) outputs.push(await blockFilesIn(allBlocks));
-  if (elf !== undefined) outputs.push(await ElfFile.create(elf));
+  if (elf !== undefined) outputs.push(await GuestMemoryFile.create(elf, 'elf', options));
+  if (flat !== undefined) outputs.push(await GuestMemoryFile.create(flat, 'flat', options));
 }
 
 async function refuse(fromText: string, fault: MigrationStreamError): Promise<number> {

@@ -1,15 +1,15 @@
-import { quote } from '../../util/format.ts';
+import { QemuFileError } from '../../contract/errors.ts';
+import { hex, quote } from '../../util/format.ts';
+import { type Architecture, type Board, FOUR_GIB, findBoard, GIB } from './boards.ts';
+import type { LayoutFacts } from './layout-facts.ts';
+import { findMainMemory, type SizedBlock } from './main-memory.ts';
 
-const GIB = 0x4000_0000;
-const FOUR_GIB = 4 * GIB;
+export type { Architecture } from './boards.ts';
 
-/** Above this, QEMU 7.1 and later may move memory to 1 TiB, out of the way of AMD's HyperTransport. */
+/** Above this address, QEMU 7.1 and later may move memory to 1 TiB, because of AMD's HyperTransport. */
 const AMD_SAFE_END = 980 * GIB;
 
-/** Instruction sets of guests whose memory map is known. */
-export type Architecture = 'x86_64' | 'aarch64' | 'riscv64';
-
-/** Part of a RAM block, and where the guest sees it. */
+/** A part of a RAM block and its guest-physical address. */
 export interface GuestRange {
   /** Name of the block. */
   readonly block: string;
@@ -20,187 +20,266 @@ export interface GuestRange {
   readonly length: number;
 }
 
-/** Where the blocks of a stream lie in guest-physical space. */
+/** A block of guest memory whose address is unknown. */
+export interface UnplacedBlock {
+  /** Name of the block. */
+  readonly block: string;
+  /** Why, and what to do, as a clause without a full stop. */
+  readonly reason: string;
+}
+
+/** Where the RAM blocks of a stream are in guest-physical address space. */
 export interface GuestMap {
-  /** Null where the machine is not known. */
+  /** Null if the machine is unknown or of another architecture. */
   readonly architecture: Architecture | null;
   /** By ascending address; they do not overlap. */
   readonly ranges: readonly GuestRange[];
-  /**
-   * Whether that is how QEMU lays out such a machine. Not in a stream, and not heeded: the machine option
-   * `max-ram-below-4g`.
-   */
+  /** Whether the layout is that of QEMU for this machine and no block of guest memory is missing. */
   readonly isCertain: boolean;
-  /** What a person should know, as clauses without a full stop: what was guessed, and what has no place. */
+  /** Blocks of guest memory without an address; blocks of video memory and ROMs are not listed. */
+  readonly unplaced: readonly UnplacedBlock[];
+  /** What a person should know, as clauses without a full stop. */
   readonly warnings: readonly string[];
 }
 
-type Block = { readonly name: string; readonly usedLength: number };
-
-interface Machine {
-  readonly architecture: Architecture;
-  /** Name of the block of main memory, unless the user gave it another one. */
-  readonly ram: string;
-  /** Address of the first byte of main memory. */
-  readonly base: number;
-  /** Bytes of main memory of a size that are below 4 GiB; the rest is from 4 GiB on. Default: all. */
-  readonly low?: (size: number) => number;
-  /** Where ROM and flash are. */
-  readonly firmware: (find: (name: string) => number) => Iterable<readonly [string, number]>;
+/** What else is known about the layout. */
+export interface GuestMapOptions {
+  /** Facts from the device state of the stream. */
+  facts?: LayoutFacts | undefined;
+  /** Names of the blocks of main memory in the order of their NUMA nodes. */
+  nodes?: readonly string[] | undefined;
+  /** Guest-physical addresses of blocks, by name; they take precedence. */
+  at?: ReadonlyMap<string, number> | undefined;
 }
-
-/** Firmware of a PC: it ends at 4 GiB, flash for variables comes below. */
-function* pcFirmware(find: (name: string) => number): Generator<readonly [string, number]> {
-  yield ['pc.bios', FOUR_GIB - find('pc.bios')];
-  const code = FOUR_GIB - find('system.flash0');
-  yield ['system.flash0', code];
-  yield ['system.flash1', code - find('system.flash1')];
-}
-
-const pc = { architecture: 'x86_64', ram: 'pc.ram', base: 0, firmware: pcFirmware } as const;
-
-/** From 3.5 GiB on, memory is split at 3 GiB, and the PCI hole begins there. */
-const I440FX: Machine = { ...pc, low: (size) => (size >= 3.5 * GIB ? 3 * GIB : size) };
-
-/** The same before QEMU 2.0, and without PCI: split at 3.5 GiB. */
-const ISA: Machine = { ...pc, low: (size) => Math.min(size, 3.5 * GIB) };
-
-/** From 2.75 GiB on, memory is split at 2 GiB: the hole has room for PCI Express' configuration space. */
-const Q35: Machine = { ...pc, low: (size) => (size >= 2.75 * GIB ? 2 * GIB : size) };
-
-const MICROVM: Machine = { ...pc, ram: 'microvm.ram', low: (size) => Math.min(size, 3 * GIB) };
-
-const ARM_VIRT: Machine = {
-  architecture: 'aarch64',
-  ram: 'mach-virt.ram',
-  base: GIB,
-  firmware: () => [
-    ['virt.flash0', 0],
-    ['virt.flash1', 0x400_0000],
-  ],
-};
-
-const RISCV_VIRT: Machine = {
-  architecture: 'riscv64',
-  ram: 'riscv_virt_board.ram',
-  base: 2 * GIB,
-  firmware: () => [
-    ['virt.flash0', 0x2000_0000],
-    ['virt.flash1', 0x2200_0000],
-  ],
-};
-
-/** Machine types by name, as QEMU and distributions give them: `pc-q35-7.2`, `pc-i440fx-rhel7.6.0`. */
-const MACHINES: readonly (readonly [RegExp, Machine])[] = [
-  [/^(isapc|pc-i440fx-1\.\d+|pc-[01]\.\d+)$/, ISA],
-  [/^(q35|pc-q35-.+)$/, Q35],
-  [/^(pc|pc-i440fx-.+)$/, I440FX],
-  [/^microvm$/, MICROVM],
-];
 
 /**
- * Tells where main memory and firmware lie in guest-physical space, by machine type.
+ * Return where main memory, memory devices and firmware are in guest-physical address space.
  *
- * What is below 1 MiB is main memory throughout, as after the firmware has copied itself there: the VGA
- * window and ROMs that may lie over it are left out. Memory of PCI devices is wherever the guest has put
- * it, and hotplugged memory wherever there was room: neither has a place here.
+ * All of main memory below 1 MiB is part of the result, as after the firmware has shadowed itself there: the
+ * VGA window and ROMs that may cover it are not. Memory of other PCI devices is not part of the result.
  *
- * @param machine - Machine type, such as `pc-i440fx-7.2`; null if the stream does not say.
- * @param blocks - All blocks of the stream.
+ * @param machine - Machine type such as `pc-i440fx-7.2`; null if the stream does not name it.
+ * @param blocks - All RAM blocks of the stream.
+ * @throws {QemuFileError} `EINVAL` if `nodes` or `at` name a block that the stream does not have, or if
+ *   blocks overlap at the given addresses.
  * @example
  * ```js
  * guestMap('q35', [{ name: 'pc.ram', usedLength: 4 * 2 ** 30 }]).ranges;
  * // pc.ram: 2 GiB at 0, 2 GiB at 0x100000000
  * ```
  */
-export function guestMap(machine: string | null, blocks: readonly Block[]): GuestMap {
-  const warnings: string[] = [];
-  const known = findMachine(machine, blocks);
-  if (known === undefined) {
-    warnings.push(
-      `it is not known where ${machine === null ? 'a machine without a name' : `a machine ${quote(machine)}`} has its memory: it is put at address 0`,
+export function guestMap(
+  machine: string | null,
+  blocks: readonly SizedBlock[],
+  options: GuestMapOptions = {},
+): GuestMap {
+  const mapper = new Mapper(machine, blocks, options);
+  return mapper.map();
+}
+
+class Mapper {
+  readonly #machine: string | null;
+  readonly #blocks: readonly SizedBlock[];
+  readonly #facts: LayoutFacts | undefined;
+  readonly #nodes: readonly string[] | undefined;
+  readonly #at: ReadonlyMap<string, number>;
+  readonly #board: Board | undefined;
+  readonly #ranges: GuestRange[] = [];
+  readonly #unplaced: UnplacedBlock[] = [];
+  readonly #warnings: string[] = [];
+  #isCertain = true;
+
+  constructor(machine: string | null, blocks: readonly SizedBlock[], options: GuestMapOptions) {
+    this.#machine = machine;
+    this.#blocks = blocks;
+    this.#facts = options.facts;
+    this.#nodes = options.nodes;
+    this.#at = options.at ?? new Map();
+    this.#board = findBoard(machine, (name) => blocks.some((block) => block.name === name));
+    for (const name of [...this.#at.keys(), ...(this.#nodes ?? [])]) this.#find(name);
+  }
+
+  map(): GuestMap {
+    this.#placeAsTold();
+    const candidates: SizedBlock[] = [];
+    for (const block of this.#blocks) {
+      if (this.#at.has(block.name) || this.#placeOfDevice(block)) continue;
+      if (!isOfDevice(block.name)) candidates.push(block);
+    }
+    this.#placeMain(candidates);
+    const end = this.#ranges.reduce(
+      (most, { address, length }) => Math.max(most, address + length),
+      0,
     );
+    if (this.#board?.isPc === true && end > AMD_SAFE_END) {
+      this.#isCertain = false;
+      this.#warnings.push('with an AMD processor, memory above 4 GiB may begin at 1 TiB instead');
+    }
+    this.#refuseOverlaps();
+    this.#placeFirmware();
+    this.#ranges.sort((a, b) => a.address - b.address);
+    return {
+      architecture: this.#board?.architecture ?? null,
+      ranges: this.#ranges,
+      isCertain: this.#isCertain && this.#unplaced.length === 0,
+      unplaced: this.#unplaced,
+      warnings: this.#warnings,
+    };
   }
-  const ram = mainMemory(known?.ram, blocks, warnings);
-  const ranges: GuestRange[] = ram === undefined ? [] : split(ram.block, known);
-  if (known !== undefined) addFirmware(ranges, known, blocks);
-  ranges.sort((a, b) => a.address - b.address);
-  let isCertain = known !== undefined && (ram?.certain ?? false);
-  const end = ranges.at(-1);
-  if (known?.low !== undefined && end !== undefined && end.address + end.length > AMD_SAFE_END) {
-    isCertain = false;
-    warnings.push('with an AMD processor, memory above 4 GiB may begin at 1 TiB instead');
+
+  #find(name: string): SizedBlock {
+    const block = this.#blocks.find((each) => each.name === name);
+    if (block !== undefined) return block;
+    const names = this.#blocks.map((each) => quote(each.name)).join(', ');
+    const reason = `the stream has no RAM block ${quote(name)}; its blocks are ${names}`;
+    throw new QemuFileError('EINVAL', reason, { operation: 'guestMap' });
   }
-  for (const { name } of blocks) {
-    if (!isOfDevice(name) && !ranges.some((range) => range.block === name)) {
-      warnings.push(`the stream does not say where ${quote(name)} is: it is left out`);
+
+  #placeAsTold(): void {
+    for (const [name, address] of this.#at) {
+      const { usedLength } = this.#find(name);
+      this.#add(name, 0, address, usedLength);
     }
   }
-  return { architecture: known?.architecture ?? null, ranges, isCertain, warnings };
-}
 
-function findMachine(machine: string | null, blocks: readonly Block[]): Machine | undefined {
-  const known = MACHINES.find(([pattern]) => machine !== null && pattern.test(machine));
-  if (known !== undefined) return known[1];
-  // Several targets have a machine "virt", which what they call their memory tells apart.
-  const has = (name: string): boolean => blocks.some((block) => block.name === name);
-  for (const virt of [ARM_VIRT, RISCV_VIRT]) if (has(virt.ram)) return virt;
-  // Where the user has named it: of those with flash, only Arm's has versions.
-  return /^virt-\d/.test(machine ?? '') && has('virt.flash0') ? ARM_VIRT : undefined;
-}
-
-/** Finds the block of main memory: by its name, or as the largest that is no device's. */
-function mainMemory(
-  name: string | undefined,
-  blocks: readonly Block[],
-  warnings: string[],
-): { block: Block; certain: boolean } | undefined {
-  const named = blocks.find((block) => block.name === name);
-  if (named !== undefined) return { block: named, certain: true };
-  const candidates = blocks.filter((block) => !isOfDevice(block.name));
-  const [first, ...others] = candidates;
-  if (first === undefined) {
-    warnings.push('no block of main memory is in the stream');
-    return undefined;
+  #add(block: string, at: number, address: number, length: number): void {
+    if (length > 0) this.#ranges.push({ block, at, address, length });
   }
-  const block = others.reduce((a, b) => (b.usedLength > a.usedLength ? b : a), first);
-  if (name !== undefined) {
-    const which = others.length === 0 ? 'the only block it can be' : 'the largest it can be';
-    warnings.push(
-      `no block is named ${quote(name)}: ${quote(block.name)} is taken for it, ${which}`,
-    );
+
+  /** Place the block of a memory device by its state; return whether the block belongs to one. */
+  #placeOfDevice(block: SizedBlock): boolean {
+    const place = this.#facts?.place(block);
+    if (place === undefined) return false;
+    const { device, address, parts } = place;
+    if (address === null) {
+      const reason = `the stream does not report the address of this ${device} memory; give it with --at ${block.name}=ADDRESS, as "info memory-devices" or "info mtree" of QEMU shows it`;
+      this.#unplaced.push({ block: block.name, reason });
+    } else if (parts.length === 0) {
+      const state =
+        device === 'virtio-mem' ? 'has no plugged memory' : 'is not mapped by the guest';
+      this.#warnings.push(`${device} block ${quote(block.name)} ${state}: it is left out`);
+    } else {
+      for (const part of parts) this.#add(block.name, part.at, address + part.at, part.length);
+    }
+    return true;
   }
-  return { block, certain: others.length === 0 };
-}
 
-function split(block: Block, machine: Machine | undefined): GuestRange[] {
-  const { name, usedLength: size } = block;
-  const base = machine?.base ?? 0;
-  const low = machine?.low?.(size) ?? size;
-  const ranges = [{ block: name, at: 0, address: base, length: low }];
-  if (low < size) ranges.push({ block: name, at: low, address: FOUR_GIB, length: size - low });
-  return ranges.filter(({ length }) => length > 0);
-}
+  #placeMain(candidates: readonly SizedBlock[]): void {
+    const board = this.#board;
+    const nodes = this.#nodes?.map((name) => this.#find(name));
+    if (candidates.length === 0 && nodes === undefined) {
+      if (this.#at.size === 0) {
+        this.#isCertain = false;
+        this.#warnings.push('the stream has no block of main memory');
+      }
+      return;
+    }
+    if (board === undefined) {
+      const name = this.#machine === null ? 'without a name' : quote(this.#machine);
+      for (const { name: block } of candidates) {
+        const reason = `where a machine ${name} has its memory is unknown; give the address with --at ${block}=ADDRESS`;
+        this.#unplaced.push({ block, reason });
+      }
+      return;
+    }
+    const pc = board.isPc ? (this.#facts?.pcMemory ?? null) : null;
+    const reported = pc === null ? null : pc.below4G + pc.above4G;
+    // Main memory at an address of the user's choice: what is left are memory devices.
+    const [first] = board.layout(1);
+    const isTold = nodes === undefined && [...this.#at.values()].includes(first?.address ?? 0);
+    const found =
+      nodes !== undefined ? { blocks: nodes } : findMainMemory(board.ram, candidates, reported);
+    if (isTold) {
+      this.#leaveOut(candidates, 0);
+    } else if (found.blocks === null) {
+      for (const { name } of candidates) this.#unplaced.push({ block: name, reason: found.reason });
+    } else {
+      if (found.warning !== undefined) this.#warnings.push(found.warning);
+      const end = this.#layOut(board, found.blocks, pc);
+      const main = found.blocks;
+      this.#leaveOut(
+        candidates.filter((block) => !main.includes(block)),
+        end,
+      );
+    }
+  }
 
-function addFirmware(ranges: GuestRange[], machine: Machine, blocks: readonly Block[]): void {
-  const lengthOf = (name: string): number =>
-    blocks.find((block) => block.name === name)?.usedLength ?? 0;
-  for (const [block, address] of machine.firmware(lengthOf)) {
-    const end = address + lengthOf(block);
-    // A length that QEMU would not have given it is no reason to cover something else.
-    const isFree = ranges.every(
-      (range) => end <= range.address || address >= range.address + range.length,
-    );
-    if (end > address && address >= 0 && isFree) {
-      ranges.push({ block, at: 0, address, length: end - address });
+  /** Place the blocks of main memory one after another; return the end of their addresses. */
+  #layOut(
+    board: Board,
+    main: readonly SizedBlock[],
+    pc: { below4G: number; above4G: number } | null,
+  ): number {
+    const total = main.reduce((sum, { usedLength }) => sum + usedLength, 0);
+    let low: number | undefined;
+    if (pc !== null) {
+      if (Math.abs(pc.below4G + pc.above4G - total) < 65_536) {
+        low = pc.above4G === 0 ? total : pc.below4G;
+      } else {
+        this.#isCertain = false;
+        this.#warnings.push(
+          `the RTC reports ${pc.below4G + pc.above4G} bytes of main memory, the blocks have ${total}: the default layout of the machine type is used`,
+        );
+      }
+    }
+    let end = 0;
+    for (const range of board.layout(total, low)) {
+      end = Math.max(end, range.address + range.length);
+      let start = 0;
+      for (const { name, usedLength } of main) {
+        const from = Math.max(range.at, start);
+        const to = Math.min(range.at + range.length, start + usedLength);
+        if (to > from) this.#add(name, from - start, range.address + from - range.at, to - from);
+        start += usedLength;
+      }
+    }
+    return end;
+  }
+
+  /** List blocks that are not main memory: pc-dimm and nvdimm devices do not send their addresses. */
+  #leaveOut(blocks: readonly SizedBlock[], end: number): void {
+    const base = Math.ceil(Math.max(end, FOUR_GIB) / GIB) * GIB;
+    for (const [index, { name }] of blocks.entries()) {
+      const isHinted = this.#board?.isPc === true && index === 0;
+      const hint = isHinted ? ` (the first such device is usually at ${hex(base)})` : '';
+      const reason = `a stream does not report the address of pc-dimm or nvdimm memory; give it with --at ${name}=ADDRESS, as "info memory-devices" of QEMU shows it${hint}`;
+      this.#unplaced.push({ block: name, reason });
+    }
+  }
+
+  #placeFirmware(): void {
+    if (this.#board === undefined) return;
+    const sizeOf = (name: string): number =>
+      this.#blocks.find((block) => block.name === name)?.usedLength ?? 0;
+    for (const [name, address] of this.#board.firmware(sizeOf)) {
+      const end = address + sizeOf(name);
+      // QEMU would not have loaded firmware of such a length: RAM is not covered by it.
+      const isFree = this.#ranges.every(
+        (range) => end <= range.address || address >= range.address + range.length,
+      );
+      if (address >= 0 && isFree && !this.#at.has(name)) this.#add(name, 0, address, sizeOf(name));
+    }
+  }
+
+  #refuseOverlaps(): void {
+    const sorted = this.#ranges.toSorted((a, b) => a.address - b.address);
+    for (const [index, range] of sorted.entries()) {
+      const next = sorted[index + 1];
+      if (next === undefined || range.address + range.length <= next.address) continue;
+      const ends = [range, next].map(
+        ({ block, address, length }) =>
+          `${quote(block)} (${hex(address)} to ${hex(address + length - 1)})`,
+      );
+      const reason = `RAM blocks overlap in guest memory: ${ends.join(' and ')}; give other addresses with --at BLOCK=ADDRESS`;
+      throw new QemuFileError('EINVAL', reason, { operation: 'guestMap' });
     }
   }
 }
 
-/** Blocks of devices and of the machine itself; all others are memory the user made. */
+/** Return whether a block belongs to a device or to the machine itself; all others are memory backends. */
 function isOfDevice(name: string): boolean {
   return (
     /^(\/rom@|[0-9a-f]{4}:[0-9a-f]{2}:|system\.flash|virt\.flash|isa-bios$)/.test(name) ||
-    /\.(rom|mrom|vram|bios)$/.test(name)
+    /\.(rom|mrom|vram|bios|prom|sram|tcx\..*|macio)$/.test(name)
   );
 }

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
+import type { DeviceState, MigrationEvent } from '../../../lib/migration/index.ts';
 import { type GuestMap, guestMap } from '../../../lib/migration/memory/guest-map.ts';
+import { LayoutFacts } from '../../../lib/migration/memory/layout-facts.ts';
 import { corpusFacts, corpusNames } from '../../helpers/corpus.ts';
 
 const MIB = 2 ** 20;
@@ -56,7 +58,7 @@ test('microvm is split at 3 GiB', () => {
   ]);
 });
 
-test('machine types of distributions, and the short names, are known', () => {
+test('machine types of distributions and short names are known', () => {
   const split = (machine: string) => {
     const map = guestMap(machine, [block('pc.ram', 4 * GIB)]);
     assert.equal(map.isCertain, true, machine);
@@ -70,7 +72,7 @@ test('machine types of distributions, and the short names, are known', () => {
   }
 });
 
-test('flash of a PC ends at 4 GiB, that for variables lies below', () => {
+test('flash of a PC ends at 4 GiB, the flash for variables is below it', () => {
   const map = guestMap('q35', [
     block('pc.ram', GIB),
     block('system.flash0', 0x400000),
@@ -86,7 +88,7 @@ test('flash of a PC ends at 4 GiB, that for variables lies below', () => {
   assert.deepEqual(map.warnings, []);
 });
 
-test("Arm's virt has its memory from 1 GiB on, in one piece", () => {
+test("Arm's virt has its memory in one piece from 1 GiB on", () => {
   const map = guestMap('virt-7.2', [
     block('mach-virt.ram', 6 * GIB),
     block('virt.flash0', 64 * MIB),
@@ -118,14 +120,14 @@ test("RISC-V's virt is told from Arm's by the name of its memory", () => {
   assert.deepEqual(map.warnings, []);
 });
 
-test('memory of an Arm virt under a name of the user is found', () => {
+test('memory of an Arm virt with a name of the user is found', () => {
   const blocks = [block('/objects/mem0', GIB), block('virt.flash0', 64 * MIB)];
   const map = guestMap('virt-9.1', blocks);
   assert.deepEqual(lines(map), ['0-3ffffff virt.flash0', '40000000-7fffffff /objects/mem0']);
   assert.equal(map.architecture, 'aarch64');
 });
 
-test('main memory under a name of the user is found, and said to be so', () => {
+test('main memory under a name of the user is found with a warning', () => {
   const map = guestMap('pc-q35-7.2', [
     block('0000:00:01.0/vga.vram', 16 * GIB),
     block('mem0', 4 * GIB),
@@ -134,60 +136,260 @@ test('main memory under a name of the user is found, and said to be so', () => {
   assert.deepEqual(lines(map), ['0-7fffffff mem0', BIOS, '100000000-17fffffff mem0 @80000000']);
   assert.equal(map.isCertain, true);
   assert.deepEqual(map.warnings, [
-    'no block is named "pc.ram": "mem0" is taken for it, the only block it can be',
+    'no block is named "pc.ram": "mem0" is used as main memory, because it is the only candidate',
   ]);
 });
 
-test('the largest of several blocks is taken for main memory, without certainty', () => {
-  const map = guestMap('pc', [block('n0', GIB), block('n1', 2 * GIB), block('n2', GIB)]);
-  assert.deepEqual(lines(map), ['0-7fffffff n1']);
+/** Facts of a stream whose RTC reports main memory of a PC. */
+function pcFacts(below4G: number, above4G: number): LayoutFacts {
+  const cmos = new Uint8Array(128);
+  const above16M = Math.max(0, below4G - 16 * MIB) / 0x10000;
+  const extendedKiB = Math.min(0xffff, (below4G - MIB) / 1024);
+  cmos.set([extendedKiB & 255, extendedKiB >> 8], 0x30);
+  cmos.set([above16M & 255, above16M >> 8], 0x34);
+  const units = above4G / 0x10000;
+  cmos.set([units & 255, (units >> 8) & 255, units >> 16], 0x5b);
+  const facts = new LayoutFacts();
+  addState(facts, 'mc146818rtc', { cmos_data: cmos });
+  return facts;
+}
+
+function addState(facts: LayoutFacts, name: string, state: DeviceState): void {
+  const section = { sectionId: 1, name, instanceId: 0, versionId: 1, kind: 'full' as const };
+  const place = { ...section, offset: 0, bytes: 0 };
+  facts.add({ type: 'section', offset: 0, section: place } as MigrationEvent);
+  facts.add({ type: 'device', offset: 0, section: place, state, body: Buffer.alloc(0) } as never);
+}
+
+describe('NUMA nodes', () => {
+  const nodes = (...sizes: number[]) =>
+    sizes.map((mib, index) => block(`ram-node${index}`, mib * MIB)).reverse();
+
+  test('follow each other in the order of their numbers', () => {
+    const map = guestMap('pc', nodes(4, 12, 1));
+    assert.deepEqual(lines(map), [
+      '0-3fffff ram-node0',
+      '400000-ffffff ram-node1',
+      '1000000-10fffff ram-node2',
+    ]);
+    assert.equal(map.isCertain, true);
+    assert.deepEqual([map.warnings, map.unplaced], [[], []]);
+  });
+
+  test('are split at the hole below 4 GiB, by their total', () => {
+    assert.deepEqual(lines(guestMap('q35', nodes(2560, 2560))), [
+      '0-7fffffff ram-node0',
+      '100000000-11fffffff ram-node0 @80000000',
+      '120000000-1bfffffff ram-node1',
+    ]);
+    assert.deepEqual(lines(guestMap('pc', nodes(1024, 3072))), [
+      '0-3fffffff ram-node0',
+      '40000000-bfffffff ram-node1',
+      '100000000-13fffffff ram-node1 @80000000',
+    ]);
+  });
+
+  test('are split where the RTC reports the end of low memory (max-ram-below-4g)', () => {
+    const facts = pcFacts(24 * MIB, 40 * MIB);
+    assert.deepEqual(lines(guestMap('q35', nodes(16, 48), { facts })), [
+      '0-ffffff ram-node0',
+      '1000000-17fffff ram-node1',
+      '100000000-1027fffff ram-node1 @800000',
+    ]);
+  });
+
+  test('of ten and more nodes are in numeric order', () => {
+    const sizes = Array.from({ length: 11 }, () => 1);
+    const names = guestMap('pc', nodes(...sizes)).ranges.map((range) => range.block);
+    assert.deepEqual(names.slice(-2), ['ram-node9', 'ram-node10']);
+  });
+
+  test("are told from hotplugged memory by the RTC's total", () => {
+    const blocks = [block('mem0', 4 * MIB), block('mem1', 12 * MIB), block('x', 8 * MIB)];
+    const map = guestMap('pc', blocks, { facts: pcFacts(16 * MIB, 0) });
+    assert.deepEqual(lines(map), ['0-3fffff mem0', '400000-ffffff mem1']);
+    assert.deepEqual(
+      map.unplaced.map((each) => each.block),
+      ['x'],
+    );
+    const alone = guestMap('pc', blocks, { facts: pcFacts(12 * MIB, 0) });
+    assert.deepEqual(lines(alone), ['0-bfffff mem1']);
+    assert.deepEqual(
+      alone.unplaced.map((each) => each.block),
+      ['mem0', 'x'],
+    );
+  });
+
+  test('with names that do not tell their order are not guessed', () => {
+    const blocks = [block('alpha', 4 * MIB), block('beta', 12 * MIB)];
+    const map = guestMap('pc', blocks);
+    assert.deepEqual(lines(map), []);
+    assert.equal(map.isCertain, false);
+    assert.deepEqual(map.unplaced, [
+      {
+        block: 'alpha',
+        reason:
+          'the order of "alpha", "beta" in guest memory is unknown; give their order with --nodes NAME,NAME',
+      },
+      {
+        block: 'beta',
+        reason:
+          'the order of "alpha", "beta" in guest memory is unknown; give their order with --nodes NAME,NAME',
+      },
+    ]);
+    const told = guestMap('pc', blocks, { nodes: ['beta', 'alpha'] });
+    assert.deepEqual(lines(told), ['0-bfffff beta', 'c00000-ffffff alpha']);
+  });
+
+  test('of a board whose memory begins elsewhere begin there', () => {
+    const blocks = [...nodes(4, 12), block('virt.flash0', MIB)];
+    assert.deepEqual(lines(guestMap('virt-7.2', blocks)).slice(1), [
+      '40000000-403fffff ram-node0',
+      '40400000-40ffffff ram-node1',
+    ]);
+  });
+});
+
+test('hotplugged memory is not placed, since a stream does not report its address', () => {
+  const blocks = [block('pc.ram', GIB), block('dimm1', GIB)];
+  const map = guestMap('q35', blocks);
   assert.equal(map.isCertain, false);
-  assert.deepEqual(map.warnings, [
-    'no block is named "pc.ram": "n1" is taken for it, the largest it can be',
-    'the stream does not say where "n0" is: it is left out',
-    'the stream does not say where "n2" is: it is left out',
+  assert.deepEqual(map.unplaced, [
+    {
+      block: 'dimm1',
+      reason:
+        'a stream does not report the address of pc-dimm or nvdimm memory; give it with ' +
+        '--at dimm1=ADDRESS, as "info memory-devices" of QEMU shows it (the first such device is ' +
+        'usually at 0x100000000)',
+    },
   ]);
+  const told = guestMap('q35', blocks, { at: new Map([['dimm1', 4 * GIB]]) });
+  assert.deepEqual(lines(told), ['0-3fffffff pc.ram', '100000000-13fffffff dimm1']);
+  assert.equal(told.isCertain, true);
 });
 
-test('hotplugged memory is reported, since a stream does not say where it is', () => {
-  const map = guestMap('q35', [block('pc.ram', GIB), block('dimm1', GIB)]);
-  assert.equal(map.isCertain, true);
-  assert.deepEqual(map.warnings, ['the stream does not say where "dimm1" is: it is left out']);
+test('blocks that overlap, and names that the stream does not have, are refused', () => {
+  const blocks = [block('pc.ram', GIB), block('dimm1', GIB)];
+  const placed = (name: string, address: number) => () =>
+    guestMap('q35', blocks, { at: new Map([[name, address]]) });
+  assert.throws(
+    placed('dimm1', 0x3ffff000),
+    /^QemuFileError: EINVAL: .*"pc\.ram" \(0x0 to 0x3fffffff\) and "dimm1" \(0x3ffff000 to 0x7fffefff\)/,
+  );
+  assert.throws(placed('dimm2', 0), /no RAM block "dimm2"; its blocks are "pc\.ram", "dimm1"/);
+  assert.throws(() => guestMap('q35', blocks, { nodes: ['x'] }), /no RAM block "x"/);
 });
 
-test('an unknown machine has its largest block at 0, without certainty', () => {
-  for (const machine of ['s390-ccw-virtio-7.2', '__proto__', 'pc-q35-', null]) {
-    const map = guestMap(machine, [block('x', 4096), block('s390.ram', 8 * GIB)]);
-    assert.deepEqual(lines(map), ['0-1ffffffff s390.ram'], String(machine));
+describe('virtio-mem', () => {
+  const blocks = [block('pc.ram', GIB), block('0000:00:01.0/vm0', 256 * MIB)];
+  // Address 0x140000000, 256 MiB in blocks of 2 MiB, node 0: as QEMU 10.0 sends them.
+  const sanity = Buffer.from('00000001400000000000000010000000000000000020000000000000', 'hex');
+  // Blocks 0, 1, 2 and 64 are plugged.
+  const bitmap = Buffer.from('00000000000000070000000000000001', 'hex');
+
+  test('has the plugged parts of its block where its state says', () => {
+    const facts = new LayoutFacts();
+    const name = '0000:00:01.0/virtio-mem-device-early';
+    addState(facts, name, { tmp: sanity, size: 8 * MIB, bitmap });
+    assert.deepEqual(lines(guestMap('q35', blocks, { facts })), [
+      '0-3fffffff pc.ram',
+      '140000000-1405fffff 0000:00:01.0/vm0',
+      '148000000-1481fffff 0000:00:01.0/vm0 @8000000',
+    ]);
+  });
+
+  test('is found in the state of QEMU 7.2, which does not describe it', () => {
+    const sizes = Buffer.from('000000001000000000000000008000000000000000800000', 'hex');
+    const virtio = Buffer.concat([Buffer.alloc(77, 1), sanity, sizes, bitmap, Buffer.alloc(40)]);
+    const facts = new LayoutFacts();
+    addState(facts, '0000:00:01.0/virtio-mem', { virtio });
+    assert.equal(lines(guestMap('q35', blocks, { facts })).length, 3);
+    const twice = new LayoutFacts();
+    addState(twice, '0000:00:01.0/virtio-mem', { virtio: Buffer.concat([virtio, virtio]) });
+    assert.deepEqual(lines(guestMap('q35', blocks, { facts: twice })), ['0-3fffffff pc.ram']);
+  });
+
+  test('without a readable state is not placed', () => {
+    const facts = new LayoutFacts();
+    addState(facts, '0000:00:01.0/virtio-mem', { virtio: Buffer.alloc(100) });
+    const map = guestMap('q35', blocks, { facts });
+    assert.match(map.unplaced[0]?.reason ?? '', /does not report the address of this virtio-mem/);
+  });
+});
+
+test('shared memory of ivshmem is where the guest has mapped its BAR 2', () => {
+  const blocks = [block('pc.ram', GIB), block('0000:00:02.0/shm', MIB)];
+  const config = new Uint8Array(256);
+  config.set([0x0c, 0, 0, 0xfe, 2], 0x18);
+  const map = (command: number) => {
+    config[4] = command;
+    const facts = new LayoutFacts();
+    addState(facts, '0000:00:02.0/ivshmem-plain', { parent_obj: { 'config[0]': config } });
+    return guestMap('q35', blocks, { facts });
+  };
+  assert.deepEqual(lines(map(2)), ['0-3fffffff pc.ram', '2fe000000-2fe0fffff 0000:00:02.0/shm']);
+  assert.deepEqual(lines(map(0)), ['0-3fffffff pc.ram']);
+  assert.match(map(0).warnings[0] ?? '', /is not mapped by the guest: it is left out/);
+});
+
+// As `info mtree -f` of QEMU 7.2 shows them.
+const BOARDS: readonly (readonly [machine: string, ram: string, ...ranges: string[]])[] = [
+  ['raspi3b', 'ram', '0-1fffffff'],
+  ['SS-5', 'sun4m.ram', '0-1fffffff'],
+  ['mac99', 'ppc_core99.ram', '0-1fffffff'],
+  ['pseries-7.2', 'ppc_spapr.ram', '0-1fffffff'],
+  ['s390-ccw-virtio-7.2', 's390.ram', '0-1fffffff'],
+  ['vexpress-a9', 'vexpress.highmem', '60000000-7fffffff'],
+  ['sabrelite', 'sabrelite.ram', '10000000-2fffffff'],
+  ['sifive_u', 'riscv.sifive.u.ram', '80000000-9fffffff'],
+  ['r2d', 'r2d.sdram', 'c000000-2bffffff'],
+  ['malta', 'mips_malta.ram', '0-fffffff', '80000000-9fffffff'],
+  ['virt', 'loongarch.ram', '0-fffffff', '90000000-9fffffff @10000000'],
+];
+
+for (const [machine, ram, ...expected] of BOARDS) {
+  test(`${machine} with 512 MiB has its memory where QEMU has it`, () => {
+    const map = guestMap(machine, [block(ram, 512 * MIB)]);
+    const named = lines(map).map((line) => line.replace(` ${ram}`, ''));
+    assert.deepEqual(named, expected);
+    assert.equal(map.isCertain, true);
+  });
+}
+
+test('memory of an unknown machine is not placed, unless its address is given', () => {
+  for (const machine of ['x-board-7.2', '__proto__', 'pc-q35-', null]) {
+    const map = guestMap(machine, [block('x.bios', 4096), block('x.ram', GIB)]);
+    assert.deepEqual(lines(map), [], String(machine));
     assert.equal(map.isCertain, false);
     assert.equal(map.architecture, null);
     assert.match(
-      map.warnings[0] ?? '',
-      /^it is not known where a machine .* it is put at address 0$/,
+      map.unplaced[0]?.reason ?? '',
+      /^where a machine .* has its memory is unknown; give the address with --at x\.ram=ADDRESS$/,
     );
   }
-  const hostile = guestMap('a\x1b[31m', []);
-  assert.match(hostile.warnings[0] ?? '', /a machine "a\\u\{1b\}\[31m" has/);
-  assert.deepEqual(hostile.ranges, []);
+  const told = guestMap('x-board', [block('x.ram', GIB)], { at: new Map([['x.ram', GIB]]) });
+  assert.deepEqual(lines(told), ['40000000-7fffffff x.ram']);
+  const hostile = guestMap('a\x1b[31m', [block('x', 4096)]);
+  assert.match(hostile.unplaced[0]?.reason ?? '', /a machine "a\\u\{1b\}\[31m" has/);
 });
 
-test('a stream without main memory gives no ranges and no certainty', () => {
+test('a stream without main memory has no ranges and no certainty', () => {
   const map = guestMap('pc', [block('0000:00:02.0/vga.vram', MIB), block('pc.ram', 0)]);
   assert.deepEqual(map.ranges, []);
   assert.equal(guestMap('pc', [block('vga.vram', MIB)]).isCertain, false);
   assert.deepEqual(guestMap('pc', [block('vga.vram', MIB)]).warnings, [
-    'no block of main memory is in the stream',
+    'the stream has no block of main memory',
   ]);
 });
 
-test('memory that reaches up to where AMD machines have none is not certain', () => {
+test('a layout that reaches the addresses reserved on AMD is not certain', () => {
   assert.equal(guestMap('q35', [block('pc.ram', 900 * GIB)]).isCertain, true);
   const map = guestMap('q35', [block('pc.ram', 1024 * GIB)]);
   assert.equal(map.isCertain, false);
   assert.match(map.warnings[0] ?? '', /AMD/);
 });
 
-test('firmware of a length that cannot be covers nothing else', () => {
+test('firmware of an impossible length does not cover RAM', () => {
   const map = guestMap('pc', [
     block('pc.ram', 3.25 * GIB),
     block('pc.bios', 2 ** 49),
