@@ -36,7 +36,6 @@ function nodeArguments(nodes: readonly number[]): string[] {
   ]);
 }
 
-/** Machine options for a small guest with a hole: 4 GiB minus the hole is where low memory ends. */
 const scenarios: readonly Scenario[] = ['pc', 'q35'].flatMap((machine) => [
   { what: 'two nodes, the second larger', machine, nodes: [4, 12], low: 16 * MIB },
   { what: 'four unequal nodes', machine, nodes: [8, 2, 16, 4], low: 30 * MIB },
@@ -68,7 +67,7 @@ function ranges(total: number, low: number): Range[] {
   return parts.filter(({ length }) => length > 0);
 }
 
-/** A boot sector that halts at once: the memory of the guest is what the test writes. */
+/** A stopped guest that was saved. */
 interface Guest {
   /** Path of the stream. */
   readonly stream: string;
@@ -77,8 +76,8 @@ interface Guest {
 }
 
 /**
- * Run a guest whose firmware copies its own bytes to places in memory: QEMU loads them with the generic
- * loader, so that a stopped guest has a pattern at the addresses of the guest, not of a RAM block.
+ * Save a stopped guest with a pattern in its memory. QEMU's generic loader writes the pattern at
+ * guest-physical addresses, so that it does not depend on the layout of RAM blocks.
  */
 async function guestOf(
   dir: TempDir,
