@@ -285,6 +285,51 @@ describe("Node's other stream helpers", () => {
     await assert.rejects(finished(failing), { code: 'EPIPE' });
   });
 
+  test('asNodeDuplex() moves more than both streams hold, each way, with backpressure', async () => {
+    const bytes = Buffer.alloc(3_000_000, 'backpressure');
+    const [here, there] = filePair();
+    const duplex = asNodeDuplex(here);
+    const arrived = collect(there);
+    await pipeline(
+      Readable.from([bytes.subarray(0, 1_000_000), bytes.subarray(1_000_000)]),
+      duplex,
+      {
+        end: false,
+      } as never,
+    );
+    duplex.end();
+    assert.ok((await arrived).equals(bytes));
+    there.end(bytes);
+    assert.ok((await collect(duplex)).equals(bytes));
+  });
+
+  test('asNodeDuplex() closes with its file, whichever is closed and how, and no process ends', async () => {
+    const silent = { getBuffer: () => new Promise<number>(() => {}), writevBuffer: () => -32 };
+    const ways: [string, (file: QemuFile, duplex: Duplex) => void, string | undefined][] = [
+      ['file.destroy()', (file) => file.destroy(), undefined],
+      ['file.destroy(error)', (file) => file.destroy(new Error('broken')), 'EIO'],
+      ['file.close()', (file) => void file.close(), undefined],
+      ['duplex.destroy()', (_file, duplex) => duplex.destroy(), undefined],
+      ['a write that fails', (_file, duplex) => duplex.write('bytes'), 'EPIPE'],
+      ['a signal', (file) => file.setError(-125), 'ECANCELED'],
+    ];
+    for (const [name, close, code] of ways) {
+      let closes = 0;
+      const onClose = (): void => {
+        closes += 1;
+      };
+      const file = new QemuFile({ ...silent, close: onClose });
+      const duplex = asNodeDuplex(file);
+      const closed = new Promise((resolve) => duplex.once('close', resolve));
+      close(file, duplex);
+      await closed;
+      assert.equal(file.destroyed, true, name);
+      assert.equal(file.error?.code, code, name);
+      assert.equal(duplex.errored === null, code === undefined, name);
+      assert.equal(closes, 1, name);
+    }
+  });
+
   test('await using flushes, then closes', async () => {
     const target = sink();
     {
