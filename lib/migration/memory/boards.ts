@@ -153,6 +153,7 @@ const NAMED: readonly (readonly [names: string, Board])[] = [
   ['musicpal', at(0, 'musicpal.ram')],
   ['n800 n810', at(2 * GIB, 'omap2.dram')],
   ['sabrelite', at(0x1000_0000, 'sabrelite.ram')],
+  ['realview-eb realview-eb-mpcore', at(0, 'realview.highmem')],
   ['versatileab versatilepb', at(0, 'versatile.ram')],
   ['vexpress-a9', at(0x6000_0000, 'vexpress.highmem')],
   ['vexpress-a15', at(2 * GIB, 'vexpress.highmem')],
