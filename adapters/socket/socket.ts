@@ -8,6 +8,7 @@ import { SOCKET_SIZES } from '../shared/sizes.ts';
 import { descriptorOf, hasHandle } from '../stream/socket-handle.ts';
 import { StreamReader } from '../stream/stream-reader.ts';
 import { StreamWriter } from '../stream/stream-writer.ts';
+import { isEndWithoutNotify } from '../stream/tls-reason.ts';
 import { resetAtEnd } from './reset-at-end.ts';
 import { underlyingSocket } from './underlying-socket.ts';
 
@@ -38,6 +39,8 @@ const LINGER_MS = 1000;
  *
  * - One batch is one `writev`. Reads return the socket's own chunks, uncopied. Batches for a stream that is
  *   not a socket are copied first, because such a stream may keep its buffers.
+ * - Without `closeNotify`, a peer with OpenSSL 3 answers the FIN with the alert `decode_error`, when it has read
+ *   all bytes before it. That alert is the end of its direction; the same alert before the FIN is an error.
  * - The peer's FIN is the end. A reset is `ECONNRESET`; writing to a peer that is gone is `EPIPE` or
  *   `ECONNRESET`. (Node cannot tell a TLS connection cut by a plain FIN from one that ended in order.)
  * - `shutDown(false, true)` half-closes, and resolves when the kernel has the FIN; `shutDown(true, false)`
@@ -75,6 +78,8 @@ class SocketTransport implements Transport {
   #isShutDown = false;
   /** The reset that Node reported as an end. */
   #reset: Error | undefined;
+  /** The peer's complaint about the end without `close_notify`, which it was sent on purpose. */
+  #endAlert: Error | undefined;
   /** Unlike the stream's own `closed`, true only after its last error was emitted. */
   #hasClosed: boolean;
 
@@ -95,10 +100,17 @@ class SocketTransport implements Transport {
       if (reset === undefined) return;
       this.#reader.fail((operation, position) => toQemuFileError(reset, { operation, position }));
     };
+    // Added before the reader's own listener, which would report a failure.
+    const onError = (error: Error) => {
+      if (!this.#endsBelow?.writableFinished || !isEndWithoutNotify(error)) return;
+      this.#endAlert = error;
+      this.#reader.end();
+    };
+    socket.on('error', onError);
     socket.once('end', onEnd);
     socket.once('close', () => {
       this.#hasClosed = true;
-      socket.off('error', noop).off('end', onEnd);
+      socket.off('error', noop).off('error', onError).off('end', onEnd);
     });
     this.#reader = new StreamReader(socket);
     this.#writer = new StreamWriter(socket);
@@ -178,6 +190,7 @@ class SocketTransport implements Transport {
       return this.#lostBytes(error);
     }
     const error = socket.errored ?? this.#reset;
+    if (error && error === this.#endAlert) return undefined;
     return error ? this.#lostBytes(error) : undefined;
   }
 

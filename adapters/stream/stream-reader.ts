@@ -104,6 +104,12 @@ export class StreamReader {
     this.#call.reject(error);
   }
 
+  /** Report the end after the chunks that have arrived; later errors of the stream are ignored. */
+  end(): void {
+    this.#hasEnded = true;
+    this.#resolve(END);
+  }
+
   /** Fail all reads from now on, after the chunks that have arrived. */
   fail(why: Failure): void {
     this.#call.fail(why);
@@ -196,10 +202,7 @@ export class StreamReader {
     if (this.#queuedBytes >= READ_AHEAD_BYTES || this.#direct.isAvailable) this.#stream.pause();
   };
 
-  readonly #onEnd = (): void => {
-    this.#hasEnded = true;
-    this.#resolve(END);
-  };
+  readonly #onEnd = (): void => this.end();
 
   readonly #onError = (error: Error): void => {
     if (!this.#hasEnded) this.fail(failureOf(error, this.#lost));

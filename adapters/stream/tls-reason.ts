@@ -69,6 +69,15 @@ const HANDSHAKE: Readonly<Record<string, string>> = {
 };
 
 /**
+ * Return whether an error is the alert that OpenSSL 3 sends when a connection ends with a FIN and no
+ * `close_notify`: it has read all bytes before the FIN, but calls the end a `decode_error`.
+ */
+export function isEndWithoutNotify(error: Error): boolean {
+  const { code } = error as { code?: unknown };
+  return typeof code === 'string' && ALERT.exec(code)?.[1] === 'DECODE_ERROR';
+}
+
+/**
  * Return the reason why TLS failed, and what to do about it.
  *
  * @param error - The error that `node:tls` emitted, during the handshake or later.

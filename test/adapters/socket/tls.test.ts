@@ -225,7 +225,7 @@ describe('the end of a connection over TLS', LIMITS, () => {
   }
 
   for (const closeNotify of [true, false]) {
-    test(`is ${closeNotify ? '' : 'not '}announced by an alert if it shall ${closeNotify ? '' : 'not '}be`, async () => {
+    test(`has ${closeNotify ? 'an' : 'no'} alert when closeNotify is ${closeNotify}`, async () => {
       await using listener = await listenSocket(ANY_PORT, { tls: server });
       assert.ok('port' in listener.address);
       await using wire = await WireTap.before(listener.address.port);
@@ -252,7 +252,25 @@ describe('the end of a connection over TLS', LIMITS, () => {
     });
   }
 
-  test('finds nothing unread at the other end: a listening side sends nothing but answers', async () => {
+  test('is not an alert that comes before the FIN', async () => {
+    await using listener = await listenSocket(ANY_PORT, { tls: server });
+    const near = await connectSocket(listener.address, { tls: { ca, ...client } });
+    const far = await listener.accept();
+    const ops = socketOps(near, { closeNotify: false });
+    const reading = assert.rejects(async () => ops.getBuffer(Buffer.alloc(8), 0), {
+      code: 'EPROTO',
+    });
+    // As node:tls reports the alert of a peer.
+    const code = 'ERR_SSL_TLSV1_ALERT_DECODE_ERROR';
+    near.destroy(
+      Object.assign(new Error('alert'), { code, library: 'SSL routines', reason: 'alert' }),
+    );
+    await reading;
+    await ops.close().catch(() => {});
+    far.on('error', () => {}).destroy();
+  });
+
+  test('leaves nothing unread at the peer: a listening side sends only replies', async () => {
     await using listener = await listenSocket(ANY_PORT, { tls: server });
     assert.ok('port' in listener.address);
     await using wire = await WireTap.before(listener.address.port);
