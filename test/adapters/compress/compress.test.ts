@@ -109,7 +109,7 @@ function block(number: number): Buffer {
 
 for (const format of FORMATS) {
   describe(`compressing to ${format}`, { skip: without(format) }, () => {
-    test('gives what the system reads, of data, of zeros, in chunks of any size', async () => {
+    test('outputs a file that Node decompresses, for data and zeros in chunks of any size', async () => {
       for (const size of [997, 65_536, 10_000_000]) {
         const bytes = size < 1000 ? MIXED.subarray(1_000_000, 1_400_000) : MIXED;
         const output = await compressed(bytes, compressTo(format), size);
@@ -118,7 +118,7 @@ for (const format of FORMATS) {
       }
     });
 
-    test('gives the same whatever the number of threads and the level', async () => {
+    test('keeps the bytes with any number of threads and any level', async () => {
       for (const [level, threads] of [
         [1, 1],
         [3, 3],
@@ -130,13 +130,13 @@ for (const format of FORMATS) {
       }
     });
 
-    test('gives of nothing a file of nothing', async () => {
+    test('makes a valid file of an empty input', async () => {
       const output = await compressed(Buffer.alloc(0), compressTo(format));
       assert.notEqual(output.length, 0);
       assert.equal(unpackedByTool(format, output).length, 0);
     });
 
-    test('gives what is unwrapped again, and is a sound stream', async () => {
+    test('outputs a file that `unwrap` reads as a valid stream', async () => {
       const output = await compressed(RECORDING, compressTo(format));
       const { file, container } = await unwrap(packed(output), { decompress: decompressing });
       assert.equal(container, format);
@@ -145,7 +145,7 @@ for (const format of FORMATS) {
       await file.close();
     });
 
-    test('gives what the tool of the system decompresses for a file', async () => {
+    test("outputs a file that the system's tool decompresses", async () => {
       const output = await compressed(MIXED, compressTo(format));
       const ops = decompressWith(format)(packed(output));
       assert.ok((await collect(() => readOnce(ops))).equals(MIXED));
@@ -159,7 +159,7 @@ for (const format of FORMATS) {
       }
     });
 
-    test('stands between files, and leaves nothing behind', async () => {
+    test('works between two files, and leaves no resource', async () => {
       await using folder = makeTempDir();
       const plain = folder.join('plain');
       fs.writeFileSync(plain, MIXED);
@@ -216,7 +216,7 @@ for (const format of FORMATS) {
       await leaks.check();
     });
 
-    test('keeps its source waiting while nobody reads', async () => {
+    test('stops reading its source while its output is not read', async () => {
       const compressor = compressTo(format, { threads: 2 });
       const noise = pattern(MIB);
       let taken = 0;
@@ -245,7 +245,7 @@ for (const format of FORMATS) {
 }
 
 describe('a compressor', () => {
-  test('says which levels, threads and formats there are', () => {
+  test('rejects levels, threads and formats out of range, and names the range', () => {
     for (const level of [0, 10, 1.5, Number.NaN]) {
       assert.throws(() => compressTo('gzip', { level }), /RangeError: compressTo: level .* 1 to 9/);
     }

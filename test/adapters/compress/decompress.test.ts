@@ -89,7 +89,7 @@ for (const format of FORMATS) {
       ? execFileSync(format, ['-c'], { input: bytes, maxBuffer: 1e8 })
       : Buffer.alloc(0);
 
-    test('gives what was compressed, and then the end', async () => {
+    test('returns the decompressed bytes, and then the end', async () => {
       const source = new Chunks(piecesOf(packed, 10_000));
       const ops = decompressWith(format)(source);
       assert.ok((await collect(() => readOnce(ops))).equals(bytes));
@@ -98,7 +98,7 @@ for (const format of FORMATS) {
       assert.deepEqual(source.ends, [undefined]);
     });
 
-    test('gives an error and not the end where the bytes are cut off', async () => {
+    test('reports an error instead of the end when the source is truncated', async () => {
       const source = new Chunks([packed.subarray(0, -5)]);
       const ops = decompressWith(format)(source);
       await assert.rejects(
@@ -109,7 +109,7 @@ for (const format of FORMATS) {
       assert.match(source.ends[0]?.message ?? '', /cut/);
     });
 
-    test('gives an error where they are damaged, though more come', async () => {
+    test('reports an error for damaged bytes while the source continues', async () => {
       const damaged = Buffer.from(packed);
       damaged.fill(0x55, 20, 200_000);
       const many = Array.from({ length: 100 }, () => damaged);
@@ -179,7 +179,7 @@ describe('decompressing', () => {
     assert.deepEqual(children('gzip'), []);
   });
 
-  test('says what to install where there is no such tool', async () => {
+  test('names the tool to install when it is missing', async () => {
     const { PATH } = process.env;
     await using empty = makeTempDir();
     process.env.PATH = empty.path;

@@ -166,7 +166,7 @@ describe('reads go wrong', () => {
     });
   }
 
-  test('and go on after an error that says to try again', async () => {
+  test('and go on after EAGAIN', async () => {
     const fault: Fault = { on: 'getBuffer', at: 300, do: 'fail', code: 'EAGAIN' };
     const ops = faultyOps(new Source([bytes]), fault);
     assert.equal((await readOnce(ops)).length, 300);
@@ -201,7 +201,7 @@ describe('reads go wrong', () => {
     assert.ok(held.equals(bytes));
   });
 
-  test('and bytes behind the next fault go to the next file when this one closes', async () => {
+  test('and bytes after the next fault go to the next file when this one closes', async () => {
     const [ops, other] = memoryPair();
     await other.writevBuffer([bytes], 0);
     const second = ops.getReturnPath();
@@ -268,7 +268,7 @@ describe('writes go wrong', () => {
     });
   }
 
-  test('by an end that the other side sees, too', async () => {
+  test('by an end that the peer also sees', async () => {
     const [below, other] = memoryPair();
     const ops = faultyOps(below, { on: 'writevBuffer', at: 300, do: 'end' });
     await rejectsWith(write(ops, bytes), 'EPIPE');
@@ -300,7 +300,7 @@ describe('writes go wrong', () => {
     await other.close();
   });
 
-  test('by early answers: what fails behind them, the next write tells', async () => {
+  test('by early results: the next write reports a failure in the background', async () => {
     const sink = new Sink('manual');
     const ops = faultyOps(sink, { on: 'writevBuffer', do: 'early' });
     const own = Buffer.from(bytes);
@@ -321,7 +321,7 @@ describe('writes go wrong', () => {
     assert.ok(sink.closes[0] instanceof Error);
   });
 
-  test('by early answers: what a reset behind them loses, close tells', async () => {
+  test('by early results: close reports the bytes that a reset lost in the background', async () => {
     const sink = new Sink('sync');
     const ops = faultyOps(sink, [
       { on: 'writevBuffer', do: 'early' },
@@ -335,7 +335,7 @@ describe('writes go wrong', () => {
     assert.equal(sink.closes.length, 1);
   });
 
-  test('by early answers: close waits for what is behind them', async () => {
+  test('by early results: close waits for the write in the background', async () => {
     const sink = new Sink('manual');
     const ops = faultyOps(sink, { on: 'writevBuffer', do: 'early' });
     assert.equal(await write(ops, bytes), 1000);
@@ -438,7 +438,7 @@ describe('other operations fail', () => {
     });
   }
 
-  test('close, which closes below all the same, with an error', async () => {
+  test('close, which still closes the wrapped backend, with an error', async () => {
     const sink = new Sink();
     const ops = faultyOps(sink, { on: 'close', do: 'fail', code: 'EDQUOT' });
     await rejectsWith(

@@ -146,7 +146,7 @@ for (const [how, code] of [
   ['closed', 'EBADF'],
   ['shut down', 'ECANCELED'],
 ] as const) {
-  test(`gives up trying again when ${how}`, async (t) => {
+  test(`stops retrying when ${how}`, async (t) => {
     await using directory = makeTempDir();
     const ops = fdOps(openNew(directory));
     const forever = Array.from({ length: 10_000 }, () => 'EAGAIN');
@@ -214,7 +214,7 @@ test('fails with ENOSPC on a full device in blocking mode', () => {
   return ops.close();
 });
 
-test('tells where reading failed', async (t) => {
+test('reports the position at which a read failed', async (t) => {
   await using directory = makeTempDir();
   const ops = fdOps(openNew(directory, Buffer.from('abc')), { direction: 'read' });
   faultyRead(t, 'EIO');
@@ -256,7 +256,7 @@ test('answers at once in blocking mode, and with a promise out of it', async () 
   await ops.close();
 });
 
-test('writes whole and tries again in blocking mode too', async (t) => {
+test('completes short writes and retries in blocking mode', async (t) => {
   await using directory = makeTempDir();
   const ops = fdOps(openNew(directory));
   const real = { write: fs.writevSync, read: fs.readSync as (...args: unknown[]) => number };
@@ -300,7 +300,7 @@ test('reads from offsets that no 32-bit number holds', async () => {
   await ops.close();
 });
 
-test('goes on at the own offset of the descriptor when told so', async () => {
+test("uses the descriptor's own offset with `offset: 'current'`", async () => {
   await using directory = makeTempDir();
   const fd = openNew(directory, Buffer.from('0123456789'));
   fs.readSync(fd, Buffer.alloc(3), 0, 3, null);

@@ -110,7 +110,7 @@ test('leaves an existing file alone until the new one is whole, and then makes i
   assert.deepEqual(list(directory), ['file']);
 });
 
-test('gives a new file the mode that it is told', async () => {
+test('creates a file with the requested mode', async () => {
   await using directory = makeTempDir();
   const ops = await openFd(directory.join('file'), { direction: 'write', mode: 0o640 });
   await ops.close();
@@ -136,7 +136,7 @@ test('is durable before it has its name, and its name after that', async (t) => 
   assert.deepEqual(steps, ['sync file', 'rename', 'sync directory']);
 });
 
-test('leaves nothing behind when closed with an error, and the file that was there', async () => {
+test('removes the temporary file and keeps the old one when closed with an error', async () => {
   await using directory = makeTempDir();
   const path = directory.join('file');
   fs.writeFileSync(path, 'old');
@@ -147,7 +147,7 @@ test('leaves nothing behind when closed with an error, and the file that was the
   assert.equal(contentOf(path), 'old');
 });
 
-test('keeps the partial file when told so', async () => {
+test('keeps the partial file with `keepPartial`', async () => {
   await using directory = makeTempDir();
   const path = directory.join('file');
   const ops = await openFd(path, { direction: 'write', keepPartial: true });
@@ -244,7 +244,7 @@ test('fails to close, and leaves the old file, when the new one cannot be made d
   assert.equal(contentOf(path), 'old');
 });
 
-test('fails to close, and leaves nothing behind, when the name cannot be given', async (t) => {
+test('fails to close, and removes the temporary file, when the rename fails', async (t) => {
   await using directory = makeTempDir();
   const ops = await openFd(directory.join('file'), { direction: 'write' });
   t.mock.method(fs.promises, 'rename', () => Promise.reject(errno('EROFS')));
@@ -283,7 +283,7 @@ test('replaces what a link points at, not the link', async () => {
   assert.equal(contentOf(directory.join('far/target')), 'new');
 });
 
-test('makes the file that a link points at in vain', async () => {
+test('creates the file that a dangling link names', async () => {
   await using directory = makeTempDir();
   fs.mkdirSync(directory.join('far'));
   fs.symlinkSync('far/second', directory.join('first'));
@@ -295,7 +295,7 @@ test('makes the file that a link points at in vain', async () => {
   assert.equal(fs.lstatSync(directory.join('first')).isSymbolicLink(), true);
 });
 
-test('does not replace a file when told not to, not even one that came meanwhile', async () => {
+test('does not replace a file with `replace: false`, not even one that appeared meanwhile', async () => {
   await using directory = makeTempDir();
   const path = directory.join('file');
   const ops = await openFd(path, { direction: 'write', replace: false });
@@ -392,7 +392,7 @@ test('reads devices', async () => {
   await ops.close();
 });
 
-test('says why a path cannot be opened, and leaves nothing behind', async () => {
+test('reports why a path cannot be opened, and leaves no file', async () => {
   await using directory = makeTempDir();
   fs.writeFileSync(directory.join('file'), '');
   fs.mkdirSync(directory.join('dir'));

@@ -82,7 +82,7 @@ async function endChild(child: ChildProcess): Promise<void> {
 }
 
 describe('a file that is being written', () => {
-  test('says in its name by whom', async () => {
+  test('has its writer in its name', async () => {
     const { name, pid, startTime } = await ownParts();
     assert.deepEqual(
       { name, pid, startTime },
@@ -102,7 +102,7 @@ describe('a file that is being written', () => {
     assert.equal(new Set(paths.map((path) => partsOf(path).name)).size, 3);
   });
 
-  test('is private from its first moment, whatever the umask', async (t) => {
+  test('is private from its creation, with any umask', async (t) => {
     await using directory = makeTempDir();
     const modes: number[] = [];
     const { open } = fs;
@@ -168,7 +168,7 @@ describe('a file that is being written', () => {
     await endOf(file);
   });
 
-  test('leaves no descriptor and no timer behind, whatever becomes of it', async () => {
+  test('leaves no descriptor and no timer, however it ends', async () => {
     await using directory = makeTempDir();
     await withoutLeaks(async () => {
       await save(directory);
@@ -194,7 +194,7 @@ describe('what a process that was killed was writing', () => {
     assert.deepEqual(await save(directory), []);
   });
 
-  test('is removed though nobody has waited for it yet', async () => {
+  test('is removed while its writer is a zombie', async () => {
     await using directory = makeTempDir();
     // What sh started in the background belongs to sleep then, which waits for nobody.
     const parent = spawn('sh', ['-c', 'cat <&3 & echo $!; exec sleep 600 3<&-'], {
@@ -255,7 +255,7 @@ describe('what a process that was killed was writing', () => {
   });
 });
 
-describe('nobody removes', () => {
+describe('the next writer does not remove', () => {
   test('what a living process writes', async () => {
     await using directory = makeTempDir();
     const own = await ownParts();

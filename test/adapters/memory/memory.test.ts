@@ -39,7 +39,7 @@ describe('a growing buffer', () => {
     assert.equal(await readAll(ops), 'b');
   });
 
-  test('gives the offset of the direction used last', async () => {
+  test('returns the offset of the direction used last', async () => {
     const ops = memoryOps(Buffer.from('abcd'));
     assert.equal(ops.getOffset(), 0);
     ops.getBuffer(new Uint8Array(1), 0);
@@ -118,7 +118,7 @@ describe('a pair', () => {
     assert.equal(await written, 8);
   });
 
-  test('passes on any sequence of batches whatever the sizes', async () => {
+  test('transfers any sequence of batches of any size', async () => {
     const sizes = fc.array(fc.array(fc.nat(20), { minLength: 1, maxLength: 4 }), { maxLength: 20 });
     const check = async (mark: number, length: number, batches: number[][]) => {
       const [near, far] = memoryPair({ highWaterMark: mark });
@@ -154,7 +154,7 @@ describe('a pair', () => {
     );
   });
 
-  test('gives what was stored and then the end when the other end closes', async () => {
+  test('returns the stored bytes and then the end when the peer closes', async () => {
     const [near, far] = memoryPair();
     await write(near, 'last words');
     await near.close();
@@ -162,7 +162,7 @@ describe('a pair', () => {
     await rejectsWith(write(far, 'hello?'), 'EPIPE');
   });
 
-  test('gives what was stored and then ECONNRESET when the other end closes with an error', async () => {
+  test('returns the stored bytes and then ECONNRESET when the peer closes with an error', async () => {
     const [near, far] = memoryPair();
     await write(near, 'last wo');
     await near.close(new Error('not whole'));
@@ -171,7 +171,7 @@ describe('a pair', () => {
     await rejectsWith(write(far, 'hello?'), 'ECONNRESET');
   });
 
-  test('gives ECONNRESET, not the end, when the other end closes in the middle of a write', async () => {
+  test('reports ECONNRESET, not the end, when the peer closes while a write is pending', async () => {
     const [near, far] = memoryPair({ highWaterMark: 4 });
     const written = rejectsWith(write(near, 'abcdef'), 'ECANCELED');
     await near.close();
@@ -180,7 +180,7 @@ describe('a pair', () => {
     await rejectsWith(readOnce(far), 'ECONNRESET');
   });
 
-  test('gives ECONNRESET, not the end, when the other end is shut down in the middle of a write', async () => {
+  test('reports ECONNRESET, not the end, when the peer is shut down while a write is pending', async () => {
     const [near, far] = memoryPair({ highWaterMark: 4 });
     const written = rejectsWith(write(near, 'abcdef'), 'ECANCELED');
     await near.shutDown(false, true);

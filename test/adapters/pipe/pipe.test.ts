@@ -96,7 +96,7 @@ conformance('inherited pipe, writing', WRITING, async () => {
 });
 
 describe('a FIFO', () => {
-  test('gives no end before the first writer came, and one after the last has left', async () => {
+  test('reports no end before the first writer opens, and one after the last has closed', async () => {
     await using directory = makeTempDir();
     const path = makeFifo(directory);
     const ops = await openFifo(path, { direction: 'read' });
@@ -129,7 +129,7 @@ describe('a FIFO', () => {
     fs.closeSync(reader);
   });
 
-  test('gives up waiting for a reader when its signal says so', async () => {
+  test('stops waiting for a reader when its signal aborts', async () => {
     await using directory = makeTempDir();
     const path = makeFifo(directory);
     const controller = new AbortController();
@@ -207,7 +207,7 @@ describe('a FIFO', () => {
     assert.equal(isOpen(writer), false);
   });
 
-  test('says why it cannot be opened', async () => {
+  test('reports why it cannot be opened', async () => {
     await using directory = makeTempDir();
     fs.writeFileSync(directory.join('file'), '');
     for (const direction of ['read', 'write'] as const) {
@@ -297,7 +297,7 @@ describe('standard input and output', () => {
     assert.ok(fs.readFileSync(output).equals(expected));
   });
 
-  test('give back what was read ahead to whoever reads next', async () => {
+  test('return unread bytes to the stream for its next reader', async () => {
     const child = startChild('first', ['pipe', 'pipe', 2]);
     const copied = buffer(child.stdout as NodeJS.ReadableStream);
     child.stdin?.end(bytes);

@@ -98,13 +98,13 @@ conformance('command that writes', { direction: 'read' }, async () => {
 });
 
 describe('a command that writes', () => {
-  test('gives its output, and then the end', async () => {
+  test('returns its output, and then the end', async () => {
     const ops = execOps('echo one; echo two', 'read');
     assert.equal((await collect(() => readOnce(ops))).toString(), 'one\ntwo\n');
     await ops.close();
   });
 
-  test('gives an error and not the end when it fails, after all its output', async () => {
+  test('reports an error instead of the end when it fails, after all its output', async () => {
     const ops = execOps('echo some; echo "no more disks" >&2; exit 3', 'read');
     assert.equal((await readOnce(ops)).toString(), 'some\n');
     const said = { code: 'EIO', message: /exited with status 3, .*"no more disks"/ };
@@ -119,7 +119,7 @@ describe('a command that writes', () => {
     await assert.rejects(ops.close(), { ...said, operation: 'close' });
   });
 
-  test('gives an error when a signal ends it', async () => {
+  test('reports an error when a signal kills it', async () => {
     const ops = execOps('echo some; kill -KILL $$', 'read');
     const read = collect(() => readOnce(ops));
     await assert.rejects(read, { code: 'EIO', message: /killed by SIGKILL/ });
@@ -400,7 +400,7 @@ describe('a command', () => {
     await until(() => !isAlive(group), { what: 'the group to be gone' });
   });
 
-  test('leaves no listener, no descriptor and no timer behind', async () => {
+  test('leaves no listener, no descriptor and no timer', async () => {
     const state = () => ({
       fds: fs.readdirSync('/proc/self/fd').length,
       exitListeners: process.listenerCount('exit'),
