@@ -85,6 +85,9 @@ class DescriptionCheck {
       if (this.#diagnostics === undefined || !(error instanceof MigrationStreamError)) throw error;
       this.#path.length = depth;
       device.unusable = error.reason;
+      // Neither the layout nor its name and version are reliable.
+      delete device.vmsd_name;
+      delete device.version;
       delete device.size;
       device.fields = [];
       delete device.subsections;

@@ -26,8 +26,8 @@ export interface BufferedTail {
   readonly descriptionAt: number | null;
   /** Whether sections have footers; null if that is still unknown. */
   readonly hasFooters: boolean | null;
-  /** Offset in the stream up to which it was searched. */
-  readonly searchedTo: number;
+  /** Whether the limit was reached, so that a VM description may follow the buffered bytes. */
+  readonly isPartial: boolean;
   /** Whether the source may send more, which was not waited for. */
   readonly isOpen: boolean;
 }
@@ -63,16 +63,16 @@ export async function bufferDeviceTail(
       return tailOf(fileOf([tail]), base, {
         found,
         footers,
-        searchedTo: base + buffered,
+        isPartial: false,
         isOpen: true,
       });
     }
   }
   const tail = Buffer.concat(pieces);
   const found = chooseDescription(tail, base, hasFooters);
-  const searchedTo = base + buffered;
+  const isPartial = buffered >= LIMIT.DEVICE_TAIL;
   const known = footers ?? (found === null && findEndMark(tail) !== null ? true : null);
-  return tailOf(fileOf([tail], input), base, { found, footers: known, searchedTo, isOpen: false });
+  return tailOf(fileOf([tail], input), base, { found, footers: known, isPartial, isOpen: false });
 }
 
 function tailOf(
@@ -81,17 +81,17 @@ function tailOf(
   search: {
     found: FoundDescription | null;
     footers: boolean | null;
-    searchedTo: number;
+    isPartial: boolean;
     isOpen: boolean;
   },
 ): BufferedTail {
-  const { found, footers, searchedTo, isOpen } = search;
+  const { found, footers, isPartial, isOpen } = search;
   return {
     input: new StreamInput(file, base),
     description: found?.description ?? null,
     descriptionAt: found?.offset ?? null,
     hasFooters: footers,
-    searchedTo,
+    isPartial,
     isOpen,
   };
 }

@@ -311,11 +311,10 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     state.isSearched = true;
     this.#goesOn = tail.isOpen;
     state.footers ??= tail.hasFooters;
-    // Past the buffered bytes, the description can only be the one at the end of the file.
-    const last = this.#options.description;
-    const isBeyond = last !== undefined && last.offset >= tail.searchedTo;
-    const description = tail.description ?? (isBeyond ? last.description : null);
-    const offset = tail.descriptionAt ?? (isBeyond ? last.offset : null);
+    // After more device sections than are buffered, there is only the description at the end of the file.
+    const last = tail.isPartial ? this.#options.description : undefined;
+    const description = tail.description ?? last?.description ?? null;
+    const offset = tail.descriptionAt ?? last?.offset ?? null;
     if (description !== null) {
       for (const device of await state.describe(description, offset)) yield deviceEvent(device);
     }
