@@ -40,7 +40,10 @@ const OUTCOMES: readonly (readonly [name: string, outcome: RegExp])[] = [
   ['pieces without end', /^fine$/],
   ['commands without end', /^fine$/],
   ['unknown commands without end', /^unsupported: command 99/],
-  ['device sections without end, before RAM', /^unsupported: more than 67108864 bytes of device sections/],
+  [
+    'device sections without end, before RAM',
+    /^unsupported: more than 67108864 bytes of device sections/,
+  ],
   ['device sections without end, behind RAM', /^fine$/],
   ['contents of disks and bytes behind, for a manifest', /^fine$/],
   ['storage keys without end, for a manifest', /^fine$/],

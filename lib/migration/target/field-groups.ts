@@ -90,7 +90,10 @@ export function kindOf({ type, size }: FieldDescription): FieldKind {
 
 /** What a field consists of; undefined if it is no structure, or an empty list. */
 export function contentsOf(field: FieldDescription): StateDescription | undefined {
-  return field.struct ?? (field.fields === undefined ? undefined : field);
+  const { struct } = field;
+  // QEMU 7.2 describes an array whose first element is a null pointer by an empty structure.
+  if (struct !== undefined) return struct.fields === undefined ? undefined : struct;
+  return field.fields === undefined ? undefined : field;
 }
 
 /** Gives a field's size for people. */
