@@ -166,6 +166,31 @@ describe('extract', { concurrency }, () => {
     assert.ok(fs.statSync(core).blocks * 512 < (64 << 20) / 10);
   });
 
+  test('--at, --nodes and --allow-missing are checked', async () => {
+    await using dir = makeTempDir();
+    const flat = ['--flat', dir.join('flat')];
+    const refused: readonly (readonly [what: RegExp, ...options: string[]])[] = [
+      [/Give BLOCK=ADDRESS/, ...flat, '--at', 'pc.ram'],
+      [/Give BLOCK=ADDRESS/, ...flat, '--at', 'pc.ram=-1'],
+      [/Give BLOCK=ADDRESS/, ...flat, '--at', 'pc.ram=0xfffffffffffffff'],
+      [/need --elf FILE or --flat FILE/, '--all-blocks', dir.join('all'), '--at', 'pc.ram=0'],
+      [/no RAM block "nodes"/, ...flat, '--nodes', 'nodes'],
+      [/no RAM block "dimm"/, ...flat, '--at', 'dimm=0x100000000'],
+    ];
+    for (const [what, ...options] of refused) {
+      assertSays(await run(['extract', '-', ...options], sparse()), 2, what);
+    }
+    assert.equal(fs.existsSync(dir.join('flat')), false);
+    const at = ['--at', 'pc.ram=0x10000'];
+    const ended = await run(['extract', '-', ...flat, ...at], sparse());
+    assert.equal(ended.code, 0, ended.stderr);
+    const fd = fs.openSync(dir.join('flat'), 'r');
+    const page = Buffer.alloc(1);
+    fs.readSync(fd, page, 0, 1, 0x11000);
+    fs.closeSync(fd);
+    assert.equal(page[0], 0x11);
+  });
+
   test('--manifest writes the digests of sections and blocks', async () => {
     await using dir = makeTempDir();
     const path = dir.join('manifest.json');
