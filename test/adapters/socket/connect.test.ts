@@ -77,7 +77,7 @@ async function fullTarget() {
 }
 
 describe('connecting', LIMITS, () => {
-  test('gives a socket over TCP that may be half open, with no listener of ours left', async () => {
+  test('returns a half-open TCP socket, without listeners of its own', async () => {
     await using served = await serve(net.createServer({ allowHalfOpen: true }));
     const plain = net.connect({ port: portOf(served.server), host: '127.0.0.1' });
     await once(plain, 'connect');
@@ -101,14 +101,14 @@ describe('connecting', LIMITS, () => {
     assert.equal((await collect(streamPeer(other).read)).toString(), 'hello');
   });
 
-  test('takes an empty host for this machine', async () => {
+  test('connects to this machine for an empty host', async () => {
     await using served = await serve(net.createServer());
     const socket = await connectSocket({ host: '', port: portOf(served.server) });
     assert.equal(socket.remoteAddress, '127.0.0.1');
     socket.destroy();
   });
 
-  test('is refused where nobody listens, and says where that was', async () => {
+  test('is refused where no process listens, and names the address', async () => {
     const target = await deafTarget();
     await assert.rejects(connectSocket(target), {
       name: 'QemuFileError',
@@ -118,7 +118,7 @@ describe('connecting', LIMITS, () => {
     });
   });
 
-  test('says what happened when every address of a name refused', async () => {
+  test('names the reason of every address of a name', async () => {
     const { port } = await deafTarget();
     await assert.rejects(connectSocket({ host: 'localhost', port }), {
       code: 'ECONNREFUSED',
@@ -126,7 +126,7 @@ describe('connecting', LIMITS, () => {
     });
   });
 
-  test('reports a unix socket that is not there, and one that is left over', async () => {
+  test('reports a unix socket that does not exist, and one without a listener', async () => {
     await using directory = makeTempDir();
     await rejectsWith(connectSocket({ path: directory.join('none') }), 'ENOENT');
     await rejectsWith(connectSocket({ path: directory.join('s'.repeat(108)) }), 'ENAMETOOLONG');
@@ -135,11 +135,11 @@ describe('connecting', LIMITS, () => {
     await rejectsWith(connectSocket({ path }), 'ECONNREFUSED');
   });
 
-  test('refuses a port that is none', async () => {
+  test('rejects an invalid port', async () => {
     await rejectsWith(connectSocket({ host: '127.0.0.1', port: 65536 }), 'EINVAL');
   });
 
-  test('ends with ETIMEDOUT when nobody answers in time', async () => {
+  test('rejects with ETIMEDOUT when the peer does not answer in time', async () => {
     await using full = await fullTarget();
     await assert.rejects(connectSocket(full.target, { timeoutMs: 20 }), {
       code: 'ETIMEDOUT',
@@ -147,7 +147,7 @@ describe('connecting', LIMITS, () => {
     });
   });
 
-  test('ends with ECANCELED when its signal fires, with the reason as the cause', async () => {
+  test('rejects with ECANCELED when its signal aborts, with the reason as the cause', async () => {
     await using full = await fullTarget();
     const controller = new AbortController();
     const reason = new Error('changed my mind');
@@ -156,13 +156,13 @@ describe('connecting', LIMITS, () => {
     await assert.rejects(connecting, { code: 'ECANCELED', cause: reason });
   });
 
-  test('does not begin when its signal has fired before', async () => {
+  test('does not begin when its signal is already aborted', async () => {
     await using served = await serve(net.createServer());
     await rejectsWith(connectSocket(served.target, { signal: AbortSignal.abort() }), 'ECANCELED');
     assert.equal(served.connections.length, 0);
   });
 
-  test('leaves the socket alone when the signal fires later, and leaves no timer', async () => {
+  test('has no effect on the socket when the signal aborts later, and leaves no timer', async () => {
     await using served = await serve(net.createServer());
     const controller = new AbortController();
     const timers = () =>
@@ -181,7 +181,7 @@ describe('connecting with TLS', LIMITS, () => {
   const accepting = (options: tls.TlsOptions = {}) =>
     tls.createServer({ cert, key, allowHalfOpen: true, ...options });
 
-  test('gives a socket whose other end is verified, and that may be half open', async () => {
+  test('returns a half-open socket whose peer is verified', async () => {
     await using served = await serve(accepting());
     const accepted = once(served.server, 'secureConnection') as Promise<[tls.TLSSocket]>;
     const socket = await connectSocket(served.target, { tls: { ca } });
@@ -217,7 +217,7 @@ describe('connecting with TLS', LIMITS, () => {
     socket.destroy();
   });
 
-  test('refuses a certificate of an unknown authority, and lets no byte of ours out', async () => {
+  test('rejects a certificate of an unknown authority, and sends no byte of the stream', async () => {
     await using served = await serve(accepting());
     let received = 0;
     served.server.on('secureConnection', (socket: tls.TLSSocket) => {
@@ -240,19 +240,19 @@ describe('connecting with TLS', LIMITS, () => {
     for (const connection of wire) checkTlsRecords(connection);
   });
 
-  test('reports an other end that does not speak TLS', async () => {
+  test('reports a peer that does not speak TLS', async () => {
     await using served = await serve(
       net.createServer((socket) => socket.on('error', () => {}).end('not TLS at all, sorry\n')),
     );
     await rejectsWith(connectSocket(served.target, { tls: { ca } }), 'EPROTO');
   });
 
-  test('reports an other end that leaves during the handshake', async () => {
+  test('reports a peer that leaves during the handshake', async () => {
     await using served = await serve(net.createServer((socket) => socket.destroy()));
     await rejectsWith(connectSocket(served.target, { tls: { ca } }), 'ECONNRESET', 'EPIPE');
   });
 
-  test('ends with ETIMEDOUT when the handshake takes too long', async () => {
+  test('rejects with ETIMEDOUT when the handshake takes too long', async () => {
     await using served = await serve(net.createServer());
     const connecting = connectSocket(served.target, { tls: { ca }, timeoutMs: 50 });
     await rejectsWith(connecting, 'ETIMEDOUT');
@@ -262,7 +262,7 @@ describe('connecting with TLS', LIMITS, () => {
     await collect(streamPeer(other).read);
   });
 
-  test('ends with ECANCELED when its signal fires during the handshake', async () => {
+  test('rejects with ECANCELED when its signal aborts during the handshake', async () => {
     await using served = await serve(net.createServer());
     const controller = new AbortController();
     const connecting = connectSocket(served.target, { tls: { ca }, signal: controller.signal });
@@ -272,7 +272,7 @@ describe('connecting with TLS', LIMITS, () => {
     await failed;
   });
 
-  test('does not go below TLS 1.2 even where Node is told to, unless it is told itself', async (t) => {
+  test('does not go below TLS 1.2 even where Node is configured to, unless its options say so', async (t) => {
     const { DEFAULT_MIN_VERSION } = tls;
     t.after(() => {
       tls.DEFAULT_MIN_VERSION = DEFAULT_MIN_VERSION;
@@ -289,13 +289,13 @@ describe('connecting with TLS', LIMITS, () => {
     socket.destroy();
   });
 
-  test('reports options that TLS does not know', async () => {
+  test('rejects invalid TLS options', async () => {
     await using served = await serve(accepting());
     const options = { ca, minVersion: 'TLSv9' as tls.SecureVersion };
     await rejectsWith(connectSocket(served.target, { tls: options }), 'EINVAL');
   });
 
-  test('knows the other end by a shared key, without certificates', async () => {
+  test('verifies the peer by a shared key, without certificates', async () => {
     const psk = Buffer.from('00112233445566778899aabbccddeeff', 'hex');
     const common = { ciphers: 'PSK', maxVersion: 'TLSv1.2' } as const;
     await using served = await serve(
@@ -312,7 +312,7 @@ describe('connecting with TLS', LIMITS, () => {
     await rejectsWith(withKey(Buffer.alloc(16)), 'EPROTO', 'ECONNRESET');
   });
 
-  test('checks a certificate in spite of a shared key that was not used', async () => {
+  test('verifies the certificate when the shared key was not used', async () => {
     await using served = await serve(accepting({ maxVersion: 'TLSv1.2' }));
     const connecting = connectSocket(served.target, {
       tls: {

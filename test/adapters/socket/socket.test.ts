@@ -27,7 +27,7 @@ const write = (ops: QemuFileOps, bytes: string | Uint8Array) =>
   promised(() => ops.writevBuffer?.([Buffer.from(bytes)], 0) ?? -1);
 
 describe('writing to a socket', LIMITS, () => {
-  test('makes one writev of one batch', async () => {
+  test('writes one batch as one writev', async () => {
     const [socket, other] = await plainSockets();
     const batches: number[] = [];
     socket._writev = (chunks, callback) => {
@@ -61,7 +61,7 @@ describe('writing to a socket', LIMITS, () => {
 });
 
 describe('reading from a socket', LIMITS, () => {
-  test('hands over the chunks of the stream themselves', async () => {
+  test('returns the chunks of the stream uncopied', async () => {
     const chunks = [Buffer.from('one'), Buffer.from('two')];
     const stream = new Duplex({ read() {}, write: (_chunk, _encoding, callback) => callback() });
     const ops = socketOps(stream, { lingerMs: 0 });
@@ -70,7 +70,7 @@ describe('reading from a socket', LIMITS, () => {
     await ops.close();
   });
 
-  test('gives what arrived before a reset, and then ECONNRESET', async () => {
+  test('returns the bytes before a reset, and then fails with ECONNRESET', async () => {
     const [socket, other] = duplexPair(Duplex);
     const peer = streamPeer(other);
     const ops = socketOps(socket);
@@ -85,7 +85,7 @@ describe('reading from a socket', LIMITS, () => {
   });
 
   // Node itself calls this an end: see the comment in adapters/socket/socket.ts.
-  test('does not take a reset that follows bytes for an end', async () => {
+  test('does not report a reset right after bytes as an end', async () => {
     const [socket, other] = await plainSockets();
     const ops = socketOps(socket);
     other.write(pattern(8 * 1024 * 1024));
@@ -100,7 +100,7 @@ describe('reading from a socket', LIMITS, () => {
     await ops.close();
   });
 
-  test('gives the end of a socket that had ended before', async () => {
+  test('returns the end of a socket that ended earlier', async () => {
     const [socket, other] = await plainSockets();
     other.end();
     socket.resume();
@@ -112,7 +112,7 @@ describe('reading from a socket', LIMITS, () => {
     assert.equal((await collect(streamPeer(other).read)).toString(), 'still open');
   });
 
-  test('fails on a socket that was destroyed before', async () => {
+  test('fails on a socket that was destroyed earlier', async () => {
     const [socket, other] = await plainSockets();
     const closed = once(socket, 'close');
     socket.destroy();
@@ -169,7 +169,7 @@ describe('closing a socket', LIMITS, () => {
     await ops.close();
   });
 
-  test('with an error destroys a unix socket without a word', async () => {
+  test('with an error destroys a unix socket, whose peer sees an end', async () => {
     await using directory = makeTempDir();
     const [socket, other] = await plainSockets(directory.join('s'));
     const ops = socketOps(socket);
@@ -179,7 +179,7 @@ describe('closing a socket', LIMITS, () => {
     other.destroy();
   });
 
-  test('with an error passes the error on to a stream that is no socket', async () => {
+  test('with an error destroys a stream that is not a socket with that error', async () => {
     const reason = new Error('not whole');
     const destroyedWith: unknown[] = [];
     const stream = new Duplex({
@@ -194,7 +194,7 @@ describe('closing a socket', LIMITS, () => {
     assert.deepEqual(destroyedWith, [reason]);
   });
 
-  test('ends a stream that never says that it closed', async () => {
+  test('ends a stream that never emits close', async () => {
     const stream = new Duplex({
       read() {},
       write: (_chunk, _encoding, callback) => callback(),
@@ -243,7 +243,7 @@ describe('shutting a socket down', LIMITS, () => {
     await ops.close();
   });
 
-  test('is no failure of the close that follows', async () => {
+  test('does not make the close that follows fail', async () => {
     const [socket, other] = await plainSockets();
     const ops = socketOps(socket);
     await write(ops, 'some');
@@ -253,7 +253,7 @@ describe('shutting a socket down', LIMITS, () => {
     other.destroy();
   });
 
-  test('answers a half-close asked for twice', async () => {
+  test('resolves a half-close that is called twice', async () => {
     const [socket, other] = await plainSockets();
     const ops = socketOps(socket);
     await Promise.all([ops.shutDown(false, true), ops.shutDown(false, true)]);
@@ -262,7 +262,7 @@ describe('shutting a socket down', LIMITS, () => {
     await Promise.all([ops.close(), peer.close()]);
   });
 
-  test('of reading lets the peer write on into nowhere', async () => {
+  test('of reading lets the peer write on, and drops its bytes', async () => {
     const [socket, other] = await plainSockets();
     const ops = socketOps(socket);
     const peer = streamPeer(other);
@@ -276,7 +276,7 @@ describe('shutting a socket down', LIMITS, () => {
 });
 
 describe('a socket', LIMITS, () => {
-  test('gives its descriptor', async () => {
+  test('returns its descriptor', async () => {
     const [socket, other] = await plainSockets();
     const ops = socketOps(socket);
     assert.ok(fstatSync(ops.getFd()).isSocket());
@@ -286,14 +286,14 @@ describe('a socket', LIMITS, () => {
     await closed;
   });
 
-  test('without a descriptor gives -1', async () => {
+  test('returns -1 without a descriptor', async () => {
     const [socket] = duplexPair(Duplex);
     const ops = socketOps(socket, { lingerMs: 0 });
     assert.equal(ops.getFd(), -1);
     await ops.close();
   });
 
-  test('asks for big staging and has pages copied, or for what its maker says', async () => {
+  test('has the sizes of a socket, or those of its options', async () => {
     const [near, far] = await tlsSockets();
     const sizes = { stagingSize: 131072, copyLimit: 4096, highWaterMark: 524288 };
     assert.deepEqual(socketOps(near).sizes, sizes);
@@ -303,7 +303,7 @@ describe('a socket', LIMITS, () => {
     far.destroy();
   });
 
-  test('whose connecting fails, fails what waits for it', async () => {
+  test('that fails to connect fails pending calls', async () => {
     const server = net.createServer().listen(0, '127.0.0.1');
     await once(server, 'listening');
     const { port } = server.address() as net.AddressInfo;
