@@ -10,6 +10,7 @@ import type { OpenStream } from '../endpoints/open-stream.ts';
 import { UsageError, writeOutput } from '../shell/command-errors.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
+import { faultHint } from './fault-hint.ts';
 import { faultToJson, summarizeParts } from './json.ts';
 import { type ReadFlags, readStream } from './read-command.ts';
 import { type BlockMap, MAP_CELLS, MAP_WIDTH, showSummary } from './summary-text.ts';
@@ -69,6 +70,8 @@ export async function runInspect(fromText: string, flags: InspectFlags): Promise
     if (flags.json !== true && flags.quiet !== true && summary.sections.length > 0) {
       await printStderr('the output shows the part of the stream before that');
     }
+    const hint = faultHint(failure);
+    if (flags.quiet !== true && hint !== null) await printStderr(hint);
     return readExitCode(failure);
   });
 }

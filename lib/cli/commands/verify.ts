@@ -14,6 +14,7 @@ import { UsageError } from '../shell/command-errors.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
 import { showExactSize } from '../shell/sizes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
+import { faultHint } from './fault-hint.ts';
 import { faultToJson } from './json.ts';
 import { type ReadFlags, readStream } from './read-command.ts';
 
@@ -87,15 +88,21 @@ async function report(
   verification: Verification,
   verdict: TargetVerdict | undefined,
 ): Promise<number> {
-  const { faults, warnings, bytes, sections, configuration } = verification;
+  const { faults, warnings, bytes, sections, configuration, isRamComplete } = verification;
   const problems = verdict?.problems ?? [];
   for (const { message } of faults) await printStderr(`${fromText}: ${message}`);
+  const [first] = faults;
   for (const problem of problems) {
     await printStderr(
       `${fromText}: ${target} would not load this stream: ${describeTargetProblem(problem)}`,
     );
   }
   if (quiet !== true) {
+    if (isRamComplete) {
+      await printStderr('hint: qemu-file extract writes the guest memory in this stream to files');
+    }
+    const hint = first === undefined ? null : faultHint(first);
+    if (hint !== null) await printStderr(hint);
     for (const note of [...warnings, ...(verdict?.notes ?? [])])
       await printStderr(`${fromText}: ${note}`);
   }
@@ -115,7 +122,6 @@ async function report(
   const line = `${fromText}: ok: ${machine}, ${sections.length} sections, ${showExactSize(bytes)}${fits}`;
   const text = json === true ? JSON.stringify(object) : isValid && quiet !== true ? line : '';
   const isPrinted = text === '' || (await writeText(process.stdout, `${text}\n`));
-  const [first] = faults;
   if (first !== undefined) return readExitCode(first);
   if (problems.length > 0) return EXIT.BAD_STREAM;
   return isPrinted ? EXIT.DONE : EXIT.IO;

@@ -347,6 +347,10 @@ describe('exit code of inspect', { concurrency }, () => {
     const shown = await run(['inspect', path]);
     assertSays(shown, 1, /ENODATA: in section "demo": the stream ends.* at byte 4300/);
     assert.match(shown.stderr, /the output shows the part of the stream before that/);
+    assert.match(
+      shown.stderr,
+      /^qemu-file: hint: the stream is incomplete: .*save the guest again$/m,
+    );
     assert.match(shown.stdout.toString(), /migration stream, 4\.17 KiB \(4270 bytes\)/);
     assert.match(shown.stdout.toString(), /pc\.ram {2}8 KiB {2}zero 1, normal 1/);
 

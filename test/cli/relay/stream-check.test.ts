@@ -9,14 +9,7 @@ import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
 import { Command, type Ended, run } from '../../helpers/command.ts';
 import { assertSays, put, putRecording } from '../../helpers/reading-command.ts';
 import { portOf } from '../../helpers/sockets.ts';
-import {
-  be32,
-  counted,
-  end,
-  header,
-  stream,
-  workedExample,
-} from '../../helpers/stream-bytes.ts';
+import { be32, counted, end, header, stream, workedExample } from '../../helpers/stream-bytes.ts';
 
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;
