@@ -3,18 +3,18 @@ import { noop } from '../util/noop.ts';
 import { codeOf, QemuFileError, type QemuFileErrorContext, toQemuFileError } from './errors.ts';
 import type { MaybePromise } from './ops.ts';
 
-/** Marks a promise as handled: an error is latched, so a promise nobody awaits must not end the process. */
+/** Mark a promise as handled. Errors are latched, so a rejection that no caller awaits must not end the process. */
 export function markHandled<T>(promise: Promise<T>): Promise<T> {
   promise.catch(noop);
   return promise;
 }
 
 /**
- * The error of a backend that answered a negative errno, or nonsense.
+ * Return the error of a backend whose answer is a negative errno or not valid.
  *
- * @param answer - What it answered.
- * @param asked - What it was asked, to complete "the backend answered 5 …".
- * @param context - Where.
+ * @param answer - The answer.
+ * @param asked - The question, to complete "the backend answered 5 …".
+ * @param context - Where it happened.
  */
 export function backendError(
   answer: unknown,
@@ -27,7 +27,11 @@ export function backendError(
   return new QemuFileError('EIO', `the backend answered ${inspect(answer)} ${asked}`, context);
 }
 
-/** What a backend answers, 0 for nothing; all that is a failure is thrown as `QemuFileError`. */
+/**
+ * Return the backend's answer, 0 for none.
+ *
+ * @throws {QemuFileError} (rejects) for a negative errno, and for an error that the backend throws.
+ */
 export async function callBackend(
   operation: string,
   call: () => MaybePromise<number | void> | undefined,

@@ -21,7 +21,7 @@ export const RAM_CONTROL_BLOCK_REG = 4;
 /** Flag of a RAM word whose content a hook transports. @see QEMU `RAM_SAVE_FLAG_HOOK` */
 export const RAM_SAVE_FLAG_HOOK = 0x80;
 
-/** A save-page hook's answer: "send the page inline". @see QEMU `RAM_SAVE_CONTROL_NOT_SUPP` */
+/** The answer of a save-page hook that cannot send the page: send it inline. @see QEMU `RAM_SAVE_CONTROL_NOT_SUPP` */
 export const RAM_SAVE_CONTROL_NOT_SUPP = -1000;
-/** A save-page hook's answer: "the page is on its way by other means". @see QEMU `RAM_SAVE_CONTROL_DELAYED` */
+/** The answer of a save-page hook that sends the page by its own means. @see QEMU `RAM_SAVE_CONTROL_DELAYED` */
 export const RAM_SAVE_CONTROL_DELAYED = -2000;

@@ -12,7 +12,7 @@ export interface QemuFileErrorContext {
   cause?: unknown;
 }
 
-/** What a person can do about an error, by its code. */
+/** Advice to the user, by error code. */
 const ADVICE: Readonly<Record<string, string>> = {
   EACCES: 'check the permissions of the path and of its directories',
   EADDRINUSE: 'another process listens there: stop it or choose another address',
@@ -87,7 +87,7 @@ function describe(code: string, reason: string, context: QemuFileErrorContext): 
 /**
  * Gives the negative errno of an errno name on this system.
  *
- * @param code - Such as `'EPIPE'`; an unknown name gives the number of `EIO`.
+ * @param code - Such as `'EPIPE'`; an unknown name has the number of `EIO`.
  * @returns A negative integer, such as -32.
  */
 export function errnoOf(code: string): number {
@@ -96,7 +96,7 @@ export function errnoOf(code: string): number {
 }
 
 /**
- * Gives the errno name of a negative errno on this system.
+ * Return the errno name of a negative errno on this system.
  *
  * @param errno - Such as -32.
  * @returns Such as `'EPIPE'`; `'EIO'` for a number this system does not know.
@@ -109,10 +109,11 @@ export function codeOf(errno: number): string {
 }
 
 /**
- * Turns whatever a transport threw into a `QemuFileError`: errno codes are kept, an abort becomes
- * `ECANCELED`, everything else `EIO`; the original is the `cause`. A `QemuFileError` is returned as it is.
+ * Convert an error that a transport threw into a `QemuFileError`. Errno codes are kept, an abort becomes
+ * `ECANCELED`, and all others become `EIO`; the original is the `cause`. A `QemuFileError` is returned as it
+ * is.
  *
- * @param error - Anything that was thrown or rejected.
+ * @param error - Any value that was thrown.
  * @param context - Where it happened.
  */
 export function toQemuFileError(
@@ -126,14 +127,14 @@ export function toQemuFileError(
   const known = typeof code === 'string' && code in constants.errno ? code : undefined;
   const fallback = name === 'AbortError' || name === 'TimeoutError' ? 'ECANCELED' : 'EIO';
   const said = typeof message === 'string' && message !== '' ? message : 'the transport failed';
-  // Messages of fs begin with the code, which ours does already.
+  // Messages of node:fs begin with the code, as ours do.
   const reason =
     known !== undefined && said.startsWith(`${known}: `) ? said.slice(known.length + 2) : said;
   return new QemuFileError(known ?? fallback, reason, { ...context, cause: error });
 }
 
 /**
- * The error of an operation that an `AbortSignal` ended.
+ * Return the error of an operation that an `AbortSignal` ended.
  *
  * @param signal - The signal; its `reason` becomes the `cause`.
  * @param operation - Public name of the operation.

@@ -1,26 +1,26 @@
 import type { Duplex } from 'node:stream';
 
-/** A value, or the promise of one: an operation may answer either way. */
+/** A value, or a promise of it: an operation may return either. */
 export type MaybePromise<T> = T | PromiseLike<T>;
 
 /** Which way bytes go: `read` out of the backend, `write` into it. */
 export type Direction = 'read' | 'write';
 
-/** Gives the descriptor under a backend, or -1 where there is none. @see QEMU `QEMUFileGetFD` */
+/** Returns the descriptor under a backend, or -1 if there is none. @see QEMU `QEMUFileGetFD` */
 export type QemuFileGetFd = () => number;
 
 /** Where `setOffset` counts from, as in lseek(2). */
 export type Whence = 'set' | 'current' | 'end';
 
-/** Sizes that suit a backend best, in bytes unless said; whoever makes a file can overrule each. */
+/** Sizes that suit a backend best, in bytes unless noted. The options of a file override them. */
 export interface QemuFileSizes {
   /** Staging area of copied bytes. Default 32768. */
   stagingSize: number;
   /** Greatest number of entries in one gather list. Default 64. */
   gatherEntries: number;
   /**
-   * Buffers put by reference are copied all the same up to this size, for backends to which an entry of
-   * the gather list costs more than the copy. At most `stagingSize`. Default 0: none is.
+   * Buffers put by reference are copied up to this size, for backends to which an entry of the gather list
+   * costs more than the copy. At most `stagingSize`. Default 0: none is copied.
    */
   copyLimit: number;
   /** Bytes that may wait for the backend before the transport gate shuts. Default 262144. */
@@ -31,81 +31,80 @@ export interface QemuFileSizes {
 
 /**
  * A backend: the table of transport operations under a `QemuFile`. All may be absent but one of
- * `getBuffer` and `writevBuffer`; each may answer at once or with a promise, and fails by throwing, by
- * rejecting, or by answering a negative errno.
+ * `getBuffer` and `writevBuffer`. Each may return a value or a promise, and fails by throwing, by rejecting, or
+ * by returning a negative errno.
  *
  * @see QEMU `QEMUFileOps`
  */
 export interface QemuFileOps {
   /**
-   * Reads the next bytes; waits for at least one. Absent: the file cannot be read.
+   * Read the next bytes; wait for at least one. Absent: the file cannot be read.
    *
    * @param buffer - Where to put bytes, from its start.
    * @param position - Offset in the stream of the first byte asked for; stream transports ignore it.
-   * @returns How many bytes were put into `buffer` (0 is the end), or instead a `Uint8Array` that the
-   *   backend owns and hands over for good (an empty one is the end).
+   * @returns The number of bytes put into `buffer` (0 is the end), or a `Uint8Array` that the backend owns
+   *   and will not use again (an empty one is the end).
    */
   getBuffer?(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array>;
 
   /**
-   * Writes all the given bytes, in order. Called again only after it has answered. Absent: the file
+   * Write all the given bytes, in order. Called again only after it has answered. Absent: the file
    * cannot be written.
    *
-   * @param buffers - At least one buffer; the backend may use them until it answers, and not longer.
+   * @param buffers - At least one buffer; the backend may use them until it answers.
    * @param position - Offset in the stream of the first byte.
-   * @returns How many bytes were taken. Anything but all of them is a failure.
+   * @returns The number of bytes taken. Any other number than all of them is a failure.
    */
   writevBuffer?(buffers: readonly Uint8Array[], position: number): MaybePromise<number>;
 
   /**
-   * Ends the use of the transport and frees what it holds; wakes a pending `getBuffer`. Called once.
-   * Absent: nothing to free.
+   * Close the transport, free its resources, and wake a pending `getBuffer`. Called once. Absent: there is
+   * nothing to free.
    *
-   * @param error - Present when the stream is not whole: it failed, or something was put and it was
-   *   destroyed before its end.
-   *   A backend that publishes its result (a file, an upload) must then not publish it.
-   * @returns Nothing, or a number that `QemuFile.close()` passes on if nothing failed earlier.
+   * @param error - Present if the stream is not whole: it failed, or it was destroyed after bytes were put
+   *   and before its end. A backend that publishes its result (a file, an upload) must then not publish it.
+   * @returns Nothing, or a number that `QemuFile.close()` returns if nothing failed earlier.
    */
   close?(error?: Error): MaybePromise<number | void>;
 
-  /** Says whether reads may block the whole thread until bytes are there. Absent: the call does nothing. */
+  /** Set whether reads may block the thread until bytes are available. Absent: the call does nothing. */
   setBlocking?(blocking: boolean): void;
 
   /**
-   * Gives the other direction over the same transport, as a table of its own or as a ready file.
-   * The transport closes when both have been closed. Absent, or nothing: there is none.
+   * Return the other direction over the same transport, as a table of its own or as a `QemuFile`. The
+   * transport closes when both have been closed. Absent, or null: there is none.
    */
   getReturnPath?(): QemuFileOps | Duplex | null | undefined;
 
   /**
-   * Ends directions at once and wakes whatever waits in them; `(false, true)` after the last byte is
-   * how a file half-closes. Absent: `shutdown()` reports `ENOSYS`.
+   * End directions at once and wake the operations that wait in them. A file half-closes with
+   * `(false, true)` after the last byte. Absent: `shutdown()` returns `-ENOSYS`.
    */
   shutDown?(read: boolean, write: boolean): MaybePromise<number | void>;
 
   /**
-   * Takes back, in order, what was read and nobody consumed, as the file is closed in order: the next
-   * file on the same transport gets it first. Absent: those bytes are lost.
+   * Take back, in order, the bytes that were read and not consumed when the file was closed: the next file
+   * on the same transport reads them first. Absent: those bytes are lost.
    */
   unread?(chunks: readonly Uint8Array[]): void;
 
-  /** Gives the descriptor, or -1. Absent: -1. */
+  /** Return the descriptor, or -1. Absent: -1. */
   getFd?: QemuFileGetFd;
 
   /**
-   * Moves the transport's offset, on seekable backends only.
+   * Move the transport's offset; on seekable backends only.
    *
    * @returns The new offset in bytes from the start.
    */
   setOffset?(offset: number, whence: Whence): MaybePromise<number>;
 
-  /** Gives the transport's own offset in bytes, on seekable backends only. */
+  /** Return the transport's own offset in bytes; on seekable backends only. */
   getOffset?(): MaybePromise<number>;
 
-  /** Writes a buffer at an offset without moving the stream; answers the bytes written. Seekable backends only. */
+  /** Write a buffer at an offset without moving the stream; return the bytes written. Seekable backends only. */
   putBufferAt?(buffer: Uint8Array, offset: number): MaybePromise<number>;
 
-  /** Reads into a buffer from an offset without moving the stream; answers the bytes read. Seekable backends only. */
+  /** Read into a buffer from an offset without moving the stream; return the bytes read. Seekable backends only. */
   getBufferAt?(buffer: Uint8Array, offset: number): MaybePromise<number>;
 
   /** Sizes that suit this backend best. Absent: QEMU's own. */

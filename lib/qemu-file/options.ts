@@ -4,45 +4,48 @@ import type { GetSettings } from './get/get-half.ts';
 import { BandwidthBudget } from './put/bandwidth-budget.ts';
 import type { PutSettings } from './put/put-half.ts';
 
-/** How a `QemuFile` is to work; sizes left out are the backend's, or else QEMU's. */
-export interface QemuFileOptions extends Partial<QemuFileSizes> {
-  /** False switches the get half off although the backend has one. */
-  readable?: boolean;
-  /** False switches the put half off although the backend has one. */
-  writable?: boolean;
-  /** Whether what is left unflushed leaves at the end of the tick. Default true; QEMU has no such thing. */
-  autoFlush?: boolean;
-  /** `'xxh64'` keeps a running digest of each half. */
-  digest?: 'xxh64';
-  /** Bytes per second at which bytes may leave, kept by the file itself. Default 0: no limit of its own. */
-  maxBandwidth?: number;
-  /**
-   * The limit that this file keeps together with others: its `maxBandwidth` is theirs, too. Default: one of
-   * its own.
-   */
-  budget?: BandwidthBudget;
-  /** Bytes that may wait for the backend before `ENOBUFS` is latched by the next put. Default 134217728. */
-  maxPendingBytes?: number;
-  /** Bytes that one `fill` or `read…` may ask for. Default 16777216. */
-  maxLookAhead?: number;
-  /** Destroys the file when it aborts; `ECANCELED` is latched. */
-  signal?: AbortSignal;
-}
+/** The sizes as options. */
+type OptionalSizes = { [K in keyof QemuFileSizes]?: QemuFileSizes[K] | undefined };
 
-/** Options of every wait. */
-export interface WaitOptions {
-  /** Ends the wait with `ECANCELED`, the signal's reason as its cause. */
+/** Options of a `QemuFile`. Sizes that are absent are the backend's, or else QEMU's. */
+export interface QemuFileOptions extends OptionalSizes {
+  /** False disables the get half although the backend has one. */
+  readable?: boolean | undefined;
+  /** False disables the put half although the backend has one. */
+  writable?: boolean | undefined;
+  /** Whether unflushed bytes are sent at the end of the tick. Default true; QEMU never does that. */
+  autoFlush?: boolean | undefined;
+  /** `'xxh64'` keeps a running digest of each half. */
+  digest?: 'xxh64' | undefined;
+  /** Bytes per second at which the file sends. Default 0: no limit. */
+  maxBandwidth?: number | undefined;
+  /**
+   * A limit that this file shares with others: its `maxBandwidth` is theirs, too. Default: a budget of its
+   * own.
+   */
+  budget?: BandwidthBudget | undefined;
+  /** Bytes that may wait for the backend before `ENOBUFS` is latched by the next put. Default 134217728. */
+  maxPendingBytes?: number | undefined;
+  /** Bytes that one `fill` or `read…` may ask for. Default 16777216. */
+  maxLookAhead?: number | undefined;
+  /** Destroys the file when it aborts; `ECANCELED` is latched. */
   signal?: AbortSignal | undefined;
 }
 
-/** Bytes waiting for the backend at which the transport gate shuts, unless the backend knows better. */
+/** Options of each wait. */
+export interface WaitOptions {
+  /** Ends the wait with `ECANCELED`, with the signal's reason as the cause. */
+  signal?: AbortSignal | undefined;
+}
+
+/** Default number of bytes waiting for the backend at which the transport gate shuts. */
 const HIGH_WATER_MARK = 256 * 1024;
-/** Size of the buffer given to `getBuffer`, unless the backend knows better. */
+/** Default size in bytes of the buffer given to `getBuffer`. */
 const LOOK_AHEAD_SIZE = 64 * 1024;
 const MAX_PENDING_BYTES = 128 * 1024 * 1024;
 const MAX_LOOK_AHEAD = 16 * 1024 * 1024;
 
-/** All settings of a file, decided. */
+/** All settings of a file, resolved. */
 export interface Settings {
   put: PutSettings;
   get: GetSettings;
@@ -63,9 +66,9 @@ function positive(name: string, value: number): number {
 }
 
 /**
- * Decides all settings from the options, the backend's preferences and QEMU's defaults.
+ * Resolve all settings from the options, the backend's preferences and QEMU's defaults.
  *
- * @throws RangeError for a size that is not a positive integer; TypeError for a backend that is no table.
+ * @throws RangeError for a size that is not a positive integer; TypeError if `ops` is not an object.
  */
 export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Settings {
   if (typeof ops !== 'object' || ops === null) {
@@ -88,7 +91,7 @@ export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Set
       stagingSize,
       copyLimit: Math.min(copyLimit, stagingSize),
       gatherEntries: size('gatherEntries', MAX_IOV_SIZE),
-      // Whoever heeds the gate must not meet ENOBUFS.
+      // A producer that waits at the gate must not get ENOBUFS.
       highWaterMark: Math.min(size('highWaterMark', HIGH_WATER_MARK), maxPendingBytes),
       maxPendingBytes,
       autoFlush: options.autoFlush !== false,

@@ -1,19 +1,19 @@
 /*
- * Blocks that the kernel copies to and from. C libraries put large ones 16 bytes behind the start of a page,
- * and that is where processors with "fast short rep mov" have a bad case: where the lower 12 bits of the
- * destination are a little greater than those of the source, AMD's Zen 3 reads a file into such a block at
- * 2.4 GB/s instead of 8.8 (bench/block-offset.ts). What the kernel copies begins at the start of a page more
- * often than not, so blocks begin in the middle.
+ * Blocks that the kernel copies to and from. C libraries place large blocks 16 bytes after the start of a
+ * page, which is a bad case of processors with "fast short rep mov": if the lower 12 bits of the destination
+ * are a little greater than those of the source, AMD's Zen 3 reads a file at 2.4 GB/s instead of 8.8
+ * (bench/block-offset.ts). The kernel's own buffers mostly begin at the start of a page, so ours begin in the
+ * middle.
  */
 
 /** Half a page. */
-const OFFSET = 2048;
+const OFFSET_BYTES = 2048;
 
-/** Size from which on it is worth that. */
-const LEAST = 32_768;
+/** Smallest size for which the offset pays off. */
+const MIN_OFFSET_SIZE = 32_768;
 
-/** Makes a block, not cleared, that is all that will ever be seen of its memory. */
+/** Allocate an uninitialised block; no other view of its memory exists. */
 export function allocateBlock(size: number): Buffer {
-  if (size < LEAST) return Buffer.allocUnsafeSlow(size);
-  return Buffer.from(Buffer.allocUnsafeSlow(size + OFFSET).buffer, OFFSET, size);
+  if (size < MIN_OFFSET_SIZE) return Buffer.allocUnsafeSlow(size);
+  return Buffer.from(Buffer.allocUnsafeSlow(size + OFFSET_BYTES).buffer, OFFSET_BYTES, size);
 }

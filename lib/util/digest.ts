@@ -3,7 +3,7 @@ import xxhash, { type XXHash, type XXHashAPI } from 'fast-xxhash';
 let api: XXHashAPI | undefined;
 let loading: Promise<void> | undefined;
 
-/** Loads the hash's WebAssembly once per process; until then no digest can be made. */
+/** Load the WebAssembly of the hash, once per process. A `Digest` can be made after that. */
 export function loadDigest(): Promise<void> {
   loading ??= xxhash().then((loaded) => {
     api = loaded;
@@ -12,10 +12,10 @@ export function loadDigest(): Promise<void> {
 }
 
 /**
- * Bytes are copied into the memory of the WebAssembly, which grows to what it is given at once and never
- * shrinks; pieces of this size stay in the processor's cache (bench/digest.ts).
+ * Bytes are copied into the memory of the WebAssembly, which grows to the size of one update and never
+ * shrinks. Chunks of this size stay in the processor's cache (bench/digest.ts).
  */
-const PIECE = 65_536;
+const UPDATE_CHUNK_BYTES = 65_536;
 
 /** A running XXH64 (seed 0) over any number of buffers. */
 export class Digest {
@@ -27,43 +27,43 @@ export class Digest {
     this.#state = api.create64();
   }
 
-  /** Adds the bytes of one buffer. */
+  /** Add the bytes of one buffer. */
   update(bytes: Uint8Array): void {
-    if (bytes.length <= PIECE) {
+    if (bytes.length <= UPDATE_CHUNK_BYTES) {
       this.#state.update(bytes);
       return;
     }
-    for (let at = 0; at < bytes.length; at += PIECE) {
-      this.#state.update(bytes.subarray(at, at + PIECE));
+    for (let at = 0; at < bytes.length; at += UPDATE_CHUNK_BYTES) {
+      this.#state.update(bytes.subarray(at, at + UPDATE_CHUNK_BYTES));
     }
   }
 
-  /** Gives the digest of all bytes so far as 16 hexadecimal digits, as `xxhsum -H1` prints it. */
+  /** Return the digest of all bytes so far as 16 hexadecimal digits, as `xxhsum -H1` prints it. */
   hex(): string {
     return this.#state.digest().toString(16).padStart(16, '0');
   }
 }
 
 /** XXH64 of no bytes. */
-const OF_NOTHING = 'ef46db3751d8e999';
+const EMPTY_DIGEST = 'ef46db3751d8e999';
 
-/** The digest of one half of a file, if it shall have one; its first byte waits for the hash to load. */
+/** The optional digest of one half of a file. The first byte waits for the hash to load. */
 export class HalfDigest {
-  readonly #wanted: boolean;
+  readonly #isEnabled: boolean;
   #digest: Digest | null = null;
 
-  constructor(wanted: boolean) {
-    this.#wanted = wanted;
+  constructor(isEnabled: boolean) {
+    this.#isEnabled = isEnabled;
   }
 
-  /** 16 hexadecimal digits, or null if none is kept. */
+  /** 16 hexadecimal digits, or null if the digest is not enabled. */
   get hex(): string | null {
-    return this.#wanted ? (this.#digest?.hex() ?? OF_NOTHING) : null;
+    return this.#isEnabled ? (this.#digest?.hex() ?? EMPTY_DIGEST) : null;
   }
 
-  /** True if bytes may flow; if not, one of the two is called once that is known. */
+  /** Return whether bytes may flow; if not, call one of the two once the hash has loaded or failed to. */
   ready(resume: () => void, fail: (error: unknown) => void): boolean {
-    if (!this.#wanted || this.#digest !== null) return true;
+    if (!this.#isEnabled || this.#digest !== null) return true;
     if (api === undefined) {
       loadDigest().then(resume, fail);
       return false;
@@ -72,7 +72,7 @@ export class HalfDigest {
     return true;
   }
 
-  /** Adds bytes, if a digest is kept. */
+  /** Add bytes, if the digest is enabled. */
   update(bytes: Uint8Array): void {
     this.#digest?.update(bytes);
   }

@@ -1,7 +1,7 @@
-/** Taken items left in the array before it is worth moving the rest to its front. */
-const SLACK = 1024;
+/** Removed items that stay in the array before the rest is moved to its front. */
+const MAX_SLACK = 1024;
 
-/** A queue. Unlike `Array.shift`, taking the first item costs the same however many there are. */
+/** A queue. Unlike with `Array.shift`, the cost of removing the first item does not depend on the length. */
 export class Fifo<T> {
   #items: (T | undefined)[] = [];
   #head = 0;
@@ -10,7 +10,7 @@ export class Fifo<T> {
     return this.#items.length - this.#head;
   }
 
-  /** The first item, undefined if there is none; may be replaced by another. */
+  /** The first item, undefined if there is none. It can be replaced. */
   get first(): T | undefined {
     return this.#items[this.#head];
   }
@@ -30,14 +30,14 @@ export class Fifo<T> {
     this.#head += 1;
     if (this.#head === this.#items.length) {
       this.clear();
-    } else if (this.#head >= SLACK && this.#head * 2 >= this.#items.length) {
+    } else if (this.#head >= MAX_SLACK && this.#head * 2 >= this.#items.length) {
       this.#items.splice(0, this.#head);
       this.#head = 0;
     }
     return item;
   }
 
-  /** Puts items before all others. */
+  /** Put items before all others. */
   unshift(items: readonly T[]): void {
     if (this.#head < items.length) {
       this.#items = [...items, ...this.#items.slice(this.#head)];
@@ -48,14 +48,14 @@ export class Fifo<T> {
     for (const [at, item] of items.entries()) this.#items[this.#head + at] = item;
   }
 
-  /** Takes an item out, wherever it is; false if it is not there. */
+  /** Remove an item, wherever it is; return whether it was there. */
   remove(item: T): boolean {
     const at = this.#items.indexOf(item, this.#head);
     if (at >= 0) this.#items.splice(at, 1);
     return at >= 0;
   }
 
-  /** Takes all items. */
+  /** Remove and return all items. */
   takeAll(): T[] {
     const items = this.#items.slice(this.#head) as T[];
     this.clear();

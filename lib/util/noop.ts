@@ -1,2 +1,2 @@
-/** Does nothing; the handler of a rejection that is reported elsewhere. */
+/** Do nothing; the handler of a rejection that is reported elsewhere. */
 export function noop(): void {}

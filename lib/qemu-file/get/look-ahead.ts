@@ -96,7 +96,7 @@ export class LookAhead {
     return this.#view.getInt32(at);
   }
 
-  /** As a number; a value beyond 2^53-1 throws a RangeError and is not consumed. */
+  /** Return a number. A value beyond 2^53-1 throws a RangeError and is not consumed. */
   be64(): number {
     if (this.#start + 8 > this.#end) this.#host.demand(8, 'getBe64');
     const at = this.#start;
@@ -106,7 +106,7 @@ export class LookAhead {
     return high * TWO_32 + this.#view.getUint32(at + 4);
   }
 
-  /** As a number; a value beyond ±(2^53-1) throws a RangeError and is not consumed. */
+  /** Return a number. A value beyond ±(2^53-1) throws a RangeError and is not consumed. */
   sbe64(): number {
     if (this.#start + 8 > this.#end) this.#host.demand(8, 'getSbe64');
     const at = this.#start;
@@ -130,7 +130,7 @@ export class LookAhead {
     return this.#view.getBigInt64(at);
   }
 
-  /** The next `size` bytes as a view, consumed; valid until more is read from the backend. */
+  /** Return the next `size` bytes as a view, consumed. It is valid until the backend is asked again. */
   inPlace(size: number, operation: string): Uint8Array {
     if (this.#start + size > this.#end) this.#host.demand(size, operation);
     const at = this.#start;
@@ -140,7 +140,7 @@ export class LookAhead {
     return new Uint8Array(window.buffer, window.byteOffset + at, size);
   }
 
-  /** Up to `size` available bytes from `offset` on, as a view, not consumed. */
+  /** Return up to `size` available bytes from `offset` on, as a view, not consumed. */
   peek(size: number, offset: number): Uint8Array {
     const reach = Math.min(this.available, offset + size);
     if (reach <= offset) return EMPTY;
@@ -148,7 +148,7 @@ export class LookAhead {
     return this.#window.subarray(this.#start + offset, this.#start + reach);
   }
 
-  /** Copies available bytes out, consumed; answers how many. */
+  /** Copy available bytes out, consumed; return how many. */
   copyOut(target: Uint8Array): number {
     let copied = 0;
     while (copied < target.length && this.available > 0) {
@@ -161,7 +161,7 @@ export class LookAhead {
     return copied;
   }
 
-  /** Drops up to `size` available bytes; answers how many. */
+  /** Drop up to `size` available bytes; return how many. */
   drop(size: number): number {
     let dropped = 0;
     while (dropped < size && this.available > 0) {
@@ -173,14 +173,14 @@ export class LookAhead {
     return dropped;
   }
 
-  /** Drops everything. */
+  /** Drop all bytes. */
   clear(): void {
     this.#loadWindow(EMPTY);
     this.#next.clear();
     this.#nextBytes = 0;
   }
 
-  /** Makes `size` of the available bytes contiguous at the start of the window. */
+  /** Make `size` of the available bytes contiguous at the start of the window. */
   contiguous(size: number): void {
     const have = this.#end - this.#start;
     if (have >= size) return;
@@ -304,7 +304,7 @@ export class LookAhead {
     return chunk;
   }
 
-  /** Puts buffers before the window, which is emptied. */
+  /** Put buffers before the window, which is left empty. */
   #putInFront(chunks: Uint8Array[]): void {
     const unread = this.#window.subarray(this.#start, this.#end);
     if (unread.length > 0) chunks.push(unread);

@@ -1,31 +1,31 @@
 import { RATE_LIMIT_WINDOW_MS } from '../../contract/constants.ts';
+import { MAX_TIMER_MS } from '../../contract/wait-for.ts';
+import { Fifo } from '../../util/fifo.ts';
 
 /*
- * The tokens of a limit in bytes per second, and the queue of those who wait for some: files that share
- * a budget get their turns in the order in which they began to wait, whatever sizes they want to send.
+ * A token bucket for a limit in bytes per second, and the queue of files that wait for tokens. Files that
+ * share a budget are served in the order in which they began to wait, whatever sizes they want to send.
  */
 
 /**
- * Longest stretch whose unused budget may be caught up: it bounds how far one second can go over, and a
- * timer that is later than this and the slice allow loses budget (bench/limiter.ts).
+ * Milliseconds whose unused budget can be caught up. This bounds how far one second can exceed the limit; a
+ * timer that is later than this plus one slice loses budget (bench/limiter.ts).
  */
 const BURST_MS = 15;
-/** Shortest stretch whose budget is worth a write of its own: waking up is what waiting costs (bench/limiter.ts). */
+/** Milliseconds whose budget is worth a write of its own, because each wake-up costs time (bench/limiter.ts). */
 const SLICE_MS = 10;
-/** Longest wait that a timer can keep. */
-const MAX_WAIT_MS = 2 ** 31 - 1;
 
-/** Someone who is held back: what he asks to have when he is woken, and how. */
+/** A file that waits for budget. */
 export interface BudgetWaiter {
-  /** Bytes that he would send if he could. */
+  /** Bytes that it wants to send. */
   readonly wanted: number;
-  /** He shall ask again. */
+  /** Called when budget may be available: ask again. */
   wake(): void;
 }
 
 /**
- * A limit in bytes per second, for one file or for several together: an idle one leaves its share to the
- * others. Give it to each as the option `budget`.
+ * A limit in bytes per second, for one file or for several together: an idle file leaves its share to the
+ * others. Pass it to each file as the option `budget`.
  *
  * @example
  * ```js
@@ -41,8 +41,8 @@ export class BandwidthBudget {
   #window = 0;
   #tokens = 0;
   #refilledAt = 0;
-  readonly #queue: BudgetWaiter[] = [];
-  /** Somebody was woken, and is before all who wait; and whether he has sent something. */
+  readonly #queue: Fifo<BudgetWaiter> = new Fifo();
+  /** Whether a waiter is being woken, which goes first, and whether it has sent anything. */
   #isTurn = false;
   #isUsed = false;
   #timer: NodeJS.Timeout | null = null;
@@ -52,14 +52,14 @@ export class BandwidthBudget {
   /**
    * @param maxBandwidth - Bytes per second; 0, the default, is no limit.
    * @param now - A monotonic clock in milliseconds.
-   * @throws RangeError for a negative number, or none.
+   * @throws RangeError for a number that is negative or not finite.
    */
   constructor(maxBandwidth: number = 0, now: () => number = () => performance.now()) {
     this.#now = now;
     this.maxBandwidth = maxBandwidth;
   }
 
-  /** Bytes per second; 0 is no limit. May be set at any time, and holds from then on. */
+  /** Bytes per second; 0 is no limit. May be set at any time. */
   get maxBandwidth(): number {
     return this.#bandwidth;
   }
@@ -77,11 +77,11 @@ export class BandwidthBudget {
     this.#bandwidth = bytesPerSecond;
     this.#tokens = Math.min(this.#tokens, this.#burst);
     this.#window = Math.ceil((bytesPerSecond * RATE_LIMIT_WINDOW_MS) / 1000);
-    // How long anybody has to wait is another matter now.
+    // The time that the first waiter has to wait has changed.
     this.#arm();
   }
 
-  /** Milliseconds during which somebody's bytes waited for the budget alone. */
+  /** Milliseconds during which the bytes of at least one file waited for the budget alone. */
   get limitedMs(): number {
     return this.#heldMs + (this.#heldSince < 0 ? 0 : this.#now() - this.#heldSince);
   }
@@ -91,52 +91,50 @@ export class BandwidthBudget {
     return this.#window;
   }
 
-  /** @internal Bytes that may leave now: `wanted` if nothing limits, 0 if it is better to `wait()`. */
+  /** @internal Return the bytes that may be sent now: `wanted` without a limit, 0 if the caller should `wait()`. */
   allowance(wanted: number): number {
     if (this.#bandwidth === 0) return wanted;
     if (this.#queue.length > 0 && !this.#isTurn) return 0;
     this.#refill();
-    return this.#tokens >= this.#leastOf(wanted) ? Math.min(wanted, Math.floor(this.#tokens)) : 0;
+    return this.#tokens >= this.#minTokens(wanted) ? Math.min(wanted, Math.floor(this.#tokens)) : 0;
   }
 
-  /** @internal Milliseconds, at least 1, until there are tokens for who wants that much. */
+  /** @internal Return the milliseconds, at least 1, until there are tokens for `wanted` bytes. */
   waitMs(wanted: number): number {
-    const ms = Math.ceil(((this.#leastOf(wanted) - this.#tokens) * 1000) / this.#bandwidth);
-    return Math.min(Math.max(1, ms), MAX_WAIT_MS);
+    const ms = Math.ceil(((this.#minTokens(wanted) - this.#tokens) * 1000) / this.#bandwidth);
+    return Math.min(Math.max(1, ms), MAX_TIMER_MS);
   }
 
-  /** @internal Takes bytes out of the budget. */
+  /** @internal Take bytes out of the budget. */
   spend(bytes: number): void {
     if (this.#bandwidth === 0) return;
     this.#tokens -= bytes;
     this.#isUsed = true;
   }
 
-  /** @internal Has a waiter woken, once, when there are tokens for it and it is its turn. */
+  /** @internal Wake a waiter, once, when it is first and there are tokens for it. */
   wait(waiter: BudgetWaiter): void {
-    // Who was woken a moment too early does not lose its place.
-    if (this.#isTurn && !this.#isUsed) this.#queue.unshift(waiter);
+    // A waiter that was woken a moment too early keeps its place.
+    if (this.#isTurn && !this.#isUsed) this.#queue.unshift([waiter]);
     else this.#queue.push(waiter);
     if (this.#heldSince < 0) this.#heldSince = this.#now();
     if (this.#timer === null) this.#arm();
   }
 
-  /** @internal The waiter no longer waits. */
+  /** @internal Remove a waiter. */
   leave(waiter: BudgetWaiter): void {
-    const place = this.#queue.indexOf(waiter);
-    if (place < 0) return;
-    this.#queue.splice(place, 1);
-    if (place !== 0) return;
-    // Lest the next one wait anew for what was earned meanwhile.
+    const isFirst = this.#queue.first === waiter;
+    if (!this.#queue.remove(waiter) || !isFirst) return;
+    // So that the next waiter does not wait again for tokens earned in the meantime.
     this.#refill();
     this.#arm();
   }
 
-  /** Sets the timer for the first in the queue, and takes note of whether there is any. */
+  /** Set the timer for the first waiter, and account for the time during which there is one. */
   #arm(): void {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
-    const [first] = this.#queue;
+    const { first } = this.#queue;
     if (first !== undefined) {
       const ms = this.#bandwidth === 0 ? 0 : this.waitMs(first.wanted);
       this.#timer = setTimeout(this.#onTimer, ms);
@@ -150,10 +148,10 @@ export class BandwidthBudget {
     this.#timer = null;
     try {
       this.#wakeFirst();
-      // Without a limit nobody has to wait for another.
+      // Without a limit no file has to wait for another.
       while (this.#bandwidth === 0 && this.#queue.length > 0) this.#wakeFirst();
     } finally {
-      // What somebody's callback throws must not leave the others asleep.
+      // An error that a waiter throws must not leave the others asleep.
       if (this.#timer === null) this.#arm();
     }
   };
@@ -169,8 +167,8 @@ export class BandwidthBudget {
     }
   }
 
-  /** Tokens without which it is not worth to begin. */
-  #leastOf(wanted: number): number {
+  /** Return the number of tokens from which a write is worth its cost. */
+  #minTokens(wanted: number): number {
     return Math.max(1, Math.min(wanted, (this.#bandwidth * SLICE_MS) / 1000));
   }
 

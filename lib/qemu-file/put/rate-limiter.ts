@@ -2,26 +2,26 @@ import { RATE_LIMIT_WINDOW_MS } from '../../contract/constants.ts';
 import type { BandwidthBudget } from './bandwidth-budget.ts';
 
 /*
- * The budget gate and the meter.
+ * The budget gate, and the meter of the transport's bandwidth.
  *
- * Run by the caller, as in QEMU: bytes queued since the last reset are compared with the limit of a
- * window, and nobody is held back but who asks. Run by the file (`bandwidth` > 0): bytes leave at the rate
- * of a budget, in slices, and the gate is shut while more than one window's worth waits.
+ * If the caller runs the windows, as in QEMU, bytes queued since the last reset are compared with the limit
+ * of a window, which binds only producers that ask. If the file runs them (`bandwidth` > 0), bytes are sent at
+ * the rate of a budget, in slices, and the gate is shut while more than the bytes of one window wait.
  */
 
-/** Least time over which throughput is averaged. */
+/** Milliseconds over which throughput is averaged, at least. */
 const SAMPLE_MS = 100;
 /** Weight of the newest sample in the measured bandwidth. */
 const SAMPLE_WEIGHT = 0.3;
 
 export class RateLimiter {
   readonly #now: () => number;
-  /** What limits by the second, this file or several together. */
+  /** The limit per second, of this file or of several together. */
   readonly budget: BandwidthBudget;
   #limit = 0;
   #windowStart = 0;
-  #heldSince = -1;
-  #heldMs = 0;
+  #waitingSince = -1;
+  #waitedMs = 0;
 
   #busySince = 0;
   #sampleBytes = 0;
@@ -39,7 +39,7 @@ export class RateLimiter {
     return this.bandwidth > 0 ? this.budget.window : this.#limit;
   }
 
-  /** Sets bytes per window; changes the self-run rate if there is one. */
+  /** Set bytes per window; this changes `bandwidth` if it is set. */
   set limit(bytes: number) {
     if (this.bandwidth > 0) {
       this.setBandwidth(Math.max(0, (bytes * 1000) / RATE_LIMIT_WINDOW_MS), this.#windowStart);
@@ -48,15 +48,15 @@ export class RateLimiter {
     }
   }
 
-  /** Bytes per second at which the file itself lets bytes leave; 0 where the caller runs the windows. */
+  /** Bytes per second at which the file sends; 0 if the caller runs the windows. */
   get bandwidth(): number {
     return this.budget.maxBandwidth;
   }
 
   /**
-   * Changes the self-run rate, from now on.
+   * Change the rate at which the file sends.
    *
-   * @param bytesPerSecond - Of all who share the budget; 0 ends self-running and the limit.
+   * @param bytesPerSecond - Of all files that share the budget; 0 removes the limit.
    * @param queued - Stream position of the newest queued byte.
    */
   setBandwidth(bytesPerSecond: number, queued: number): void {
@@ -65,18 +65,18 @@ export class RateLimiter {
     this.#windowStart = queued;
   }
 
-  /** Starts a new window at a queued position. */
+  /** Start a new window at a queued position. */
   reset(queued: number): void {
     this.#windowStart = queued;
   }
 
-  /** Leaves `bytes` queued ones out of the budget; negative counts bytes that were never queued. */
+  /** Do not count `bytes` that were queued; a negative number counts bytes that were never queued. */
   discount(bytes: number): void {
     this.#windowStart += bytes;
   }
 
   /**
-   * The budget gate.
+   * Return whether the budget gate is shut.
    *
    * @param queued - Stream position of the newest queued byte.
    * @param pending - Bytes queued and not yet taken by the backend.
@@ -87,29 +87,29 @@ export class RateLimiter {
     return this.#limit > 0 && queued - this.#windowStart > this.#limit;
   }
 
-  /** Notes whether bytes wait for the budget alone from now on. */
-  held(isHeld: boolean): void {
-    if (isHeld === this.#heldSince >= 0) return;
-    if (isHeld) {
-      this.#heldSince = this.#now();
+  /** Account for the time during which bytes wait for the budget alone. */
+  noteWaiting(isWaiting: boolean): void {
+    if (isWaiting === this.#waitingSince >= 0) return;
+    if (isWaiting) {
+      this.#waitingSince = this.#now();
     } else {
-      this.#heldMs += this.#now() - this.#heldSince;
-      this.#heldSince = -1;
+      this.#waitedMs += this.#now() - this.#waitingSince;
+      this.#waitingSince = -1;
     }
   }
 
   /** Milliseconds during which bytes waited for the budget alone. */
   get limitedMs(): number {
-    return this.#heldMs + (this.#heldSince < 0 ? 0 : this.#now() - this.#heldSince);
+    return this.#waitedMs + (this.#waitingSince < 0 ? 0 : this.#now() - this.#waitingSince);
   }
 
-  /** Takes bytes out of the budget as they are handed to the backend: the transport is busy from now on. */
+  /** Take bytes that the backend is given out of the budget. The transport is busy from now on. */
   spend(bytes: number): void {
     this.budget.spend(bytes);
     this.#busySince = this.#now();
   }
 
-  /** Notes that the backend took bytes. Time in which it had none does not count against the transport. */
+  /** Account for bytes that the backend took. Time during which it had none does not count. */
   taken(bytes: number): void {
     this.#sampleBytes += bytes;
     this.#sampleMs += this.#now() - this.#busySince;
@@ -121,7 +121,7 @@ export class RateLimiter {
     }
   }
 
-  /** Bytes per second that the transport really took while something waited for it; 0 before the first byte. */
+  /** Bytes per second that the transport took while bytes waited for it; 0 before the first byte. */
   get measured(): number {
     if (this.#measured > 0) return this.#measured;
     return this.#sampleMs > 0 ? (this.#sampleBytes * 1000) / this.#sampleMs : 0;

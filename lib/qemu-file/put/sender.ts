@@ -146,7 +146,7 @@ export class Sender {
   stop(error: QemuFileError): void {
     this.#error = error;
     this.#cancelBudgetWait();
-    this.#limiter.held(false);
+    this.#limiter.noteWaiting(false);
     this.#state = 'stopped';
     const dropped = this.#queue.takeAll();
     this.#queuedBytes = this.#inFlight === null ? 0 : this.#inFlight.bytes;
@@ -175,12 +175,12 @@ export class Sender {
     const isLimited = allowed < batch.bytes;
     if (isLimited && allowed === 0) {
       this.#state = 'awaitingBudget';
-      this.#limiter.held(true);
+      this.#limiter.noteWaiting(true);
       this.#budgetWaiter.wanted = batch.bytes;
       this.#limiter.budget.wait(this.#budgetWaiter);
       return null;
     }
-    this.#limiter.held(false);
+    this.#limiter.noteWaiting(false);
     // A batch with a detached buffer is not split: later bytes must not leave in its place.
     if (isLimited && totalLength(batch.entries) === batch.bytes) return splitOff(batch, allowed);
     this.#queue.shift();

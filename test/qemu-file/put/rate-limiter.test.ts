@@ -451,16 +451,16 @@ describe('a limiter of its own rate', () => {
 
   test('counts the time in which bytes wait for it', () => {
     const { clock, limit } = limiter(1000);
-    limit.held(true);
+    limit.noteWaiting(true);
     clock.ms += 50;
     assert.equal(limit.limitedMs, 50);
-    limit.held(true);
+    limit.noteWaiting(true);
     clock.ms += 10;
-    limit.held(false);
-    limit.held(false);
+    limit.noteWaiting(false);
+    limit.noteWaiting(false);
     clock.ms += 1000;
     assert.equal(limit.limitedMs, 60);
-    limit.held(true);
+    limit.noteWaiting(true);
     clock.ms += 5;
     assert.equal(limit.limitedMs, 65);
   });
