@@ -57,6 +57,27 @@ describe('a mapped-ram file of a busy guest (QEMU 10.0)', { skip: requireQemu10(
     await destination.waitCounterRises();
   });
 
+  test('can be moved to another offset of its file, and is restored from there', async () => {
+    await using dir = makeTempDir();
+    await using source = await startQemu(guest);
+    await source.waitGuestReady();
+    const saved = `file:${dir.join('saved')},offset=65536`;
+    await source.migrate(saved, { ...mapped, parameters: { 'max-bandwidth': UNLIMITED } });
+    const ram = await source.readRam();
+    for (const copy of [`file:${dir.join('copy')},offset=1536000`, `file:${dir.join('whole')}`]) {
+      await runWell('relay', saved, copy);
+      assert.match((await runWell('verify', copy)).toString(), /: ok: microvm, /);
+      await using destination = await startQemu({
+        ...guest,
+        startStopped: true,
+        incoming: 'defer',
+      });
+      await destination.migrateIncoming(copy, mapped);
+      await destination.waitIncomingEnd();
+      assert.deepEqual(differingPages(await destination.readRam(), ram), []);
+    }
+  });
+
   test('cannot go over a socket, and the guest runs on', async () => {
     await using dir = makeTempDir();
     await using source = await startQemu(guest);

@@ -1,7 +1,9 @@
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { relay } from '../../relay/relay.ts';
 import { openEndpoints, sizeOf } from '../endpoints/open-endpoints.ts';
 import { Meter } from '../shell/progress.ts';
 import { printStderr } from '../shell/stdio.ts';
+import { fitMappedRam, streamOffsetOf } from './mapped-ram-offset.ts';
 import { NOTHING_MOVED, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
 import type { RelayMonitor } from './relay-status.ts';
 import { ReturnPathVerdict } from './return-path-verdict.ts';
@@ -21,6 +23,7 @@ export async function relayOne(
 ): Promise<Outcome> {
   const quiet = flags.quiet === true;
   let partialPath: string | undefined;
+  const route = { from, to, tee: flags.tee };
   const ends = await openEndpoints({
     from,
     to,
@@ -41,16 +44,26 @@ export async function relayOne(
     quiet,
   });
   if ('error' in ends) return { ...NOTHING_MOVED, failure: ends, opened: false };
-  monitor.add(ends.from, ends.to);
+  const source = flags.check === false ? ends.from : await fitMappedRam(route, ends.from);
+  if (!(source instanceof QemuFile)) {
+    for (const file of [ends.from, ends.to, ends.tee]) file?.destroy(source.error);
+    await Promise.allSettled([ends.from.close(), ends.to.close(), ends.tee?.close()]);
+    return { ...NOTHING_MOVED, failure: source, opened: false };
+  }
+  monitor.add(source, ends.to);
   const meter = await Meter.start(() => monitor.measure(), sizeOf(from, ends.from), quiet);
-  const stopWatch = noticeStall(ends.from, ends.to, () => {
+  const stopWatch = noticeStall(source, ends.to, () => {
     if (!quiet) void printStderr(STALL_NOTICE);
   });
   try {
     const { tee } = ends;
-    const running = startCheck(to, { ...flags, overTls: tls.from !== undefined });
+    const running = startCheck(to, {
+      ...flags,
+      overTls: tls.from !== undefined,
+      fileOffset: streamOffsetOf(to),
+    });
     const returnPath = new ReturnPathVerdict();
-    const result = await relay(ends.from, ends.to, {
+    const result = await relay(source, ends.to, {
       tee,
       signal,
       check: running?.check,

@@ -21,6 +21,8 @@ export interface CheckRequest {
    * and Node does not report whether a peer did.
    */
   overTls?: boolean | undefined;
+  /** Offset of the stream in the file that it goes to; offsets in a mapped-ram stream count from its start. */
+  fileOffset?: number | undefined;
   quiet?: boolean | undefined;
 }
 
@@ -64,11 +66,12 @@ export function startCheck(to: Uri, request: CheckRequest): RunningCheck | undef
 
 async function verifyChunks(
   stream: AsyncIterable<Uint8Array>,
-  { manifest: path, quiet }: CheckRequest,
+  { manifest: path, quiet, fileOffset }: CheckRequest,
   isExplicit: boolean,
 ): Promise<Manifest | null> {
   using kept = openScratchStore();
   const { faults, warnings, manifest } = await verifyStream(stream, {
+    fileOffset,
     digests: path === undefined ? undefined : { store: kept.store },
     // QEMU loads a stream without a VM description as well.
     withoutDescription: true,
