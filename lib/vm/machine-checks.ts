@@ -1,5 +1,4 @@
 import { QemuFileError } from '../contract/errors.ts';
-import { printable } from '../util/format.ts';
 import { hasEnded, queryMigration, queryRunState, type RunState } from './migration-watch.ts';
 import type { QmpClient } from './qmp/qmp-client.ts';
 import { QmpError } from './qmp/qmp-error.ts';
@@ -73,25 +72,6 @@ export async function checkWaiting(qmp: QmpClient): Promise<void> {
 /** Return whether a machine omits the VM description at the end of its stream (`suppress-vmdesc=on`). */
 export async function suppressesDescription(qmp: QmpClient): Promise<boolean> {
   return (await machineProperty(qmp, 'suppress-vmdesc')) === true;
-}
-
-/**
- * Check that a QEMU has the machine type that a stream was saved on. QEMU itself finds out only after it has
- * begun to load, and then cannot load another stream.
- *
- * @throws {QemuFileError} (rejects) `EINVAL` if it has another one.
- */
-export async function checkMachine(
-  qmp: QmpClient,
-  { machine }: { readonly machine: string },
-): Promise<void> {
-  const type = await machineProperty(qmp, 'type');
-  if (typeof type !== 'string') return;
-  const own = type.replace(/-machine$/, '');
-  if (own === machine) return;
-  const saved = printable(machine);
-  const reason = `the guest was saved on machine type "${saved}", but this QEMU has "${own}"; start it with -M ${saved}`;
-  throw new QemuFileError('EINVAL', reason, { operation: 'restoreVm' });
 }
 
 /** Return a property of the machine; undefined if this machine does not have it. */

@@ -62,10 +62,14 @@ interface Machine extends AsyncDisposable {
   qmp: QmpClient;
 }
 
-async function machine(options: QemuOptions = {}): Promise<Machine> {
+async function machine(options: QemuOptions = {}, extra: readonly string[] = []): Promise<Machine> {
   const dir = makeTempDir();
   const monitor = `unix:${dir.join('qmp')},server=on,wait=off`;
-  const qemu = await startQemu({ firmware: image, extraArgs: ['-qmp', monitor], ...options });
+  const qemu = await startQemu({
+    firmware: image,
+    extraArgs: ['-qmp', monitor, ...extra],
+    ...options,
+  });
   const qmp = await QmpClient.connect(dir.join('qmp'));
   return {
     qemu,
@@ -360,12 +364,40 @@ for (const { version, skip, binary } of [
       assert.equal(await waiting.qemu.status(), 'inmigrate');
     });
 
-    test('into a machine with other memory, and what QEMU says of that is passed on', async () => {
+    test('into a machine with other memory, which goes on waiting', async () => {
+      const says =
+        /EINVAL.*"microvm.ram" has 16777216 bytes in the stream, but 33554432.*-m, here 16M/;
+      await using waiting = await fail('vm.mig', {}, fails('EINVAL', says), { memoryMiB: 32 });
+      assert.equal(await waiting.qemu.status(), 'inmigrate');
+    });
+
+    test('into a machine with another controller, which the error names', async () => {
+      const path = dir.join('controller.mig');
+      {
+        const device = ['-device', 'virtio-scsi-pci,addr=05.0'];
+        await using source = await machine({ ...which, machine: 'pc' }, device);
+        await saveVm(source.qmp, await openTo(path));
+      }
+      const other = ['-device', 'lsi53c895a,addr=05.0'];
+      await using waiting = await machine({ ...which, machine: 'pc', incoming: 'defer' }, other);
+      await assert.rejects(
+        restoreVm(waiting.qmp, await openFrom(path)),
+        fails(
+          'EIO',
+          /"lsi53c895a" in this QEMU; replace it with -device virtio-scsi-pci,addr=05\.0/,
+        ),
+      );
+      await isGone(waiting);
+    });
+
+    test('unchecked into a machine with other memory, and QEMU is quoted', async () => {
       const says =
         version === '7.2'
-          ? /ended without loading the stream; see its standard error/
+          ? /ended without loading the stream.*see its standard error/
           : /load of migration failed/;
-      await using waiting = await fail('vm.mig', {}, fails('EIO', says), { memoryMiB: 32 });
+      await using waiting = await fail('vm.mig', { check: false }, fails('EIO', says), {
+        memoryMiB: 32,
+      });
       await isGone(waiting);
       assert.match(waiting.qemu.stderr, /Size mismatch: microvm.ram/);
     });

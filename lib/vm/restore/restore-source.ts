@@ -1,22 +1,29 @@
+import { fstatSync } from 'node:fs';
 import { type Unwrapped, unwrap } from '../../migration/containers/unwrap.ts';
-import type { Configuration } from '../../migration/format/events.ts';
+import { findVmDescription } from '../../migration/devices/find-vm-description.ts';
+import type { Configuration, RamBlock } from '../../migration/format/events.ts';
 import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import { MigrationReader } from '../../migration/reader/migration-reader.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { decompress } from '../decompress.ts';
+import type { StreamFacts } from '../preflight/preflight.ts';
 
 /** A stream to be restored. */
 export interface OpenSource {
   unwrapped: Unwrapped;
   /** The configuration section at the start of the stream; null if there is none, or it cannot be read. */
   configuration: Configuration | null;
+  /** What the stream says about the machine that can load it. */
+  facts: StreamFacts;
 }
 
-/** Bytes from the start of a stream that hold its configuration section, with a margin. */
-const START_BYTES = 4096;
+/** Bytes from the start of a stream that hold its configuration section and its list of RAM blocks, with a margin. */
+const START_BYTES = 32_768;
+/** Bytes at the end of a file that are searched for the VM description. */
+const TAIL_BYTES = 1_048_576;
 
 /**
- * Find the stream in a source, and read its configuration without consuming it.
+ * Find the stream in a source, and read its configuration and its list of RAM blocks without consuming them.
  *
  * @throws As `unwrap`.
  */
@@ -27,23 +34,59 @@ export async function openRestoreSource(
   const unwrapped = await unwrap(source, { decompress, snapshot });
   const { file } = unwrapped;
   await file.fillOrEnd(START_BYTES);
-  return {
-    unwrapped,
-    configuration: await readConfiguration(file.peekBuffer(START_BYTES).slice()),
+  const { configuration, blocks } = await readStart(file.peekBuffer(START_BYTES).slice());
+  const facts = {
+    machine: configuration?.machine ?? null,
+    capabilities: configuration?.capabilities ?? [],
+    blocks,
+    sections: await readSections(unwrapped),
   };
+  return { unwrapped, configuration, facts };
 }
 
-async function readConfiguration(start: Uint8Array): Promise<Configuration | null> {
+interface StreamStart {
+  configuration: Configuration | null;
+  blocks: readonly RamBlock[] | null;
+}
+
+async function readStart(start: Uint8Array): Promise<StreamStart> {
+  const found: StreamStart = { configuration: null, blocks: null };
+  const pages = {
+    blocks: (blocks: readonly RamBlock[]) => {
+      found.blocks = blocks;
+    },
+  };
   try {
-    for await (const event of new MigrationReader(singleChunk(start))) {
-      if (event.type === 'header') continue;
-      return event.type === 'configuration' ? event.configuration : null;
+    for await (const event of new MigrationReader(singleChunk(start), { pages })) {
+      if (event.type === 'configuration') found.configuration = event.configuration;
+      if (found.blocks !== null) break;
     }
   } catch (error) {
-    // The check that reads the whole stream reports it.
+    // The end of the chunk, or a fault that the check of the whole stream reports.
     if (!(error instanceof MigrationStreamError)) throw error;
   }
-  return null;
+  return found;
+}
+
+/** Return the device sections by the VM description at the end of a regular file; null if there is none. */
+async function readSections({
+  file,
+  seekable,
+  container,
+  fileOffset,
+}: Unwrapped): Promise<StreamFacts['sections']> {
+  const fd = file.getFd();
+  if (!seekable || fd < 0 || (container !== null && container !== 'libvirt')) return null;
+  const stats = fstatSync(fd);
+  const length = Math.min(TAIL_BYTES, stats.size - fileOffset);
+  if (!stats.isFile() || length <= 0) return null;
+  const tail = Buffer.allocUnsafe(length);
+  await file.getBufferAt(tail, stats.size - length);
+  const found = findVmDescription(tail, stats.size - length - fileOffset);
+  return (
+    found?.description.devices.map(({ name, instance_id: instanceId }) => ({ name, instanceId })) ??
+    null
+  );
 }
 
 async function* singleChunk(bytes: Uint8Array): AsyncGenerator<Uint8Array, void> {

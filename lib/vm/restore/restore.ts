@@ -7,9 +7,11 @@ import { verifyStream } from '../../migration/verify/verify.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { type RelayFailure, relay } from '../../relay/relay.ts';
 import { noop } from '../../util/noop.ts';
-import { checkMachine, checkWaiting } from '../machine-checks.ts';
+import { checkWaiting } from '../machine-checks.ts';
 import { type ChangedSettings, changeSettings } from '../migration-settings.ts';
 import { type MigrationInfo, MigrationWatch, settledRunState } from '../migration-watch.ts';
+import { readDestinationFacts } from '../preflight/destination-facts.ts';
+import { compareWithDestination, type StreamFacts } from '../preflight/preflight.ts';
 import { PrivateDirectory } from '../private-directory.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { QmpError } from '../qmp/qmp-error.ts';
@@ -36,8 +38,8 @@ const END_TIMEOUT_MS = 30_000;
  *   `unwrap` opens. A mapped-ram file must be a regular file that QEMU can open as well.
  * @param options - See `RestoreOptions`.
  * @returns Bytes, seconds, run state and warnings; see `RestoreResult`.
- * @throws {QemuFileError} (rejects) `EINVAL` if QEMU does not wait for a migration, if its machine type is not the
- *   saved one, or for options that exclude each other; `EBUSY` if QEMU waits for another migration; `ENOTSUP` for a
+ * @throws {QemuFileError} (rejects) `EINVAL` if QEMU does not wait for a migration, if its machine type or RAM blocks are
+ *   not the saved ones, or for options that exclude each other; `EBUSY` if QEMU waits for another migration; `ENOTSUP` for a
  *   mapped-ram file that this QEMU cannot read itself; `EIO` if QEMU does not load the stream, with its own reason,
  *   which QEMU before 9.1 writes only to its standard error; `ETIMEDOUT` if it does not answer; `ECANCELED` if
  *   the signal aborts; the error of the source. {MigrationStreamError} if the source does not contain a sound
@@ -71,6 +73,8 @@ class Restore {
   readonly #options: RestoreOptions;
   readonly #warnings: string[] = [];
   readonly #startedAt = performance.now();
+  /** Why QEMU may not load the stream, by a VM description that may not be the stream's own. */
+  #suspicions: string[] = [];
   /** The unwrapped stream; closing it closes the source. */
   #stream: QemuFile | undefined;
 
@@ -86,8 +90,8 @@ class Restore {
     }
     this.#checkSignal();
     await checkWaiting(this.#qmp);
-    const { unwrapped, configuration } = await this.#open(source);
-    if (configuration !== null) await checkMachine(this.#qmp, configuration);
+    const { unwrapped, configuration, facts } = await this.#open(source);
+    await this.#preflight(facts);
     const isMapped = configuration?.capabilities.includes('mapped-ram') === true;
     const settings = await changeSettings(this.#qmp, {
       capabilities: { ...RESTORE_CAPABILITIES, 'mapped-ram': isMapped },
@@ -125,6 +129,23 @@ class Restore {
     } finally {
       stopFollowing();
     }
+  }
+
+  /**
+   * Compare the stream with QEMU before anything is touched. Differences that QEMU itself would find only after
+   * it has begun to load, and could then not load another stream, fail here.
+   */
+  async #preflight(facts: StreamFacts): Promise<void> {
+    const destination = await readDestinationFacts(this.#qmp);
+    const { problems } = compareWithDestination(facts, destination);
+    const isCertain = (kind: string): boolean =>
+      kind === 'machine' || (kind === 'ram-block' && this.#options.check !== false);
+    const certain = problems.filter(({ kind }) => isCertain(kind));
+    if (certain.length > 0) {
+      throw restoreError('EINVAL', certain.map(({ message }) => message).join('; '));
+    }
+    // A description at the end of a file that was used before may be that of another stream.
+    this.#suspicions = problems.map(({ message }) => message);
   }
 
   /** Send QEMU the stream over a private socket. */
@@ -218,11 +239,19 @@ class Restore {
     if (failure?.end === 'from') throw failure.error;
     if (isEnd) {
       const detail = info['error-desc'] ?? cause?.message ?? 'it reports no reason';
-      throw restoreError('EIO', `QEMU did not load the stream: ${detail}`, cause);
+      const reason = `QEMU did not load the stream: ${detail}${this.#suspected()}`;
+      throw restoreError('EIO', reason, cause);
     }
     if (info.code !== 'ECONNRESET') throw info;
-    const reason = 'QEMU ended without loading the stream; see its standard error for the reason';
+    const reason =
+      `QEMU ended without loading the stream${this.#suspected()}; see its standard error for the reason: start ` +
+      "QEMU with 2> FILE, or look into libvirt's /var/log/libvirt/qemu/NAME.log";
     throw restoreError('EIO', reason, cause ?? info);
+  }
+
+  /** Return the differences that may be the reason of a failure, as a clause to append. */
+  #suspected(): string {
+    return this.#suspicions.map((message) => `; ${message}`).join('');
   }
 
   #waitForEnd(watch: MigrationWatch, failure: RelayFailure | null): Promise<MigrationInfo> {
