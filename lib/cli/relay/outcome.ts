@@ -81,7 +81,11 @@ export function failureMessage(
   if (!opened) return `${who} cannot be opened: ${error.message}`;
   if (isEmptyInput(error)) return `${who} is empty: there is nothing to relay`;
   const left = partialPath === undefined ? '' : `; the part that arrived is in ${partialPath}`;
-  if (streamFaultOf(error) !== undefined) {
+  const fault = streamFaultOf(error);
+  if (fault?.fault === 'unsupported') {
+    return `${who} cannot be checked: ${error.message}; --no-check relays it unchecked${left}`;
+  }
+  if (fault !== undefined) {
     return `${who} is not a valid migration stream: ${error.message}${left}`;
   }
   return `${who} failed ${after(outcome)}: ${error.message}${tlsHint(end, error, tls)}`;
