@@ -212,7 +212,8 @@ export class Lifecycle extends StreamBase {
 
   /** @internal */
   override _destroy(error: Error | null, callback: WriteCallback): void {
-    const isUnfinished = this.canWrite && this.putHalf.totalPut > 0 && !this.#isComplete;
+    const put = this.putHalf;
+    const isUnfinished = this.canWrite && put.totalPut > 0 && !this.#isComplete;
     if (error !== null) this.#setError(toQemuFileError(error, { operation: 'destroy' }));
     const reason = this.#error ?? new QemuFileError('ECANCELED', 'the file was closed');
     this.#stopHalves(reason);
@@ -226,8 +227,10 @@ export class Lifecycle extends StreamBase {
         },
       )
       .finally(() => {
-        this.#publishClose();
         this.#markClosed();
+        if (!channels.close.hasSubscribers) return;
+        const positions = { putPosition: put.putPosition, getPosition: this.getHalf.position };
+        channels.close.publish({ file: this, error: this.#error, ...positions });
       });
   }
 
@@ -255,7 +258,6 @@ export class Lifecycle extends StreamBase {
     if (this.#stopped !== null) throw this.#stopped;
   }
 
-  /** Keep an error, if it is the first. */
   #setError(error: QemuFileError): void {
     if (this.#error !== null) return;
     this.#error = error;
@@ -306,17 +308,9 @@ export class Lifecycle extends StreamBase {
     }
   }
 
-  /** Close the backend once. */
   #closeBackend(error?: QemuFileError): Promise<number> {
     this.#backendClosing ??= markHandled(callBackend('close', () => this.ops.close?.(error)));
     return this.#backendClosing;
-  }
-
-  #publishClose(): void {
-    if (!channels.close.hasSubscribers) return;
-    const { putPosition } = this.putHalf;
-    const getPosition = this.getHalf.position;
-    channels.close.publish({ file: this, error: this.#error, putPosition, getPosition });
   }
 
   /** Wake a reader that waits for more bytes than are left: `read(size)` returns the rest. */

@@ -1,10 +1,9 @@
-import { abortError, QemuFileError } from '../../contract/errors.ts';
+import { QemuFileError } from '../../contract/errors.ts';
 import type { QemuFileOps } from '../../contract/ops.ts';
-import { Fifo } from '../../util/fifo.ts';
 import type { ChunkSource } from './chunk-source.ts';
 import { Fetcher } from './fetcher.ts';
 import { LookAhead } from './look-ahead.ts';
-import { type PendingRead, pendingRead, type ReadRequest } from './pending-read.ts';
+import { ReadQueue, type ReadRequest, type Served } from './read-queue.ts';
 
 /*
  * The get half: decides which consumer gets the bytes.
@@ -44,9 +43,6 @@ export interface GetSettings {
  */
 type Consumer = 'waiters' | 'stream' | 'transfer';
 
-/** The result of serving a consumer: it got bytes, needs more of them, or nothing waits. */
-type Served = 'served' | 'needsBytes' | 'idle';
-
 /**
  * Size of the buffer given to `getBuffer` during a transfer: each call costs JavaScript time, and a unix
  * socket takes no more than 208 KiB at once (bench/relay.ts).
@@ -62,7 +58,7 @@ export class GetHalf implements ChunkSource {
   readonly #host: GetHost;
   readonly #isReadable: boolean;
   readonly #maxLookAhead: number;
-  readonly #requests: Fifo<PendingRead> = new Fifo();
+  readonly #requests: ReadQueue = new ReadQueue();
   #consumer: Consumer = 'waiters';
   #isServeScheduled = false;
   #isEndAnnounced = false;
@@ -117,26 +113,17 @@ export class GetHalf implements ChunkSource {
   /** Wait for bytes. Later requests and other consumers wait until this one is complete. */
   wait<T>(request: ReadRequest<T>, signal?: AbortSignal): Promise<T> {
     const { operation, size } = request;
-    if (!this.#isAllowed(size)) {
-      const range = `0…${this.#maxLookAhead} (maxLookAhead)`;
-      const reason = `${operation}: ${size} is not a number of bytes in ${range}`;
-      return Promise.reject(new RangeError(reason));
-    }
-    return new Promise<T>((resolve, reject) => {
-      const error = this.#error ?? this.#unreadable(operation);
-      if (error !== null) return reject(error);
-      if (signal?.aborted === true) return reject(abortError(signal, operation));
-      this.#requests.push(pendingRead(request, resolve, reject, signal, this.#onAborted));
-      this.#serve();
-    });
+    const error = this.#sizeError(size, operation) ?? this.#error ?? this.#unreadable(operation);
+    if (error !== null) return Promise.reject(error);
+    const wait = this.#requests.add(request, signal, this.#serve);
+    this.#serve();
+    return wait;
   }
 
   /** Make `size` bytes available and contiguous without consuming them, or throw. */
   need(size: number, operation: string): void {
-    if (!this.#isAllowed(size)) {
-      const range = `0…${this.#maxLookAhead}`;
-      throw new RangeError(`${operation}: ${size} is not a number of bytes in ${range}`);
-    }
+    const error = this.#sizeError(size, operation);
+    if (error !== null) throw error;
     this.#demand(size, operation);
   }
 
@@ -197,7 +184,7 @@ export class GetHalf implements ChunkSource {
   /** Whether the stream asked for a chunk and there is nothing left to deliver but the end. */
   get isOnlyEndLeft(): boolean {
     if (this.#consumer !== 'stream' || !this.#fetcher.hasEnded) return false;
-    return this.lookAhead.available === 0 && this.#requests.length === 0;
+    return this.lookAhead.available === 0 && this.#requests.isEmpty;
   }
 
   /** Deliver the end to the stream. */
@@ -225,7 +212,7 @@ export class GetHalf implements ChunkSource {
 
   /** Return the next chunk, to be given to `recycleChunk()`; null if it has to be waited for. */
   takeChunk(): Uint8Array | null {
-    if (this.#error !== null || this.#requests.length > 0) return null;
+    if (this.#error !== null || !this.#requests.isEmpty) return null;
     this.#takeBack();
     while (this.lookAhead.available === 0 && this.#fetcher.ask());
     if (this.lookAhead.available === 0) return null;
@@ -275,7 +262,7 @@ export class GetHalf implements ChunkSource {
     if (this.#error !== null) return;
     this.#error = error;
     this.#fetcher.stop();
-    for (const read of this.#requests.takeAll()) read.done(error);
+    this.#requests.fail(error);
     this.#dropped += this.lookAhead.available;
     this.lookAhead.clear();
   }
@@ -300,8 +287,11 @@ export class GetHalf implements ChunkSource {
     return error;
   }
 
-  #isAllowed(size: number): boolean {
-    return Number.isSafeInteger(size) && size >= 0 && size <= this.#maxLookAhead;
+  #sizeError(size: number, operation: string): RangeError | null {
+    const max = this.#maxLookAhead;
+    if (Number.isSafeInteger(size) && size >= 0 && size <= max) return null;
+    const range = `0…${max} (maxLookAhead)`;
+    return new RangeError(`${operation}: ${size} is not a number of bytes in ${range}`);
   }
 
   #unreadable(operation: string): QemuFileError | null {
@@ -326,41 +316,23 @@ export class GetHalf implements ChunkSource {
     this.#serve();
   };
 
-  readonly #onAborted = (read: PendingRead): void => {
-    this.#requests.remove(read);
-    this.#serve();
-  };
-
   /** Serve requests and the consumer, as long as the backend answers at once. */
-  #serve(): void {
+  readonly #serve = (): void => {
     while (this.#error === null) {
-      const served = this.#requests.length > 0 ? this.#serveRequest() : this.#serveConsumer();
+      const served = this.#requests.isEmpty ? this.#serveConsumer() : this.#serveRequest();
       if (served === 'idle' || (served === 'needsBytes' && !this.#fetcher.ask())) return;
     }
-  }
+  };
 
   #serveRequest(): Served {
-    const read = this.#requests.first as PendingRead;
-    const { request } = read;
     this.#takeBack();
-    let failure: Error | null = null;
-    if (this.lookAhead.available >= read.size) {
-      try {
-        read.size = request.refill?.() ?? 0;
-      } catch (error) {
-        failure = error as Error;
-      }
-      if (failure === null && read.size > 0) return 'served';
-    } else if (!this.#fetcher.hasEnded) {
-      return 'needsBytes';
-    } else if (request.acceptsEnd !== true) {
-      this.#shortage(read.size, request.operation);
-      return 'served';
-    }
-    this.#requests.shift();
-    read.done(failure);
-    return 'served';
+    const { available } = this.lookAhead;
+    return this.#requests.serveFirst(available, this.#fetcher.hasEnded, this.#onShortage);
   }
+
+  readonly #onShortage = (size: number, operation: string): void => {
+    this.#shortage(size, operation);
+  };
 
   #serveConsumer(): Served {
     if (this.#consumer !== 'stream') return 'idle';
