@@ -121,6 +121,10 @@ function addReaders(program: Command, done: (code: number) => void): void {
       '--target <file>',
       'check that the QEMU that wrote this file with -dump-vmstate would load the stream',
     )
+    .option(
+      '--qmp <socket>',
+      'compare the stream with the QEMU at this monitor, which is to load it (-incoming defer)',
+    )
     .option('--no-description', 'accept a stream without a VM description (suppress-vmdesc=on)')
     .action(async (from: string, flags: VerifyFlags) => {
       const { runVerify } = await import('./commands/verify.ts');

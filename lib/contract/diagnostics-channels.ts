@@ -82,8 +82,13 @@ export interface SectionMessage {
 
 /** A message of `qemu-file:vm:save` and `qemu-file:vm:restore`: a step of saving or restoring a guest. */
 export interface VmMessage {
-  /** `'start'` before QEMU is told to migrate; `'end'` once the outcome is known. */
-  readonly phase: 'start' | 'end';
+  /**
+   * `'start'` before QEMU is told to migrate, `'progress'` each time QEMU was asked how far it is, `'end'` once the
+   * outcome is known.
+   */
+  readonly phase: 'start' | 'progress' | 'end';
+  /** QEMU's word for the state of its migration, with `'progress'`. */
+  readonly status?: string | undefined;
   /** Bytes of the migration stream that were moved, once that is known. */
   readonly bytes?: number | undefined;
   /** Seconds from start to end, with `'end'`. */

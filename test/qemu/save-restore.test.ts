@@ -22,6 +22,7 @@ import {
   saveVm,
 } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { run } from '../helpers/command.ts';
 import { mountSmallDisk, requireSmallDisk } from '../helpers/small-disk.ts';
 import { until } from '../helpers/until.ts';
 import { firmware, type GuestProgram, memoryProblems } from './guest.ts';
@@ -369,6 +370,30 @@ for (const { version, skip, binary } of [
         /EINVAL.*"microvm.ram" has 16777216 bytes in the stream, but 33554432.*-m, here 16M/;
       await using waiting = await fail('vm.mig', {}, fails('EINVAL', says), { memoryMiB: 32 });
       assert.equal(await waiting.qemu.status(), 'inmigrate');
+    });
+
+    test('into a machine with other memory, as verify --qmp tells beforehand', async () => {
+      const waiting = await startQemu({
+        ...which,
+        firmware: image,
+        incoming: 'defer',
+        memoryMiB: 32,
+        extraArgs: ['-qmp', `unix:${dir.join('qmp')},server=on,wait=off`],
+      });
+      try {
+        const { code, stderr } = await run([
+          'verify',
+          dir.join('vm.mig'),
+          '--qmp',
+          dir.join('qmp'),
+        ]);
+        assert.equal(code, 1, stderr);
+        assert.match(stderr, /would not load this stream: RAM block "microvm.ram".*-m, here 16M/);
+        assert.match(stderr, /not compared with the QEMU at .*CPU model/);
+        assert.equal(await waiting.status(), 'inmigrate');
+      } finally {
+        await waiting.stop();
+      }
     });
 
     test('into a machine with another controller, which the error names', async () => {

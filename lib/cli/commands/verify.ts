@@ -10,6 +10,9 @@ import {
 import { parseManifest } from '../../migration/verify/manifest.ts';
 import { type Verification, verifyStream } from '../../migration/verify/verify.ts';
 import { printable } from '../../util/format.ts';
+import { QmpClient } from '../../vm/index.ts';
+import { readDestinationFacts } from '../../vm/preflight/destination-facts.ts';
+import { compareWithDestination, type PreflightResult } from '../../vm/preflight/preflight.ts';
 import { UsageError } from '../shell/command-errors.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
 import { showExactSize } from '../shell/sizes.ts';
@@ -17,9 +20,12 @@ import { printStderr, writeText } from '../shell/stdio.ts';
 import { faultHint } from './fault-hint.ts';
 import { faultToJson } from './json.ts';
 import { type ReadFlags, readStream } from './read-command.ts';
+import { monitorOf } from './vm-command.ts';
 
 /** Options of `qemu-file verify`. */
 export interface VerifyFlags extends ReadFlags {
+  /** Monitor of the QEMU that is to load the stream. */
+  qmp?: string;
   /** Path of a manifest to compare the stream with. */
   manifest?: string;
   /** Continue after the first fault. */
@@ -43,6 +49,7 @@ export function runVerify(fromText: string, flags: VerifyFlags): Promise<number>
     const dump = await readOption('--target', flags.target, (text) =>
       parseTargetDump(JSON.parse(text)),
     );
+    await using qmp = flags.qmp === undefined ? null : await connectMonitor(flags.qmp, signal);
     using scratch = openScratchStore();
     const { file, fileOffset, seekable } = unwrapped;
     const verification = await verifyStream(file, {
@@ -58,8 +65,28 @@ export function runVerify(fromText: string, flags: VerifyFlags): Promise<number>
     });
     const isSound = verification.faults.length === 0;
     const verdict = dump !== undefined && isSound ? checkTarget(verification, dump) : undefined;
-    return report(fromText, flags, verification, verdict);
+    const preflight =
+      qmp !== null && isSound ? await checkDestination(verification, qmp) : undefined;
+    return report(fromText, flags, verification, verdict, preflight);
   });
+}
+
+async function connectMonitor(text: string, signal: AbortSignal): Promise<QmpClient> {
+  return QmpClient.connect(monitorOf(text), { signal });
+}
+
+/** Compare a stream with the QEMU that is to load it. */
+async function checkDestination(
+  { configuration, blocks, sections }: Verification,
+  qmp: QmpClient,
+): Promise<PreflightResult> {
+  const stream = {
+    machine: configuration?.machine ?? null,
+    capabilities: configuration?.capabilities ?? [],
+    blocks,
+    sections,
+  };
+  return compareWithDestination(stream, await readDestinationFacts(qmp));
 }
 
 /** Read and parse the file that an option names. */
@@ -84,9 +111,10 @@ async function readOption<T>(
 
 async function report(
   fromText: string,
-  { json, quiet, target }: VerifyFlags,
+  { json, quiet, target, qmp }: VerifyFlags,
   verification: Verification,
   verdict: TargetVerdict | undefined,
+  preflight: PreflightResult | undefined,
 ): Promise<number> {
   const { faults, warnings, bytes, sections, configuration, isRamComplete } = verification;
   const problems = verdict?.problems ?? [];
@@ -97,16 +125,18 @@ async function report(
       `${fromText}: ${target} would not load this stream: ${describeTargetProblem(problem)}`,
     );
   }
-  if (quiet !== true) {
-    if (isRamComplete) {
-      await printStderr('hint: qemu-file extract writes the guest memory in this stream to files');
-    }
-    const hint = first === undefined ? null : faultHint(first);
-    if (hint !== null) await printStderr(hint);
-    for (const note of [...warnings, ...(verdict?.notes ?? [])])
-      await printStderr(`${fromText}: ${note}`);
+  for (const { message } of preflight?.problems ?? []) {
+    await printStderr(`${fromText}: the QEMU at ${qmp} would not load this stream: ${message}`);
   }
-  const isValid = faults.length === 0 && problems.length === 0;
+  if (quiet !== true) {
+    const notes = [...warnings, ...(verdict?.notes ?? []), ...(preflight?.warnings ?? [])];
+    if (preflight !== undefined) {
+      notes.push(`not compared with the QEMU at ${qmp}: ${preflight.unknown.join(', ')}`);
+    }
+    for (const note of notes) await printStderr(`${fromText}: ${note}`);
+  }
+  const problemCount = problems.length + (preflight?.problems.length ?? 0);
+  const isValid = faults.length === 0 && problemCount === 0;
   const object = {
     from: fromText,
     ok: isValid,
@@ -116,6 +146,7 @@ async function report(
     faults: faults.map(faultToJson),
     warnings,
     ...(verdict === undefined ? {} : { target: verdict }),
+    ...(preflight === undefined ? {} : { destination: preflight }),
   };
   const machine = printable(configuration?.machine ?? 'machine type not in the stream');
   const fits = verdict === undefined ? '' : `; ${target} would load this stream`;
@@ -123,6 +154,6 @@ async function report(
   const text = json === true ? JSON.stringify(object) : isValid && quiet !== true ? line : '';
   const isPrinted = text === '' || (await writeText(process.stdout, `${text}\n`));
   if (first !== undefined) return readExitCode(first);
-  if (problems.length > 0) return EXIT.BAD_STREAM;
+  if (problemCount > 0) return EXIT.BAD_STREAM;
   return isPrinted ? EXIT.DONE : EXIT.IO;
 }

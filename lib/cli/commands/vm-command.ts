@@ -100,7 +100,8 @@ export async function runWithVm(
   }
 }
 
-function monitorOf(text: string): SocketTarget {
+/** Parse the address of a monitor. */
+export function monitorOf(text: string): SocketTarget {
   const uri = parseUri(text);
   if (uri.scheme === 'tcp') return { host: uri.host, port: uri.port };
   if (uri.scheme === 'unix' || uri.scheme === 'file') return { path: uri.path };

@@ -1,5 +1,6 @@
 import { readlink } from 'node:fs/promises';
 import { connectSocket, socketOps } from '../../../adapters/index.ts';
+import { channels } from '../../contract/diagnostics-channels.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { MAX_TIMER_MS, onAbort, waitForPromise } from '../../contract/wait-for.ts';
 import type { Unwrapped } from '../../migration/containers/unwrap.ts';
@@ -13,6 +14,7 @@ import { type MigrationInfo, MigrationWatch, settledRunState } from '../migratio
 import { readDestinationFacts } from '../preflight/destination-facts.ts';
 import { compareWithDestination, type StreamFacts } from '../preflight/preflight.ts';
 import { PrivateDirectory } from '../private-directory.ts';
+import { publishSteps } from '../publish.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { QmpError } from '../qmp/qmp-error.ts';
 import {
@@ -52,10 +54,20 @@ const END_TIMEOUT_MS = 30_000;
  * const { status } = await restoreVm(qmp, await openFrom('file:/var/lib/vm.mig'));
  * ```
  */
-export async function restoreVm(
+export function restoreVm(
   qmp: QmpClient,
   source: QemuFile,
   options: RestoreOptions = {},
+): Promise<RestoreResult> {
+  return publishSteps(channels.vmRestore, options, (observed) =>
+    restoreFrom(qmp, source, observed),
+  );
+}
+
+async function restoreFrom(
+  qmp: QmpClient,
+  source: QemuFile,
+  options: RestoreOptions,
 ): Promise<RestoreResult> {
   const restore = new Restore(qmp, options);
   try {

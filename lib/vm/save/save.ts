@@ -1,4 +1,5 @@
 import { type Listener, listenSocket } from '../../../adapters/index.ts';
+import { channels } from '../../contract/diagnostics-channels.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { onAbort, waitForPromise } from '../../contract/wait-for.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
@@ -8,6 +9,7 @@ import { checkSaveable, suppressesDescription } from '../machine-checks.ts';
 import { type ChangedSettings, changeSettings } from '../migration-settings.ts';
 import { type MigrationInfo, MigrationWatch, settledRunState } from '../migration-watch.ts';
 import { PrivateDirectory } from '../private-directory.ts';
+import { publishSteps } from '../publish.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { SaveCheck } from './save-check.ts';
 import { SaveConnection } from './save-connection.ts';
@@ -57,11 +59,15 @@ const CONNECT_GRACE_MS = 2000;
  * await qmp.execute('quit');
  * ```
  */
-export async function saveVm(
+export function saveVm(
   qmp: QmpClient,
   sink: VmSink,
   options: SaveOptions = {},
 ): Promise<SaveResult> {
+  return publishSteps(channels.vmSave, options, (observed) => saveInto(qmp, sink, observed));
+}
+
+async function saveInto(qmp: QmpClient, sink: VmSink, options: SaveOptions): Promise<SaveResult> {
   // `saveVm` rejects with the error of the sink; without a listener it would end the process.
   sink.on('error', noop);
   let to: QemuFile | undefined;
