@@ -129,6 +129,11 @@ async function report(
     await printStderr(`${fromText}: the QEMU at ${qmp} would not load this stream: ${message}`);
   }
   if (quiet !== true) {
+    if (isRamComplete) {
+      await printStderr('hint: qemu-file extract writes the guest memory in this stream to files');
+    }
+    const hint = first === undefined ? null : faultHint(first);
+    if (hint !== null) await printStderr(hint);
     const notes = [...warnings, ...(verdict?.notes ?? []), ...(preflight?.warnings ?? [])];
     if (preflight !== undefined) {
       notes.push(`not compared with the QEMU at ${qmp}: ${preflight.unknown.join(', ')}`);
