@@ -85,7 +85,7 @@ function describe(code: string, reason: string, context: QemuFileErrorContext): 
 }
 
 /**
- * Gives the negative errno of an errno name on this system.
+ * Return the negative errno of an errno name on this system.
  *
  * @param code - Such as `'EPIPE'`; an unknown name has the number of `EIO`.
  * @returns A negative integer, such as -32.

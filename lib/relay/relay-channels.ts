@@ -1,4 +1,5 @@
 import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
+import { onAbort } from '../contract/wait-for.ts';
 import {
   CHANNEL_START_SIZE,
   type ChannelKind,
@@ -60,13 +61,13 @@ export async function relayChannels(options: ChannelsOptions): Promise<ChannelsR
   return new ChannelGroup(options).run();
 }
 
-/** What a file fails with whose other end has closed. */
-const GONE: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE']);
+/** Error codes that mean the peer has closed the connection. */
+const PEER_CLOSED: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE']);
 
-/** How long a destination may take from closing a channel to closing the main one. */
+/** Milliseconds that a destination may take from closing a channel to closing the main one. */
 const LINGER_MS = 5000;
 
-const NOTHING: ChannelResult = {
+const EMPTY_RESULT: ChannelResult = {
   complete: false,
   forward: { bytes: 0, xxh64: null },
   return: null,
@@ -74,18 +75,18 @@ const NOTHING: ChannelResult = {
 
 class ChannelGroup {
   readonly #options: ChannelsOptions;
-  /** Fires with the first failure. */
-  readonly #broken = new AbortController();
-  /** Fires, besides, when the main channel has ended. */
-  readonly #noMore = new AbortController();
+  /** Aborts with the first failure. */
+  readonly #failed = new AbortController();
+  /** Aborts with the first failure, and when the main channel has ended. */
+  readonly #stopAccepting = new AbortController();
   /** Connections that wait for the main channel, in the order of their arrival. */
   readonly #waiting = new Set<QemuFile>();
-  /** Connections accepted, less those that were none. */
+  /** Connections accepted, without those that closed before they were identified. */
   #accepted = 0;
   #main: QemuFile | undefined;
   #mainMoving: Promise<void> = Promise.resolve();
   readonly #onMain = new AbortController();
-  /** What is under way for each connection. */
+  /** The work in progress, one promise for each connection. */
   readonly #work = new Set<Promise<void>>();
   /** Connections to the destination are made one after another. */
   #connecting: Promise<unknown> = Promise.resolve();
@@ -93,7 +94,7 @@ class ChannelGroup {
   #failure: ChannelsFailure | null = null;
   #startedAt = 0;
   #limitedMs: () => number = () => 0;
-  #onSlot: () => void = noop;
+  #onSlotFreed: () => void = noop;
 
   constructor(options: ChannelsOptions) {
     this.#options = options;
@@ -101,25 +102,25 @@ class ChannelGroup {
 
   async run(): Promise<ChannelsResult> {
     const { signal, onAllAccepted } = this.#options;
-    const onAbort = (): void => this.#fail(null, null, abortError(signal as AbortSignal, 'relay'));
-    signal?.addEventListener('abort', onAbort);
-    if (signal?.aborted) onAbort();
+    const abort = (): void => this.#fail(null, null, abortError(signal as AbortSignal, 'relay'));
+    const stopFollowing = onAbort(signal, abort);
+    if (signal?.aborted) abort();
     await this.#acceptAll();
     onAllAccepted?.();
-    // What is under way may have something further follow.
+    // Work in progress may start further work.
     while (this.#work.size > 0) await Promise.all(this.#work);
-    signal?.removeEventListener('abort', onAbort);
+    stopFollowing();
     return this.#result();
   }
 
   async #acceptAll(): Promise<void> {
     const { channels, accept } = this.#options;
-    while (!this.#noMore.signal.aborted) {
+    while (!this.#stopAccepting.signal.aborted) {
       if (this.#accepted < channels) {
         const main = this.#main;
-        // Who waits for a connection is told of the main channel, too: it may change what is wanted.
+        // Ask again once the main channel is known, because it changes which connections are accepted.
         const changes = main === undefined ? [this.#onMain.signal] : [];
-        const signal = AbortSignal.any([this.#noMore.signal, ...changes]);
+        const signal = AbortSignal.any([this.#stopAccepting.signal, ...changes]);
         try {
           this.#arrived(await accept({ signal, main }));
         } catch (error) {
@@ -127,7 +128,7 @@ class ChannelGroup {
         }
       } else if (this.#main === undefined) {
         await new Promise<void>((resolve) => {
-          this.#onSlot = resolve;
+          this.#onSlotFreed = resolve;
         });
       } else {
         return;
@@ -137,34 +138,35 @@ class ChannelGroup {
 
   #arrived(from: QemuFile): void {
     this.#accepted += 1;
-    // It may have come although nobody wants one any more.
-    if (this.#noMore.signal.aborted) this.#do(discard(from, this.#failure?.error ?? tooLate()));
-    else if (this.#main !== undefined) this.#do(this.#move(from));
-    else this.#do(this.#lookAt(from));
+    // A connection may arrive after the relay has stopped accepting.
+    if (this.#stopAccepting.signal.aborted)
+      this.#track(discard(from, this.#failure?.error ?? tooLate()));
+    else if (this.#main !== undefined) this.#track(this.#move(from));
+    else this.#track(this.#lookAt(from));
   }
 
-  /** Has it counted as under way; it must not reject. */
-  #do(work: Promise<void>): void {
+  /** Track `work` until it settles. It must not reject. */
+  #track(work: Promise<void>): void {
     const done = work.finally(() => this.#work.delete(done));
     this.#work.add(done);
   }
 
-  /** Sees what a connection is, as long as nobody knows which is the main channel. */
+  /** Identify a connection, while the main channel is not known. */
   async #lookAt(from: QemuFile): Promise<void> {
     this.#waiting.add(from);
-    const stop = AbortSignal.any([this.#onMain.signal, this.#broken.signal]);
+    const stop = AbortSignal.any([this.#onMain.signal, this.#failed.signal]);
     let kind: ChannelKind = 'empty';
     let error: QemuFileError | undefined;
     try {
       kind = await peekChannelKind(from, stop);
-      // It sends no more than its introduction now; that it breaks or ends should be noticed.
+      // A multifd channel sends no more than its introduction now; notice if it fails or ends.
       if (kind === 'multifd' && (await hasEnded(from, stop))) kind = 'empty';
     } catch (failure) {
       kind = 'empty';
       error = toQemuFileError(failure);
     }
     if (this.#failure !== null) return discard(from, this.#failure.error);
-    // The main channel has come, and took it along.
+    // The main channel has been found, and this connection is moved with it.
     if (!this.#waiting.has(from)) return;
     if (kind === 'main') return this.#begin(from);
     if (kind === 'multifd') return;
@@ -172,32 +174,32 @@ class ChannelGroup {
     await this.#drop(from, error);
   }
 
-  /** A connection is gone before it was anything: another may come in its place. */
+  /** Discard a connection that closed before it was identified: another may take its place. */
   async #drop(from: QemuFile, error: QemuFileError | undefined): Promise<void> {
     this.#waiting.delete(from);
     await discard(from, error);
     this.#accepted -= 1;
-    this.#onSlot();
+    this.#onSlotFreed();
   }
 
-  /** The main channel is known: it goes first, and whatever waited for it follows. */
+  /** The main channel is known: move it first, and then the connections that waited for it. */
   async #begin(main: QemuFile): Promise<void> {
     this.#waiting.delete(main);
     this.#main = main;
     this.#startedAt = performance.now();
     const moving = this.#move(main);
     this.#mainMoving = moving;
-    for (const side of this.#waiting) this.#do(this.#move(side));
+    for (const side of this.#waiting) this.#track(this.#move(side));
     this.#waiting.clear();
     this.#onMain.abort();
-    this.#onSlot();
+    this.#onSlotFreed();
     await moving;
-    this.#noMore.abort();
+    this.#stopAccepting.abort();
   }
 
-  /** Connects a channel to the destination when it is its turn, and moves it to its end. */
+  /** Connect a channel to the destination in its turn, and move it to its end. */
   async #move(from: QemuFile): Promise<void> {
-    const channel = this.#results.push(NOTHING) - 1;
+    const channel = this.#results.push(EMPTY_RESULT) - 1;
     const opening = this.#connecting.then(() => this.#connect(channel));
     this.#connecting = opening;
     const to = await opening;
@@ -210,7 +212,7 @@ class ChannelGroup {
       this.#limitedMs = () => to.budget.limitedMs - before;
     }
     const { lingerMs } = this.#options;
-    const { signal } = this.#broken;
+    const { signal } = this.#failed;
     try {
       this.#options.onChannel?.(from, to);
       const onReturned = channel === 0 ? this.#options.onReturned : undefined;
@@ -219,7 +221,7 @@ class ChannelGroup {
       const { complete, forward, return: back, failure } = moved;
       this.#results[channel] = { complete, forward, return: back };
       if (failure === null) return;
-      const isGone = channel > 0 && failure.end === 'to' && GONE.has(failure.error.code);
+      const isGone = channel > 0 && failure.end === 'to' && PEER_CLOSED.has(failure.error.code);
       if (isGone && (await this.#mainCompletes())) return;
       this.#fail(channel, failure.end, failure.error);
     } catch (error) {
@@ -229,8 +231,8 @@ class ChannelGroup {
   }
 
   /**
-   * Whether the main channel ends well soon. A destination that has all it needs closes the others without
-   * reading what is left in them, such as QEMU's last packets of multifd, and the main one last.
+   * Return whether the main channel completes soon. A destination that has all it needs closes the other
+   * channels without reading the rest, such as QEMU's last multifd packets, and the main channel last.
    */
   async #mainCompletes(): Promise<boolean> {
     let timer: NodeJS.Timeout | undefined;
@@ -242,11 +244,11 @@ class ChannelGroup {
     return this.#results[0]?.complete === true;
   }
 
-  /** Opens a channel at the destination; undefined if that failed, or is of no use any more. */
+  /** Open a channel at the destination; return undefined if that failed, or the relay has failed. */
   async #connect(channel: number): Promise<QemuFile | undefined> {
     if (this.#failure !== null) return undefined;
     try {
-      return await this.#options.connect({ signal: this.#broken.signal });
+      return await this.#options.connect({ signal: this.#failed.signal });
     } catch (error) {
       this.#fail(channel, 'to', toQemuFileError(error));
       return undefined;
@@ -256,11 +258,11 @@ class ChannelGroup {
   #fail(channel: number | null, end: RelayEnd | null, error: QemuFileError): void {
     if (this.#failure !== null) return;
     this.#failure = { channel, end, error };
-    for (const from of this.#waiting) this.#do(discard(from, error));
+    for (const from of this.#waiting) this.#track(discard(from, error));
     this.#waiting.clear();
-    this.#broken.abort(error);
-    this.#noMore.abort(error);
-    this.#onSlot();
+    this.#failed.abort(error);
+    this.#stopAccepting.abort(error);
+    this.#onSlotFreed();
   }
 
   #result(): ChannelsResult {
@@ -286,7 +288,7 @@ function tooLate(): QemuFileError {
   return new QemuFileError('ECANCELED', reason, { operation: 'relay' });
 }
 
-/** Closes a file in such a way that, with an error, nobody takes that for an end in order. */
+/** Close a file. With an error, the peer does not take that for the end of the stream. */
 async function discard(
   file: QemuFile | undefined,
   error: QemuFileError | undefined,
