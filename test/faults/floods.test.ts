@@ -128,7 +128,7 @@ describe('a relay that listens', LIMITS, () => {
     assert.equal(code, 0, stderr);
     assert.deepEqual(refusals(stderr), [
       `qemu-file: tcp:127.0.0.1:0: rejected a connection from 127.0.0.1:${localPort}: the peer sent ` +
-        'something unknown that begins with 47 45 54 20 2f 20 48 54, not a migration stream',
+        'an unknown file that begins with 47 45 54 20 2f 20 48 54, not a migration stream',
     ]);
   });
 

@@ -2,12 +2,12 @@ import zlib from 'node:zlib';
 import { MigrationStreamError } from '../format/stream-error.ts';
 
 /**
- * Reads into a buffer from an offset of a file; answers how many bytes were read: fewer than there is room
- * for are no end, 0 is.
+ * Reads into a buffer from an offset of a file. The result is the number of bytes read; only 0 is the end of
+ * the file.
  */
 export type ReadAt = (target: Uint8Array, offset: number) => Promise<number>;
 
-/** How an image is laid out. */
+/** The layout of an image. */
 export interface Geometry {
   readonly clusterBits: number;
   /** Whether each entry of an L2 table has a bitmap of its 32 subclusters. */
@@ -15,21 +15,21 @@ export interface Geometry {
   readonly compression: 'zlib' | 'zstd';
 }
 
-/** A table of L2 tables. */
+/** The place of an L1 table, which lists L2 tables. */
 export interface L1Table {
   readonly offset: number;
   readonly entries: number;
 }
 
-/** Bytes that follow each other in the guest's view, and how they are stored. */
+/** Consecutive bytes of the guest's view that are stored in the same way. */
 export type Run =
-  /** In the file, from the offset `host` on. */
+  /** Bytes in the file, from offset `host` on. */
   | { readonly kind: 'data'; readonly host: number; readonly length: number }
-  /** Zeros by word of the table. */
+  /** Zeros that the table records. */
   | { readonly kind: 'zero'; readonly length: number }
   /** Never written. */
   | { readonly kind: 'hole'; readonly length: number }
-  /** The rest of a compressed cluster from `skip` on; it is at most `size` bytes long in the file. */
+  /** A compressed cluster from its byte `skip` on; it takes at most `size` bytes of the file. */
   | {
       readonly kind: 'compressed';
       readonly host: number;
@@ -40,26 +40,26 @@ export type Run =
 
 type Inflate = (packed: Uint8Array, options: { maxOutputLength: number }) => Uint8Array;
 
-/** Node.js has it from 22.15 on. */
+/** Missing in Node before 22.15. */
 const { zstdDecompressSync } = zlib as { zstdDecompressSync?: Inflate };
 
 const inflateRaw: Inflate = (packed, options) =>
-  // What follows the data in its last sector is not part of it, and the data itself may lack its end mark.
+  // Other bytes may follow the data in its last sector, and the data may lack its end mark.
   zlib.inflateRawSync(packed, { ...options, finishFlush: zlib.constants.Z_SYNC_FLUSH });
 
 const SUBCLUSTERS = 32;
 const TWO_32 = 0x1_0000_0000;
-const SECTOR = 512;
+const SECTOR_BYTES = 512;
 
-/** Bytes that one entry of an L1 table stands for. */
+/** Return the bytes of the guest's view that one entry of an L1 table maps. */
 export function l1Span({ clusterBits, extendedL2 }: Geometry): number {
   return 2 ** (clusterBits + clusterBits - (extendedL2 ? 4 : 3));
 }
 
 /**
- * Fills a buffer from an offset.
+ * Fill a buffer from an offset.
  *
- * @param what - What is read, for the error: `the header`.
+ * @param what - Noun phrase for the error, such as `the header`.
  * @throws {MigrationStreamError} (rejects) `truncated` at the end of the image.
  */
 export async function readWhole(
@@ -68,13 +68,13 @@ export async function readWhole(
   offset: number,
   what: string,
 ): Promise<void> {
-  const there = await readSome(readAt, target, offset);
-  if (there === target.length) return;
-  const reason = `the qcow2 image ends inside ${what}: ${there} of ${target.length} bytes are there`;
+  const filled = await readSome(readAt, target, offset);
+  if (filled === target.length) return;
+  const reason = `the qcow2 image ends inside ${what}: ${filled} of ${target.length} bytes`;
   throw new MigrationStreamError('truncated', reason, { position: offset });
 }
 
-/** Fills a buffer from an offset as far as the file reaches; answers how far. */
+/** Fill a buffer from an offset up to the end of the file; return the number of bytes read. */
 export async function readSome(
   readAt: ReadAt,
   target: Uint8Array,
@@ -89,17 +89,17 @@ export async function readSome(
   return done;
 }
 
-/** Finds where clusters are, through an L1 table and its L2 tables, one of which is kept. */
+/** Finds clusters through an L1 table and its L2 tables, and keeps the last L2 table in memory. */
 export class ClusterMap {
   readonly #readAt: ReadAt;
   readonly #geometry: Geometry;
   readonly #l1: L1Table;
   readonly #clusterSize: number;
   readonly #span: number;
-  /** Bytes that one entry, or one bit of its bitmaps, stands for. */
+  /** Bytes that one entry, or one bit of its bitmaps, maps. */
   readonly #unit: number;
   readonly #table: DataView;
-  /** Which L2 table `#table` holds, by its place in the L1 table; -1 is none. */
+  /** Index in the L1 table of the L2 table in `#table`; -1 before the first. */
   #loaded = -1;
   #loadedAt = 0;
   #unpacked: Uint8Array | null = null;
@@ -116,10 +116,10 @@ export class ClusterMap {
   }
 
   /**
-   * Finds the bytes from a place on.
+   * Find the run that begins at an offset.
    *
-   * @param first - The L1 entry from which `offset` counts.
-   * @param most - How many bytes are wanted; the run may be shorter.
+   * @param first - L1 entry from which `offset` counts.
+   * @param most - Most bytes of the run.
    */
   async run(first: number, offset: number, most: number): Promise<Run> {
     const within = offset % this.#span;
@@ -138,21 +138,21 @@ export class ClusterMap {
     return start.kind === 'compressed' ? start : { ...start, length };
   }
 
-  /** The contents of a compressed cluster; valid until the next call. */
+  /** Return the contents of a compressed cluster, valid until the next call. */
   async unpack(run: Run & { kind: 'compressed' }): Promise<Uint8Array> {
     if (this.#unpacked !== null && this.#unpackedFrom === run.host) return this.#unpacked;
     const inflate = this.#geometry.compression === 'zlib' ? inflateRaw : zstdDecompressSync;
     if (inflate === undefined) {
       const reason =
-        'the VM state has clusters compressed with zstd, which this Node.js cannot read';
+        'the VM state has clusters compressed with zstd, which needs Node 22.15 or later';
       throw new MigrationStreamError('unsupported', reason, { position: run.host });
     }
     const packed = new Uint8Array(run.size);
-    // The size is that of whole sectors, the last of which may go beyond the end of the file.
-    const there = await readSome(this.#readAt, packed, run.host);
+    // The size counts whole sectors, and the last one may extend beyond the end of the file.
+    const arrived = await readSome(this.#readAt, packed, run.host);
     let unpacked: Uint8Array;
     try {
-      unpacked = inflate(packed.subarray(0, there), { maxOutputLength: this.#clusterSize });
+      unpacked = inflate(packed.subarray(0, arrived), { maxOutputLength: this.#clusterSize });
     } catch (cause) {
       const reason = `a compressed cluster is damaged: ${(cause as Error).message}`;
       throw new MigrationStreamError('corrupt', reason, { position: run.host, cause });
@@ -166,7 +166,7 @@ export class ClusterMap {
     return unpacked;
   }
 
-  /** What the loaded table says of the unit at an offset in its span. */
+  /** Return the run of one unit from the loaded table, at an offset in its span. */
   #at(within: number, most: number): Run {
     const index = Math.floor(within / this.#clusterSize);
     const at = index * (this.#geometry.extendedL2 ? 16 : 8);
@@ -183,12 +183,12 @@ export class ClusterMap {
       isData = (this.#table.getUint32(at + 12) & bit) !== 0;
       isZero = (this.#table.getUint32(at + 8) & bit) !== 0;
       if (isData && isZero) throw this.#corrupt(at, 'a subcluster that is both data and zeros');
-      if (isData && host === 0) throw this.#corrupt(at, 'subclusters of no cluster');
+      if (isData && host === 0) throw this.#corrupt(at, 'allocated subclusters without a cluster');
     }
     if (isZero) return { kind: 'zero', length };
     if (!isData) return { kind: 'hole', length };
     if (host % this.#clusterSize !== 0 || host > Number.MAX_SAFE_INTEGER) {
-      throw this.#corrupt(at, `a cluster at ${host}, where none can be`);
+      throw this.#corrupt(at, `a cluster at ${host}, which is not aligned`);
     }
     return { kind: 'data', host: host + (within % this.#clusterSize), length };
   }
@@ -197,9 +197,10 @@ export class ClusterMap {
     const entry = this.#table.getBigUint64(at);
     const offsetBits = BigInt(62 - (this.#geometry.clusterBits - 8));
     const host = Number(BigInt.asUintN(Number(offsetBits), entry));
-    if (host > Number.MAX_SAFE_INTEGER) throw this.#corrupt(at, 'a cluster where none can be');
+    if (host > Number.MAX_SAFE_INTEGER)
+      throw this.#corrupt(at, 'a cluster at an impossible offset');
     const sectors = Number(BigInt.asUintN(62, entry) >> offsetBits) + 1;
-    const size = sectors * SECTOR - (host % SECTOR);
+    const size = sectors * SECTOR_BYTES - (host % SECTOR_BYTES);
     const skip = within % this.#clusterSize;
     return {
       kind: 'compressed',
@@ -210,7 +211,7 @@ export class ClusterMap {
     };
   }
 
-  /** Loads an L2 table; false if there is none. */
+  /** Load an L2 table; return false if there is none. */
   async #load(index: number): Promise<boolean> {
     if (this.#loaded === index) return true;
     if (index >= this.#l1.entries) return false;
@@ -220,7 +221,7 @@ export class ClusterMap {
     const offset = hostOffset(entry.getUint32(0), entry.getUint32(4));
     if (offset === 0) return false;
     if (offset % this.#clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER) {
-      const reason = `the snapshot's L1 table has an L2 table at ${offset}, where none can be`;
+      const reason = `the snapshot's L1 table has an L2 table at ${offset}, which is not aligned`;
       throw new MigrationStreamError('corrupt', reason, { position: entryAt });
     }
     this.#loaded = -1;
@@ -236,7 +237,7 @@ export class ClusterMap {
   }
 }
 
-/** Bits 9 to 55 of an entry. */
+/** Return bits 9 to 55 of an entry. */
 function hostOffset(high: number, low: number): number {
   return (high & 0x00ff_ffff) * TWO_32 + ((low & 0xffff_fe00) >>> 0);
 }

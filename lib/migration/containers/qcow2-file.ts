@@ -5,13 +5,13 @@ import { closeUnder } from './decompress.ts';
 import type { Qcow2VmState, ReadAt } from './qcow2-image.ts';
 
 /**
- * Gives what reads at any offset of a file, by its own `getBufferAt`; undefined if its backend cannot seek.
- * What was looked ahead is forgotten.
+ * Return a function that reads at any offset of a file with its `getBufferAt`; undefined if its backend cannot
+ * seek. The file's look-ahead is discarded.
  */
 export async function readerOf(file: QemuFile): Promise<ReadAt | undefined> {
   let size: number;
   try {
-    // Reading past the end would be the file's failure, while here it is the image's.
+    // A read past the end would fail the file, but it is the image that is wrong.
     size = await file.setOffset(0, 'end');
   } catch (error) {
     if ((error as QemuFileError).code !== 'ESPIPE') throw error;
@@ -24,10 +24,10 @@ export async function readerOf(file: QemuFile): Promise<ReadAt | undefined> {
 }
 
 /**
- * Makes a file of the VM state in an image, which can seek.
+ * Open the VM state in an image as a file that can seek.
  *
  * @param state - The VM state.
- * @param image - The image's own file: closed with the new one.
+ * @param image - The file of the image; closed with the new one.
  */
 export function snapshotFile(state: Qcow2VmState, image: QemuFile): QemuFile {
   let next = 0;
@@ -48,7 +48,7 @@ export function snapshotFile(state: Qcow2VmState, image: QemuFile): QemuFile {
       return target;
     },
     close: (error) => closeUnder(image, error),
-    // As files have it: every read is a trip to the thread pool.
+    // The size that files use, because every read is a round trip to the thread pool.
     sizes: { lookAheadSize: 262_144 },
   });
 }

@@ -16,35 +16,43 @@ export type { ReadAt } from './qcow2-clusters.ts';
 export interface Qcow2Snapshot {
   readonly id: string;
   readonly name: string;
-  /** When it was taken. */
+  /** Time at which it was taken. */
   readonly date: Date;
-  /** Bytes of its VM state; 0 for one of the disk alone. */
+  /** Bytes of its VM state; 0 if it has only the disk. */
   readonly vmStateSize: number;
   /** Bytes of the disk when it was taken. */
   readonly diskSize: number;
-  /** What the guest's clock showed, in nanoseconds. */
+  /** The guest's clock at that time, in nanoseconds. */
   readonly vmClock: bigint;
 }
 
-/** Bounds of what an image may ask for, those of QEMU. */
-const MOST = { snapshots: 65_536, snapshotBytes: 67_108_864, extra: 1024, l1Entries: 4_194_304 };
+/** QEMU's bounds for the sizes in an image. */
+const MAX = {
+  SNAPSHOTS: 65_536,
+  SNAPSHOT_LIST_BYTES: 67_108_864,
+  EXTRA_DATA_BYTES: 1024,
+  L1_ENTRIES: 4_194_304,
+} as const;
 
-/** Incompatible features, by bit. */
+/** Bits of the incompatible features. */
 const FEATURE = { dirty: 0x1, corrupt: 0x2, dataFile: 0x4, compression: 0x8, extendedL2: 0x10 };
 const KNOWN_FEATURES = 0x1f;
 
-const HEADER_SIZE = 112;
-const PIECE_SIZE = 262_144;
-/** Bytes in which the list of capabilities of a stream is found. */
-const CAPABILITIES_WITHIN = 8192;
+/** Bytes of the header that are read. */
+const HEADER_BYTES = 112;
+/** Bytes of the header of version 2. */
+const HEADER_V2_BYTES = 72;
+const READ_CHUNK_BYTES = 262_144;
+/** Bytes in which a stream has its list of capabilities. */
+const CAPABILITIES_WITHIN_BYTES = 8192;
 
 const UTF8 = new TextDecoder('utf-8');
 
 /**
- * A qcow2 image as far as snapshots with VM state go (`savevm`). All offsets and sizes in it are checked;
- * memory is bounded by one L2 table, at most 2 MiB, however large the state is.
+ * Reads the snapshots of a qcow2 image and their VM state (`savevm`). All offsets and sizes in the image are
+ * checked. Memory is bounded by one L2 table, at most 2 MiB, however large the state is.
  *
- * Not read: encrypted images, and those with an external data file.
+ * Encrypted images and images with an external data file are not supported.
  */
 export class Qcow2Image {
   /** All snapshots, in the order of the image. */
@@ -65,33 +73,36 @@ export class Qcow2Image {
   }
 
   /**
-   * Reads an image's header and its list of snapshots.
+   * Read the header of an image and its list of snapshots.
    *
-   * @throws {MigrationStreamError} (rejects) what cannot be read as one; positions count from the start
-   *   of the image.
+   * @param readAt - Reads from any offset of the image.
+   * @throws {MigrationStreamError} (rejects) `corrupt`, `truncated`, `unsupported`. Positions count from the
+   *   start of the image.
    */
   static async open(readAt: ReadAt): Promise<Qcow2Image> {
-    const header = new DataView(new ArrayBuffer(HEADER_SIZE));
+    const header = new DataView(new ArrayBuffer(HEADER_BYTES));
     const bytes = new Uint8Array(header.buffer);
-    // Of version 2 there are only 72 bytes; the rest is then something else, or nothing.
+    // What follows the shorter header of version 2 does not belong to it.
     const there = await readSome(readAt, bytes, 0);
-    if (there < 72) throw fault('truncated', `the qcow2 image has only ${there} bytes`, there);
-    if (header.getUint32(0) !== 0x5146_49fb) throw fault('corrupt', 'this is no qcow2 image', 0);
+    if (there < HEADER_V2_BYTES) {
+      throw fault('truncated', `the qcow2 image has only ${there} bytes`, there);
+    }
+    if (header.getUint32(0) !== 0x5146_49fb) throw fault('corrupt', 'not a qcow2 image', 0);
     const version = header.getUint32(4);
     if (version !== 2 && version !== 3) {
-      throw fault('unsupported', `a qcow image of version ${version}; known are 2 and 3`, 4);
+      throw fault('unsupported', `qcow image of version ${version}, not 2 or 3`, 4);
     }
-    if (version === 2) bytes.fill(0, 72);
+    if (version === 2) bytes.fill(0, HEADER_V2_BYTES);
     const geometry = geometryOf(header);
     const tables = await readSnapshots(readAt, header);
     return new Qcow2Image(readAt, geometry, tables);
   }
 
   /**
-   * Chooses a snapshot that has VM state.
+   * Choose a snapshot with VM state.
    *
-   * @param wanted - Its name or, if none has that, its id. Default: the last one that has VM state.
-   * @throws {MigrationStreamError} `not-a-stream`: there is none, or it has no VM state.
+   * @param wanted - A name or, if no snapshot has that name, an id. Default: the last snapshot with VM state.
+   * @throws {MigrationStreamError} `not-a-stream` if there is no such snapshot, or it has no VM state.
    */
   choose(wanted?: string): Qcow2Snapshot {
     const withState = this.snapshots.filter((snapshot) => snapshot.vmStateSize > 0);
@@ -111,24 +122,24 @@ export class Qcow2Image {
       throw fault('not-a-stream', reason, 60);
     }
     if (found.vmStateSize > 0) return found;
-    const reason = `the snapshot ${quote(found)} is of the disk alone; the VM state may be in the image of another disk of the same VM`;
+    const reason = `snapshot ${quote(found)} has no VM state; it may be in the image of another disk of the VM`;
     throw fault('not-a-stream', reason, 60);
   }
 
   /**
-   * Opens the VM state of one of this image's snapshots.
+   * Open the VM state of a snapshot of this image.
    *
-   * @throws {MigrationStreamError} (rejects) if its tables cannot hold it.
+   * @throws {MigrationStreamError} (rejects) `corrupt` if its tables are too small for the state.
    */
   async vmState(snapshot: Qcow2Snapshot): Promise<Qcow2VmState> {
     const l1 = this.#tables.get(snapshot);
     if (l1 === undefined) throw new TypeError('vmState: not a snapshot of this image');
     const span = l1Span(this.#geometry);
-    // The state lies behind the disk as it was then, from the next L1 entry on.
+    // The state follows the disk of the snapshot, from the next L1 entry on.
     const first = Math.ceil(snapshot.diskSize / span);
     const { offset, entries } = l1;
     const name = quote(snapshot);
-    if (entries > MOST.l1Entries || offset % 2 ** this.#geometry.clusterBits !== 0) {
+    if (entries > MAX.L1_ENTRIES || offset % 2 ** this.#geometry.clusterBits !== 0) {
       throw fault('corrupt', `the L1 table of snapshot ${name} is out of bounds`, offset);
     }
     if (snapshot.vmStateSize > (entries - first) * span) {
@@ -143,20 +154,20 @@ export class Qcow2Image {
 }
 
 /**
- * The VM state of a snapshot: a migration stream.
+ * The VM state of a snapshot, which is a migration stream.
  *
- * One that QEMU wrote in order, as it does without the capability mapped-ram, has no holes: a hole
- * in it is damage, and is reported rather than read as zeros. A stream with mapped-ram has them where pages
- * are zero, and its recorded size may fall short of its end, since it counts what was transferred; it is
- * read on beyond that size up to the first hole, and so may end in up to a cluster of zeros that do not belong to it.
+ * Without the capability mapped-ram QEMU writes it in order, so a hole is damage, and reading it fails. With
+ * mapped-ram, holes are pages of zeros, and the recorded size may be too small, because it counts the bytes
+ * transferred: the state is read on beyond that size up to the first hole, and may end in up to a cluster of
+ * zeros that do not belong to it.
  */
 export class Qcow2VmState implements AsyncIterable<Uint8Array> {
-  /** Bytes by word of the snapshot. */
+  /** Recorded size in bytes. */
   readonly size: number;
   readonly #readAt: ReadAt;
   readonly #map: ClusterMap;
   readonly #first: number;
-  #sparse = false;
+  #hasHoles = false;
 
   /** @internal Use `Qcow2Image.vmState`. */
   constructor(readAt: ReadAt, map: ClusterMap, first: number, size: number) {
@@ -166,32 +177,32 @@ export class Qcow2VmState implements AsyncIterable<Uint8Array> {
     this.size = size;
   }
 
-  /** @internal Finds out whether the stream is one with mapped-ram. */
+  /** @internal Find out whether the stream has mapped-ram. */
   async detectHoles(): Promise<void> {
-    const start = Buffer.alloc(Math.min(CAPABILITIES_WITHIN, this.size));
-    this.#sparse = true;
+    const start = Buffer.alloc(Math.min(CAPABILITIES_WITHIN_BYTES, this.size));
+    this.#hasHoles = true;
     const there = await this.read(start, 0);
-    this.#sparse = start.subarray(0, there).includes('\x0amapped-ram', 0, 'latin1');
+    this.#hasHoles = start.subarray(0, there).includes('\x0amapped-ram', 0, 'latin1');
   }
 
   /**
-   * Reads from an offset.
+   * Read from an offset.
    *
-   * @returns How many bytes were read: all there is room for, except at the end.
+   * @returns The number of bytes read; fewer than fit into `target` only at the end.
    */
   async read(target: Uint8Array, offset: number): Promise<number> {
     let done = 0;
     while (done < target.length) {
       const at = offset + done;
       const isBeyond = at >= this.size;
-      if (isBeyond && !this.#sparse) break;
-      const most = Math.min(target.length - done, isBeyond ? PIECE_SIZE : this.size - at);
+      if (isBeyond && !this.#hasHoles) break;
+      const most = Math.min(target.length - done, isBeyond ? READ_CHUNK_BYTES : this.size - at);
       const run = await this.#map.run(this.#first, at, most);
       if (run.kind === 'hole' && isBeyond) break;
       const part = target.subarray(done, done + run.length);
       switch (run.kind) {
         case 'hole':
-          if (!this.#sparse) throw holeError(at);
+          if (!this.#hasHoles) throw holeError(at);
           part.fill(0);
           break;
         case 'zero':
@@ -210,13 +221,13 @@ export class Qcow2VmState implements AsyncIterable<Uint8Array> {
     return done;
   }
 
-  /** Gives the whole state in pieces of up to 256 KiB, each of them the caller's. */
+  /** Yield the whole state in chunks of up to 256 KiB, which the caller may keep. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void> {
     for (let offset = 0; ; ) {
-      const piece = Buffer.allocUnsafe(PIECE_SIZE);
-      const length = await this.read(piece, offset);
+      const chunk = Buffer.allocUnsafe(READ_CHUNK_BYTES);
+      const length = await this.read(chunk, offset);
       if (length === 0) return;
-      yield piece.subarray(0, length);
+      yield chunk.subarray(0, length);
       offset += length;
     }
   }
@@ -225,25 +236,26 @@ export class Qcow2VmState implements AsyncIterable<Uint8Array> {
 function geometryOf(header: DataView): Geometry {
   const clusterBits = header.getUint32(20);
   if (clusterBits < 9 || clusterBits > 21) {
-    throw fault('corrupt', `clusters of 2^${clusterBits} bytes; possible are 9 to 21`, 20);
+    throw fault('corrupt', `clusters of 2^${clusterBits} bytes, not 2^9 to 2^21`, 20);
   }
   if (header.getUint32(32) !== 0) {
     const reason =
-      'the qcow2 image is encrypted; load the snapshot in a QEMU that has the key (-loadvm), and save the guest from there';
+      'the qcow2 image is encrypted, and qemu-nbd exports only its disk, not VM state: load the snapshot ' +
+      'in a QEMU that has the key (-loadvm), and save the guest from there';
     throw fault('unsupported', reason, 32);
   }
   const high = header.getUint32(72);
   const features = header.getUint32(76);
   if ((features & FEATURE.dataFile) !== 0) {
-    throw fault('unsupported', 'the qcow2 image keeps its data in another file', 72);
+    throw fault('unsupported', 'the qcow2 image has an external data file', 72);
   }
   const unknown = features & ~KNOWN_FEATURES;
   if (high !== 0 || unknown !== 0) {
-    throw fault('unsupported', 'the qcow2 image has features that are not known here', 72);
+    throw fault('unsupported', 'the qcow2 image has unknown incompatible features', 72);
   }
-  // The field is there only if the header is long enough; 0 is zlib.
+  // Without the feature bit the header may be too short for the field; 0 is zlib.
   const type = (features & FEATURE.compression) === 0 ? 0 : header.getUint8(104);
-  if (type > 1) throw fault('unsupported', `clusters compressed by method ${type}`, 104);
+  if (type > 1) throw fault('unsupported', `clusters with compression type ${type}`, 104);
   const extendedL2 = (features & FEATURE.extendedL2) !== 0;
   if (extendedL2 && clusterBits < 14) {
     throw fault('corrupt', `subclusters in clusters of 2^${clusterBits} bytes`, 20);
@@ -258,9 +270,11 @@ async function readSnapshots(
   const count = header.getUint32(60);
   const tables = new Map<Qcow2Snapshot, L1Table>();
   if (count === 0) return tables;
-  if (count > MOST.snapshots) throw fault('corrupt', `a list of ${count} snapshots`, 60);
+  if (count > MAX.SNAPSHOTS)
+    throw fault('corrupt', `a list of ${count} snapshots, at most ${MAX.SNAPSHOTS}`, 60);
   const start = safeNumber(header, 64, 64);
-  if (start % 8 !== 0) throw fault('corrupt', `a list of snapshots at ${start}`, 64);
+  if (start % 8 !== 0)
+    throw fault('corrupt', `a list of snapshots at offset ${start}, not a multiple of 8`, 64);
   const fixed = new DataView(new ArrayBuffer(40));
   let at = start;
   for (let i = 0; i < count; i++) {
@@ -269,8 +283,12 @@ async function readSnapshots(
     const idLength = fixed.getUint16(12);
     const nameLength = fixed.getUint16(14);
     const extraLength = fixed.getUint32(36);
-    if (extraLength > MOST.extra) {
-      throw fault('corrupt', `${extraLength} bytes of extra data of a snapshot`, at + 36);
+    if (extraLength > MAX.EXTRA_DATA_BYTES) {
+      throw fault(
+        'corrupt',
+        `a snapshot has ${extraLength} bytes of extra data, at most ${MAX.EXTRA_DATA_BYTES}`,
+        at + 36,
+      );
     }
     const rest = new Uint8Array(extraLength + idLength + nameLength);
     await readWhole(readAt, rest, at + 40, what);
@@ -288,14 +306,18 @@ async function readSnapshots(
       { offset: safeNumber(fixed, 0, at), entries: fixed.getUint32(8) },
     );
     at += Math.ceil((40 + rest.length) / 8) * 8;
-    if (at - start > MOST.snapshotBytes) {
-      throw fault('corrupt', `a list of snapshots of more than ${MOST.snapshotBytes} bytes`, at);
+    if (at - start > MAX.SNAPSHOT_LIST_BYTES) {
+      throw fault(
+        'corrupt',
+        `a list of snapshots of more than ${MAX.SNAPSHOT_LIST_BYTES} bytes`,
+        at,
+      );
     }
   }
   return tables;
 }
 
-/** A be64 that must be an offset or a size. */
+/** Return a be64 that must be an offset or a size. */
 function safeNumber(view: DataView, at: number, position: number): number {
   const value = view.getBigUint64(at);
   if (value <= BigInt(Number.MAX_SAFE_INTEGER)) return Number(value);
@@ -303,7 +325,7 @@ function safeNumber(view: DataView, at: number, position: number): number {
 }
 
 function holeError(offset: number): MigrationStreamError {
-  return fault('corrupt', 'the VM state has a hole: its image is damaged; in the state', offset);
+  return fault('corrupt', 'the VM state has a hole, so its image is damaged; in the state', offset);
 }
 
 function quote(snapshot: Qcow2Snapshot): string {

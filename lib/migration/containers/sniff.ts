@@ -1,19 +1,19 @@
 /** Compressions that a stream may be packed with. */
 export type Compression = 'gzip' | 'bzip2' | 'xz' | 'lzop' | 'zstd';
 
-/** What the first bytes of a file say that it is. */
+/** The kind of a file, by its first bytes. */
 export type Container =
   /** A bare migration stream. */
   | { readonly kind: 'qevm' }
-  /** An image of libvirt's (`virsh save`); one that is not complete was still being written. */
+  /** A save image of libvirt (`virsh save`); `complete` is false if the save was not finished. */
   | { readonly kind: 'libvirt'; readonly complete: boolean }
   /** A disk image, which may hold snapshots. */
   | { readonly kind: 'qcow2' }
   | { readonly kind: Compression }
-  /** Something known that no stream can be had from; `what` is a clause that says what it is. */
+  /** A known kind of file that no stream can be read from; `what` describes it. */
   | { readonly kind: 'other'; readonly what: string };
 
-/** Bytes that `sniffContainer` wants to see. */
+/** Bytes that `sniffContainer` needs. */
 export const SNIFF_SIZE = 16;
 
 type Signature = readonly [bytes: Uint8Array, container: Container];
@@ -40,14 +40,20 @@ const SIGNATURES: readonly Signature[] = [
     '\x11\x22\x33\x44',
     'a multifd channel: the main channel, which begins with QEVM, belongs to it',
   ),
-  other('\x16\x03', 'a TLS connection, recorded encrypted'),
+  other('\x16\x03', 'a recorded TLS connection, which is encrypted'),
+  other(
+    'LUKS\xba\xbe',
+    'a LUKS volume: with the key, qemu-nbd exports what is in it ' +
+      '(qemu-nbd -r --object secret,id=key,file=KEYFILE ' +
+      '--image-opts driver=luks,key-secret=key,file.filename=VOLUME)',
+  ),
 ];
 
 /**
- * Tells by its first bytes what a file is.
+ * Return the kind of a file.
  *
- * @param bytes - The first `SNIFF_SIZE` bytes, or all there are.
- * @returns Null for what is not known.
+ * @param bytes - The first `SNIFF_SIZE` bytes, or all bytes of a shorter file.
+ * @returns null for an unknown kind.
  */
 export function sniffContainer(bytes: Uint8Array): Container | null {
   for (const [signature, container] of SIGNATURES) {
@@ -57,9 +63,9 @@ export function sniffContainer(bytes: Uint8Array): Container | null {
 }
 
 /**
- * Tells whether a file of which nothing is known yet may turn out to be something that is.
+ * Return whether more bytes may turn a file of unknown kind into one of a known kind.
  *
- * @param bytes - Its first bytes; none may become anything.
+ * @param bytes - Its first bytes, possibly none.
  */
 export function mayBecomeKnown(bytes: Uint8Array): boolean {
   return SIGNATURES.some(
@@ -68,7 +74,7 @@ export function mayBecomeKnown(bytes: Uint8Array): boolean {
   );
 }
 
-/** Tells what only has to be decompressed. */
+/** Return whether the kind is a compression. */
 export function isCompressed(
   container: Container,
 ): container is Extract<Container, { readonly kind: Compression }> {
@@ -87,13 +93,13 @@ export function isCompressed(
   }
 }
 
-/** Says in a clause what a file seems to be, for messages. */
+/** Describe a file for messages, as a noun phrase. */
 export function describeContainer(container: Container | null, bytes: Uint8Array): string {
   if (container === null) {
     const digits = Array.from(bytes.subarray(0, 8), (byte) => byte.toString(16).padStart(2, '0'));
-    return `something unknown that begins with ${digits.join(' ')}`;
+    return `an unknown file that begins with ${digits.join(' ')}`;
   }
-  if (isCompressed(container)) return `something compressed with ${container.kind}`;
+  if (isCompressed(container)) return `${container.kind}-compressed data`;
   switch (container.kind) {
     case 'other':
       return container.what;

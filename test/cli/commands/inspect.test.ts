@@ -286,7 +286,7 @@ Time line
     const wrong = await run(['inspect', path, '--snapshot', 'other']);
     assertSays(wrong, 3, /recorded/);
     const none = await run(['inspect', '-', '--snapshot', 'other'], workedExample());
-    assertSays(none, 2, /no qcow2 image/);
+    assertSays(none, 2, /not a qcow2 image/);
   });
 
   test('--quiet prints only the requested output', async () => {

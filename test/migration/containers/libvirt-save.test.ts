@@ -85,11 +85,11 @@ describe('the header of a libvirt save image', () => {
   });
 
   test('is refused if the image was never completed', () => {
-    fails({ magic: 'LibvirtQemudPart' }, 'truncated', 0, /never completed.*interrupted/);
+    fails({ magic: 'LibvirtQemudPart' }, 'truncated', 0, /incomplete.*interrupted/);
   });
 
   test('is refused if anything in it cannot be, at the field that is wrong', () => {
-    fails({ magic: 'LibvirtQemudWhat' }, 'corrupt', 0, /no libvirt save image/);
+    fails({ magic: 'LibvirtQemudWhat' }, 'corrupt', 0, /not a libvirt save image/);
     fails({ version: 3 }, 'unsupported', 16, /version/);
     fails({ version: 0 }, 'unsupported', 16, /version 0/);
     fails({ version: 3, isBig: true }, 'unsupported', 16, /version 3/);

@@ -28,6 +28,7 @@ const KNOWN: readonly [what: string, digits: string, expected: object][] = [
 ];
 
 const OTHERS: readonly [digits: string, said: RegExp][] = [
+  ['4c554b53 babe 0001', /^a LUKS volume: .*qemu-nbd -r --object secret.*driver=luks/],
   ['7f454c46 0201', /ELF/],
   ['4b44554d50202020', /kdump/],
   ['6d616b6564756d7066696c65', /makedumpfile/],

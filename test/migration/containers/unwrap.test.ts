@@ -341,9 +341,9 @@ describe('a stream in several wrappings', () => {
 
   test('must be what the image of libvirt says', async () => {
     const wrong: readonly [number, Uint8Array, RegExp][] = [
-      [0, PACKED, /is raw, but holds something compressed with gzip/],
+      [0, PACKED, /is raw, but holds gzip-compressed data/],
       [1, STREAM, /is gzip, but holds a migration stream/],
-      [6, Buffer.alloc(20), /is sparse, but holds something unknown/],
+      [6, Buffer.alloc(20), /is sparse, but holds an unknown file/],
       [3, PACKED, /is xz, but/],
     ];
     for (const [format, payload, said] of wrong) {
