@@ -453,6 +453,30 @@ for (const { version, skip, binary } of [
 }
 
 describe('a mapped-ram file', { skip: requireQemu10() }, () => {
+  test('inside a sparse image of libvirt is restored from its offset in the image', async () => {
+    await using dir = makeTempDir();
+    const path = dir.join('vm.save');
+    // The header of src/qemu/qemu_saveimage.h: 92 bytes, then XML padded to 64 KiB.
+    const header = Buffer.alloc(92 + 65536);
+    header.write('LibvirtQemudSave', 'latin1');
+    header.writeUInt32LE(2, 16);
+    header.writeUInt32LE(65536, 20);
+    header.writeUInt32LE(1, 24);
+    header.writeUInt32LE(6, 28);
+    header.write('<domain/>', 92, 'latin1');
+    writeFileSync(path, header);
+    const which: QemuOptions = { binary: findQemu10() as string };
+    await using source = await machine(which);
+    await source.qemu.waitGuestReady();
+    await source.qemu.migrate(`file:${path},offset=${header.length}`, {
+      capabilities: { 'mapped-ram': true },
+    });
+    await using waiting = await machine({ ...which, incoming: 'defer' });
+    const { status, bytes } = await restoreVm(waiting.qmp, await openFrom(path));
+    assert.deepEqual([status, bytes], ['running', null]);
+    await waiting.qemu.waitCounterRises();
+  });
+
   test('is read by QEMU 10.0 itself, and QEMU 7.2 is not troubled with it', async () => {
     await using dir = makeTempDir();
     const binary = findQemu10() ?? '';

@@ -197,7 +197,8 @@ class Restore {
   async #loadFile(unwrapped: Unwrapped): Promise<Omit<RestoreResult, 'status'>> {
     const { file, fileOffset, containers } = unwrapped;
     const fd = file.getFd();
-    if (containers.length > 0 || fd < 0) {
+    // An image of libvirt's (format sparse) has offsets that count from the start of the file as well.
+    if (containers.some((name) => name !== 'libvirt') || fd < 0) {
       const reason = 'QEMU reads a mapped-ram file itself: unpack it into a file first';
       throw restoreError('ENOTSUP', reason);
     }
