@@ -171,7 +171,12 @@ describe('relay', { concurrency }, () => {
 describe('exit code', { concurrency }, () => {
   test('2: a scheme that is not known, with those that are', async () => {
     const ended = await run(['relay', 'foo:x', '-']);
-    assertFailed(ended, 2, /known are tcp:host:port, unix:path/, /written \.\/foo:x or file:foo:x/);
+    assertFailed(
+      ended,
+      2,
+      /known are tcp:host:port, unix:path/,
+      /path with a colon as \.\/foo:x or file:foo:x/,
+    );
     assert.equal(ended.stdout.length, 0);
   });
 

@@ -165,7 +165,7 @@ describe('files that do not do', () => {
     await refuses({ toTlsPsk: bad('b', 'qemu:0g\n') }, false, /line 1 is not USER:HEXKEY/);
     await refuses({ toTlsPsk: bad('c', '# none\n') }, false, /it contains no shared key/);
     await refuses({ toTlsPsk: bad('d', `qemu:${'00'.repeat(65)}`) }, false, /longer than 64 bytes/);
-    await refuses({ toTls: made.otherUser }, false, /no key of the user "qemu".*--to-tls-user/);
+    await refuses({ toTls: made.otherUser }, false, /no key of user "qemu".*--to-tls-user/);
   });
 
   test('warn where anybody can read a key, or where a certificate has expired', async () => {
