@@ -69,7 +69,7 @@ function fileOver(bytes: Buffer, size = 50_000): QemuFile {
 
 async function readAll(file: QemuFile): Promise<Buffer> {
   const chunks: Buffer[] = [];
-  for await (const chunk of file) chunks.push(chunk as Buffer);
+  for await (const chunk of file) chunks.push(chunk);
   return Buffer.concat(chunks);
 }
 

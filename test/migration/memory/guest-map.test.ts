@@ -157,7 +157,7 @@ function pcFacts(below4G: number, above4G: number): LayoutFacts {
 function addState(facts: LayoutFacts, name: string, state: DeviceState): void {
   const section = { sectionId: 1, name, instanceId: 0, versionId: 1, kind: 'full' as const };
   const place = { ...section, offset: 0, bytes: 0 };
-  facts.add({ type: 'section', offset: 0, section: place } as MigrationEvent);
+  facts.add({ type: 'section', offset: 0, section: place });
   facts.add({ type: 'device', offset: 0, section: place, state, body: Buffer.alloc(0) } as never);
 }
 
