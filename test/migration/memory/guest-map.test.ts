@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import type { DeviceState, MigrationEvent } from '../../../lib/migration/index.ts';
+import type { DeviceState } from '../../../lib/migration/index.ts';
 import { type GuestMap, guestMap } from '../../../lib/migration/memory/guest-map.ts';
 import { LayoutFacts } from '../../../lib/migration/memory/layout-facts.ts';
 import { corpusFacts, corpusNames } from '../../helpers/corpus.ts';
