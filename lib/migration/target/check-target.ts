@@ -9,26 +9,26 @@ import type { TargetDump, TargetState } from './vmstate-dump.ts';
 export type { TargetDump, TargetField, TargetState } from './vmstate-dump.ts';
 export { parseTargetDump } from './vmstate-dump.ts';
 
-/** A section, as far as it matters here. */
+/** The parts of a section that are checked. */
 export type CheckedSection = Pick<Section, 'name' | 'instanceId' | 'versionId' | 'kind'>;
 
 type SectionIdentity = Readonly<Pick<Section, 'name' | 'instanceId'>>;
 
-/** What is known of a stream, for `checkTarget`. */
+/** A stream, as `checkTarget` needs it. */
 export interface TargetCheckInput {
-  /** Null in streams of old machine types, which have none. */
+  /** null in streams of old machine types, which have no configuration. */
   readonly configuration: Configuration | null;
-  /** In the order of the stream; those that come in pieces once, by their start. */
+  /** In the order of the stream; of iterable sections only the START. */
   readonly sections: readonly CheckedSection[];
-  /** Null where the stream has none: only versions can be checked then. */
+  /** null if the stream has none; then only versions can be checked. */
   readonly description: VmDescription | null;
 }
 
-/** Something at which a target would stop to load, or go on with the wrong bytes. */
+/** A difference at which a target would fail to load, or read the wrong bytes. */
 export interface TargetProblem {
-  /** The section; null if it is the configuration. */
+  /** The section; null for the configuration. */
   readonly section: SectionIdentity | null;
-  /** Of the field or subsection in it; empty if it is the section as a whole. */
+  /** Path of the field or subsection in it; empty for the whole section. */
   readonly path: string;
   /**
    * `machine`: another machine type; `device`: no state of that name; `version`: not in the range that the
@@ -36,31 +36,38 @@ export interface TargetProblem {
    * field; `subsection`: one it does not know; `unmigratable`: it cannot load such a device at all.
    */
   readonly kind: 'machine' | 'device' | LayoutProblem['kind'];
-  /** What the target would load. */
+  /** What the target loads. */
   readonly expected: string;
   /** What the stream has. */
   readonly found: string;
 }
 
-/** Whether a target would load a stream. */
+/** Result of `checkTarget`. */
 export interface TargetVerdict {
   /** True if there are no problems. */
   readonly accepts: boolean;
-  /** In the order of the stream: the target would stop at the first one. */
+  /** In the order of the stream; the target would stop at the first. */
   readonly problems: readonly TargetProblem[];
-  /** What could not be checked, and what differs without being in the way. */
+  /** What could not be checked, and differences that do no harm. */
   readonly notes: readonly string[];
 }
 
 /**
- * Tells whether the QEMU that listed what it can load would load a stream, without starting it.
+ * Check whether a QEMU would load a stream, without starting it, by its -dump-vmstate.
  *
- * The list has the devices that the QEMU was built with, not those it will be started with: that both ends
- * have the same ones stays the caller's to see to. It has C sizes and no types, so that a change inside a
- * field of the same name and size goes unnoticed.
+ * QEMU's scripts/vmstate-static-checker.py compares the dumps of two QEMUs. This differs from it:
+ * - It compares a stream with a dump, so only the devices and subsections that the stream has count, and arrays
+ *   have the length that they have in the stream.
+ * - It needs no list of renamed fields: where names differ, it compares the bytes of the stream with those that the
+ *   target loads.
+ * - It reports only what the target would fail on or misread; other differences are notes.
  *
- * @param stream - What the stream says of itself.
- * @param dump - What the target can load, from `parseTargetDump`.
+ * A dump has the device types that the QEMU was built with, not those it will be started with, so the caller must
+ * start both ends with the same devices. It has C sizes and no types, so a change inside a field of the same name
+ * and size is not noticed.
+ *
+ * @param stream - The stream's configuration, sections and VM description.
+ * @param dump - The target's states, from `parseTargetDump`.
  */
 export function checkTarget(stream: TargetCheckInput, dump: TargetDump): TargetVerdict {
   const check = new TargetCheck(stream.description, dump);
@@ -71,7 +78,7 @@ export function checkTarget(stream: TargetCheckInput, dump: TargetDump): TargetV
   return check.verdict();
 }
 
-/** Puts a problem into words, as a clause. */
+/** Describe a problem, as a clause. */
 export function describeTargetProblem({ section, path, expected, found }: TargetProblem): string {
   const where = section === null ? 'configuration' : `section ${quoteSection(section)}`;
   const place = path === '' ? where : `${where}: ${path}`;
@@ -102,7 +109,7 @@ class TargetCheck {
       return;
     }
     const { machine, capabilities } = configuration;
-    // QEMU compares as many characters as the stream has.
+    // QEMU compares only as many characters as the stream has.
     if (!expected.startsWith(machine)) {
       this.#problems.push({
         section: null,
@@ -139,7 +146,7 @@ class TargetCheck {
     device: DeviceDescription | undefined,
     candidates: readonly TargetState[],
   ): void {
-    // One without a name is that of a handler of its own kind: nobody can see what is in it.
+    // A section without vmsd_name belongs to a handler, whose contents are not described.
     const found = device?.vmsd_name === undefined ? undefined : device;
     if (found === undefined) {
       const what = this.#described === undefined ? 'the stream' : quoteSection(section);
@@ -154,12 +161,12 @@ class TargetCheck {
     const notes = [...this.#notes];
     if (this.#unlisted.size > 0) {
       const names = [...this.#unlisted].join(', ');
-      notes.push(`a QEMU does not list what it loads for these, they were not checked: ${names}`);
+      notes.push(`-dump-vmstate leaves these states out, so they were not checked: ${names}`);
     }
     return { accepts: this.#problems.length === 0, problems: this.#problems, notes };
   }
 
-  /** The name of a section's state: behind the path of the bus, which has slashes as well. */
+  /** Return the name of a section's state, which follows the path of the bus; both may have slashes. */
   #stateName(section: string, described: string | undefined): string {
     if (described !== undefined && (section === described || section.endsWith(`/${described}`))) {
       return described;
@@ -172,7 +179,7 @@ class TargetCheck {
   }
 }
 
-/** Compares with each state of the name, for types of devices that share one may differ. */
+/** Compare with each state of the name and return the best report: device types that share a name may differ. */
 function bestFit(
   device: DeviceDescription | undefined,
   version: number,

@@ -19,10 +19,10 @@ import {
 } from './field-groups.ts';
 import type { TargetField, TargetState } from './vmstate-dump.ts';
 
-/** What would go wrong at a place of a section's state. */
+/** A difference in a section's state that the target fails on. */
 export interface LayoutProblem {
   readonly kind: 'version' | 'missing' | 'unexpected' | 'size' | 'subsection' | 'unmigratable';
-  /** Of the field or subsection, from the device on; empty for the device itself. */
+  /** Path of the field or subsection in the device; empty for the device itself. */
   readonly path: string;
   /** What the target expects. */
   readonly expected: string;
@@ -30,27 +30,27 @@ export interface LayoutProblem {
   readonly found: string;
 }
 
-/** What a comparison of a device's state came to. */
+/** Result of comparing a device's state. */
 export interface LayoutReport {
   readonly problems: LayoutProblem[];
-  /** Differences that are not in the way. */
+  /** Differences that do no harm. */
   readonly notes: string[];
 }
 
-/** Types whose contents are loaded with the version that the field has, not with that of the contents. */
+/** Types whose contents QEMU loads with the version of the field, not of the contents. */
 const BY_FIELD_VERSION: ReadonlySet<string> = new Set(['tmp', 'qtailq', 'qlist', 'gtree']);
-/** How many fields of one name are looked at to find which of them the stream has. */
+/** Most fields of one name among which the stream's field is searched. */
 const MAX_NAMESAKES = 8;
 const NOTHING = 'no such field';
 
 /**
- * Compares the state of a device or a subsection with what a target expects of it: the version, then fields
- * and subsections.
+ * Compare the state of a device or a subsection with the target's: first the version, then fields and
+ * subsections.
  *
- * @param found - As the stream describes it; undefined to compare the version alone.
- * @param version - Of the state in the stream.
- * @param path - Of the state; empty for a device.
- * @param report - Gets what differs.
+ * @param found - The state in the stream's description; undefined to compare only the version.
+ * @param version - Version of the state in the stream.
+ * @param path - Path of the state; empty for a device.
+ * @param report - Receives the differences.
  */
 export function compareState(
   found: StateDescription | undefined,
@@ -64,7 +64,7 @@ export function compareState(
     const expected = first < last ? `version ${first} to ${last}` : `version ${last}`;
     report.problems.push({ kind: 'version', path, expected, found: `version ${version}` });
   } else if (target.fields === undefined) {
-    const expected = 'nothing, for it cannot migrate this';
+    const expected = 'nothing, because it cannot migrate this';
     report.problems.push({ kind: 'unmigratable', path, expected, found: `version ${version}` });
   } else if (found !== undefined) {
     compareContents(found, version, target, path, report);
@@ -94,8 +94,8 @@ function compareContents(
 }
 
 /**
- * Walks the fields of a state in a stream and those that a target expects, side by side. A loader knows no
- * names, it takes bytes: where names differ, sizes decide whether it finds the next field all the same.
+ * Walks the fields of a state in a stream and in the target side by side. QEMU loads bytes, not names: where names
+ * differ, sizes decide whether it still finds the next field.
  */
 class Comparison {
   readonly #state: TargetState;
@@ -128,14 +128,14 @@ class Comparison {
     this.#compareStrangers(strangers, fields.slice(next));
   }
 
-  /** Where, from `start` on, the target has the field of that name. */
+  /** Return the index, from `start` on, of the target's field of that name. */
   #find({ name, baseName, ordinal, elements }: FieldGroup, start: number): number | undefined {
     const { fields, ordinals } = this.#layout;
     const exact = this.#findName(name, start);
     const first = exact ?? this.#findName(baseName, start);
     if (first === undefined) return undefined;
-    // One of several that the running machine chooses from: its number tells which, and if the target has
-    // others than the source, its size.
+    // The running machine chooses one of several fields of the name. The number in the name shows which one, or
+    // the size, if the target has other fields than the source.
     const namesake = exact === undefined ? baseName : name;
     const choice = [first];
     for (let at = first; fields[at]?.optional === true && choice.length < MAX_NAMESAKES; ) {
@@ -154,7 +154,7 @@ class Comparison {
     return this.#layout.places.get(name)?.find((place) => place >= start);
   }
 
-  /** Compares what lies between two fields that both sides have: no name in it is on both of them. */
+  /** Compare the fields between two common ones; no name occurs on both sides. */
   #compareStrangers(groups: readonly FieldGroup[], fields: readonly TargetField[]): void {
     const required = fields.filter((field) => !mayBeAbsent(this.#state, field));
     const group = groups[0];

@@ -1,34 +1,37 @@
 import { type FieldGroup, kindOf } from './field-groups.ts';
 import type { TargetField, TargetState } from './vmstate-dump.ts';
 
-/** Sizes that an integer has; any other one is that of a buffer, a structure or a private type. */
+/** Sizes of integers in bytes; a field of another size is a buffer, a structure or of a private type. */
 const INTEGER_SIZES: ReadonlySet<number> = new Set([1, 2, 4, 8]);
-/** Up to this size a buffer's may be that of its unit: how many there are is in another field then. */
-const MAX_UNIT = 8;
+/** Largest size in bytes that may be a buffer's unit, whose number is in another field. */
+const MAX_UNIT_BYTES = 8;
 
-/** Arrays whose number of elements may be 0: a stream's description does not mention them then. */
+/**
+ * Arrays of variable length that are often empty, as `state/field`: the description of a stream omits a field
+ * without elements. From the sources of QEMU 7.2 to 10.0; no QEMU lists them.
+ */
 const OFTEN_EMPTY: ReadonlySet<string> = new Set([
   'PCIE_AER_ERROR_LOG/log',
   'memory hotplug state/devs',
   'spapr_pci/msi_devs',
 ]);
 
-/** Padding has this name wherever it is: it says nothing about which field it is. */
+/** Name of all padding, which therefore does not identify a field. */
 export const UNUSED = 'unused';
 
 /** The fields that a target loads from one version of a state. */
 export interface Layout {
   readonly fields: readonly TargetField[];
-  /** Which of the state's fields of one name each is, as a stream's description numbers them. */
+  /** For each field, its number among the fields of the same name, as a stream's description counts them. */
   readonly ordinals: readonly number[];
-  /** Where in `fields` each name stands. */
+  /** Indexes in `fields` of each name. */
   readonly places: ReadonlyMap<string, readonly number[]>;
 }
 
-/** A state is compared as often as the stream has elements of it. */
+/** Kept because a state is compared once for each element in the stream. */
 const LAYOUTS: WeakMap<TargetState, Map<number, Layout>> = new WeakMap();
 
-/** Gives the fields that a target loads from a state of a version. */
+/** Return the fields that a target loads from a state of this version. */
 export function layoutOf(state: TargetState, version: number): Layout {
   const layouts = LAYOUTS.get(state) ?? new Map<number, Layout>();
   LAYOUTS.set(state, layouts);
@@ -62,30 +65,30 @@ function placesOf(name: string, places: Map<string, number[]>): number[] {
   return none;
 }
 
-/** True for a field that a stream may lack: what decides is not known here. */
+/** Return whether a stream may lack a field; whether it must have it is decided at run time. */
 export function mayBeAbsent(state: TargetState, field: TargetField): boolean {
   return field.optional || OFTEN_EMPTY.has(`${state.name}/${field.name}`);
 }
 
-/** Whether a target's field takes just the bytes of a stream's field; undefined if that cannot be told. */
+/** Return whether a target's field takes exactly the bytes of a stream's field; undefined if unknown. */
 export function fits(group: FieldGroup, field: TargetField): boolean | undefined {
   const element = group.elements[0];
   const kind = kindOf(element);
   const size = elementWidth(field);
   if (size === undefined) return undefined;
   if (group.bytes === size * (field.count ?? 1)) return true;
-  // Before QEMU 9 no list says how long an array is.
+  // Before QEMU 9.0 a dump has no array lengths.
   if (field.count === undefined && element.size === size) return true;
   if (kind === 'integer' || kind === 'structure') {
     return field.state !== undefined || INTEGER_SIZES.has(size) ? false : undefined;
   }
   if (kind !== 'buffer') return undefined;
-  if (field.count !== undefined || field.state !== undefined || size > MAX_UNIT) return false;
+  if (field.count !== undefined || field.state !== undefined || size > MAX_UNIT_BYTES) return false;
   if (field.name === UNUSED) return false;
   return size > 0 && group.bytes % size === 0 ? true : undefined;
 }
 
-/** Whether fields of a target take together just the bytes of a stream's fields. */
+/** Return whether fields of a target together take exactly the bytes of a stream's fields. */
 export function fitTogether(
   groups: readonly FieldGroup[],
   fields: readonly TargetField[],
@@ -97,7 +100,7 @@ export function fitTogether(
   return wanted === groups.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
-/** Bytes of one element in a stream, as far as a list of C sizes tells. */
+/** Return the bytes of one element in a stream; undefined if the C sizes in a dump do not determine them. */
 function elementWidth({ size, state }: TargetField): number | undefined {
   return state === undefined ? size : stateWidth(state);
 }

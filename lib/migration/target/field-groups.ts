@@ -1,6 +1,6 @@
 import type { FieldDescription, StateDescription } from '../format/device-types.ts';
 
-/** Types whose size is the same in QEMU's memory and in a stream. */
+/** Types that have the same size in QEMU's memory and in a stream. */
 const INTEGERS: ReadonlySet<string> = new Set([
   'bool',
   'int8',
@@ -25,25 +25,25 @@ const BUFFERS: ReadonlySet<string> = new Set(['buffer', 'unused_buffer']);
 const STRUCTURES: ReadonlySet<string> = new Set(['struct', 'vstruct', 'tmp']);
 const LISTS: ReadonlySet<string> = new Set(['qtailq', 'qlist', 'gtree']);
 
-/** What a field's type says of its size; that of an `other` one is its own affair. */
+/** Kind of a field's type, which decides its size; the size of `other` depends on the type. */
 export type FieldKind = 'integer' | 'buffer' | 'structure' | 'list' | 'null' | 'other';
 
 /** One field of a stream's description, with all elements of it if it is an array. */
 export interface FieldGroup {
-  /** As the description has it: with `[1]` behind it where several fields have the name. */
+  /** Name in the description, with a number such as `[1]` if several fields share the name. */
   readonly name: string;
-  /** Without that. */
+  /** Name without the number. */
   readonly baseName: string;
-  /** The number in it: which of them this one is. */
+  /** The number in the name. */
   readonly ordinal: number | undefined;
   readonly elements: readonly [FieldDescription, ...FieldDescription[]];
   /** Elements in the stream. */
   readonly count: number;
-  /** Bytes of them all. */
+  /** Bytes of all elements. */
   readonly bytes: number;
 }
 
-/** Puts the elements of each array together. */
+/** Group the elements of each array. */
 export function groupFields(fields: readonly FieldDescription[]): FieldGroup[] {
   const groups: FieldGroup[] = [];
   let elements: [FieldDescription, ...FieldDescription[]] | undefined;
@@ -78,9 +78,9 @@ function groupOf(elements: readonly [FieldDescription, ...FieldDescription[]]): 
   };
 }
 
-/** Tells what a field's type says of its size. */
+/** Return the kind of a field's type. */
 export function kindOf({ type, size }: FieldDescription): FieldKind {
-  // A null pointer in an array; up to QEMU 7.2 it has the type of an integer, but not its size.
+  // A null pointer in an array. Up to QEMU 7.2 its type is that of an integer, but not its size.
   if (type === 'nullptr' || (type === 'uint64' && size === 1)) return 'null';
   if (INTEGERS.has(type)) return 'integer';
   if (BUFFERS.has(type)) return 'buffer';
@@ -88,7 +88,7 @@ export function kindOf({ type, size }: FieldDescription): FieldKind {
   return LISTS.has(type) ? 'list' : 'other';
 }
 
-/** What a field consists of; undefined if it is no structure, or an empty list. */
+/** Return the contents of a structure or list; undefined for other fields and empty lists. */
 export function contentsOf(field: FieldDescription): StateDescription | undefined {
   const { struct } = field;
   // QEMU 7.2 describes an array whose first element is a null pointer by an empty structure.
@@ -96,18 +96,18 @@ export function contentsOf(field: FieldDescription): StateDescription | undefine
   return field.fields === undefined ? undefined : field;
 }
 
-/** Gives a field's size for people. */
+/** Describe the size of a field. */
 export function quoteSize({ count, elements, bytes }: FieldGroup): string {
   const { size } = elements[0];
   return count > 1 && count * size === bytes ? quoteArray(count, size) : quoteBytes(bytes);
 }
 
-/** Gives the size of an array for people: `3 times 4 bytes`. */
+/** Describe the size of an array: `3 times 4 bytes`. */
 export function quoteArray(count: number, size: number): string {
   return `${count} times ${quoteBytes(size)}`;
 }
 
-/** Gives a number of bytes for people. */
+/** Describe a number of bytes: `1 byte`. */
 export function quoteBytes(bytes: number): string {
   return bytes === 1 ? '1 byte' : `${bytes} bytes`;
 }

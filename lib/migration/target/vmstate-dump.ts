@@ -2,36 +2,36 @@ import { QemuFileError } from '../../contract/errors.ts';
 import { printable } from '../../util/format.ts';
 import { LIMIT } from '../format/wire.ts';
 
-/** A field of a state as a QEMU lists it. */
+/** A field of a state in a dump. */
 export interface TargetField {
   readonly name: string;
-  /** The state's version from which on it is sent. */
+  /** First version of the state that has the field. */
   readonly versionId: number;
-  /** Whether it is sent is decided at run time, whatever the version. */
+  /** Whether a condition at run time decides if the field is sent, whatever the version. */
   readonly optional: boolean;
-  /** Bytes of one element in QEMU's memory: on the wire the same for integers and most buffers only. */
+  /** Bytes of one element in QEMU's memory; on the wire only integers and most buffers have the same size. */
   readonly size: number;
-  /** Elements of an array of fixed length, where the QEMU lists that. */
+  /** Elements of an array of fixed length; undefined before QEMU 9.0. */
   readonly count: number | undefined;
-  /** What a structure consists of. */
+  /** Contents of a structure. */
   readonly state: TargetState | undefined;
 }
 
-/** A state that a QEMU can load: of a device, a structure, or a subsection. */
+/** A state that a QEMU can load: a device, a structure or a subsection. */
 export interface TargetState {
   readonly name: string;
   readonly versionId: number;
   readonly minimumVersionId: number;
-  /** Undefined for a device that cannot be migrated. */
+  /** undefined for a device that cannot be migrated. */
   readonly fields: readonly TargetField[] | undefined;
   readonly subsections: ReadonlyMap<string, TargetState>;
 }
 
-/** What a QEMU can load, by its own account. */
+/** The states that a QEMU can load, from its -dump-vmstate. */
 export interface TargetDump {
-  /** Name of the machine type, never an alias of it. */
+  /** Name of the machine type, not an alias. */
   readonly machine: string;
-  /** States of devices by their names; types of devices that share a name may differ. */
+  /** States of devices by name; device types that share a name may differ. */
   readonly states: ReadonlyMap<string, readonly TargetState[]>;
 }
 
@@ -41,10 +41,10 @@ const MACHINE = 'vmschkmachine';
 const ADVICE = 'make it with: qemu-system-… -M MACHINE -dump-vmstate FILE';
 
 /**
- * Takes apart what `qemu-system-… -M MACHINE -dump-vmstate FILE` writes.
+ * Parse the output of `qemu-system-… -M MACHINE -dump-vmstate FILE`.
  *
  * @param json - The file's contents, parsed as JSON.
- * @throws {QemuFileError} `EINVAL` if it is anything else.
+ * @throws {QemuFileError} `EINVAL` if it is not such a dump.
  */
 export function parseTargetDump(json: unknown): TargetDump {
   const root = object(json, 'the file');
@@ -55,7 +55,7 @@ export function parseTargetDump(json: unknown): TargetDump {
     if (type === MACHINE) continue;
     const description = object(own(object(entry, type), 'Description'), `${type}.Description`);
     const state = parseState(description, type, 0);
-    // Most types that share a name share the state: each needs to be compared only once.
+    // Most device types that share a name have the same state, which is kept once.
     const layout = JSON.stringify(description);
     const layouts = known.get(state.name);
     if (layouts === undefined) {
@@ -110,7 +110,7 @@ function parseField(entry: unknown, where: string, depth: number): TargetField {
   };
 }
 
-/** A property of the object itself: what it inherits is not in the file. */
+/** Return a property of the object itself; inherited ones are not in the file. */
 function own(json: Json, key: string): unknown {
   return Object.hasOwn(json, key) ? json[key] : undefined;
 }
@@ -138,6 +138,6 @@ function integer(json: Json, key: string, where: string): number {
 }
 
 function notADump(reason: string): QemuFileError {
-  const what = `not a list of what a QEMU can load: ${printable(reason)}; ${ADVICE}`;
+  const what = `not a -dump-vmstate file: ${printable(reason)}; ${ADVICE}`;
   return new QemuFileError('EINVAL', what);
 }

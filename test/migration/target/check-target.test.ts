@@ -247,7 +247,7 @@ describe('A section', () => {
     );
     assertAccepts(verdict);
     assert.deepEqual(verdict.notes, [
-      'a QEMU does not list what it loads for these, they were not checked: ram, timer, cpu_common, vfio, spapr/htab',
+      '-dump-vmstate leaves these states out, so they were not checked: ram, timer, cpu_common, vfio, spapr/htab',
     ]);
   });
 
@@ -299,7 +299,7 @@ describe('A section', () => {
     const locked = { name: 'demo', version_id: 2, minimum_version_id: 1 };
     assertRefuses(
       checkVersion(dump({ locked }), 2),
-      'section "demo": the target expects nothing, for it cannot migrate this, the stream has version 2',
+      'section "demo": the target expects nothing, because it cannot migrate this, the stream has version 2',
     );
   });
 
