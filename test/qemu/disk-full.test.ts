@@ -41,6 +41,6 @@ describe('a full disk', { skip: requireQemu() || requireSmallDisk() }, () => {
     assert.ok(statSync(dir.join('vm.mig')).size > 8 << 20);
     const verified = await run(['verify', dir.join('vm.mig')]);
     assertSays(verified, 0);
-    assert.match(verified.stdout.toString(), /fine: microvm/);
+    assert.match(verified.stdout.toString(), /ok: microvm/);
   });
 });
