@@ -429,7 +429,7 @@ for (const { version, skip, binary } of [
 
     test('from what is no stream, and QEMU goes on waiting for one', async () => {
       writeFileSync(dir.join('text'), 'nothing of the kind');
-      await using waiting = await fail('text', {}, fails('EPROTO', /this is no migration stream/));
+      await using waiting = await fail('text', {}, fails('EPROTO', /not a migration stream/));
       assert.equal(await waiting.qemu.status(), 'inmigrate');
       await restoreVm(waiting.qmp, await openFrom(dir.join('vm.mig')));
       await waiting.qemu.waitCounterRises();

@@ -6,17 +6,17 @@ import { noop } from '../../util/noop.ts';
 import { MigrationStreamError, type StreamFault } from '../format/stream-error.ts';
 
 /*
- * A file over what another one holds compressed, by node:zlib. One compressed chunk is under way at a time;
- * what a decompressor leaves of it is the next member's, or padding.
+ * Reads a compressed file with node:zlib. One compressed chunk is in a decompressor at a time; the bytes of it that
+ * follow the end of a member belong to the next member or to padding.
  */
 
-/** Greatest number of compressed bytes, and of others, that are handed over at once. */
-const CHUNK_SIZE = 262_144;
+/** Most bytes, compressed or decompressed, of one chunk. */
+const MAX_CHUNK_BYTES = 262_144;
 
-/** A decompressor of Node's. */
+/** A decompressor of node:zlib. */
 export type Decompressor = Transform & { readonly bytesWritten: number };
 
-/** What Node's decompressors report of the data, as opposed to themselves. */
+/** Errors of node:zlib that mean a fault of the data. */
 const FAULTS: Readonly<Record<string, StreamFault>> = {
   Z_BUF_ERROR: 'truncated',
   Z_DATA_ERROR: 'corrupt',
@@ -27,26 +27,26 @@ const FAULTS: Readonly<Record<string, StreamFault>> = {
 
 type Create = (options: zlib.ZlibOptions) => Decompressor;
 
-/** Gives what makes a decompressor; undefined where this Node.js has none. */
+/** Return a function that creates a decompressor; undefined if this Node has none for the format. */
 export function decompressorOf(format: string): (() => Decompressor) | undefined {
-  // Node.js has zstd from 22.15 on.
+  // Node has zstd from 22.15 on.
   const { createZstdDecompress } = zlib as { createZstdDecompress?: Create };
   const create: Create | undefined =
     format === 'gzip' ? zlib.createGunzip : format === 'zstd' ? createZstdDecompress : undefined;
-  return create && (() => create({ chunkSize: CHUNK_SIZE }));
+  return create && (() => create({ chunkSize: MAX_CHUNK_BYTES }));
 }
 
 /**
- * Makes a file of what another one holds compressed, from its next byte on. Members may follow each other,
- * and zeros may follow the last. Closing it closes the other file.
+ * Open a compressed file for reading, from its next byte on. It may consist of several members, and zeros may
+ * follow the last. Closing the returned file closes the compressed one.
  *
- * Reading it fails with a `MigrationStreamError` where the data is cut off or damaged; its position is
- * one in the compressed file, as exact as the decompressor tells.
+ * Reading fails with a `MigrationStreamError` where the data is truncated or damaged. Its position counts in the
+ * compressed file, as exactly as the decompressor reports it.
  *
  * @param packed - The compressed file.
  * @param base - Offset of its byte 0, for positions.
- * @param format - For messages.
- * @param create - Makes a decompressor for one member.
+ * @param format - Name of the compression, for messages.
+ * @param create - Creates the decompressor of one member.
  */
 export function decompressed(
   packed: QemuFile,
@@ -55,28 +55,28 @@ export function decompressed(
   create: () => Decompressor,
 ): QemuFile {
   const input = new PackedInput(packed, base);
-  const pieces = unpack(input, format, create);
+  const chunks = unpack(input, format, create);
   const file: QemuFile = new QemuFile({
     async getBuffer() {
-      const { done, value } = await pieces.next();
+      const { done, value } = await chunks.next();
       return done ? 0 : value;
     },
     async close(error) {
       const closed = closeUnder(packed, error);
-      // Ends the decompressor; while it works, that happens by the end of its input.
-      void pieces.return();
+      // Ends the decompressor; a working one ends with its input.
+      void chunks.return();
       await closed;
     },
   });
   packed.once('close', () => {
     if (input.ended) return;
-    const reason = 'the compressed file under it was closed';
+    const reason = 'the compressed file was closed';
     file.setError(packed.error ?? new QemuFileError('ECANCELED', reason));
   });
   return file;
 }
 
-/** Closes a file that another one was over; with the error of that one, breaks it off. */
+/** Close a file that another one has read; destroy it if that one has failed with `error`. */
 export async function closeUnder(file: QemuFile, error: Error | undefined): Promise<void> {
   if (error !== undefined) file.destroy(error);
   try {
@@ -96,9 +96,9 @@ async function* unpack(
     const member = new Member(create());
     const fed = member.feed(input);
     try {
-      for await (const piece of member.stream) {
-        yield piece as Uint8Array;
-        member.pieceTaken();
+      for await (const chunk of member.stream) {
+        yield chunk as Uint8Array;
+        member.chunkTaken();
       }
     } catch (error) {
       throw faultOf(error, format, start + member.stream.bytesWritten);
@@ -109,7 +109,7 @@ async function* unpack(
   } while (await input.skipPadding());
 }
 
-/** A decompressor at work: what it is fed with runs ahead of what is read. */
+/** One member in a decompressor. Its input is written ahead of what is read from it. */
 class Member {
   readonly stream: Decompressor;
   /** Continues the feeding. */
@@ -118,23 +118,23 @@ class Member {
 
   constructor(stream: Decompressor) {
     this.stream = stream;
-    // For what it may still report when nobody reads it any more.
+    // It may still emit an error when its output is no longer read.
     stream.on('error', noop);
-    // A write that is under way then is not always called back.
+    // A closed stream does not always call back a pending write.
     stream.once('close', () => this.#wake());
   }
 
-  /** To be called when a piece of the stream has been used. */
-  pieceTaken(): void {
+  /** Call this when a chunk of the output has been used. */
+  chunkTaken(): void {
     if (this.#isEnding && this.stream.readableLength === 0) this.#wake();
   }
 
-  /** Hands over compressed bytes until they end, or the member does; answers how many. Does not reject. */
+  /** Write compressed bytes until the input or the member ends; return their number. Does not reject. */
   async feed(input: PackedInput): Promise<number> {
     const { stream } = this;
     let fed = 0;
     try {
-      // What it has called back for without taking it belongs to what follows the member.
+      // Bytes that it has called back without consuming them follow the member.
       while (stream.bytesWritten === fed && !stream.destroyed) {
         const chunk = await input.next();
         if (chunk === null) {
@@ -152,7 +152,7 @@ class Member {
 
   async #end(): Promise<void> {
     this.#isEnding = true;
-    // If the end comes too early, the stream drops what nobody has read yet.
+    // A stream that is ended too early drops output that has not been read.
     if (this.stream.readableLength > 0) await this.#woken(noop);
     this.stream.end();
   }
@@ -173,12 +173,12 @@ function faultOf(error: unknown, format: string, position: number): unknown {
   if (kind === undefined) return error;
   const reason =
     kind === 'truncated'
-      ? `the compressed file ends in the middle of its ${format} data`
-      : `the ${format} data of the compressed file cannot be read (${message})`;
+      ? `the compressed file ends inside its ${format} data`
+      : `the ${format} data of the compressed file is damaged (${message})`;
   return new MigrationStreamError(kind, reason, { position, cause: error });
 }
 
-/** The compressed file, of which the end of the last chunk can be put back. */
+/** The compressed file; the end of the last chunk can be put back. */
 class PackedInput {
   readonly #file: QemuFile;
   readonly #base: number;
@@ -196,12 +196,12 @@ class PackedInput {
     return this.#base + this.#file.getPosition - (this.#rest?.length ?? 0);
   }
 
-  /** Whether the file's end has been met. */
+  /** Whether the end of the file has been reached. */
   get ended(): boolean {
     return this.#ended;
   }
 
-  /** The next bytes, for keeps; null at the end. */
+  /** Return the next bytes, which the caller may keep; null at the end. */
   async next(): Promise<Uint8Array | null> {
     const chunk = this.#rest ?? (await this.#fetch());
     this.#rest = null;
@@ -209,12 +209,12 @@ class PackedInput {
     return chunk;
   }
 
-  /** Puts back the last bytes of the last chunk. */
+  /** Put back the last bytes of the last chunk. */
   putBack(size: number): void {
     if (size > 0) this.#rest = this.#last.subarray(this.#last.length - size);
   }
 
-  /** Drops zeros; false if nothing follows. */
+  /** Skip zeros; return false if nothing follows them. */
   async skipPadding(): Promise<boolean> {
     for (;;) {
       const chunk = await this.next();
@@ -227,14 +227,14 @@ class PackedInput {
   }
 
   async #fetch(): Promise<Uint8Array | null> {
-    const there = this.#ended ? 0 : await this.#file.fillOrEnd(1);
-    if (there === 0) {
+    const available = this.#ended ? 0 : await this.#file.fillOrEnd(1);
+    if (available === 0) {
       this.#ended = true;
       return null;
     }
-    const chunk = this.#file.getBuffer(Math.min(there, CHUNK_SIZE));
-    // Has the next bytes fetched while these are decompressed; a failure is met by whoever fetches next.
-    if (there === chunk.length) void this.#file.fillOrEnd(1);
+    const chunk = this.#file.getBuffer(Math.min(available, MAX_CHUNK_BYTES));
+    // Fetch the next bytes while these are decompressed. The next fetch reports a failure.
+    if (available === chunk.length) void this.#file.fillOrEnd(1);
     return chunk;
   }
 }

@@ -15,54 +15,54 @@ import {
   sniffContainer,
 } from './sniff.ts';
 
-/** What a stream can be wrapped in. */
+/** The containers that can be unwrapped. */
 export type ContainerName = Compression | 'libvirt' | 'qcow2';
 
-/** How `unwrap` works. */
+/** Options of `unwrap`. */
 export interface UnwrapOptions {
   /**
-   * Makes a file of what another one holds compressed, for formats that Node.js cannot read itself; closing
-   * its file is to close the compressed one.
+   * Returns a function that opens a compressed file for reading, for formats that Node cannot decompress.
+   * Closing the opened file must close the compressed one.
    */
   decompress?:
     | ((format: Compression) => (compressed: QemuFile) => QemuFile | Promise<QemuFile>)
     | undefined;
   /**
-   * Reads at any offset of the file, for qcow2 images. Default: the file's own `getBufferAt`, if its
-   * backend can seek.
+   * Reads at any offset of the file, for qcow2 images. Default: the file's `getBufferAt`, if its backend can
+   * seek.
    */
   readAt?: ReadAt | undefined;
   /** Name or id of the snapshot in a qcow2 image. Default: the last one that has VM state. */
   snapshot?: string | undefined;
   /**
-   * Offset at which the stream, or what wraps it, begins: in the file or, if that is compressed, in what it
-   * holds. A file that was opened there already is not moved. Default: the file's next byte.
+   * Offset in bytes at which the stream or its container begins: in the file or, if that is compressed, in the
+   * decompressed data. A file that is at this offset already is not moved. Default: the file's next byte.
    */
   offset?: number | undefined;
 }
 
-/** A migration stream taken out of whatever it was wrapped in. */
+/** A migration stream without its containers. */
 export interface Unwrapped {
-  /** Its next byte is the first one of the stream. Closing it closes the file that was given. */
+  /** A file whose next byte is the first one of the stream. Closing it closes the caller's file. */
   file: QemuFile;
-  /** The outermost wrapping; null if there is none. */
+  /** The outermost container; null without one. */
   container: ContainerName | null;
-  /** All wrappings, the outermost first. */
+  /** All containers, the outermost first. */
   containers: readonly ContainerName[];
   /**
-   * Offset of the stream's first byte in the file that its mapped-ram offsets count in: what was given, what
-   * that holds compressed, or the VM state of a snapshot.
+   * Offset of the stream's first byte in the file in which its mapped-ram offsets count: the caller's file, its
+   * decompressed data, or the VM state of a snapshot.
    */
   fileOffset: number;
   /** Whether `setOffset` and `getBufferAt` of `file` reach the bytes at those offsets. */
   seekable: boolean;
-  /** What libvirt saved with it. */
+  /** XML and cookie, if the stream comes from a save image of libvirt. */
   libvirt?: LibvirtSave;
-  /** The snapshot whose VM state it is. */
+  /** The snapshot, if the stream is its VM state. */
   snapshot?: Qcow2Snapshot;
 }
 
-/** A file on the way in, and the offset of its byte 0 in the file that offsets count in. */
+/** A file on the way to the stream, and the offset of its byte 0 in the file in which offsets count. */
 interface Layer {
   file: QemuFile;
   base: number;
@@ -71,31 +71,31 @@ interface Layer {
 
 const MAX_LAYERS = 3;
 const STREAM_START: Buffer = Buffer.from('QEVM\0\0\0\x03', 'latin1');
-/** How far a stream is looked for where there should be one. */
-const SEARCHED = 1_048_576;
-const PEEK = 32_768;
+/** Bytes in which a stream is searched if the file does not begin with one. */
+const MAX_SEARCH_BYTES = 1_048_576;
+const PEEK_BYTES = 32_768;
 
 /**
- * Finds the migration stream in a file: a bare one, one in an image of libvirt's, in a snapshot of a qcow2
- * image, or compressed, also one in the other. Of a bare stream nothing is consumed.
+ * Open the migration stream in a file: bare, compressed, in a save image of libvirt, in a snapshot of a qcow2
+ * image, or in several of these. No byte of a bare stream is consumed.
  *
- * @param file - A file for reading; the returned one's from then on, and destroyed if this rejects.
- * @param options - How to unpack, and which stream is wanted.
- * @throws {MigrationStreamError} (rejects) `not-a-stream`, with what it looks like; `unsupported` what cannot
- *   be unpacked here; `truncated` and `corrupt` containers. Positions count in the container.
- * @throws {QemuFileError} (rejects) what the file or the decompressor fails with; `EINVAL` for a snapshot of
- *   what has none, or an offset that the file is past.
+ * @param file - A file for reading. The returned file owns it; it is destroyed if this rejects.
+ * @param options - How to decompress, and which stream to open.
+ * @throws {MigrationStreamError} (rejects) `not-a-stream`, with what the file looks like; `unsupported`,
+ *   `truncated` or `corrupt` for a container. Positions count in the container.
+ * @throws {QemuFileError} (rejects) the error of the file or the decompressor; `EINVAL` if `snapshot` is given for
+ *   a file that is not a qcow2 image, or if the file is past `offset` and cannot seek.
  */
 export function unwrap(file: QemuFile, options: UnwrapOptions = {}): Promise<Unwrapped> {
   return orDestroy(file, new Unwrapping(options), (unwrapping) => unwrapping.run(file));
 }
 
 /**
- * Decompresses a file that may be compressed, whatever is in it: a further channel of a migration, which
- * begins with nothing that could be told.
+ * Open a file that may be compressed, whatever it contains: an additional channel of a migration, for example, may
+ * begin with any bytes.
  *
  * @param file - As for `unwrap`.
- * @param options - `decompress`.
+ * @param options - `decompress`, as for `unwrap`.
  * @throws As `unwrap`.
  */
 export function unpack(
@@ -121,7 +121,7 @@ async function orDestroy<T>(
 class Unwrapping {
   readonly #options: UnwrapOptions;
   readonly #containers: ContainerName[] = [];
-  /** Whether the file that was given can seek: then it does not keep anybody waiting. */
+  /** Whether the caller's file can seek; then reading it never blocks. */
   #isStored = false;
   #libvirt: LibvirtSave | undefined;
   #layer: Layer | undefined;
@@ -130,7 +130,7 @@ class Unwrapping {
     this.#options = options;
   }
 
-  /** The file that closes all others. */
+  /** The file that owns all others. */
   get innermost(): QemuFile | undefined {
     return this.#layer?.file;
   }
@@ -174,7 +174,7 @@ class Unwrapping {
 
   #found({ file, base, seekable }: Layer): Unwrapped {
     if (this.#options.snapshot !== undefined) {
-      const reason = 'a snapshot is asked for, but this is no qcow2 image';
+      const reason = 'a snapshot was requested, but this is not a qcow2 image';
       throw new QemuFileError('EINVAL', reason, { operation: 'unwrap' });
     }
     return {
@@ -191,7 +191,7 @@ class Unwrapping {
     const { file: packed, base } = layer;
     const position = base + packed.getPosition;
     if (this.#containers.length >= MAX_LAYERS) {
-      const reason = `the stream is wrapped more than ${MAX_LAYERS} times`;
+      const reason = `the stream is in more than ${MAX_LAYERS} containers`;
       throw new MigrationStreamError('unsupported', reason, { position });
     }
     const create = decompressorOf(format);
@@ -200,10 +200,10 @@ class Unwrapping {
       file = decompressed(packed, base, format, create);
     } else if (this.#options.decompress !== undefined) {
       file = await this.#options.decompress(format)(packed);
-      // Whoever made it should have it close the other; a child process or a descriptor may depend on it.
+      // In case the caller's decompressor does not close it: a child process or a descriptor may depend on it.
       file.once('close', () => packed.destroy());
     } else {
-      const reason = `compressed with ${format}, which cannot be read here: decompress it first`;
+      const reason = `${format}-compressed data, which this Node cannot read; decompress it first`;
       throw new MigrationStreamError('unsupported', reason, { position });
     }
     this.#containers.push(format);
@@ -232,7 +232,7 @@ class Unwrapping {
         : (this.#options.readAt ?? (await readerOf(layer.file)));
     if (readAt === undefined) {
       const reason =
-        'a qcow2 image can be read only from a file that can seek: not from a pipe, nor compressed';
+        'a qcow2 image can be read only from a file that can seek, not from a pipe or a compressed file';
       throw new MigrationStreamError('unsupported', reason, { position: start });
     }
     const image = await Qcow2Image.open(
@@ -244,7 +244,7 @@ class Unwrapping {
     const bytes = await peekStart(file);
     const container = sniffContainer(bytes);
     if (container?.kind !== 'qevm') {
-      const reason = `the VM state of the snapshot is no migration stream, but ${describe(container, bytes)}`;
+      const reason = `the VM state of the snapshot is not a migration stream: ${describe(container, bytes)}`;
       throw new MigrationStreamError('corrupt', reason, { position: 0 });
     }
     return {
@@ -269,19 +269,19 @@ class Unwrapping {
       return new MigrationStreamError('truncated', `${within}the file is ${size}`, { position });
     }
     const what = describe(container, bytes);
-    // Dumps have all of the guest's memory in them, and there may be anything in that.
+    // A known container such as a dump may have any bytes in it, a stream's magic as well.
     const at = container === null ? await findStream(layer.file, this.#isStored) : -1;
     const where = position + at;
-    const hint = `a stream seems to begin at byte ${where}, give the offset: ,offset=${where}; `;
-    const reason = `${within}${at > 0 ? hint : ''}this is no migration stream, but ${what}`;
+    const hint = `a stream seems to begin at byte ${where}: add ",offset=${where}"; `;
+    const reason = `${within}${at > 0 ? hint : ''}not a migration stream: ${what}`;
     return new MigrationStreamError('not-a-stream', reason, { position });
   }
 }
 
-/** The file as it was given. */
+/** Return the caller's file as a layer. */
 async function bottomLayer(file: QemuFile): Promise<Layer> {
   try {
-    // The transport's own offset lies behind what was looked ahead.
+    // The transport's offset is ahead of the file's by its look-ahead.
     const next = (await file.getOffset()) - file.lookedAhead;
     return { file, base: next - file.getPosition, seekable: true };
   } catch (error) {
@@ -290,7 +290,7 @@ async function bottomLayer(file: QemuFile): Promise<Layer> {
   }
 }
 
-/** The first bytes, not consumed; fewer at the end. A stream is not made to wait for more than it needs. */
+/** Return the first bytes without consuming them. Do not wait for more than a stream's magic if it is there. */
 async function peekStart(file: QemuFile): Promise<Uint8Array> {
   await file.fillOrEnd(4);
   if (sniffContainer(file.peekBuffer(4))?.kind !== 'qevm') await file.fillOrEnd(SNIFF_SIZE);
@@ -316,19 +316,19 @@ async function moveTo(layer: Layer, offset: number): Promise<void> {
 }
 
 /**
- * Looks for the start of a stream, and consumes what it has seen; -1 if there is none.
+ * Search for the start of a stream, consuming what precedes it. Return its distance, or -1 without one.
  *
- * @param waits - Whether to wait for bytes that are not there yet.
+ * @param waits - Whether to wait for bytes that have not arrived.
  */
 async function findStream(file: QemuFile, waits: boolean): Promise<number> {
-  for (let passed = 0; passed < SEARCHED; ) {
-    // Whatever is wrong further on, it is not what is to be reported.
+  for (let passed = 0; passed < MAX_SEARCH_BYTES; ) {
+    // An error further on must not replace the one that is reported.
     if (waits) await file.fillOrEnd(STREAM_START.length).catch(() => 0);
     if (file.destroyed) return -1;
-    const view = file.peekBuffer(Math.min(file.lookedAhead, PEEK));
+    const view = file.peekBuffer(Math.min(file.lookedAhead, PEEK_BYTES));
     const at = Buffer.from(view.buffer, view.byteOffset, view.length).indexOf(STREAM_START);
     if (at >= 0) return passed + at;
-    // The start of it may be at the end of what is there.
+    // The last bytes that have arrived may be part of the magic.
     const step = view.length - STREAM_START.length + 1;
     if (step <= 0) return -1;
     file.skip(step);

@@ -259,7 +259,7 @@ describe('of a bad stream', { concurrency }, () => {
   test('and of none there is nothing', async () => {
     await using dir = makeTempDir();
     const outputs = ['--elf', dir.join('elf'), '--manifest', dir.join('manifest')];
-    assertSays(await run(['extract', '-', ...outputs], 'no stream at all'), 3, /no migration/);
+    assertSays(await run(['extract', '-', ...outputs], 'no stream at all'), 3, /not a migration/);
     assertSays(await run(['extract', '-', ...outputs], ''), 3, /empty/);
     assert.deepEqual(fs.readdirSync(dir.path), []);
   });

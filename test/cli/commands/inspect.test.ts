@@ -392,7 +392,7 @@ describe('exit code of inspect', { concurrency }, () => {
 
   test('3: another file than a migration stream, with its format', async () => {
     const text = await run(['inspect', '-'], 'root:x:0:0');
-    assertSays(text, 3, /EPROTO: this is no migration stream.*72 6f 6f 74/);
+    assertSays(text, 3, /EPROTO: not a migration stream.*72 6f 6f 74/);
     assert.equal(text.stdout.length, 0);
     assertSays(await run(['inspect', '-'], '\x7fELF\x02\x01\x01 and more'), 3, /an ELF file/);
   });

@@ -238,7 +238,7 @@ describe('exit code of verify', { concurrency }, () => {
   });
 
   test('3: no stream, and nothing at all', async () => {
-    assertSays(await run(['verify', '-'], 'x'.repeat(100)), 3, /no migration stream/);
+    assertSays(await run(['verify', '-'], 'x'.repeat(100)), 3, /not a migration stream/);
     const empty = await run(['verify', '-', '--json'], '');
     assertSays(empty, 3, /empty/);
   });

@@ -118,7 +118,7 @@ describe('a relay to a file', { concurrency }, () => {
       assert.ok(fs.readFileSync(path).equals(bytes));
       fs.unlinkSync(path);
       const asked = await run(['relay', '-', path, '--check'], bytes);
-      assertSays(asked, 3, /not a bare migration stream, but something/);
+      assertSays(asked, 3, /not a bare migration stream, but an unknown file/);
       assertKept(dir, asked, bytes, 0);
       for (const name of fs.readdirSync(dir.path)) fs.unlinkSync(dir.join(name));
     }
