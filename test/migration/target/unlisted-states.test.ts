@@ -12,7 +12,8 @@ const QEMUS = [
 
 describe('the table of states that -dump-vmstate leaves out', () => {
   for (const { binary, skip } of QEMUS) {
-    const name = skip === false ? `QEMU ${/[\d.]+/.exec(qemuVersion(binary) ?? '')}` : binary;
+    const name =
+      skip === false ? `QEMU ${/[\d.]+/.exec(qemuVersion(binary) ?? '')?.[0] ?? ''}` : binary;
     test(`has all that ${name} saves`, { skip }, async () => {
       for (const guest of GUESTS) {
         const names = await unlistedStates(binary, guest);
