@@ -49,6 +49,7 @@ export {
   type UnplacedBlock,
 } from './memory/guest-map.ts';
 export { type DevicePlace, LayoutFacts, type PcMemory } from './memory/layout-facts.ts';
+export type { SizedBlock } from './memory/main-memory.ts';
 export {
   MemoryPageStore,
   type PageStore,
