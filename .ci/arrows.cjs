@@ -1,4 +1,4 @@
-// The arrows of ARCHITECTURE.md, held by dependency-cruiser: cli → vm → {relay, extract} →
+// The arrows of ARCHITECTURE.md, held by dependency-cruiser: cli → vm → {relay, extract, snapshot} →
 // {migration, adapters} → qemu-file → contract. Type-only imports count.
 
 const GROUND = '^lib/(contract|util)/';
@@ -11,10 +11,14 @@ const ROOMS = [
   { room: '^adapters/', mayImport: ['^lib/qemu-file/'] },
   { room: '^lib/relay/', mayImport: ['^lib/(qemu-file|migration)/', '^adapters/'] },
   { room: '^lib/extract/', mayImport: ['^lib/(qemu-file|migration)/', '^adapters/'] },
-  { room: '^lib/vm/', mayImport: ['^lib/(qemu-file|migration|relay|extract)/', '^adapters/'] },
+  { room: '^lib/snapshot/', mayImport: ['^lib/(qemu-file|migration)/', '^adapters/'] },
+  {
+    room: '^lib/vm/',
+    mayImport: ['^lib/(qemu-file|migration|relay|extract|snapshot)/', '^adapters/'],
+  },
   {
     room: '^lib/cli/',
-    mayImport: ['^lib/(qemu-file|migration|relay|extract|vm)/', '^adapters/'],
+    mayImport: ['^lib/(qemu-file|migration|relay|extract|snapshot|vm)/', '^adapters/'],
   },
 ];
 

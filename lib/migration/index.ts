@@ -50,6 +50,7 @@ export {
 } from './memory/guest-map.ts';
 export { type DevicePlace, LayoutFacts, type PcMemory } from './memory/layout-facts.ts';
 export type { SizedBlock } from './memory/main-memory.ts';
+export type { PageSource, PageSourceBlock } from './memory/page-source.ts';
 export {
   MemoryPageStore,
   type PageStore,
@@ -70,6 +71,7 @@ export {
   type ReturnPathMessage,
   ReturnPathReader,
 } from './reader/return-path.ts';
+export type { SavedGuest, SavedSection } from './saved-guest/saved-guest.ts';
 export {
   type CheckedSection,
   checkTarget,

@@ -1,0 +1,61 @@
+/** An object in storage. */
+export interface StoredObject {
+  /** Name of the object: words of `[A-Za-z0-9._-]`, separated by slashes. */
+  readonly key: string;
+  readonly bytes: number;
+  /** Time of the last change by the storage's clock, in milliseconds since 1970. */
+  readonly modifiedMs: number;
+}
+
+/** Options of an operation on object storage. */
+export interface StorageOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Storage of whole objects under keys: a directory, or a bucket. An object becomes visible under its key
+ * only when all of it is durable. Methods may run at the same time, in this process and on other hosts.
+ *
+ * All methods reject with a `QemuFileError`: `ENOENT` (no such object, bucket or directory), `EACCES`,
+ * `ENOSPC`, `EIO`, `ETIMEDOUT`, `ECANCELED` (aborted).
+ */
+export interface ObjectStorage {
+  /** The storage in messages, such as `/srv/vm` or `s3://bucket/prefix`. */
+  readonly name: string;
+  /**
+   * Write an object, replacing one of the same key.
+   *
+   * @param parts - Buffers that make up the object, in order; not changed by the caller until the call ends.
+   * @param options - `ifAbsent`: reject with `EEXIST` if the key exists already. Two writers of one key: at
+   *   most one succeeds where the storage can decide that; `canPutIfAbsent` says so.
+   */
+  put(
+    key: string,
+    parts: readonly Uint8Array[],
+    options?: StorageOptions & { readonly ifAbsent?: boolean | undefined },
+  ): Promise<void>;
+  /** Whether `put` with `ifAbsent` is atomic. S3 storage knows after its first such call. */
+  readonly canPutIfAbsent: boolean | null;
+  /**
+   * Read an object whole.
+   *
+   * @param maxBytes - Largest object to accept; a larger one rejects with `EFBIG` before it is read.
+   */
+  get(key: string, maxBytes: number, options?: StorageOptions): Promise<Buffer>;
+  /** Read exactly `length` bytes from `offset`; rejects with `ENODATA` if the object ends before. */
+  getRange(key: string, offset: number, length: number, options?: StorageOptions): Promise<Buffer>;
+  /** Return size and time of an object, or null if there is none. */
+  stat(key: string, options?: StorageOptions): Promise<StoredObject | null>;
+  /** Yield the objects whose keys begin with `prefix`, in any order. Leftovers of writers are not listed. */
+  list(prefix: string, options?: StorageOptions): AsyncIterable<StoredObject>;
+  /** Remove an object. Removing one that does not exist succeeds. */
+  remove(key: string, options?: StorageOptions): Promise<void>;
+  /**
+   * Remove what interrupted writers left: temporary files, multipart uploads.
+   *
+   * @param olderThanMs - Age that a leftover must have, in milliseconds.
+   * @returns Number of leftovers removed.
+   */
+  removeLeftovers(olderThanMs: number, options?: StorageOptions): Promise<number>;
+  close(): Promise<void>;
+}

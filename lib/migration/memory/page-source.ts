@@ -1,0 +1,38 @@
+import type { Extent } from './ram-image.ts';
+
+/** A RAM block whose contents a `PageSource` can read. */
+export interface PageSourceBlock {
+  readonly name: string;
+  /** Bytes in use; a multiple of the target page size. */
+  readonly usedLength: number;
+  /** Bytes of the host's pages that back the block; null if the stream does not say. */
+  readonly hostPageSize: number | null;
+  /** Guest-physical address; null if the stream does not say. */
+  readonly address: bigint | null;
+}
+
+/**
+ * Random access to guest memory: the RAM of a saved guest, of a snapshot, or a caller's own. Blocks are
+ * numbered by their place in `blocks`.
+ */
+export interface PageSource {
+  /** Bytes of a target page. */
+  readonly pageSize: number;
+  readonly blocks: readonly PageSourceBlock[];
+  /**
+   * Yield the runs of pages of a block that may hold data, in ascending order and without overlap, as
+   * multiples of the page size. Every byte outside them is zero.
+   */
+  extents(block: number): Iterable<Extent>;
+  /**
+   * Fill `target` with the contents of a block.
+   *
+   * @param offset - Offset in the block, in bytes; a multiple of the page size.
+   * @param target - Buffer to fill; its length is a multiple of the page size. Pages outside the extents
+   *   are filled with zeros.
+   * @returns A promise where the contents have to be fetched; nothing where they are at hand.
+   */
+  read(block: number, offset: number, target: Uint8Array): void | Promise<void>;
+  /** Release the source: descriptors, caches. */
+  close?(): void | Promise<void>;
+}
