@@ -27,6 +27,7 @@ export {
 export { bodySize } from './devices/body-size.ts';
 export { type FoundDescription, findVmDescription } from './devices/find-vm-description.ts';
 export { decodeState, stateToJson } from './devices/state-decoder.ts';
+export { encodeState } from './devices/state-encoder.ts';
 export { parseVmDescription } from './devices/vm-description.ts';
 export type * from './format/device-types.ts';
 export type * from './format/events.ts';

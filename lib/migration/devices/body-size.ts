@@ -31,6 +31,16 @@ function headerSize({ vmsd_name = '' }: StateDescription): number {
   return 2 + Buffer.byteLength(vmsd_name) + 4;
 }
 
+/** Return whether the entries of one name stand for one element that is not in an array. */
+export function isElement(
+  fields: readonly FieldDescription[],
+  first: number,
+  after: number,
+): boolean {
+  const { array_len, index } = fields[first] as FieldDescription;
+  return after === first + 1 && array_len === undefined && index === undefined;
+}
+
 /**
  * Return the number of elements that an entry of a list of fields stands for.
  *

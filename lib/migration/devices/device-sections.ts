@@ -50,7 +50,7 @@ export class DeviceSections {
   *#decodeKept(kept: readonly DeviceSection[]): Generator<DeviceSection, void> {
     for (const device of kept) {
       const description = this.#take(device.section);
-      yield { ...device, state: this.#decode(description, device) };
+      yield this.#decode(description, device);
     }
   }
 
@@ -110,7 +110,7 @@ export class DeviceSections {
       if (description === undefined && (!mayWait || this.#described !== null))
         this.hasScanned = true;
     }
-    const device: DeviceSection = { section, bodyOffset, body, state: null };
+    const device: DeviceSection = { section, bodyOffset, body, state: null, description: null };
     if (mayWait && this.#described === null) {
       this.#undecodedBytes += body.length;
       if (this.#undecodedBytes > LIMIT.DEVICE_TAIL) {
@@ -120,7 +120,7 @@ export class DeviceSections {
       this.#undecoded.push(device);
       return null;
     }
-    return { ...device, state: this.#decode(description, device) };
+    return this.#decode(description, device);
   }
 
   /** Read as many bytes as the description adds up to; search for the footer if it does not follow there. */
@@ -154,14 +154,12 @@ export class DeviceSections {
     return scanForFooter(input, section.sectionId, start, (id) => this.#sections.isIterable(id));
   }
 
-  /** Return the state; null, with a fault reported, if the description does not fit. */
-  #decode(
-    description: DeviceDescription | undefined,
-    { section, bodyOffset, body }: DeviceSection,
-  ): DeviceSection['state'] {
+  /** Return the device with its state; as it is, with a fault reported, if the description does not fit. */
+  #decode(description: DeviceDescription | undefined, device: DeviceSection): DeviceSection {
+    const { section, bodyOffset, body } = device;
     // Another size was reported when the body was read.
-    if (description === undefined || description.unusable !== undefined) return null;
-    if (body.length !== bodySize(description)) return null;
+    if (description === undefined || description.unusable !== undefined) return device;
+    if (body.length !== bodySize(description)) return device;
     const { version = section.versionId } = description;
     if (version !== section.versionId) {
       const { versionId, offset } = section;
@@ -172,11 +170,11 @@ export class DeviceSections {
     }
     try {
       const where = { bodyOffset, section, diagnostics: this.#diagnostics, budget: this.#budget };
-      return decodeState(description, body, where);
+      return { ...device, state: decodeState(description, body, where), description };
     } catch (error) {
       if (!(error instanceof MigrationStreamError)) throw error;
       this.#diagnostics.report(error);
-      return null;
+      return device;
     }
   }
 }

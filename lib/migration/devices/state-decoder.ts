@@ -10,11 +10,8 @@ import type {
 import type { WarningSink } from '../format/diagnostics.ts';
 import { MigrationStreamError, type SectionName } from '../format/stream-error.ts';
 import { ITEM } from '../format/wire.ts';
-import { elementCount } from './body-size.ts';
-import { SCALARS } from './scalars.ts';
-
-/** The byte of a null pointer in an array of pointers: the character 0. @see QEMU `VMS_NULLPTR_MARKER` */
-const NULL_MARK = 0x30;
+import { elementCount, isElement } from './body-size.ts';
+import { isNullPointer, NULL_MARK, SCALARS } from './scalars.ts';
 
 /** Values that one device may have, to bound the memory they take. */
 const MAX_VALUES = 2_097_152;
@@ -144,10 +141,7 @@ class StateDecoder {
   /** Decode the value of one name. It may have several entries: elements of an array, or runs of them. */
   #value(fields: readonly FieldDescription[], first: number, after: number): StateValue {
     const field = fields[first] as FieldDescription;
-    const isSingle = after === first + 1;
-    if (isSingle && field.array_len === undefined && field.index === undefined) {
-      return this.#element(field);
-    }
+    if (isElement(fields, first, after)) return this.#element(field);
     const elements: StateValue[] = [];
     const depth = this.#path.push(0) - 1;
     for (let at = first; at < after; at++) {
@@ -174,8 +168,7 @@ class StateDecoder {
 
     const scalar = SCALARS.get(type);
     let value: StateValue;
-    if (type === 'nullptr' || (type === 'uint64' && size === 1)) {
-      // QEMU 7.2 calls a null pointer a uint64 of one byte.
+    if (isNullPointer(field)) {
       this.#nullMark(size);
       value = null;
     } else if (scalar === undefined) {

@@ -1,4 +1,4 @@
-import type { DeviceState, VmDescription } from './device-types.ts';
+import type { DeviceDescription, DeviceState, VmDescription } from './device-types.ts';
 
 /**
  * The type of a section item: `start`, `part` and `end` belong to a section that comes in pieces, `full` is a
@@ -128,6 +128,8 @@ export interface DeviceSection {
   readonly body: Buffer;
   /** The state, decoded with the VM description; null if there is none, or it does not fit the body. */
   readonly state: DeviceState | null;
+  /** The description by which the state was decoded; null if there is no state. */
+  readonly description: DeviceDescription | null;
 }
 
 /** What a stream consists of, in the order of the stream. `offset` counts from its first byte. */
