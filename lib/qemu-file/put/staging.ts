@@ -280,6 +280,16 @@ export class Staging {
   }
 
   #put64Big(value: bigint): void {
+    const index = this.#index;
+    if (index + 8 >= this.#fastLimit) {
+      this.#last64Big(value);
+      return;
+    }
+    this.#view.setBigUint64(index, value);
+    this.#index = index + 8;
+  }
+
+  #last64Big(value: bigint): void {
     if (this.#index + 8 > this.#fastLimit && !this.#host.makeRoom(8)) return;
     this.#view.setBigUint64(this.#index, value);
     this.#advance(this.#index + 8);
