@@ -58,4 +58,9 @@ export {
 } from './socket/listen.ts';
 export { type SocketOptions, socketOps } from './socket/socket.ts';
 export { describeTarget, type SocketTarget } from './socket/socket-target.ts';
+export { directoryStorage } from './storage/directory-storage.ts';
+export { memoryStorage } from './storage/memory-storage.ts';
+export type { ObjectStorage, StorageOptions, StoredObject } from './storage/object-storage.ts';
+export { openStorage } from './storage/open-storage.ts';
+export { isStoreUrl, parseStoreUrl, type StoreUrl } from './storage/store-url.ts';
 export { parseUri, type Uri } from './uri.ts';

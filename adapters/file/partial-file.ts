@@ -116,7 +116,8 @@ export class PartialFile {
   }
 }
 
-async function syncDirectory(path: string): Promise<void> {
+/** Make the names in a directory durable, where the file system can. @see fsync(2) */
+export async function syncDirectory(path: string): Promise<void> {
   let fd: number | undefined;
   try {
     fd = await openFile(path, O_RDONLY | O_DIRECTORY, 0);

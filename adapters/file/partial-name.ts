@@ -54,9 +54,24 @@ export class PartialNames {
   /** Return the writer that a name from `written` contains; undefined for any other name. */
   writerOf(name: string): Writer | undefined {
     if (!name.startsWith(this.#prefix) || !name.endsWith(SUFFIX)) return undefined;
-    const [, scope, pid, startTime] =
-      WRITER.exec(name.slice(this.#prefix.length, -SUFFIX.length)) ?? [];
-    if (scope === undefined || pid === undefined || startTime === undefined) return undefined;
-    return { scope, pid: Number(pid), startTime };
+    return parseWriter(name.slice(this.#prefix.length, -SUFFIX.length));
   }
+}
+
+/** Return whether a name can be that of a partial file of any final name. */
+export function isPartialName(name: string): boolean {
+  return name.startsWith('.') && name.endsWith(SUFFIX);
+}
+
+/** Return the writer in the name of a partial file of any final name; undefined if it has none. */
+export function writerOfPartial(name: string): Writer | undefined {
+  if (!isPartialName(name)) return undefined;
+  const stem = name.slice(0, -SUFFIX.length);
+  return parseWriter(stem.slice(stem.lastIndexOf('.') + 1));
+}
+
+function parseWriter(text: string): Writer | undefined {
+  const [, scope, pid, startTime] = WRITER.exec(text) ?? [];
+  if (scope === undefined || pid === undefined || startTime === undefined) return undefined;
+  return { scope, pid: Number(pid), startTime };
 }

@@ -19,7 +19,7 @@ import type { PartialNames, Writer } from './partial-name.ts';
 export const TOUCH_INTERVAL_MS = 3_600_000;
 
 /** Age of the time stamp at which a partial file from another scope is stale, in milliseconds. */
-const STALE_AFTER_MS = 24 * TOUCH_INTERVAL_MS;
+export const STALE_AFTER_MS: number = 24 * TOUCH_INTERVAL_MS;
 
 let own: Writer | null | undefined;
 
@@ -46,16 +46,23 @@ export async function removeStalePartials(directory: string, names: PartialNames
       const path = join(directory, entry);
       const stats = await fs.promises.lstat(path);
       if (!stats.isFile() || stats.uid !== process.geteuid?.()) continue;
-      if (isStale(writer, stats, self)) await fs.promises.unlink(path);
+      if (isWriterGone(writer, stats.mtimeMs, self)) await fs.promises.unlink(path);
     } catch {
       // Another process removed it first, or this process lacks the permission.
     }
   }
 }
 
-function isStale(writer: Writer, stats: fs.Stats, self: Writer): boolean {
+/**
+ * Return whether the writer of a partial file is certainly gone.
+ *
+ * @param writer - From the file's name.
+ * @param touchedMs - Time stamp of the file, in milliseconds since 1970.
+ * @param self - This process, from `ownWriter`.
+ */
+export function isWriterGone(writer: Writer, touchedMs: number, self: Writer): boolean {
   if (writer.scope === self.scope) return !isAlive(writer);
-  return Date.now() - stats.mtimeMs > STALE_AFTER_MS;
+  return Date.now() - touchedMs > STALE_AFTER_MS;
 }
 
 function isAlive({ pid, startTime }: Writer): boolean {
