@@ -101,3 +101,15 @@ export {
   type StreamSummary,
 } from './verify/summary.ts';
 export { type Verification, type VerifyOptions, verifyStream } from './verify/verify.ts';
+export type { RawCommand, WritableCommand } from './writer/encode-command.ts';
+export {
+  MigrationWriter,
+  type SectionHeader,
+  type WriterOptions,
+} from './writer/migration-writer.ts';
+export { RamWriter, type RamWriterContext } from './writer/ram-writer.ts';
+export {
+  type WriteSavedGuestOptions,
+  writerOptionsOf,
+  writeSavedGuest,
+} from './writer/write-saved-guest.ts';

@@ -31,6 +31,8 @@ export interface SavedGuest {
   };
   /** All sections except `ram`, in the order of the stream. */
   readonly sections: readonly SavedSection[];
+  /** Number of these sections that came before the START of `ram`. Default 0. */
+  readonly sectionsBeforeRam?: number | undefined;
   /** The text (JSON) of the VM description as it was sent; null if there is none. */
   readonly descriptionText: Uint8Array | null;
   /** The guest's memory. */
