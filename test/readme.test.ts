@@ -144,7 +144,7 @@ describe('the examples of the documents', () => {
   });
 });
 
-const COMMANDS = ['save', 'restore', 'relay', 'inspect', 'verify', 'extract'];
+const COMMANDS = ['save', 'restore', 'relay', 'inspect', 'verify', 'extract', 'diff'];
 /** Options of npm's scripts and of Node in the documents. */
 const OTHER_OPTIONS = new Set(['--quick', '--minutes', '--import']);
 const OPTION = /(?<=[\s`([])--[a-z][a-z-]*(?:=[a-z]+)?/g;

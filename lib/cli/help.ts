@@ -39,6 +39,16 @@ Exit codes: 0 valid, 1 the stream is damaged or incomplete, 2 usage, 3 not a mig
 130 interrupted (128 + the signal's number).
 `;
 
+export const DIFF_HELP: string = `${ENDPOINTS}
+A stream may be compressed or in a container, as for inspect.
+
+Exit codes: 0 the guests are the same, 1 they differ, 2 usage, 3 a stream cannot be compared,
+4 input or output failed, 130 interrupted (128 + the signal's number).
+
+Example:
+  qemu-file diff before.mig after.mig --ignore 'timer.*' --ignore '*.last_update'
+`;
+
 export const VM_HELP: string = `${ENDPOINTS}
 QEMU must run as the same user, with a QMP monitor: -qmp unix:PATH,server=on,wait=off.
 If a save fails, the guest continues as before, and no file appears. Save to something that

@@ -1,4 +1,5 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import type { DiffFlags } from './commands/diff.ts';
 import type { ExtractFlags } from './commands/extract.ts';
 import type { InspectFlags } from './commands/inspect.ts';
 import type { RelayFlags } from './commands/relay.ts';
@@ -6,7 +7,7 @@ import type { RestoreFlags } from './commands/restore.ts';
 import type { SaveFlags } from './commands/save.ts';
 import type { VerifyFlags } from './commands/verify.ts';
 import { addTlsOptions } from './endpoints/tls-options.ts';
-import { READ_HELP, RELAY_HELP, VM_HELP } from './help.ts';
+import { DIFF_HELP, READ_HELP, RELAY_HELP, VM_HELP } from './help.ts';
 import { EXIT } from './shell/exit-codes.ts';
 import { parseSize } from './shell/sizes.ts';
 import { guardOutputs } from './shell/stdio.ts';
@@ -154,6 +155,30 @@ function addReaders(program: Command, done: (code: number) => void): void {
     });
 }
 
+function addDiff(program: Command, done: (code: number) => void): void {
+  program
+    .command('diff')
+    .description('Compare the guests of two migration streams: devices and memory.')
+    .argument('<a>', 'the endpoint of the first stream')
+    .argument('<b>', 'the endpoint of the second stream')
+    .option(
+      '--ignore <glob>',
+      'leave out differences of fields whose DEVICE.FIELD matches; * and ? are wildcards; repeatable',
+      collect,
+    )
+    .option('--a-channel <file>', 'a further channel of the first stream; repeatable', collect)
+    .option('--b-channel <file>', 'a further channel of the second stream; repeatable', collect)
+    .option('--a-snapshot <name>', 'a snapshot of the qcow2 image <a>, by name or ID')
+    .option('--b-snapshot <name>', 'a snapshot of the qcow2 image <b>, by name or ID')
+    .option('--json', 'print one JSON object')
+    .option('--quiet', 'print errors only')
+    .addHelpText('after', DIFF_HELP)
+    .action(async (a: string, b: string, flags: DiffFlags) => {
+      const { runDiff } = await import('./commands/diff.ts');
+      done(await runDiff(a, b, flags));
+    });
+}
+
 /** Add a command that controls a QEMU, with the options that both have. */
 function addVmCommand(program: Command, name: string, description: string): Command {
   return program
@@ -203,12 +228,15 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
 function makeProgram(version: string, done: (code: number) => void): Command {
   const program = new Command('qemu-file');
   program
-    .description("Save, restore, relay, inspect, verify and extract QEMU's migration streams.")
+    .description(
+      "Save, restore, relay, inspect, verify, compare and extract QEMU's migration streams.",
+    )
     .version(version, '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .exitOverride();
   addRelay(program, done);
   addReaders(program, done);
+  addDiff(program, done);
   addVmCommands(program, done);
   return program;
 }

@@ -17,6 +17,12 @@ export function loadDigest(): Promise<void> {
  */
 const UPDATE_CHUNK_BYTES = 65_536;
 
+/** Return the XXH64 (seed 0) of a few bytes, such as a page. Requires `loadDigest` to have finished. */
+export function xxh64(bytes: Uint8Array): bigint {
+  if (api === undefined) throw new Error('await loadDigest() before calling xxh64()');
+  return api.h64Raw(bytes);
+}
+
 /** A running XXH64 (seed 0) over any number of buffers. */
 export class Digest {
   readonly #state: XXHash<bigint>;

@@ -6,6 +6,7 @@ declare module 'fast-xxhash' {
   }
   export interface XXHashAPI {
     create64(seed?: bigint): XXHash<bigint>;
+    h64Raw(input: Uint8Array, seed?: bigint): bigint;
   }
   export default function xxhash(): Promise<XXHashAPI>;
 }

@@ -1,0 +1,72 @@
+import type { StateValue } from '../format/device-types.ts';
+import type { Configuration, DeviceSection } from '../format/events.ts';
+import type { PageSource } from '../memory/page-source.ts';
+import { type BlockDifference, compareBlocks } from './block-differences.ts';
+import { compareDevices, type DeviceDifference, type IsIgnored } from './device-differences.ts';
+import { compareValues, type FieldDifference } from './field-differences.ts';
+import type { CompareOptions } from './shared-blocks.ts';
+
+/** Name of the configuration among ignored fields. */
+const CONFIGURATION = 'configuration';
+
+/** Capability that says how a stream is laid out, and nothing about its guest. */
+const LAYOUT_CAPABILITY = 'mapped-ram';
+
+/** A guest that is compared with another. */
+export interface ComparedGuest {
+  readonly configuration: Configuration | null;
+  readonly devices: readonly DeviceSection[];
+  readonly pages: PageSource;
+}
+
+/** How two guests differ. */
+export interface GuestDifferences {
+  /** Whether they differ in nothing that is not ignored. */
+  readonly isSame: boolean;
+  /** The fields of the configuration that differ: `machine`, `targetPageBits`, `capabilities`, `uuid`. */
+  readonly configuration: readonly FieldDifference[];
+  /** The devices that differ. */
+  readonly devices: readonly DeviceDifference[];
+  /** All RAM blocks. */
+  readonly blocks: readonly BlockDifference[];
+}
+
+/** Options of `compareGuests`. */
+export interface CompareGuestsOptions extends CompareOptions {
+  /** Decides by `DEVICE.FIELD` whether a difference is left out; the configuration is called `configuration`. */
+  readonly isIgnored?: IsIgnored | undefined;
+}
+
+/**
+ * Compare two guests: configuration, devices and memory.
+ *
+ * @throws {MigrationStreamError} (rejects) `unsupported` if their page sizes differ. {QemuFileError} `ECANCELED`
+ *   if aborted; the errors of their sources of pages.
+ */
+export async function compareGuests(
+  a: ComparedGuest,
+  b: ComparedGuest,
+  options: CompareGuestsOptions = {},
+): Promise<GuestDifferences> {
+  const { isIgnored = () => false } = options;
+  const configuration: FieldDifference[] = [];
+  compareValues(stateOf(a.configuration), stateOf(b.configuration), '', (difference) => {
+    if (!isIgnored(`${CONFIGURATION}.${difference.path}`)) configuration.push(difference);
+  });
+  const devices = compareDevices(a.devices, b.devices, isIgnored);
+  const blocks = await compareBlocks(a.pages, b.pages, options);
+  const isSame =
+    configuration.length === 0 &&
+    devices.length === 0 &&
+    !blocks.some(({ isDifferent }) => isDifferent);
+  return { isSame, configuration, devices, blocks };
+}
+
+function stateOf(configuration: Configuration | null): Record<string, StateValue> {
+  return {
+    machine: configuration?.machine ?? null,
+    targetPageBits: configuration?.targetPageBits ?? null,
+    capabilities: (configuration?.capabilities ?? []).filter((name) => name !== LAYOUT_CAPABILITY),
+    uuid: configuration?.uuid ?? null,
+  };
+}
