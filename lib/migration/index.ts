@@ -73,6 +73,11 @@ export {
   type ReturnPathMessage,
   ReturnPathReader,
 } from './reader/return-path.ts';
+export {
+  type CollectSavedGuestOptions,
+  collectSavedGuest,
+} from './saved-guest/collect-saved-guest.ts';
+export { type OpenSavedGuestOptions, openSavedGuest } from './saved-guest/open-saved-guest.ts';
 export type { SavedGuest, SavedSection } from './saved-guest/saved-guest.ts';
 export {
   type CheckedSection,

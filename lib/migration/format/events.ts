@@ -67,6 +67,15 @@ export interface PageVisitor {
    * @param bytes - Valid until the visitor returns; the length is a multiple of the page size.
    */
   page?(block: RamBlock, offset: number, bytes: Uint8Array): void;
+  /**
+   * Called with the place of one page, or of several adjacent pages, before `page` is; not for pages of multifd
+   * channels. The bytes of pages are skipped for a visitor that has this method and not `page`.
+   *
+   * @param length - Bytes of the pages.
+   * @param position - Offset in the stream of the first byte; -1 if the page was not sent as it is, but compressed or
+   *   as one repeated byte.
+   */
+  placed?(block: RamBlock, offset: number, length: number, position: number): void;
   /** Called for `count` adjacent pages of zeros from byte `offset` of the block. */
   zero?(block: RamBlock, offset: number, count: number): void;
   /**

@@ -11,6 +11,9 @@ export function combineVisitors(visitors: readonly PageVisitor[]): PageVisitor {
     page(block: RamBlock, offset: number, bytes: Uint8Array): void {
       for (const visitor of visitors) visitor.page?.(block, offset, bytes);
     },
+    placed(block: RamBlock, offset: number, length: number, position: number): void {
+      for (const visitor of visitors) visitor.placed?.(block, offset, length, position);
+    },
     zero(block: RamBlock, offset: number, count: number): void {
       for (const visitor of visitors) visitor.zero?.(block, offset, count);
     },

@@ -122,39 +122,44 @@ export class MappedRam {
   /** Deliver the pages that are there, and skip the holes as pages of zeros. */
   async #readPages(block: RamBlock, bitmap: Buffer, pageCount: number): Promise<void> {
     const { pageSize, dispatch } = this.#ram;
+    const start = this.#input.position;
+    const end = start + pageCount * pageSize;
+    const what = `the pages of "${block.name}"`;
     let page = 0;
     while (page < pageCount) {
       const isThere = isSet(bitmap, page);
-      let end = page + 1;
-      while (end < pageCount && isSet(bitmap, end) === isThere)
-        end = nextPage(bitmap, end, isThere);
-      if (end > pageCount) end = pageCount;
-      const bytes = (end - page) * pageSize;
+      let next = page + 1;
+      while (next < pageCount && isSet(bitmap, next) === isThere)
+        next = nextPage(bitmap, next, isThere);
+      if (next > pageCount) next = pageCount;
+      const offset = page * pageSize;
+      const bytes = (next - page) * pageSize;
       if (isThere) {
-        this.#pageCount += end - page;
-        block.pages.normal += end - page;
-        await this.#deliver(block, page * pageSize, bytes);
+        this.#pageCount += next - page;
+        block.pages.normal += next - page;
+        dispatch.placed?.(block, offset, bytes, start + offset);
+        if (dispatch.page !== null) await this.#deliver(block, offset, bytes);
       } else {
-        this.#holeCount += end - page;
-        block.pages.zero += end - page;
-        dispatch.zero?.(block, page * pageSize, end - page);
-        await this.#input.skip(bytes, `the pages of "${block.name}"`);
+        this.#holeCount += next - page;
+        block.pages.zero += next - page;
+        dispatch.zero?.(block, offset, next - page);
+        if (dispatch.page !== null) await this.#input.skip(bytes, what);
       }
-      page = end;
+      page = next;
     }
+    // Without a visitor of pages, the bitmap is enough, and all of them are one gap.
+    await this.#input.skip(end - this.#input.position, what);
   }
 
   async #deliver(block: RamBlock, offset: number, bytes: number): Promise<void> {
     const input = this.#input;
     const { pageSize, dispatch } = this.#ram;
-    const what = `the pages of "${block.name}"`;
-    if (dispatch.page === null) return input.skip(bytes, what);
     let done = 0;
     while (done < bytes) {
-      if (input.available < pageSize) await input.need(pageSize, what);
+      if (input.available < pageSize) await input.need(pageSize, `the pages of "${block.name}"`);
       const arrived = input.available - (input.available % pageSize);
       const take = Math.min(bytes - done, arrived, MAX_VISIT_BYTES);
-      dispatch.page(block, offset + done, input.view(take));
+      dispatch.page?.(block, offset + done, input.view(take));
       done += take;
     }
   }

@@ -6,11 +6,15 @@ import type { PageVisitor, RamBlock } from '../format/events.ts';
  */
 export class PageDispatch {
   readonly page: ((block: RamBlock, offset: number, bytes: Uint8Array) => void) | null;
+  readonly placed:
+    | ((block: RamBlock, offset: number, length: number, position: number) => void)
+    | null;
   readonly zero: ((block: RamBlock, offset: number, count: number) => void) | null;
   readonly xbzrle: ((block: RamBlock, offset: number, encoded: Uint8Array) => void) | null;
 
   constructor(visitor: PageVisitor) {
     this.page = visitor.page?.bind(visitor) ?? null;
+    this.placed = visitor.placed?.bind(visitor) ?? null;
     this.zero = visitor.zero?.bind(visitor) ?? null;
     this.xbzrle = visitor.xbzrle?.bind(visitor) ?? null;
   }

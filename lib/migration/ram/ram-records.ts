@@ -92,7 +92,7 @@ export class RamRecords {
   #readAhead(): number {
     const { file } = this.#input;
     const { blockTable, roundCounter } = this.#ram;
-    const onPage = this.#ram.dispatch.page;
+    const { page: onPage, placed: onPlaced } = this.#ram.dispatch;
     const { pageSize, isPageSizeKnown } = blockTable;
     const mask = (isPageSizeKnown ? pageSize : FLAG_SPACE) - 1;
     const last = this.#last;
@@ -131,6 +131,7 @@ export class RamRecords {
         const block = last as RamBlock;
         roundCounter.visit(block.index, offset);
         block.pages.normal += 1;
+        if (onPlaced !== null) onPlaced(block, offset, pageSize, this.#input.position);
         if (onPage === null) file.skip(pageSize);
         else onPage(block, offset, file.getBufferInPlace(pageSize));
         available -= pageSize;
@@ -243,6 +244,7 @@ export class RamRecords {
     const reason = `${page} is filled with ${hex(fill)}, which QEMU 10 refuses`;
     diagnostics.warn(reason, this.#input.position - 1);
     block.pages.zero += 1;
+    dispatch.placed?.(block, offset, pageSize, -1);
     dispatch.page?.(block, offset, new Uint8Array(pageSize).fill(fill));
   }
 
@@ -250,9 +252,11 @@ export class RamRecords {
     const input = this.#input;
     const { pageSize, dispatch } = this.#ram;
     await input.need(pageSize, `a page of "${block.name}"`);
+    const at = input.position;
     const bytes = input.view(pageSize);
     if (!isInside) return;
     block.pages.normal += 1;
+    dispatch.placed?.(block, offset, pageSize, at);
     dispatch.page?.(block, offset, bytes);
   }
 
@@ -303,6 +307,7 @@ export class RamRecords {
     const page = inflatePage(bytes, pageSize);
     if (typeof page !== 'string') {
       block.pages.compressed += 1;
+      dispatch.placed?.(block, offset, pageSize, -1);
       dispatch.page?.(block, offset, page);
       return;
     }

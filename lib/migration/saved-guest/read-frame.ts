@@ -1,0 +1,105 @@
+import type { MaybePromise } from '../../contract/ops.ts';
+import type { Configuration, MigrationEvent, Section } from '../format/events.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
+import { LIMIT } from '../format/wire.ts';
+import type { MigrationReader } from '../reader/migration-reader.ts';
+import type { SavedGuest, SavedSection } from './saved-guest.ts';
+
+/** Most bytes of all sections other than `ram`. */
+const MAX_SECTION_BYTES = 268_435_456;
+
+/** Bytes of the type and the id of a section. */
+const SHORT_HEADER_BYTES = 5;
+/** Bytes of the length of a name, the instance and the version. */
+const LONG_HEADER_BYTES = 9;
+
+/** The bytes of a stream that is being read. */
+export interface StreamBytes {
+  /** Return a copy of a part that the reader has passed. */
+  take(from: number, to: number): MaybePromise<Uint8Array>;
+  /** Forget the bytes before a position. */
+  release?(before: number): void;
+}
+
+/** A saved guest without its memory. */
+export type GuestFrame = Omit<SavedGuest, 'pages' | 'close'>;
+
+/**
+ * Read a stream to its end, and keep everything except RAM.
+ *
+ * @param reader - Reads the stream; its visitor gets the pages.
+ * @param bytes - The bytes of the same stream.
+ * @throws {MigrationStreamError} (rejects) as the reader; `unsupported` for a stream without RAM, or with too much
+ *   beside it.
+ */
+export async function readFrame(reader: MigrationReader, bytes: StreamBytes): Promise<GuestFrame> {
+  const frame = new Frame(bytes);
+  for await (const event of reader) await frame.add(event);
+  return frame.finish(reader.position);
+}
+
+class Frame {
+  readonly #bytes: StreamBytes;
+  readonly #sections: SavedSection[] = [];
+  #configuration: Configuration | null = null;
+  #configurationBytes: Uint8Array | null = null;
+  #descriptionText: Uint8Array | null = null;
+  #hasFooters = false;
+  #ram: Section | null = null;
+  #kept = 0;
+
+  constructor(bytes: StreamBytes) {
+    this.#bytes = bytes;
+  }
+
+  async add(event: MigrationEvent): Promise<void> {
+    if (event.type === 'configuration') {
+      const { offset, bytes, configuration } = event;
+      this.#configuration = configuration;
+      this.#configurationBytes = await this.#bytes.take(offset, offset + bytes);
+    } else if (event.type === 'section') {
+      this.#bytes.release?.(event.offset);
+      const { section } = event;
+      if (section.name === 'ram' && section.kind === 'start') this.#ram = section;
+    } else if (event.type === 'sectionEnd') {
+      if (event.footer !== null) this.#hasFooters = true;
+      await this.#keep(event.section, event.footer ?? event.offset);
+    } else if (event.type === 'vmDescription') {
+      const { offset, bytes } = event;
+      this.#descriptionText = await this.#bytes.take(offset + SHORT_HEADER_BYTES, offset + bytes);
+    }
+  }
+
+  /** Keep a section's body, which ends at `end`. */
+  async #keep(section: Section, end: number): Promise<void> {
+    const { kind, sectionId, name, instanceId, versionId, offset } = section;
+    if (name === 'ram' && kind !== 'full') return;
+    const isLong = kind === 'start' || kind === 'full';
+    const header = SHORT_HEADER_BYTES + (isLong ? LONG_HEADER_BYTES + Buffer.byteLength(name) : 0);
+    const start = offset + header;
+    this.#kept += end - start;
+    if (this.#kept > MAX_SECTION_BYTES || this.#sections.length >= LIMIT.LISTED) {
+      const reason = `the sections other than "ram" are more than ${LIMIT.LISTED} or have more than ${MAX_SECTION_BYTES} bytes`;
+      throw new MigrationStreamError('unsupported', reason, { position: offset, section });
+    }
+    const body = await this.#bytes.take(start, end);
+    this.#sections.push({ kind, sectionId, name, instanceId, versionId, body });
+  }
+
+  finish(position: number): GuestFrame {
+    const ram = this.#ram;
+    if (ram === null) {
+      const reason = 'the stream has no section "ram"';
+      throw new MigrationStreamError('unsupported', reason, { position });
+    }
+    const { sectionId, instanceId, versionId } = ram;
+    return {
+      configuration: this.#configuration,
+      configurationBytes: this.#configurationBytes,
+      hasFooters: this.#hasFooters,
+      ram: { sectionId, instanceId, versionId },
+      sections: this.#sections,
+      descriptionText: this.#descriptionText,
+    };
+  }
+}
