@@ -204,12 +204,7 @@ export class StreamPages implements PageSource {
     return this.#word.readUInt32BE(0) * 0x1_0000_0000 + this.#word.readUInt32BE(4);
   }
 
-  #hasNamedHeader(
-    extents: readonly Extent[],
-    at: number,
-    block: number,
-    offset: number,
-  ): boolean {
+  #hasNamedHeader(extents: readonly Extent[], at: number, block: number, offset: number): boolean {
     const header = this.#headerBytes(block);
     if (at < header || this.#wordAt(extents, at - header) !== offset + RAM_FLAG.PAGE) return false;
     const name = Buffer.alloc(header - WORD_BYTES);
