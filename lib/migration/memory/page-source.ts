@@ -33,6 +33,12 @@ export interface PageSource {
    * @returns A promise where the contents have to be fetched; nothing where they are at hand.
    */
   read(block: number, offset: number, target: Uint8Array): void | Promise<void>;
+  /**
+   * Check that the pages are still the ones that the source was opened with: the file below was not written to.
+   *
+   * @throws {QemuFileError} (or rejects) `EIO` if it was.
+   */
+  checkUnchanged?(): void | Promise<void>;
   /** Release the source: descriptors, caches. */
   close?(): void | Promise<void>;
 }

@@ -1,4 +1,4 @@
-import { QemuFileError } from '../../contract/errors.ts';
+import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { hex, quote } from '../../util/format.ts';
 import { RAM_FLAG } from '../format/wire.ts';
 import type { PageSource, PageSourceBlock } from '../memory/page-source.ts';
@@ -165,15 +165,21 @@ export class StreamPages implements PageSource {
   }
 
   async #wait(extents: Extent[], block: number, offset: number, copy: () => void): Promise<void> {
-    const readings = extents.map(({ reading }) => reading);
-    const results = await Promise.allSettled(readings);
-    const failed = results.find((result) => result.status === 'rejected');
-    if (failed === undefined) return copy();
-    this.#release(extents);
-    const { code, reason, position, cause } = failed.reason as QemuFileError;
+    try {
+      for (const { reading } of extents) await reading;
+    } catch (error) {
+      // The other reads go on in the cache.
+      this.#release(extents);
+      throw this.#readError(block, offset, toQemuFileError(error));
+    }
+    copy();
+  }
+
+  #readError(block: number, offset: number, error: QemuFileError): QemuFileError {
+    const { code, reason, position } = error;
     const where = `the pages from ${hex(offset)} of ${this.#quoted(block)} cannot be read`;
-    const context = { operation: 'read', position, cause: cause ?? failed.reason };
-    throw new QemuFileError(code ?? 'EIO', `${where}: ${reason}`, context);
+    const context = { operation: 'read', position, cause: error };
+    return new QemuFileError(code, `${where}: ${reason}`, context);
   }
 
   #release(extents: readonly Extent[]): void {
