@@ -126,7 +126,7 @@ function guestBytes(...records: Buffer[]): Buffer {
 }
 
 test('what is beside RAM is kept as it was sent', async () => {
-  const guest = await open(guestBytes());
+  const guest = await open(guestBytes(page('a', 0, data(1))));
   assert.deepEqual(guest.configuration?.machine, 'pc-i440fx-7.2');
   assert.deepEqual(Buffer.from(guest.configurationBytes ?? []), machine);
   assert.equal(guest.hasFooters, true);
@@ -200,7 +200,7 @@ test('a file that was truncated while it was open is an error that names block a
 });
 
 test('a file that grew while it was open has changed', async () => {
-  const guest = await open(guestBytes(), 'grown');
+  const guest = await open(guestBytes(page('a', 0, data(1))), 'grown');
   guest.pages.checkUnchanged?.();
   appendFileSync(folder.join('grown'), 'x');
   assert.throws(() => guest.pages.checkUnchanged?.(), { code: 'EIO' });
