@@ -64,7 +64,7 @@ export type PathOps<D extends Direction> = D extends 'read' ? FdOps<'read'> : Pa
  * Open a regular file, a block device or a character device. For a FIFO use `openFifo`; `openPath` opens either.
  *
  * A regular file is written under a temporary name in the same directory (`.name.writer.qemu-file-partial`,
- * mode 0600). `close()` makes it durable and then gives it its name in one atomic step, but only if every write
+ * mode 0600). `close()` makes the file durable and then renames it in one atomic step, but only if every write
  * succeeded; `close(error)` removes it. The name therefore never shows an incomplete file, and an existing file
  * stays until the new one is complete. A process that is killed leaves its temporary file. The next writer to the
  * same name removes that file, once the process that wrote it is dead, or was on another machine or in another

@@ -64,7 +64,7 @@ const MAX_REPORTED_BYTES = 64;
 /**
  * Accept only connections whose first bytes arrive in time and are recognised, so that port scanners and
  * idle or slow clients cannot take the place of the expected peer, nor use up memory and descriptors. This
- * does not authenticate anybody: for that, require client certificates (option `tls` of `listenSocket`).
+ * does not authenticate the peer: for that, require client certificates (option `tls` of `listenSocket`).
  *
  * The bytes read for the decision are put back: `accept()` returns the socket paused, before its first
  * byte. Node reads at most 64 KiB of each connection meanwhile.

@@ -271,7 +271,7 @@ class ConnectionQueue {
 
   async #destroyAll(error: QemuFileError): Promise<void> {
     this.#waiters.failAll(error);
-    // Before the server closes: the path must not be that of a socket nobody listens on.
+    // Before the server closes: the path must not lead to a socket without a listener.
     await this.#bound?.removePath();
     // Its 'close' event is not waited for, because accepted connections delay it until they close.
     this.#server.close();

@@ -2,7 +2,7 @@
  * The last step of `npm run build`: bundle the command and the page of its report into dist/lib/cli.
  *
  * The command is bundled because loading its modules one by one takes longer than reading a small stream
- * (bench/start-up.ts). The packages that only the command uses are in the bundle and are no dependencies.
+ * (bench/start-up.ts). The packages that only the command uses are part of the bundle and are not dependencies.
  */
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, relative, resolve } from 'node:path';

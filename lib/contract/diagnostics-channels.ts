@@ -5,7 +5,7 @@ import type { QemuFileError } from './errors.ts';
 
 /*
  * What the package reports while it works, as channels of `node:diagnostics_channel`. A publisher builds a
- * message only if somebody has subscribed:
+ * message only if the channel has a subscriber:
  *
  *   if (channels.flush.hasSubscribers) channels.flush.publish({ file, position, bytes, buffers });
  *

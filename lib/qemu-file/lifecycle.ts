@@ -174,7 +174,7 @@ export class Lifecycle extends StreamBase {
     }
   }
 
-  /** Read from the look-ahead, which typed gets read from, too. */
+  /** Read from the look-ahead that typed gets use as well. */
   override read(size?: number): Buffer | null {
     const get = this.getHalf;
     get.serveStream();

@@ -20,7 +20,7 @@ export interface QemuFileOptions extends OptionalSizes {
   /** Bytes per second at which the file sends. Default 0: no limit. */
   maxBandwidth?: number | undefined;
   /**
-   * A limit that this file shares with others: its `maxBandwidth` is theirs, too. Default: a budget of its
+   * A limit that this file shares with others: all of them share its `maxBandwidth`. Default: a budget of its
    * own.
    */
   budget?: BandwidthBudget | undefined;

@@ -6,63 +6,63 @@ import type { RelayDirection, RelayEnd } from './relay.ts';
 export interface AcceptChannelOptions {
   /** Ends the wait. */
   signal: AbortSignal;
-  /** The main channel, once there is one: what belongs to it may be silent, and comes from the same machine. */
+  /** The main channel once it is known: further connections come from the same machine and may be silent. */
   main: QemuFile | undefined;
 }
 
-/** How `relayChannels` gets its connections, and how it works. */
+/** Options of `relayChannels`. */
 export interface ChannelsOptions {
-  /** Gives the next connection of the source; is called again at once, as long as there may be more. */
+  /** Accept the next connection of the source. Called again at once while more connections may arrive. */
   accept: (options: AcceptChannelOptions) => Promise<QemuFile>;
-  /** Connects to the destination, TLS handshake included; is called for one channel at a time. */
+  /** Connect to the destination, TLS handshake included. Called for one channel at a time. */
   connect: (options: { signal: AbortSignal }) => Promise<QemuFile>;
-  /** Most connections that the migration may have, the main channel included; fewer may come. */
+  /** Greatest number of connections of the migration, the main channel included; fewer may arrive. */
   channels: number;
-  /** Ends the relay: all files are destroyed with `ECANCELED`, so that none takes it for an end. */
+  /** Ends the relay: all files are destroyed with `ECANCELED`, so that no peer takes it for the end of the stream. */
   signal?: AbortSignal | undefined;
-  /** As for `relay`; also how long the main channel may take to end after another was closed early. */
+  /** As for `relay`; also the milliseconds within which the main channel must end after another channel was closed early. */
   lingerMs?: number | undefined;
-  /** Called once no more connections will be accepted: nobody has to listen any longer. */
+  /** Called when no more connections will be accepted: the caller can close its listener. */
   onAllAccepted?: (() => void) | undefined;
   /** Called with both ends of each channel before its bytes move, the main channel first. */
   onChannel?: ((from: QemuFile, to: QemuFile) => void) | undefined;
-  /** Gets each chunk of the main channel's return path that the source has taken. */
+  /** Called with each chunk of the main channel's return path after the source has taken it. */
   onReturned?: ((chunk: Uint8Array) => void) | undefined;
 }
 
-/** What came of one channel. */
+/** The result of one channel. */
 export interface ChannelResult {
-  /** Whether both directions reached their ends and everything was taken. */
+  /** Whether both directions reached their ends and all bytes were taken. */
   complete: boolean;
   /** From the source. */
   forward: RelayDirection;
-  /** To the source; null where there is no way back. */
+  /** To the source; null if the channel has no return path. */
   return: RelayDirection | null;
 }
 
 /** Why channels are not complete. */
 export interface ChannelsFailure {
-  /** Which channel failed first, by its place in `channels`; null for what did not become one. */
+  /** Index in `channels` of the channel that failed first; null for a connection that did not become a channel. */
   channel: number | null;
-  /** Its file that failed; null if it was the relay's own signal. */
+  /** The file that failed; null if the relay's signal was aborted. */
   end: RelayEnd | null;
-  /** What happened to it. */
+  /** The error of that file. */
   error: QemuFileError;
 }
 
-/** What came of all channels. */
+/** The result of all channels. */
 export interface ChannelsResult {
   /**
-   * Whether the main channel is complete, and each other one, too, or closed by the destination with bytes left
-   * over when it had no more need of it.
+   * Whether the main channel is complete, and each other channel is complete or was closed by the destination
+   * after it had received all that it needs.
    */
   complete: boolean;
-  /** In the order in which the destination was connected to: the main channel is the first. */
+  /** In the order of the connections to the destination: the main channel is the first. */
   channels: ChannelResult[];
-  /** How long it took, from the main channel's first bytes on. */
+  /** Seconds from the main channel's first bytes to the end. */
   seconds: number;
-  /** How long of that bytes of any channel waited for `maxBandwidth` alone, if all share a budget. */
+  /** Seconds in which bytes of a channel waited only for `maxBandwidth`, if all channels share a budget. */
   limitedSeconds: number;
-  /** Null if it is complete. */
+  /** Null if `complete`. */
   failure: ChannelsFailure | null;
 }

@@ -21,25 +21,25 @@ import type {
  *                   └─► dropped, if it ends               one after another
  *                       without a byte
  *
- * Connections arrive in any order: a source opens them at the same time. A destination before QEMU 8.0
- * tells them by the order in which they arrive there, the main channel first. A channel of
- * postcopy-preempt is silent until the guest runs at the destination, so nobody may wait for its bytes.
+ * Connections arrive in any order, because a source opens them at the same time. A destination before
+ * QEMU 8.0 identifies them by their order, the main channel first. A channel of postcopy-preempt is silent
+ * until the guest runs at the destination, so the relay must not wait for its bytes.
  */
 
 /**
- * Moves a migration that has several connections: a main channel, and those of multifd or
- * postcopy-preempt. The main channel is the one that begins with `QEVM`, or with a command, as where
- * postcopy is resumed; it may come last. The destination is connected to for it, and then for the others,
- * each time when the former connection stands. Further connections are accepted until the main channel has
- * ended. Each channel is moved as by `relay`; if one fails all are destroyed, so that both QEMUs see it.
+ * Move a migration that has several connections: a main channel and channels of multifd or
+ * postcopy-preempt. The main channel begins with `QEVM`, or with a command if postcopy is resumed; it may
+ * arrive last. The relay connects to the destination for the main channel first, then for the others, one
+ * at a time. It accepts further connections until the main channel has ended. Each channel is moved as by
+ * `relay`; if one fails, all are destroyed, so that both QEMUs notice.
  *
  * To limit all of them together, give one `BandwidthBudget` to the files that `connect` makes.
  *
  * @param options - `accept`, `connect`, `channels`, `signal`, `lingerMs`, `onAllAccepted`, `onChannel`,
  *   `onReturned`.
- * @returns What came of it, once all files are closed; failures are in there, not thrown. `EPROTO`: while
- *   there was no main channel a connection began as none does.
- * @throws RangeError (rejects) if `channels` is no positive integer.
+ * @returns The result, after all files are closed. A failure is part of the result and is not thrown;
+ *   `EPROTO` means that a connection began neither as a main channel nor as a multifd channel.
+ * @throws {RangeError} (rejects) if `channels` is not a positive integer.
  *
  * @example
  * ```js
@@ -279,12 +279,12 @@ class ChannelGroup {
 
 function strangeStart(from: QemuFile): QemuFileError {
   const start = Buffer.from(from.peekBuffer(CHANNEL_START_SIZE)).toString('hex');
-  const reason = `it begins with ${start} (hexadecimal), as neither a main channel nor one of multifd does`;
+  const reason = `a connection begins with ${start} (hexadecimal): it is neither a main channel nor a multifd channel`;
   return new QemuFileError('EPROTO', reason, { operation: 'relay' });
 }
 
 function tooLate(): QemuFileError {
-  const reason = 'it came when the main channel had ended already';
+  const reason = 'the connection arrived after the main channel had ended';
   return new QemuFileError('ECANCELED', reason, { operation: 'relay' });
 }
 

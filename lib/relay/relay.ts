@@ -19,7 +19,7 @@ import { Transfer } from './transfer.ts';
 
 /** Options of `relay`. */
 export interface RelayOptions {
-  /** Receives the forward bytes, too. The slower of it and `to` sets the pace. */
+  /** Also receives the forward bytes. The slower of `tee` and `to` sets the pace. */
   tee?: QemuFile | undefined;
   /**
    * Reads the forward bytes while they pass, and must accept them before `to` is ended. The error that it
@@ -88,7 +88,7 @@ const LINGER_MS = 5000;
  * A QEMU that saves with its capability `return-path` on waits at the end, its guest stopped, for an
  * answer. A `to` that cannot be read sends none, so turn the capability off for it.
  *
- * @param from - A file that can be read. Its unread bytes are moved, too. The relay owns all files from now
+ * @param from - A file that can be read. Its unread bytes are moved as well. The relay owns all files from now
  *   on.
  * @param to - A file that can be written. Its `maxBandwidth` and its `digest` apply to the relay.
  * @param options - `tee`, `check`, `signal`, `lingerMs`, `onReturned`, `mayBeEmpty`.

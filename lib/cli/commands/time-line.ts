@@ -2,7 +2,7 @@ import type { SectionSummary, StreamSummary } from '../../migration/verify/summa
 import { printable } from '../../util/format.ts';
 import { showSize } from '../shell/sizes.ts';
 
-/** Sections that one line names; of more it gives the number. */
+/** Sections that one line names; if there are more, it prints their number. */
 const MAX_NAMES = 4;
 
 /** A line of the time line: consecutive pieces of sections, or commands of one kind. */

@@ -27,7 +27,7 @@ export function openSource(source: StreamSource): SourceFile {
 /** Return a backend whose bytes are the chunks of an iterable. */
 function chunksOf(source: AsyncIterable<Uint8Array>): QemuFileOps {
   const iterator = source[Symbol.asyncIterator]();
-  /** Whether a call of `next` is pending: the iterator then queues further calls behind it. */
+  /** Whether a call of `next` is pending: the iterator then queues further calls. */
   let isPending = false;
   let isOver = false;
 

@@ -163,7 +163,7 @@ function virtioMem({ device, early, virtio }: MemoryDevice, length: number): Dev
     }
   }
   const found = virtio === undefined ? [] : scanVirtio(virtio, length);
-  // Two matches are no answer: the guest controls some of these bytes.
+  // Two matches decide nothing: the guest controls some of these bytes.
   const [only] = found;
   if (found.length !== 1 || only === undefined) return { device, address: null, parts: [] };
   return { device, ...only };

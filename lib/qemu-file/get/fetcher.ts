@@ -18,7 +18,7 @@ type FetcherState = 'idle' | 'asking' | 'retrying' | 'seeking' | 'ended' | 'fail
 
 /** The owner of the fetcher. */
 export interface FetcherHost {
-  /** The fetcher can be asked again, or has new bytes: serve whoever waits. */
+  /** The fetcher can be asked again, or has new bytes: serve the readers that wait. */
   fetched(): void;
   /** Latch a failure. */
   failed(error: QemuFileError): void;

@@ -32,7 +32,7 @@ export class GatherList {
   #releases: (() => void)[] = [];
   /** The last entry, if it is by reference and may grow. */
   #growing: Uint8Array | null = null;
-  /** Whether the growing entry has releases: only buffers that have one, too, extend it, as in QEMU. */
+  /** Whether the growing entry has releases: only other buffers with a release extend it, as in QEMU. */
   #growingHasReleases = false;
 
   constructor(staging: Staging, maxEntries: number, copyLimit: number, host: GatherHost) {

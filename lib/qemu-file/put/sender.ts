@@ -10,7 +10,7 @@ import { type Batch, splitOff } from './batch.ts';
 import type { RateLimiter } from './rate-limiter.ts';
 
 /*
- * The sender: gives batches to the backend, one at a time, as fast as the budget allows.
+ * The sender passes batches to the backend, one at a time, as fast as the budget allows.
  *
  *                 ┌────────── taken ──────────┐
  *                 ▼                           │
