@@ -149,13 +149,14 @@ class Restore {
    */
   async #preflight(facts: StreamFacts): Promise<void> {
     const destination = await readDestinationFacts(this.#qmp);
-    const { problems } = compareWithDestination(facts, destination);
+    const { problems, warnings } = compareWithDestination(facts, destination);
     const isCertain = (kind: string): boolean =>
       kind === 'machine' || (kind === 'ram-block' && this.#options.check !== false);
     const certain = problems.filter(({ kind }) => isCertain(kind));
     if (certain.length > 0) {
       throw restoreError('EINVAL', certain.map(({ message }) => message).join('; '));
     }
+    this.#warnings.push(...warnings);
     // A description at the end of a file that was used before may be that of another stream.
     this.#suspicions = problems.map(({ message }) => message);
   }
