@@ -84,6 +84,24 @@ export interface PageVisitor {
    * @param encoded - Valid until the visitor returns.
    */
   xbzrle?(block: RamBlock, offset: number, encoded: Uint8Array): void;
+  /**
+   * Called, if present, instead of `page` for a page that was sent through zlib.
+   *
+   * @param compressed - The zlib stream; valid until the visitor returns.
+   */
+  compressedPage?(block: RamBlock, offset: number, compressed: Uint8Array): void;
+  /** Called, if present, instead of `page` for a page of one repeated byte other than zero. */
+  filledPage?(block: RamBlock, offset: number, fill: number): void;
+  /**
+   * Called before a page whose record names its block; other records are of the same block as the one before.
+   *
+   * @param position - Offset in the stream of the name's length byte.
+   */
+  named?(block: RamBlock, position: number): void;
+  /** Called for a mark at which QEMU waits for the multifd channels. */
+  multifdFlush?(): void;
+  /** Called for a mark at which QEMU calls the hook of its transport (RDMA). */
+  hook?(): void;
 }
 
 /** A command of a stream with its decoded payload. @see QEMU `MIG_CMD_…` in migration/savevm.c */

@@ -177,7 +177,13 @@ export class RamRecords {
       if (offset !== 0) {
         throw input.error('corrupt', `RAM word ${hex(this.#word)} has an offset, but no page`, at);
       }
-      if (kind === HOOK) this.#loadHook(at);
+      const { dispatch } = this.#ram;
+      if (kind === HOOK) {
+        this.#loadHook(at);
+        dispatch.hook?.();
+      } else if (kind !== EOS) {
+        dispatch.multifdFlush?.();
+      }
       return kind === EOS ? 'eos' : kind === HOOK ? null : 'flush';
     }
     const block = await this.#readBlock(flags, at);
@@ -211,6 +217,7 @@ export class RamRecords {
     await input.need(1, "a RAM block's name");
     const length = input.file.peekByte(0);
     await input.need(1 + length, "a RAM block's name");
+    const { position } = input;
     input.u8();
     const name = UTF8.decode(input.view(length));
     const block = this.#ram.blockTable.find(name);
@@ -218,6 +225,7 @@ export class RamRecords {
       throw input.error('corrupt', `page of "${name}", which the list of RAM blocks lacks`, at);
     }
     this.#last = block;
+    this.#ram.dispatch.named?.(block, position);
     return block;
   }
 
@@ -245,7 +253,8 @@ export class RamRecords {
     diagnostics.warn(reason, this.#input.position - 1);
     block.pages.zero += 1;
     dispatch.placed?.(block, offset, pageSize, -1);
-    dispatch.page?.(block, offset, new Uint8Array(pageSize).fill(fill));
+    if (dispatch.filledPage !== null) dispatch.filledPage(block, offset, fill);
+    else dispatch.page?.(block, offset, new Uint8Array(pageSize).fill(fill));
   }
 
   async #normalPage(block: RamBlock, offset: number, isInside: boolean): Promise<void> {
@@ -308,7 +317,8 @@ export class RamRecords {
     if (typeof page !== 'string') {
       block.pages.compressed += 1;
       dispatch.placed?.(block, offset, pageSize, -1);
-      dispatch.page?.(block, offset, page);
+      if (dispatch.compressedPage !== null) dispatch.compressedPage(block, offset, bytes);
+      else dispatch.page?.(block, offset, page);
       return;
     }
     const reason = `failed to decompress the page at ${hex(offset)} of "${block.name}": ${page}`;
