@@ -166,6 +166,7 @@ function addDiff(program: Command, done: (code: number) => void): void {
       'leave out differences of fields whose DEVICE.FIELD matches; * and ? are wildcards; repeatable',
       collect,
     )
+    .option('--html <file>', 'write a report for a browser')
     .option('--a-channel <file>', 'a further channel of the first stream; repeatable', collect)
     .option('--b-channel <file>', 'a further channel of the second stream; repeatable', collect)
     .option('--a-snapshot <name>', 'a snapshot of the qcow2 image <a>, by name or ID')

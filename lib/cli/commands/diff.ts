@@ -12,7 +12,7 @@ import { readGuest } from '../../migration/diff/read-guest.ts';
 import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import { isStdin, sizeOf } from '../endpoints/open-endpoints.ts';
 import { type OpenStream, openStream } from '../endpoints/open-stream.ts';
-import { OutputError, UsageError } from '../shell/command-errors.ts';
+import { OutputError, UsageError, writeOutput } from '../shell/command-errors.ts';
 import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
 import { Meter } from '../shell/progress.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
@@ -29,6 +29,8 @@ export interface DiffFlags {
   bSnapshot?: string;
   /** Patterns of `DEVICE.FIELD`. */
   ignore?: readonly string[];
+  /** Path for the HTML report. */
+  html?: string;
   json?: boolean;
   quiet?: boolean;
 }
@@ -105,6 +107,9 @@ async function diff(a: Side, b: Side, flags: DiffFlags, signal: AbortSignal): Pr
   const guestA = await read(a, scratchA.store, quiet, signal);
   const guestB = await read(b, scratchB.store, quiet, signal);
   const differences = await compare(guestA, guestB, flags, signal);
+  if (flags.html !== undefined) {
+    await writeReport(flags.html, { a: a.text, b: b.text }, differences, guestA, guestB);
+  }
   const isPrinted = await print({ a: a.text, b: b.text }, differences, guestA, guestB, flags);
   if (!isPrinted) return EXIT.IO;
   return differences.isSame ? EXIT.DONE : EXIT.BAD_STREAM;
@@ -153,6 +158,23 @@ async function compare(
   } finally {
     meter?.stop();
   }
+}
+
+/** Write the report, complete or not at all. */
+async function writeReport(
+  path: string,
+  names: DiffNames,
+  differences: GuestDifferences,
+  a: ComparedGuest,
+  b: ComparedGuest,
+): Promise<void> {
+  const { diffHtml } = await import('../report/html.ts');
+  const html = await diffHtml({
+    ...names,
+    differences,
+    mapOf: (block, maxCells) => mapCells(a.pages, b.pages, block, maxCells),
+  });
+  await writeOutput(path, html);
 }
 
 /** Print the differences; return false if standard output cannot be written. */

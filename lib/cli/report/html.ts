@@ -1,8 +1,10 @@
 import { createHash } from 'node:crypto';
 import { type Report, reportData } from './data.ts';
+import { type DiffReport, diffData } from './diff-data.ts';
 import { loadPageCode } from './page-code.ts';
 
 export type { Report } from './data.ts';
+export type { DiffReport } from './diff-data.ts';
 
 /**
  * Make a report about a stream: one HTML page that needs nothing else and requests nothing from outside.
@@ -12,7 +14,16 @@ export type { Report } from './data.ts';
  *
  * @param report - What the page is about. Where it is too much for a page, the page says how much is left out.
  */
-export async function reportHtml(report: Report): Promise<string> {
+export function reportHtml(report: Report): Promise<string> {
+  return pageHtml(`${report.title} – migration stream`, reportData(report));
+}
+
+/** Make a report about the differences of two guests, as `reportHtml` makes one about a stream. */
+export function diffHtml(report: DiffReport): Promise<string> {
+  return pageHtml(`${report.a} – ${report.b} – difference`, diffData(report));
+}
+
+async function pageHtml(title: string, data: object): Promise<string> {
   const { script, style } = await loadPageCode();
   const policy = [
     "default-src 'none'",
@@ -31,13 +42,13 @@ export async function reportHtml(report: Report): Promise<string> {
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="referrer" content="no-referrer">
-<title>${escapeHtml(report.title)} – migration stream</title>
+<title>${escapeHtml(title)}</title>
 ${inline('style', style)}
 </head>
 <body>
 <main id="main"><noscript><p>This report needs JavaScript, which is switched off.</p></noscript></main>
 <div id="tip" role="status" hidden></div>
-<script type="application/json" id="report">${embeddedJson(reportData(report))}</script>
+<script type="application/json" id="report">${embeddedJson(data)}</script>
 ${inline('script', script)}
 </body>
 </html>

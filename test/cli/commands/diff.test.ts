@@ -1,5 +1,6 @@
 // `qemu-file diff`, as its users meet it.
 import assert from 'node:assert/strict';
+import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { makeTempDir } from '../../helpers/cleanup.ts';
@@ -144,6 +145,16 @@ RAM: 1 block differs
     );
     const quiet = await run(['diff', a, '-', '--quiet'], laterExample());
     assert.deepEqual([quiet.code, quiet.stdout.toString(), quiet.stderr], [1, '', '']);
+  });
+
+  test('writes a report with --html', async () => {
+    await using dir = makeTempDir();
+    const a = put(dir, 'a.mig', workedExample());
+    const ended = await run(['diff', a, '-', '--html', dir.join('d.html')], laterExample());
+    assert.equal(ended.code, 1, ended.stderr);
+    assert.match(fs.readFileSync(dir.join('d.html'), 'utf8'), /"path":"arr\[1\]","a":2,"b":9/);
+    const nowhere = await run(['diff', a, a, '--html', dir.join('none/d.html')]);
+    assertSays(nowhere, 4, /none\/d\.html: ENOENT/);
   });
 
   test('compares two machines, with text of the streams escaped', async () => {

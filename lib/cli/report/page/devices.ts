@@ -1,49 +1,17 @@
 import { appendInSteps, type Content, makeDetails, makeElement } from './elements.ts';
 import { formatCount, formatNumber, formatSize } from './format.ts';
-import type { DeviceRow, PackedValue, ReportData } from './model.ts';
-import {
-  appendMembers,
-  isNested,
-  plainText,
-  unpackBytes,
-  unpackInteger,
-  valueView,
-} from './values.ts';
-
-/** A query matches names that contain `text`, integers equal to `number`, and bytes that contain `digits`. */
-interface Query {
-  text: string;
-  number: bigint | null;
-  /** Hexadecimal digits, two for each byte. */
-  digits: string | null;
-}
-
-/** A value that matches a query, and the path of fields to it. */
-interface Hit {
-  path: string;
-  value: PackedValue;
-}
+import type { DeviceRow, ReportData } from './model.ts';
+import { type Hit, makeSearch, parseQuery, searchValue } from './search.ts';
+import { appendMembers, isNested, valueView } from './values.ts';
 
 /** Show the state of devices, with a search field. */
 export function devicesPanel({ devices, moreDevices }: ReportData): Content[] {
-  const input = makeElement('input', {
-    type: 'search',
-    id: 'query',
-    placeholder: 'apic, 0x1f0, 4096, 0xdeadbeef …',
-    autocomplete: 'off',
-    spellcheck: 'false',
-  });
-  const label = makeElement('label', { for: 'query' }, 'Find a device, a field or a value');
   const found = makeElement('p', { class: 'quiet', role: 'status' });
   const list = makeElement('div', { class: 'devices' });
-  const show = (): void => showMatches(devices, input.value, list, found);
-  let timer: number | undefined;
-  input.addEventListener('input', () => {
-    window.clearTimeout(timer);
-    timer = window.setTimeout(show, 150);
-  });
-  show();
-  const content: Content[] = [makeElement('div', { class: 'search' }, label, input), found, list];
+  const search = makeSearch('apic, 0x1f0, 4096, 0xdeadbeef …', (typed) =>
+    showMatches(devices, typed, list, found),
+  );
+  const content: Content[] = [search, found, list];
   if (moreDevices > 0) {
     const rest = `${formatCount(moreDevices, 'device')} not in this page.`;
     content.push(makeElement('p', { class: 'quiet' }, rest));
@@ -84,60 +52,6 @@ function showMatches(
       );
     return element;
   });
-}
-
-/** Read what was typed as text, as a number, and as bytes, where it can be each. */
-function parseQuery(typed: string): Query {
-  const text = typed.trim().toLowerCase();
-  const number = /^(-?)(0x[0-9a-f]+|\d+)$/.exec(text);
-  const digits = text.replace(/^0x/, '').replace(/\s+/g, '');
-  // Digits that can be a decimal number are a number, not bytes.
-  const isBytes = !/^\d*$/.test(text) && /^(?:[0-9a-f]{2}){2,}$/.test(digits);
-  return {
-    text,
-    number: number === null ? null : BigInt(number[2] as string) * (number[1] === '-' ? -1n : 1n),
-    digits: isBytes ? digits : null,
-  };
-}
-
-/** Search a value and all values in it, and add up to `most` hits. */
-function searchValue(
-  value: PackedValue,
-  query: Query,
-  path: string,
-  hits: Hit[],
-  most: number,
-): void {
-  if (hits.length >= most) return;
-  if (!isNested(value)) {
-    if (matchesQuery(value, query)) hits.push({ path, value });
-    return;
-  }
-  if (Array.isArray(value)) {
-    value.forEach((item, at) => {
-      searchValue(item, query, `${path}[${at}]`, hits, most);
-    });
-    return;
-  }
-  for (const [name, inner] of Object.entries(value)) {
-    const innerPath = path === '' ? name : `${path}.${name}`;
-    // A match by name stands for all values in it: the reader can open it.
-    if (name.toLowerCase().includes(query.text)) {
-      if (hits.length < most) hits.push({ path: innerPath, value: inner });
-    } else searchValue(inner, query, innerPath, hits, most);
-  }
-}
-
-/** Return whether a single value matches a query. */
-function matchesQuery(value: PackedValue, { text, number, digits }: Query): boolean {
-  const integer = unpackInteger(value);
-  if (integer !== null) return integer === number;
-  const bytes = unpackBytes(value);
-  if (bytes === null) return plainText(value).toLowerCase() === text;
-  if (digits === null) return false;
-  let at = bytes.digits.indexOf(digits);
-  while (at % 2 === 1) at = bytes.digits.indexOf(digits, at + 1);
-  return at >= 0;
 }
 
 /** Show a device, and the hits in it. */

@@ -31,10 +31,19 @@ export function makeHeader({ title, facts }: ReportData): HTMLElement {
   }
   if (facts.capabilities.length > 0) add('Capabilities', facts.capabilities.join(', '));
   if (facts.uuid !== null) add('Guest UUID', facts.uuid);
+  return makeHead('Migration stream', title, entries);
+}
+
+/** Make the head of a page: its kind, its title, and facts. */
+export function makeHead(
+  kind: string,
+  title: string,
+  entries: readonly (readonly [name: string, value: string, note: string])[],
+): HTMLElement {
   return makeElement(
     'header',
     {},
-    makeElement('p', { class: 'kicker' }, 'Migration stream'),
+    makeElement('p', { class: 'kicker' }, kind),
     makeElement('h1', {}, title),
     makeElement(
       'dl',

@@ -2,22 +2,26 @@
  * The script of a report's page. The build bundles it, with everything that it imports, into the page.
  */
 import { devicesPanel } from './devices.ts';
+import { diffConfigurationPanel, diffDevicesPanel } from './diff-devices.ts';
+import { makeDiffHeader } from './diff-header.ts';
+import { diffMemoryPanel } from './diff-memory.ts';
 import { type Content, makeElement } from './elements.ts';
 import { makeHeader, warningsPanel } from './header.ts';
 import { memoryPanel } from './memory.ts';
-import type { ReportData } from './model.ts';
+import type { DiffData, ReportData } from './model.ts';
 import { roundsPanel } from './rounds.ts';
 import { sectionsPanel } from './sections.ts';
 import { timelinePanel } from './timeline.ts';
 
-interface Panel {
+interface Panel<Data> {
   id: string;
   title: string;
-  hasContent: (data: ReportData) => boolean;
-  build: (data: ReportData) => Content[];
+  hasContent: (data: Data) => boolean;
+  build: (data: Data) => Content[];
 }
 
-const PANELS: readonly Panel[] = [
+/** The parts of a page about a stream. */
+const PANELS: readonly Panel<ReportData>[] = [
   {
     id: 'memory',
     title: 'Guest memory',
@@ -50,6 +54,28 @@ const PANELS: readonly Panel[] = [
   },
 ];
 
+/** The parts of a page about the differences of two guests. */
+const DIFF_PANELS: readonly Panel<DiffData>[] = [
+  {
+    id: 'configuration',
+    title: 'Configuration',
+    hasContent: ({ configuration }) => configuration.length > 0,
+    build: diffConfigurationPanel,
+  },
+  {
+    id: 'memory',
+    title: 'Guest memory',
+    hasContent: ({ blocks }) => blocks.length > 0,
+    build: diffMemoryPanel,
+  },
+  {
+    id: 'devices',
+    title: 'Device state',
+    hasContent: ({ devices }) => devices.length > 0,
+    build: diffDevicesPanel,
+  },
+];
+
 const root: HTMLElement = document.documentElement;
 
 /** Note an error on the root element, where tests look for it, and return its message. */
@@ -59,7 +85,7 @@ function noteError(error: unknown): string {
   return message;
 }
 
-function showPanel({ id, title, build }: Panel, data: ReportData): HTMLElement {
+function showPanel<Data>({ id, title, build }: Panel<Data>, data: Data): HTMLElement {
   const section = makeElement('section', { id }, makeElement('h2', {}, title));
   // A panel that fails leaves the others as they are.
   try {
@@ -71,18 +97,30 @@ function showPanel({ id, title, build }: Panel, data: ReportData): HTMLElement {
   return section;
 }
 
-function showPage(): void {
-  const json = document.getElementById('report')?.textContent ?? '';
-  const data = JSON.parse(json) as ReportData;
-  const panels = PANELS.filter(({ hasContent }) => hasContent(data));
-  const links = panels.map(({ id, title }) => makeElement('a', { href: `#${id}` }, title));
+function showPanels<Data>(
+  head: readonly HTMLElement[],
+  panels: readonly Panel<Data>[],
+  data: Data,
+): void {
+  const shown = panels.filter(({ hasContent }) => hasContent(data));
+  const links = shown.map(({ id, title }) => makeElement('a', { href: `#${id}` }, title));
   const main = document.getElementById('main') as HTMLElement;
   main.replaceChildren(
-    makeHeader(data),
-    ...(data.warnings.length > 0 ? [warningsPanel(data)] : []),
+    ...head,
     makeElement('nav', { 'aria-label': 'Parts of this report' }, ...links),
-    ...panels.map((panel) => showPanel(panel, data)),
+    ...shown.map((panel) => showPanel(panel, data)),
   );
+}
+
+function showPage(): void {
+  const json = document.getElementById('report')?.textContent ?? '';
+  const data = JSON.parse(json) as ReportData | DiffData;
+  if ('isSame' in data) {
+    showPanels([makeDiffHeader(data)], DIFF_PANELS, data);
+  } else {
+    const warnings = data.warnings.length > 0 ? [warningsPanel(data)] : [];
+    showPanels([makeHeader(data), ...warnings], PANELS, data);
+  }
   // Drawings draw themselves once they are in the page; "ready" comes after them.
   window.setTimeout(() => {
     root.dataset.ready = 'yes';

@@ -1,14 +1,21 @@
 import { explainUnderPointer, hideTip, keepDrawn, showTip, themeColour } from './drawing.ts';
 import { formatHex, formatNumber } from './format.ts';
-import type { BlockData } from './model.ts';
 
 /** Cells of a map from which on it gets the whole width of the page. */
 const MIN_WIDE_CELLS = 256;
 /** Least height in pixels of what a cell has any of. */
 const MIN_PART_HEIGHT = 1.5;
 
-/** Pages of a block or of one of its cells, by what was sent for them. */
+/** Pages of a block or of one of its cells, by what was sent for them; resent ones are data or zeros as well. */
 export type PageTally = [zero: number, data: number, resent: number, absent: number];
+
+/** A map of a block: its cells, and how it calls the pages of the last two kinds. */
+export interface MapView {
+  readonly usedLength: number;
+  readonly cellBytes: number;
+  readonly cells: readonly number[];
+  readonly labels: { readonly resent: string; readonly absent: string };
+}
 
 /** Return the pages of a block, or those of one of its cells. */
 export function tallyPages(cells: readonly number[], cell?: number): PageTally {
@@ -20,7 +27,7 @@ export function tallyPages(cells: readonly number[], cell?: number): PageTally {
 }
 
 /** Return whether the map of a block needs the whole width of the page. */
-export function isWide({ cells }: BlockData): boolean {
+export function isWide({ cells }: Pick<MapView, 'cells'>): boolean {
   return cells.length / 4 > MIN_WIDE_CELLS;
 }
 
@@ -28,7 +35,7 @@ export function isWide({ cells }: BlockData): boolean {
 export class MemoryMap {
   readonly canvas: HTMLCanvasElement = document.createElement('canvas');
   readonly #frame: HTMLElement;
-  readonly #block: BlockData;
+  readonly #block: MapView;
   readonly #cellCount: number;
   #columns = 1;
   /** Width and height of a cell and the gap after it, in pixels. */
@@ -40,7 +47,7 @@ export class MemoryMap {
    * @param frame - The element that the canvas is put into; its width is the map's.
    * @param description - What the map shows, for readers who do not see it.
    */
-  constructor(frame: HTMLElement, block: BlockData, description: string) {
+  constructor(frame: HTMLElement, block: MapView, description: string) {
     const { canvas } = this;
     this.#frame = frame;
     this.#block = block;
@@ -92,7 +99,7 @@ export class MemoryMap {
       const [x, y] = this.#cornerOf(cell);
       let bottom = y + size;
       let left = size;
-      [resentData, data - resentData, zero - (resent - resentData), absent].forEach((part, at) => {
+      [resent, data - resentData, zero - (resent - resentData), absent].forEach((part, at) => {
         if (part === 0) return;
         // A few pages that were sent must stay visible beside many that were not.
         const height = Math.min(left, Math.max((size * part) / pages, MIN_PART_HEIGHT));
@@ -117,13 +124,13 @@ export class MemoryMap {
   }
 
   #describe(cell: number): string[] {
-    const { cells, cellBytes, usedLength } = this.#block;
+    const { cells, cellBytes, usedLength, labels } = this.#block;
     const [zero, data, resent, absent] = tallyPages(cells, cell).map(formatNumber);
     const first = cell * cellBytes;
     const last = Math.min(first + cellBytes, usedLength) - 1;
     return [
       `${formatHex(first)} – ${formatHex(last)}`,
-      `data ${data} · zeros ${zero} · sent again ${resent} · never sent ${absent}`,
+      `data ${data} · zeros ${zero} · ${labels.resent} ${resent} · ${labels.absent} ${absent}`,
     ];
   }
 

@@ -34,7 +34,8 @@ function blockFigure(block: BlockData): HTMLElement {
   const cellSize = formatSize(Math.min(cellBytes, usedLength));
   const cellText = cellPages > 1 ? `${cellSize}, ${formatCount(cellPages, 'page')}` : cellSize;
   const frame = makeElement('div', { class: 'map' });
-  new MemoryMap(frame, block, `Map of ${name}: ${shares}.`);
+  const labels = { resent: 'sent again', absent: 'never sent' };
+  new MemoryMap(frame, { ...block, labels }, `Map of ${name}: ${shares}.`);
   return makeElement(
     'figure',
     { class: isWide(block) ? 'block wide' : 'block' },

@@ -123,6 +123,51 @@ export interface DeviceRow {
   state?: PackedValue;
 }
 
+/** Everything that a page about the differences of two guests shows. */
+export interface DiffData {
+  /** The endpoints, as typed. */
+  a: string;
+  b: string;
+  isSame: boolean;
+  configuration: FieldDifferenceRow[];
+  devices: DeviceDifferenceRow[];
+  /** Number of further devices that differ. */
+  moreDevices: number;
+  /** The blocks that differ. */
+  blocks: BlockDifferenceData[];
+  /** Number of blocks that do not. */
+  sameBlocks: number;
+}
+
+/** A field that differs. A value is undefined where there is no such field. */
+export interface FieldDifferenceRow {
+  path: string;
+  a?: PackedValue;
+  b?: PackedValue;
+}
+
+/** A device that differs. */
+export interface DeviceDifferenceRow {
+  name: string;
+  /** What differs besides fields; empty if nothing does. */
+  note: string;
+  fields: FieldDifferenceRow[];
+  /** Number of further fields that differ. */
+  moreFields: number;
+}
+
+/** A RAM block that differs. */
+export interface BlockDifferenceData {
+  name: string;
+  usedLength: [a: number | null, b: number | null];
+  pages: { changed: number; becameZero: number; wasZero: number; moved: number };
+  /** Bytes of each cell; the last may have fewer. */
+  cellBytes: number;
+  /** Four numbers for each cell: pages that are zero, data, of a differing kind, and not in the guest. */
+  cellsA: number[];
+  cellsB: number[];
+}
+
 /**
  * A value of a device's state. A string is one of:
  * `#` and an integer; `"` and text; the number of bytes, a colon and the hexadecimal digits of the first

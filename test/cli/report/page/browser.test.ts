@@ -6,8 +6,9 @@ import { writeFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
-import { reportHtml } from '../../../../lib/cli/report/html.ts';
+import { diffHtml, reportHtml } from '../../../../lib/cli/report/html.ts';
 import { makeTempDir } from '../../../helpers/cleanup.ts';
+import { diffReportOf, hostileDiffReport } from '../../../helpers/diff-samples.ts';
 import {
   HOSTILE,
   hostileReport,
@@ -297,5 +298,55 @@ describe("a report's page in a browser", { skip }, () => {
     assert.deepEqual(found.hit, ['device-299']);
     assert.equal(found.devices, 50);
     assert.ok(found.after < 2000, `${found.after} elements`);
+  });
+});
+
+describe('the page about two guests in a browser', { skip }, () => {
+  test('shows maps side by side with the pages that differ, and finds fields', async () => {
+    const found = await drive(
+      await diffHtml(diffReportOf()),
+      `const style = getComputedStyle(document.documentElement);
+      const colours = all('canvas').map((canvas) => {
+        const pitch = canvas.getBoundingClientRect().height * devicePixelRatio;
+        return [0, 1, 2, 3].map((at) => {
+          const pixel = canvas.getContext('2d').getImageData((at + 0.4) * pitch, 0.4 * pitch, 1, 1).data;
+          const hex = '#' + [...pixel.slice(0, 3)].map((n) => n.toString(16).padStart(2, '0')).join('');
+          return ['data', 'zero', 'resent', 'absent'].find((name) => style.getPropertyValue('--' + name) === hex);
+        });
+      });
+      const fields = async (text) => {
+        await find(text);
+        return all('.devices .difference').map((row) => row.textContent);
+      };
+      return {
+        parts: all('section').map(({ id }) => id),
+        colours,
+        devices: (await find('')).map(([name]) => name),
+        notes: all('.device h3').map((head) => head.textContent),
+        ticks: await fields('tick'),
+        byValue: await fields('0xffffffffffffffff'),
+        none: await fields('none such'),
+      };`,
+    );
+    const ticks = 'ticks7 0x718446744073709551615 0xffffffffffffffff';
+    assert.deepEqual(found, {
+      parts: ['configuration', 'memory', 'devices'],
+      colours: [
+        ['data', 'resent', 'zero', 'data'],
+        ['data', 'resent', 'zero', 'absent'],
+      ],
+      devices: ['timer', 'nic/2', 'gone'],
+      notes: ['timer', 'nic/2 version 1 → 2', 'gone only in A'],
+      ticks: [ticks],
+      byValue: [ticks],
+      none: [],
+    });
+  });
+
+  test('runs no code from the streams', async () => {
+    const dom = await open(await diffHtml(hostileDiffReport()));
+    assert.equal(soundRoot(dom).owned, undefined);
+    assert.doesNotMatch(dom, /<img/);
+    assert.ok(dom.includes('&lt;/script&gt;&lt;img'), 'it is shown as it is');
   });
 });
