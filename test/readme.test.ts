@@ -128,7 +128,7 @@ const MODULES: Readonly<Record<string, object>> = {
 describe('the examples of the documents', () => {
   const examples = readExamples();
 
-  test('import what is exported', () => {
+  test('import exported names', () => {
     let count = 0;
     for (const example of examples) {
       for (const [, names, path] of example.matchAll(/import \{ (.*) \} from '(qemu-file.*)'/g)) {

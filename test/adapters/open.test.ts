@@ -119,7 +119,7 @@ describe('openFrom and openTo', () => {
     assert.throws(() => fs.fstatSync(again), { code: 'EBADF' });
   });
 
-  test('give the file its options', async () => {
+  test('pass the options on to the file', async () => {
     await using dir = makeTempDir();
     const file = { digest: 'xxh64', maxBandwidth: 12345 } as const;
     const to = await openTo(dir.join('f'), { file });
@@ -137,7 +137,7 @@ describe('openFrom and openTo', () => {
   });
 });
 
-describe('what cannot be opened', () => {
+describe('openFrom and openTo fail', () => {
   test('is a QemuFileError with the code of the system', async () => {
     await using dir = makeTempDir();
     const server = net.createServer().listen(0, '127.0.0.1');
@@ -160,12 +160,12 @@ describe('what cannot be opened', () => {
     await rejectsWith(openFrom('vsock:2:3'), 'ENOTSUP');
   });
 
-  test('over TLS is what is no socket', async () => {
+  test('over TLS for an endpoint that is not a socket', async () => {
     await rejectsWith(openFrom('exec:true', { tls: {} }), 'EINVAL');
     await rejectsWith(openTo('file:/dev/null', { tls: {} }), 'EINVAL');
   });
 
-  test('with options of the file that are wrong leaves nothing behind', async () => {
+  test('with invalid options of the file, and leave nothing open', async () => {
     await using dir = makeTempDir();
     const before = fs.readdirSync('/proc/self/fd').length;
     const file = { stagingSize: -1 };
@@ -223,7 +223,7 @@ describe('waiting', () => {
     assert.deepEqual(fs.readdirSync(dir.path), []);
   });
 
-  test('leaves an open file alone when the signal comes later', async () => {
+  test('does not affect an open file when the signal aborts later', async () => {
     await using dir = makeTempDir();
     const abort = new AbortController();
     const to = await openTo(dir.join('f'), { signal: abort.signal });

@@ -205,7 +205,7 @@ describe('exit code', { concurrency }, () => {
     assert.match(stderr, /Usage: qemu-file/);
   });
 
-  test('3: an empty input, of which no file comes', async () => {
+  test('3: an empty input, and no file appears', async () => {
     await using dir = makeTempDir();
     fs.writeFileSync(dir.join('in'), '');
     const ended = await run(['relay', dir.join('in'), dir.join('out'), '--json']);
@@ -412,7 +412,7 @@ describe('a silent source', () => {
     return new QemuFile(twoWay ? { getBuffer, writevBuffer: () => 0 } : { getBuffer });
   };
 
-  test('is noted once where it may wait for an answer that cannot come', async () => {
+  test('is reported once if it may wait for a reply that cannot arrive', async () => {
     const from = silent(true);
     const to = new QemuFile(new Sink());
     let noted = 0;
@@ -425,7 +425,7 @@ describe('a silent source', () => {
     to.destroy();
   });
 
-  test('is not watched where it cannot get an answer, or may get one', () => {
+  test('is not reported if it cannot receive a reply, or may still receive one', () => {
     for (const [from, to] of [
       [silent(false), new QemuFile(new Sink())],
       [silent(true), silent(true)],

@@ -103,7 +103,7 @@ describe('diagnostics channels', () => {
     });
   }
 
-  test('have no subscribers unless somebody subscribes', () => {
+  test('have no subscribers by default', () => {
     for (const channel of Object.values(channels)) assert.equal(channel.hasSubscribers, false);
   });
 

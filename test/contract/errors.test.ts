@@ -74,7 +74,7 @@ describe('the latch', () => {
     assert.throws(() => file.putByte(256), RangeError);
   });
 
-  test('rejects whoever awaits, now and later, with the same error', async () => {
+  test('rejects every pending and later wait with the same error', async () => {
     const sink = new Sink('manual');
     const file = new QemuFile(
       Object.assign(sink, { getBuffer: () => new Promise<number>(() => {}) }),
@@ -116,7 +116,7 @@ describe('the latch', () => {
     assert.equal(file.errored, file.error);
   });
 
-  test('firstError gives that of the first file that has one', () => {
+  test('firstError returns the error of the first file that has one', () => {
     const good = new QemuFile({});
     const bad = new QemuFile({});
     bad.setError(-5);
@@ -163,8 +163,8 @@ describe('destroy(error)', () => {
   });
 });
 
-describe('nobody who awaits', () => {
-  test('is no unhandled rejection and no uncaught exception, whatever fails', () => {
+describe('a failure that no caller awaits', () => {
+  test('is neither an unhandled rejection nor an uncaught exception', () => {
     const lib = fileURLToPath(new URL('../../lib/qemu-file/qemu-file.ts', import.meta.url));
     const script = `
       import { QemuFile } from ${JSON.stringify(lib)};
@@ -255,7 +255,7 @@ describe('pipeline()', () => {
   });
 });
 
-describe('a backend that does not take what it is given', () => {
+describe('a backend that does not take its bytes', () => {
   const cases: readonly (readonly [string, (length: number) => unknown, string])[] = [
     ['answers less', (length) => length - 1, 'EIO'],
     ['answers 0', () => 0, 'EIO'],
@@ -336,7 +336,7 @@ describe('a backend that does not take what it is given', () => {
     assert.equal(file.getError(), 0);
   });
 
-  test('drops what is queued: it is never tried again', async () => {
+  test('drops the queue, which is never sent again', async () => {
     const sink = new Sink('manual');
     const file = new QemuFile(sink);
     file.putBuffer(pattern(100_000));
@@ -358,7 +358,7 @@ describe('a backend that does not take what it is given', () => {
 });
 
 describe('a backend that answers after the file was closed', () => {
-  test('is ignored, whatever it says', async () => {
+  test('is ignored', async () => {
     for (const late of [4, 3, -5]) {
       const sink = new Sink('manual');
       const feed = new Feed();
@@ -377,7 +377,7 @@ describe('a backend that answers after the file was closed', () => {
     }
   });
 
-  test('with a rejection is ignored, too', async () => {
+  test('is ignored if it rejects', async () => {
     const sink = new Sink('manual');
     const feed = new Feed();
     const file = new QemuFile(Object.assign(sink, { getBuffer: () => feed.getBuffer() }));
@@ -394,7 +394,7 @@ describe('a backend that answers after the file was closed', () => {
 });
 
 describe('close()', () => {
-  test('flushes, closes the backend once without an error, and gives 0', async () => {
+  test('flushes, closes the backend once without an error, and returns 0', async () => {
     for (const answering of ['sync', 'async'] as const) {
       const sink = new Sink(answering);
       const file = new QemuFile(sink, { autoFlush: false });
@@ -412,7 +412,7 @@ describe('close()', () => {
     }
   });
 
-  test('passes on a positive value of the backend, also one that comes later', async () => {
+  test('returns a positive value of the backend, synchronous or not', async () => {
     for (const answer of [7, Promise.resolve(7)]) {
       const writer = new QemuFile({ writevBuffer: () => 0, close: () => answer });
       assert.equal(await writer.close(), 7);
@@ -447,7 +447,7 @@ describe('close()', () => {
     }
   });
 
-  test('reports the earlier error, and closes all the same', async () => {
+  test('reports the earlier error, and still closes', async () => {
     for (const answering of ['sync', 'async'] as const) {
       const sink = new Sink(answering);
       sink.closeAnswer = -28;
@@ -511,7 +511,7 @@ describe('close()', () => {
     assert.equal(feed.closes.length, 1);
   });
 
-  test('gives what was looked ahead and not consumed back to a backend that takes it, once, in order', async () => {
+  test('returns unconsumed bytes to a backend that accepts them, once, in order', async () => {
     for (const hands of [false, true]) {
       const log: string[] = [];
       const ops = Object.assign(new Source([pattern(10), pattern(10, 10)], { hands }), {
@@ -530,7 +530,7 @@ describe('close()', () => {
     }
   });
 
-  test('gives nothing back after an error, nor when there is nothing', async () => {
+  test('returns no bytes after an error, nor if there are none', async () => {
     for (const use of [
       (file: QemuFile) => file.setError(-5),
       (file: QemuFile) => void file.destroy(),
@@ -549,7 +549,7 @@ describe('close()', () => {
     }
   });
 
-  test('closes a backend all the same that fails to take bytes back', async () => {
+  test('closes a backend that fails to take bytes back', async () => {
     const source = new Source([pattern(10)]);
     const unread = (): void => {
       throw broken('ENOBUFS', 'no room');
@@ -621,7 +621,7 @@ describe('the error given to the close of a backend', () => {
 });
 
 describe('end()', () => {
-  test('half-closes a file of both directions after the last byte, and gets go on', async () => {
+  test('half-closes a duplex file after the last byte, and gets continue', async () => {
     const sink = new Sink('async');
     const feed = new Feed();
     const file = new QemuFile(Object.assign(sink, { getBuffer: () => feed.getBuffer() }));
@@ -657,7 +657,7 @@ describe('end()', () => {
 });
 
 describe('shutdown()', () => {
-  test('latches EIO before the backend is shut, wakes every wait, and gives 0', async () => {
+  test('latches EIO before the backend is shut, wakes every wait, and returns 0', async () => {
     const sink = new Sink('manual');
     const seen: number[] = [];
     const ops = Object.assign(sink, {
@@ -682,7 +682,7 @@ describe('shutdown()', () => {
     assert.equal(sink.calls.length, 1);
   });
 
-  test('wakes whoever waits before the backend has answered', async () => {
+  test('wakes the waits before the backend has completed', async () => {
     const feed = new Feed();
     let shut: (value: number) => void = () => {};
     const answer = new Promise<number>((resolve) => {
@@ -710,7 +710,7 @@ describe('shutdown()', () => {
     assert.equal(sink.calls.length, 0);
   });
 
-  test('gives -ENOSYS where the backend cannot, and latches and closes all the same', async () => {
+  test('returns -ENOSYS if the backend cannot, and still latches and closes', async () => {
     const closes: number[] = [];
     const file = new QemuFile({ getBuffer: () => 0, close: () => void closes.push(1) });
     assert.equal(await file.shutdown(), -38);
@@ -719,7 +719,7 @@ describe('shutdown()', () => {
     assert.equal(closes.length, 1);
   });
 
-  test('gives the errno of a backend that fails, however it says so', async () => {
+  test('returns the errno of a backend that fails, synchronously or not', async () => {
     for (const shutDown of [
       () => -107,
       () => Promise.resolve(-107),
@@ -831,7 +831,7 @@ describe('QemuFileError', () => {
     assert.equal(codeOf(5), 'EIO');
   });
 
-  test('is made of anything a transport may throw', () => {
+  test('is made of any value that a transport throws', () => {
     for (const [thrown, code] of [
       [broken('ENOENT'), 'ENOENT'],
       [broken('ERR_SOCKET_CLOSED'), 'EIO'],
@@ -875,7 +875,7 @@ describe('the modes, the descriptor and the directions', () => {
     new QemuFile({}).setBlocking(true);
   });
 
-  test('getReturnPath gives a file of its own, or null', async () => {
+  test('getReturnPath returns a file, or null', async () => {
     assert.equal(new QemuFile({}).getReturnPath(), null);
     assert.equal(new QemuFile({ getReturnPath: () => null }).getReturnPath(), null);
     assert.equal(new QemuFile({ getReturnPath: () => undefined }).getReturnPath(), null);
@@ -897,7 +897,7 @@ describe('the modes, the descriptor and the directions', () => {
     assert.equal(new QemuFile({ getReturnPath: () => ready }).getReturnPath(), ready);
   });
 
-  test('a backend that is no table, and sizes that are none, are refused', () => {
+  test('an invalid backend table and invalid sizes are refused', () => {
     for (const ops of [undefined, null, 'tcp:', 7]) {
       assert.throws(() => new QemuFile(wrongly(ops)), TypeError);
     }

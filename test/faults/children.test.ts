@@ -86,7 +86,7 @@ describe('a command that is the source', { concurrency }, () => {
     });
   }
 
-  test('may say as much as it likes', async () => {
+  test('can write any amount to its standard error', async () => {
     await using dir = withStream();
     const from = `exec:yes | head -c 3000000 >&2; cat '${dir.stream}'; yes | head -c 3000000 >&2`;
     const ended = await run(['relay', from, dir.join('out')]);
@@ -145,7 +145,7 @@ describe('a command that is the destination', { concurrency }, () => {
       /: EIO: .*status 8, stderr: ".{100,5000}disk lost"/,
     ],
   ] as const) {
-    test(`that ${how} fails the relay, which says how, and leaves nobody behind`, async () => {
+    test(`that ${how} fails the relay with the reason, and leaves no process`, async () => {
       await using dir = withStream();
       const to = `exec:echo $$ > '${dir.join('pid')}'; ${command}`;
       const ended = await run(['relay', dir.stream, to]);
@@ -154,7 +154,7 @@ describe('a command that is the destination', { concurrency }, () => {
     });
   }
 
-  test('that fails in mid-stream has what it took as it was, and the relay reports no whole', async () => {
+  test('that fails in mid-stream keeps the bytes that it took, and the relay fails', async () => {
     await using dir = withStream();
     const copy = dir.join('copy');
     const to = `exec:head -c 3000000 > '${copy}'; exit 3`;
@@ -181,7 +181,7 @@ describe('a command that is the destination', { concurrency }, () => {
     assert.deepEqual(livingIn(group), []);
   });
 
-  test('may leave a child behind that keeps its streams open', async () => {
+  test('can leave a child that keeps its streams open', async () => {
     await using dir = withStream();
     const to = `exec:echo $$ > '${dir.join('pid')}'; sleep 600 & cat > '${dir.join('copy')}'`;
     const ended = await run(['relay', dir.stream, to]);

@@ -51,7 +51,7 @@ describe('a FIFO', { concurrency }, () => {
     ['SIGINT', 130],
     ['SIGTERM', 143],
   ] as const) {
-    test(`that nobody writes to is waited for until ${signal}, and no file appears`, async () => {
+    test(`without a writer is waited for until ${signal}, and no file appears`, async () => {
       await using dir = makeTempDir();
       const fifo = makeFifo(dir);
       const relaying = new Command(['relay', fifo, dir.join('out')]);
@@ -62,7 +62,7 @@ describe('a FIFO', { concurrency }, () => {
       assert.deepEqual(fs.readdirSync(dir.path), ['fifo']);
     });
 
-    test(`that nobody reads is waited for until ${signal}`, async () => {
+    test(`without a reader is waited for until ${signal}`, async () => {
       await using dir = makeTempDir();
       const fifo = makeFifo(dir);
       const path = put(dir, 'vm.mig', workedExample());
@@ -75,7 +75,7 @@ describe('a FIFO', { concurrency }, () => {
     });
   }
 
-  test('whose writer leaves in mid-stream gives no file, but keeps what came', async () => {
+  test('whose writer exits in mid-stream leaves no file, but keeps the bytes received', async () => {
     await using dir = makeTempDir();
     const fifo = makeFifo(dir);
     const relaying = new Command(['relay', fifo, dir.join('out')]);
@@ -122,7 +122,7 @@ describe('a FIFO', { concurrency }, () => {
 });
 
 describe('a socket', { concurrency }, () => {
-  test('whose return path the destination ends early carries the stream to its end all the same', async () => {
+  test('whose return path the destination ends early carries the stream to its end', async () => {
     const got: Buffer[] = [];
     const server = await hear((socket) => {
       socket.end();
@@ -169,7 +169,7 @@ describe('a socket', { concurrency }, () => {
     assert.deepEqual(Buffer.concat(got), workedExample());
   });
 
-  test('of a source that resets it in mid-stream is reset for the destination, too', async () => {
+  test('of a source that resets it in mid-stream is reset for the destination as well', async () => {
     const bytes = workedExample().subarray(0, 3000);
     let got = 0;
     const broken = new Promise<string>((resolve) => {
@@ -256,7 +256,7 @@ describe('nothing is left in a process', () => {
     });
   });
 
-  test('whose source ended its socket at once, which is no end of a stream for the destination', async () => {
+  test('after the source closed its socket at once, which is not an end for the destination', async () => {
     await withoutLeaks(async () => {
       const heard: string[] = [];
       const server = await hear((socket) => {
@@ -284,7 +284,7 @@ describe('nothing is left in a process', () => {
   });
 
   for (const who of ['source', 'destination'] as const) {
-    test(`of which the ${who} was reset in the middle`, async () => {
+    test(`after the ${who} was reset in the middle`, async () => {
       await withoutLeaks(async () => {
         const far: net.Socket[] = [];
         const server = await hear((socket) => far.push(socket.on('error', () => {})));

@@ -44,7 +44,7 @@ describe('a full disk', { concurrency, skip: requireSmallDisk() }, () => {
     assert.equal(fs.readFileSync(disk.join('vm.mig'), 'latin1'), 'old');
   });
 
-  test('of a copy fails the relay, too, and neither file appears', async () => {
+  test('of a copy fails the relay as well, and neither file appears', async () => {
     await using dir = makeTempDir();
     await using to = makeTempDir();
     await using disk = mountSmallDisk();
@@ -96,7 +96,7 @@ describe('a full disk', { concurrency, skip: requireSmallDisk() }, () => {
     });
   }
 
-  test('that is full of what a killed process left has room again for the next', async () => {
+  test('that the partial file of a killed process has filled has room again for the next one', async () => {
     await using disk = mountSmallDisk();
     const killed = new Command(['relay', 'exec:yes', disk.join('vm.mig'), '--max-bandwidth', '1M']);
     await until(() => list(disk).some((name) => fs.statSync(disk.join(name)).size > 0), {
@@ -195,7 +195,7 @@ describe('a full device', { concurrency }, () => {
   });
 });
 
-describe('what cannot be read', { concurrency }, () => {
+describe('an input that cannot be read', { concurrency }, () => {
   test('fails a relay at the byte that it failed at, and no file appears', async () => {
     await using dir = makeTempDir();
     const ended = await run(['relay', '/proc/self/mem', dir.join('vm.mig')]);

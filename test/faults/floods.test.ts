@@ -58,7 +58,7 @@ const refusals = (stderr: string) => stderr.match(/^qemu-file: .*rejected a conn
 
 describe('a relay that listens', LIMITS, () => {
   for (const [what, send] of Object.entries(CROWDS)) {
-    test(`takes the migration behind ${CROWD} connections that ${what}`, async () => {
+    test(`accepts the migration after ${CROWD} connections that ${what}`, async () => {
       await using dir = makeTempDir();
       const command = new Command(['relay', 'tcp:127.0.0.1:0', dir.join('out')]);
       const target = { host: '127.0.0.1', port: await command.listening() };
@@ -79,7 +79,7 @@ describe('a relay that listens', LIMITS, () => {
     });
   }
 
-  test('takes it in the midst of them, too', async () => {
+  test('accepts it among such connections', async () => {
     await using dir = makeTempDir();
     const path = dir.join('s');
     const command = new Command(['relay', `unix:${path}`, dir.join('out')]);
@@ -115,7 +115,7 @@ describe('a relay that listens', LIMITS, () => {
     await until(() => slow.every((socket) => socket.closed), { what: 'all to be closed' });
   });
 
-  test('says whom it refused and for what, in a few lines', async () => {
+  test('reports the refused connections and the reasons in a few lines', async () => {
     const command = new Command(['relay', 'tcp:127.0.0.1:0', '/dev/null']);
     const target = { host: '127.0.0.1', port: await command.listening() };
     const socket = net.connect(target);
@@ -132,7 +132,7 @@ describe('a relay that listens', LIMITS, () => {
     ]);
   });
 
-  test('takes whatever sends anything with --no-check', async () => {
+  test('accepts any first bytes with --no-check', async () => {
     await using dir = makeTempDir();
     const command = new Command(['relay', 'tcp:127.0.0.1:0', dir.join('out'), '--no-check']);
     const target = { host: '127.0.0.1', port: await command.listening() };
@@ -146,7 +146,7 @@ describe('a relay that listens', LIMITS, () => {
     socket.destroy();
   });
 
-  test(`takes it over TLS behind ${CROWD} connections that never do their handshake`, async () => {
+  test(`accepts it over TLS after ${CROWD} connections without a handshake`, async () => {
     const { ca, cert, key } = certificates;
     await using dir = makeTempDir();
     const failures: string[] = [];

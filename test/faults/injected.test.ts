@@ -281,7 +281,7 @@ for (const [name, make] of Object.entries(farEnds).filter(([kind]) => kind !== '
 
 describe('operations that move no bytes', LIMITS, () => {
   for (const on of ['getFd', 'setBlocking', 'getReturnPath'] as const) {
-    test(`${on} fails in the call that needs it, and the file goes on`, async () => {
+    test(`${on} fails in the call that needs it, and the file continues`, async () => {
       await withoutLeaks(async () => {
         const end = await farEnds.tcp();
         const ops = faultyOps(end.ops, { on, do: 'fail', code: 'EPERM' });
@@ -372,7 +372,7 @@ function expectedOf(
   return expected;
 }
 
-describe('whatever happens', LIMITS, () => {
+describe('with any injected faults', LIMITS, () => {
   for (const name of ['memory', 'tcp', 'unix'] as const) {
     test(`a relay over ${name} is complete, or both its neighbours know that it is not`, async () => {
       await using leaks = await watchLeaks();

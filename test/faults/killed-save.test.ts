@@ -71,7 +71,7 @@ describe('a save that is killed', () => {
     process.umask(umask);
   });
 
-  test('leaves a private file with what came, that says whose it was, and none of the final name', async () => {
+  test('leaves a private partial file named after its final name, and no file of the final name', async () => {
     await using dir = makeTempDir();
     await using sockets = makeTempDir();
     await withoutLeaks(async () => {
@@ -112,7 +112,7 @@ describe('a save that is killed', () => {
     });
   });
 
-  test('is told from one that broke off, the bytes of which are kept', async () => {
+  test('is distinguished from one that broke off, whose bytes are kept', async () => {
     await using dir = makeTempDir();
     await using sockets = makeTempDir();
     await withoutLeaks(async () => {

@@ -8,13 +8,13 @@ import { assertSays, FOLDER, fieldBytes, fieldFile, inspect, run } from './field
 const UNREADABLE =
   /ENOTSUP: the device sections cannot be read: .* machine type before 2\.4 .* all of RAM was read/;
 
-test('RAM of pc-i440fx-2.1 is shown; devices are said to be unreadable', async () => {
+test('RAM of pc-i440fx-2.1 is shown; devices are reported as unreadable', async () => {
   const { shown, ended } = await inspect(fieldFile('old21.mig'));
   assertSays(ended, 5, UNREADABLE);
   assert.ok(shown.ram?.blocks.some(({ name, pages }) => name === 'pc.ram' && pages.normal > 0));
 });
 
-test('RAM of pc-i440fx-2.1 is extracted; the exit code tells that devices are not covered', async () => {
+test('RAM of pc-i440fx-2.1 is extracted; the exit code reports that devices are not covered', async () => {
   const raw = join(FOLDER, 'old21.raw');
   const ended = await run(['extract', fieldFile('old21.mig'), '--block', 'pc.ram', '--raw', raw]);
   assertSays(ended, 5, UNREADABLE);

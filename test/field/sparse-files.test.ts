@@ -47,7 +47,7 @@ describe('a mapped-ram file of QEMU 10', () => {
     }
   });
 
-  test('gets its holes back when it comes through a pipe', async () => {
+  test('gets its holes back when it arrives through a pipe', async () => {
     await using directory = makeTempDir();
     const bytes = gunzipSync(fs.readFileSync(MAPPED_RAM));
     const { code, stderr } = await run(['relay', '-', `file:${directory.join('vm.mig')}`], bytes);

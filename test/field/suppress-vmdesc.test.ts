@@ -18,7 +18,7 @@ test('a stream without a VM description is refused with the option that accepts 
 });
 
 for (const machine of ['pc-i440fx-2.2', 'pc-q35-2.0', 'pseries-2.1', 'xenfv', 'xenfv-4.2']) {
-  test(`${machine} has none by default: a note says that devices were told apart by footers`, async () => {
+  test(`${machine} has none by default: a note reports that devices were found by footers`, async () => {
     assertSays(await run(['verify', '-'], streamOf(machine)), 0, /found by looking for footers/);
   });
 }

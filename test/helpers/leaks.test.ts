@@ -22,7 +22,7 @@ async function leak(make: (watch: LeakWatch) => Promise<() => unknown>): Promise
 }
 
 describe('leaks', () => {
-  it('are none after work that takes back what it took', async () => {
+  it('are not found after work that releases everything', async () => {
     const given = await withoutLeaks(async () => {
       const server = createServer().listen(0, '127.0.0.1');
       await once(server, 'listening');
@@ -37,7 +37,7 @@ describe('leaks', () => {
     assert.equal(given, 7);
   });
 
-  it('name a descriptor by what is behind it', async () => {
+  it('name a descriptor by the file that it refers to', async () => {
     const message = await leak(async () => {
       const fd = openSync('/proc/version', 'r');
       return () => closeSync(fd);
@@ -56,7 +56,7 @@ describe('leaks', () => {
     assert.match(message, /child \d+: \/bin\/sleep 1000/);
   });
 
-  it('name a timer by where it was made, one that keeps nothing alive, too', async () => {
+  it('name a timer by its origin, also an unreferenced one', async () => {
     const message = await leak(async () => {
       const timers = [setTimeout(() => {}, 1e6), setInterval(() => {}, 1e6).unref()];
       return () => timers.forEach(clearTimeout);
@@ -92,7 +92,7 @@ describe('leaks', () => {
     await assert.rejects(work, { message: 'left behind:\n  1 more listeners of grown for "a"' });
   });
 
-  it('do not hide what the work failed with', async () => {
+  it('do not hide the error of the work', async () => {
     let fd = -1;
     const work = withoutLeaks(
       async () => {

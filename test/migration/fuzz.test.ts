@@ -221,7 +221,7 @@ describe(`streams by chance (FUZZ_SEED=${SEED})`, () => {
 
   const parameters = { numRuns: RUNS, seed: SEED };
 
-  test('that are well formed are read as they are, however they come', async () => {
+  test('that are well formed are read correctly, in any chunks', async () => {
     await fc.assert(
       fc.asyncProperty(models, fc.integer(), async (model, seed) => {
         await turn();

@@ -151,7 +151,7 @@ describe('header and configuration', () => {
     ],
   ]);
 
-  test('a machine name may be as long as 4096 bytes, and empty', async () => {
+  test('a machine name can be as long as 4096 bytes, and empty', async () => {
     for (const name of ['m'.repeat(4096), '']) {
       const { faults, configuration: found } = await verify(
         stream(header, configuration(name), body),
@@ -239,7 +239,7 @@ describe('sections', () => {
     assert.deepEqual((await verify(stream(header, PC, start, rest))).faults, []);
   });
 
-  test('the footer of another section can be gone on after', async () => {
+  test('reading continues after the footer of another section', async () => {
     const other = stream(start.subarray(0, -1), '09');
     const { faults } = await verify(stream(header, PC, other, rest), { all: true });
     assert.deepEqual(
@@ -248,7 +248,7 @@ describe('sections', () => {
     );
   });
 
-  test('bytes behind the description are a warning with their number', async () => {
+  test('bytes after the description are a warning with their number', async () => {
     const { faults, warnings } = await verify(stream(header, PC, start, rest, Buffer.alloc(7)));
     assert.deepEqual(faults, []);
     assert.match(warnings.join(), /7 bytes follow the stream/);
@@ -261,7 +261,7 @@ describe('sections', () => {
     assert.match(fault.reason, /more than 65536 sections/);
   });
 
-  test('too many pieces to list are read all the same', async () => {
+  test('too many pieces to list are still read', async () => {
     const pieces = Buffer.concat(Array.from({ length: 262_150 }, () => piece('part', 2, eos)));
     const { faults, sections } = await verify(stream(header, PC, start, pieces, rest));
     assert.deepEqual(faults, []);
@@ -302,7 +302,7 @@ describe('the VM description', () => {
     assert.match(outline(events).join('\n'), /device dev 0000002a/);
   });
 
-  test('may have a bool that is neither 0 nor 1, which is a warning', async () => {
+  test('can have a bool that is neither 0 nor 1, which is a warning', async () => {
     const bool = { name: 'b', type: 'bool', size: 1 };
     const odd = { name: 'dev', instance_id: 0, version: 1, fields: [bool] };
     const bytes = stream(
@@ -475,7 +475,7 @@ describe('RAM', () => {
     ],
   ]);
 
-  test('words that continue no page can be gone on after', async () => {
+  test('reading continues after words that continue no page', async () => {
     const words = stream(be64(FLAG.flush + FLAG.continue), zeroPage('a', 0));
     const { faults } = await verify(part(words), { all: true, channels: [] });
     assert.match(faults[0]?.reason ?? '', /has the flag CONTINUE, but no page$/);
@@ -488,7 +488,7 @@ describe('RAM', () => {
     assert.match((await onlyFault(withList(blocks(4097)))).reason, /more than 4096 RAM blocks/);
   });
 
-  test('RAM may have 2^50 bytes, and no more', async () => {
+  test('RAM can have 2^50 bytes, and not more', async () => {
     assert.deepEqual((await verify(withList(blockList(['a', 2 ** 50])))).faults, []);
     const fault = await onlyFault(withList(blockList(['a', 2 ** 50], ['b', PAGE])));
     assert.match(fault.reason, /RAM of 1125899906846720 bytes, at most 1125899906842624/);
@@ -548,7 +548,7 @@ describe('RAM', () => {
   });
 });
 
-describe('what there is a lot of', () => {
+describe('long lists', () => {
   test('warnings are given up to a thousand', async () => {
     const pages = Array.from({ length: 3000 }, () => zeroPage('a', 0, 1));
     const bytes = stream(header, PC, start, piece('part', 2, ...pages, eos), rest);
@@ -565,7 +565,7 @@ describe('what there is a lot of', () => {
     assert.equal(faults.length, 1001);
   });
 
-  test('sections and commands are listed up to a number, and that is said', async () => {
+  test('of sections and commands are cut at a limit, with a note', async () => {
     const summarizer = new StreamSummarizer();
     for (let offset = 0; offset < 262_147; offset++) {
       summarizer.add({
@@ -679,7 +679,7 @@ describe('channels', () => {
     assert.match((await onlyFault(main, channels(bad))).reason, /belong to another guest/);
   });
 
-  test('that nothing was read from are a fault: one may be damaged', async () => {
+  test('without a byte read are a fault: one may be damaged', async () => {
     const good = stream(multifdInitial(0, uuid), sync);
     const damaged = stream(good);
     damaged[0] = 0x12;
@@ -690,7 +690,7 @@ describe('channels', () => {
     assert.deepEqual([short.fault, short.position], ['truncated', 3]);
   });
 
-  test('of postcopy pages may be empty if there was no postcopy', async () => {
+  test('of postcopy pages can be empty if there was no postcopy', async () => {
     const bytes = stream(header, PC, command(3, be64(PAGE), be64(PAGE)), start, rest);
     assert.deepEqual((await verify(bytes, channels(stream()))).faults, []);
   });

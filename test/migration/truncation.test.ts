@@ -64,7 +64,7 @@ function cutStream(small: SmallStream, which: number, at: number): [Uint8Array, 
 describe('a small stream that is cut off', () => {
   for (const small of smallStreams()) {
     const label = ['main channel', 'first channel', 'second channel'];
-    test(`at any byte is truncated, and that is said once: ${small.name}`, async () => {
+    test(`at any byte is truncated, reported once: ${small.name}`, async () => {
       for (const [which, part] of partsOf(small).entries()) {
         for (const at of placesIn(part)) {
           const place = `${at} of the ${label[which]}`;
@@ -133,7 +133,7 @@ function faultOf(error: unknown): string | undefined {
   return error instanceof MigrationStreamError ? error.fault : undefined;
 }
 
-describe('the end of what is read says where it is', () => {
+describe('the end of the input is reported with its place', () => {
   const PC = configuration('pc-i440fx-7.2');
   const list = blockList(['a', 8192]);
   const start = section('start', 2, ['ram', 0, 4], list, eos);
@@ -177,7 +177,7 @@ describe('the end of what is read says where it is', () => {
     assert.match(faults[0]?.reason ?? '', /inside a postcopy package: 14 of 500 bytes/);
   });
 
-  test('behind the end mark of a stream whose machine has a description', async () => {
+  test('after the end mark of a stream whose machine has a description', async () => {
     const { faults } = await verifyStream(chunksOf([whole]));
     assert.match(faults[0]?.reason ?? '', /the VM description is missing/);
     assert.equal(faults[0]?.position, whole.length);

@@ -150,7 +150,7 @@ describe('pipe() and pipeline()', () => {
 });
 
 describe("Node's other stream helpers", () => {
-  test('compose() puts a file behind transforms', async () => {
+  test('compose() puts a file after transforms', async () => {
     const target = sink();
     const composed = compose(createGzip(), target.file);
     composed.end(payload);
@@ -161,7 +161,7 @@ describe("Node's other stream helpers", () => {
     );
   });
 
-  test('finished() tells the end of either half', async () => {
+  test('finished() reports the end of either half', async () => {
     const [here, there] = filePair();
     here.end('bytes');
     await finished(here, { readable: false });
@@ -269,7 +269,7 @@ describe("Node's other stream helpers", () => {
     assert.deepEqual(await collect(Duplex.toWeb(source(payload)).readable), payload);
   });
 
-  test("asNodeDuplex() gives an instance of Node's Duplex that ends and fails with the file", async () => {
+  test("asNodeDuplex() returns an instance of Node's Duplex that ends and fails with the file", async () => {
     const [here, there] = filePair();
     const duplex = asNodeDuplex(here);
     assert.ok(duplex instanceof Duplex);
@@ -357,7 +357,7 @@ describe('typed access and the stream side of one file', () => {
     });
   }
 
-  test('read() and typed gets may alternate at every split', async () => {
+  test('read() and typed gets can alternate at every split', async () => {
     for (let split = 1; split < bytes.length; split++) {
       const chunks = [bytes.subarray(0, split), bytes.subarray(split)];
       const file = new QemuFile({ getBuffer: async () => chunks.shift() ?? 0 });

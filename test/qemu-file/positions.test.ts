@@ -5,7 +5,7 @@ import { Feed, SeekableMemory, Sink, Source } from '../helpers/backends.ts';
 import { hex, pattern, piecesOf, turn, wrongly } from '../helpers/bytes.ts';
 
 describe('the position', () => {
-  test('tellFast counts what was put, sent or not, and flushes nothing', async () => {
+  test('tellFast counts the bytes put, sent or not, and flushes nothing', async () => {
     const sink = new Sink();
     const file = new QemuFile(sink, { autoFlush: false });
     assert.equal(file.tellFast(), 0);
@@ -21,7 +21,7 @@ describe('the position', () => {
     assert.equal(file.tellFast(), 2104);
   });
 
-  test('tellFast counts what is in flight', async () => {
+  test('tellFast counts bytes in flight', async () => {
     const sink = new Sink('manual');
     const file = new QemuFile(sink);
     file.putBe32(1);
@@ -41,7 +41,7 @@ describe('the position', () => {
     assert.equal(sink.written.length, 1000);
   });
 
-  test('of a reader is what was fetched, look-ahead included; getPosition is what was consumed', async () => {
+  test('of a reader counts fetched bytes, look-ahead included; getPosition counts consumed bytes', async () => {
     const file = new QemuFile(new Source(piecesOf(pattern(100), 40)));
     await file.readBe16();
     assert.equal(file.tellFast(), 40);
@@ -66,7 +66,7 @@ describe('the position', () => {
     assert.equal(await file.tell(), 2);
   });
 
-  test('updatePosition moves it without a byte, also what the backend is told', async () => {
+  test('updatePosition moves it without a byte, also the position that the backend receives', async () => {
     const sink = new Sink();
     const file = new QemuFile(sink);
     file.putByte(1);
@@ -98,7 +98,7 @@ describe('the position', () => {
 });
 
 describe('setOffset', () => {
-  test('flushes, drops what was looked ahead, then seeks; gets go on from there', async () => {
+  test('flushes, drops the look-ahead, then seeks; gets continue from there', async () => {
     const backend = new SeekableMemory(pattern(200));
     const file = new QemuFile(backend, { lookAheadSize: 64 });
     assert.equal(await file.readBe16(), 0x0001);
@@ -110,7 +110,7 @@ describe('setOffset', () => {
     assert.equal(file.getPosition, 3);
   });
 
-  test('counts from the current offset and from the end, too', async () => {
+  test('counts from the current offset and from the end as well', async () => {
     const file = new QemuFile(new SeekableMemory(pattern(200)));
     assert.equal(await file.setOffset(50), 50);
     assert.equal(await file.setOffset(-20, 'current'), 30);
@@ -121,7 +121,7 @@ describe('setOffset', () => {
     assert.equal(await file.readByte(), 0);
   });
 
-  test('drops what read() holds, too', async () => {
+  test('drops the bytes of read() as well', async () => {
     const file = new QemuFile(new SeekableMemory(pattern(200)), { lookAheadSize: 64 });
     await new Promise((resolve) => file.once('readable', resolve));
     await file.setOffset(150);
@@ -159,7 +159,7 @@ describe('setOffset', () => {
     assert.equal(await after, 0x11);
   });
 
-  test('refuses offsets that are none, and latches nothing', async () => {
+  test('refuses invalid offsets, and latches nothing', async () => {
     const backend = new SeekableMemory(pattern(10));
     const file = new QemuFile(backend);
     for (const wrong of [-1, 1.5, Number.NaN, Infinity, '5', 2 ** 53]) {
@@ -174,7 +174,7 @@ describe('setOffset', () => {
 });
 
 describe('getOffset', () => {
-  test('flushes, and gives the offset of the transport: after the look-ahead', async () => {
+  test('flushes, and returns the offset of the transport: after the look-ahead', async () => {
     const backend = new SeekableMemory(pattern(200));
     const file = new QemuFile(backend, { lookAheadSize: 64 });
     await file.readByte();
@@ -201,7 +201,7 @@ describe('putBufferAt and getBufferAt', () => {
     assert.equal(await file.getBufferAt(new Uint8Array(0), 1000), 0);
   });
 
-  test('getBufferAt goes on after a short read', async () => {
+  test('getBufferAt continues after a short read', async () => {
     const asked: string[] = [];
     const file = new QemuFile({
       getBuffer: () => 0,
@@ -217,7 +217,7 @@ describe('putBufferAt and getBufferAt', () => {
     assert.deepEqual(asked, ['3@10', '2@11', '1@12']);
   });
 
-  test('getBufferAt at the end latches EIO and says what is there', async () => {
+  test('getBufferAt at the end latches EIO and reports the bytes available', async () => {
     const file = new QemuFile(new SeekableMemory(pattern(10)));
     await assert.rejects(file.getBufferAt(new Uint8Array(8), 6), {
       code: 'EIO',

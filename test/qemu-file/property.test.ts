@@ -121,7 +121,7 @@ const sizes = fc.record({
   maxBandwidth: fc.constantFrom(0, 0, 0, 2 ** 40),
 });
 
-test('whatever is put, over whatever backend, arrives as the bytes it stands for, in order', async () => {
+test('any puts, over any backend, arrive as their bytes, in order', async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(fc.tuple(item, pause), { maxLength: 120 }),
@@ -161,7 +161,7 @@ test('whatever is put, over whatever backend, arrives as the bytes it stands for
   );
 });
 
-test('whatever comes, in whatever pieces, is got as it was put, by gets and read() in turn', async () => {
+test('any bytes, in any chunks, are received as they were put, by gets and read() in turn', async () => {
   const how = fc.constantFrom('read', 'read', 'get', 'get', 'stream', 'skip', 'peek');
   await fc.assert(
     fc.asyncProperty(
@@ -222,7 +222,7 @@ test('whatever comes, in whatever pieces, is got as it was put, by gets and read
   }
 });
 
-test('whatever is put is read back through a second file while it is being put', async () => {
+test('any puts are read back through a second file while they are put', async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(item, { minLength: 1, maxLength: 60 }),
@@ -277,7 +277,7 @@ test('whatever is put is read back through a second file while it is being put',
   );
 });
 
-test('whoever waits for bytes gets the next ones in turn, whatever comes when and who gives up', async () => {
+test('waiting readers receive the next bytes in turn, in any order of arrival and abort', async () => {
   type Step = { wait: number } | { give: number } | { abort: number } | { turn: true };
   const step: fc.Arbitrary<Step> = fc.oneof(
     { weight: 3, arbitrary: fc.record({ wait: fc.integer({ min: 0, max: 12 }) }) },

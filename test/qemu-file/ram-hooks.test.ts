@@ -35,7 +35,7 @@ for (const [hook, call] of [
   ['beforeRamIterate', (file: QemuFile, flags: number) => file.ramControlBeforeIterate(flags)],
   ['afterRamIterate', (file: QemuFile, flags: number) => file.ramControlAfterIterate(flags)],
 ] as const) {
-  describe(`what runs ${hook}`, () => {
+  describe(`the function that runs ${hook}`, () => {
     test('calls the hook with the file and the flags, without data', () => {
       const calls: unknown[][] = [];
       const file = hooked({
@@ -69,7 +69,7 @@ for (const [hook, call] of [
       assert.equal(file.error?.operation, hook);
     });
 
-    test('latches what the hook throws', () => {
+    test('latches the error that the hook throws', () => {
       const cause = Object.assign(new Error('no such device'), { code: 'ENODEV' });
       const file = hooked({
         [hook]: () => {
@@ -169,7 +169,7 @@ describe('ramControlSavePage', () => {
     return low;
   }
 
-  test('gives NOT_SUPP without a hook, and counts nothing', () => {
+  test('returns NOT_SUPP without a hook, and counts nothing', () => {
     const sent: BytesSent = { bytes: 7 };
     for (const hooks of [null, {}]) {
       const file = hooked(hooks);
@@ -181,7 +181,7 @@ describe('ramControlSavePage', () => {
     }
   });
 
-  test('passes the file, the offsets, the size and where to say what was sent', () => {
+  test('passes the file, the offsets, the size and the place for the bytes sent', () => {
     const { file, args } = save(0, 1);
     assert.equal(args[0], file);
     assert.deepEqual(args.slice(1), [0x100000000n, 0x2000, 4096, { bytes: 1 }]);
@@ -204,7 +204,7 @@ describe('ramControlSavePage', () => {
   });
 
   for (const answer of [0, 4096, -5, -22]) {
-    test(`${answer} with bytes sent: the size is counted, the position moves by what was sent, nothing is latched`, () => {
+    test(`${answer} with bytes sent: the size is counted, the position advances by the bytes sent, nothing is latched`, () => {
       const { file, result, accounted, moved } = save(answer, 50);
       assert.equal(result, answer);
       assert.equal(accounted, 4096);
@@ -235,7 +235,7 @@ describe('ramControlSavePage', () => {
     }
   });
 
-  test('what the hook throws is latched, and its errno is the answer', () => {
+  test('an error that the hook throws is latched, and its errno is returned', () => {
     const file = hooked({
       savePage: () => {
         throw Object.assign(new Error('gone'), { code: 'EPIPE' });

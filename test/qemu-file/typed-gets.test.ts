@@ -181,7 +181,7 @@ describe('every kind of value', () => {
       }
     });
 
-    test(`is read in order by reads nobody awaited one by one (${describeWay(way)})`, async () => {
+    test(`is read in order by reads that were started together (${describeWay(way)})`, async () => {
       for (const chunks of chunkings(RECORD)) {
         const file = new QemuFile(new Source(chunks, way));
         const reads = FIELDS.slice(0, -1).map((field) => field.read(file));
@@ -217,7 +217,7 @@ describe('every kind of value', () => {
     }
   });
 
-  test('rejects with EIO at the end of the stream, saying where, what was wanted and what is there', async () => {
+  test('rejects with EIO at the end of the stream, with position, bytes wanted and bytes available', async () => {
     for (const field of FIELDS) {
       const bytes = hex(field.digits);
       for (let there = 0; there < bytes.length; there += 1) {
@@ -320,7 +320,7 @@ describe('fill', () => {
     assert.equal(Buffer.compare(file.getBufferInPlace(2_999_999), bytes.subarray(1)), 0);
   });
 
-  test('and all who take a size refuse a hostile one before anything is allocated', async () => {
+  test('and all methods that take a size refuse a hostile one before they allocate', async () => {
     const source = new Source([pattern(10)]);
     const file = new QemuFile(source, { maxLookAhead: 1000 });
     for (const size of [1001, 2 ** 31, 2 ** 53, -1, 1.5, Number.NaN, Infinity]) {
@@ -450,7 +450,7 @@ describe('peek', () => {
     }
   });
 
-  test('of a byte that is not there throws EAGAIN; of a buffer gives what there is', async () => {
+  test('of a missing byte throws EAGAIN; of a buffer returns the bytes available', async () => {
     const feed = new Feed();
     const file = new QemuFile(feed);
     assert.throws(() => file.peekByte(0), { code: 'EAGAIN' });
@@ -511,7 +511,7 @@ describe('a wait that its signal ends', () => {
     ['atEnd', (file, signal) => file.atEnd({ signal })],
   ];
 
-  test('rejects with ECANCELED and the reason, whatever the kind, and later waits are fine', async () => {
+  test('rejects with ECANCELED and the reason, for every kind, and later waits succeed', async () => {
     for (const [name, wait] of waits) {
       const feed = new Feed();
       const file = new QemuFile(feed);
@@ -537,7 +537,7 @@ describe('a wait that its signal ends', () => {
     }
   });
 
-  test('lets those behind it have the bytes that are there', async () => {
+  test('leaves the available bytes to later waits', async () => {
     const feed = new Feed();
     const file = new QemuFile(feed);
     const controller = new AbortController();
@@ -809,7 +809,7 @@ describe('typed gets and read()', () => {
       }
     });
 
-    test(`after 'readable' give back what the stream holds, at every split (${describeWay(way)})`, async () => {
+    test(`after 'readable' return the bytes of the stream, at every split (${describeWay(way)})`, async () => {
       const bytes = pattern(20);
       for (const chunks of chunkings(bytes)) {
         for (const wait of [0, 3]) {
@@ -854,7 +854,7 @@ describe('typed gets and read()', () => {
     });
   }
 
-  test("get what they left behind into 'data' at once, though the peer is silent", async () => {
+  test("pass the rest to 'data' at once, though the peer is silent", async () => {
     const feed = new Feed();
     const file = new QemuFile(feed);
     file.read();
@@ -867,7 +867,7 @@ describe('typed gets and read()', () => {
     file.destroy();
   });
 
-  test("get what they left behind into 'readable', too", async () => {
+  test("pass the rest to 'readable' as well", async () => {
     const feed = new Feed();
     const file = new QemuFile(feed);
     file.read();
@@ -880,7 +880,7 @@ describe('typed gets and read()', () => {
     file.destroy();
   });
 
-  test("leave bytes that 'readable' announces, though nobody calls read() again", async () => {
+  test("leave bytes that 'readable' announces, even without another read()", async () => {
     const feed = new Feed();
     const file = new QemuFile(feed);
     file.read();
@@ -914,7 +914,7 @@ describe('typed gets and read()', () => {
     }
   });
 
-  test('see what read(size) left before what was looked ahead, whatever the get', async () => {
+  test('see the rest of read(size) before the look-ahead, for every get', async () => {
     const gets: readonly (readonly [string, (file: QemuFile) => unknown])[] = [
       ['getBe32', (file) => file.getBe32()],
       ['getBuffer(target)', (file) => file.getBuffer(Buffer.alloc(4))],
@@ -961,7 +961,7 @@ describe('typed gets and read()', () => {
     assert.equal(file.getByte(), 7);
   });
 
-  test('and read() in one tick: read() gives what is left', async () => {
+  test('and read() in one tick: read() returns the rest', async () => {
     const feed = new Feed();
     const file = new QemuFile(feed);
     file.read(0);
@@ -975,7 +975,7 @@ describe('typed gets and read()', () => {
     file.destroy();
   });
 
-  test('read(size) gives what is left at the end, though it is less', async () => {
+  test('read(size) returns the rest at the end, even if it is shorter', async () => {
     for (const way of WAYS) {
       const file = new QemuFile(new Source([hex('0102030405'), hex('060708')], way));
       const got: string[] = [];
@@ -1009,7 +1009,7 @@ describe('typed gets and read()', () => {
     }
   });
 
-  test('before unshift(), then pipe(): the bytes that were put back come first', async () => {
+  test('before unshift(), then pipe(): the bytes that were put back are first', async () => {
     const file = new QemuFile(new Source([pattern(8), pattern(8, 8)]));
     assert.equal(await file.readBe32(), 0x00010203);
     file.unshift(hex('0203'));
@@ -1017,7 +1017,7 @@ describe('typed gets and read()', () => {
     assert.deepEqual(await collect(file), pattern(14, 2));
   });
 
-  test('while a pipe is paused take what it has not sent', async () => {
+  test('while a pipe is paused take the bytes that it has not sent', async () => {
     const file = new QemuFile(new Source(piecesOf(pattern(100), 10), { answering: 'async' }));
     const chunks: Buffer[] = [];
     file.on('data', (chunk: Buffer) => {
@@ -1043,7 +1043,7 @@ describe('typed gets and read()', () => {
     file.destroy();
   });
 
-  test('wait before read() does: who asked for a value has it first', async () => {
+  test('wait before read() does: the first to ask receives the value', async () => {
     const feed = new Feed();
     const file = new QemuFile(feed);
     const chunks: Buffer[] = [];

@@ -142,7 +142,7 @@ describe('a counted string', () => {
     assert.deepEqual(sink.written, hex('03 72616d 00 05 c3a9 e282ac'));
   });
 
-  test('is the same wherever it begins in the staging area, ASCII or not', async () => {
+  test('is the same at every place of the staging area, ASCII or not', async () => {
     for (const [text, bytes] of [
       ['pc.ram', '0670632e72616d'],
       ['é', '02c3a9'],
@@ -161,7 +161,7 @@ describe('a counted string', () => {
     }
   });
 
-  test('may have 255 bytes, not 256, and the length is that of the bytes', async () => {
+  test('can have 255 bytes, not 256, and the length counts bytes', async () => {
     const { sink, file } = sunk();
     file.putCountedString('x'.repeat(255));
     assert.throws(() => file.putCountedString('x'.repeat(256)), RangeError);
@@ -172,7 +172,7 @@ describe('a counted string', () => {
 });
 
 describe('putBuffer', () => {
-  test('copies: the memory may be reused at once', async () => {
+  test('copies: the caller can reuse its memory at once', async () => {
     const { sink, file } = sunk('async');
     const memory = hex('010203');
     file.putBuffer(memory);
@@ -200,7 +200,7 @@ describe('putBuffer', () => {
     });
   }
 
-  test('refuses what is no Uint8Array', () => {
+  test('refuses a value that is not a Uint8Array', () => {
     const { file } = sunk();
     for (const wrong of ['text', [1, 2], new ArrayBuffer(4), undefined, null, 7]) {
       assert.throws(() => file.putBuffer(wrongly(wrong)), TypeError);
@@ -246,7 +246,7 @@ describe('a detached buffer', () => {
     });
   }
 
-  test('in a limited batch is noticed before bytes that come after it are sent', async () => {
+  test('in a limited batch is noticed before later bytes are sent', async () => {
     const { sink, file } = sunk('sync', { maxBandwidth: 500_000 });
     const gone = new Uint8Array(10_000).fill(1);
     file.putBufferAsync(gone);
@@ -259,7 +259,7 @@ describe('a detached buffer', () => {
 
 describe('putBufferAsync', () => {
   for (const answering of BOTH) {
-    test(`hands the backend the same memory, with what it holds when it leaves (${answering})`, async () => {
+    test(`passes the same memory to the backend, with its contents at the time of sending (${answering})`, async () => {
       const { sink, file } = sunk(answering);
       const page = Buffer.alloc(4096, 1);
       file.putBe32(0x01020304);
@@ -316,7 +316,7 @@ describe('putBufferAsync', () => {
     assert.equal(released, 1);
   });
 
-  test('releases what still waited when the file is destroyed, and what was in flight once it is not', async () => {
+  test('releases waiting buffers when the file is destroyed, and those in flight after their batch', async () => {
     const { sink, file } = sunk('manual');
     const log: string[] = [];
     file.putBufferAsync(pattern(10), () => log.push('in flight'));
@@ -330,7 +330,7 @@ describe('putBufferAsync', () => {
     assert.deepEqual(log, ['waiting', 'in flight', 'in flight, too']);
   });
 
-  test('releases what it is given after an error, although it does nothing with it', async () => {
+  test('releases a buffer after an error, although it is not sent', async () => {
     const { file } = sunk();
     file.setError(-5);
     let released = 0;
@@ -355,7 +355,7 @@ describe('putBufferAsync', () => {
     assert.deepEqual(sink.shape, [[2]]);
   });
 
-  test('with an onRelease that throws latches that and goes on releasing', async () => {
+  test('latches the error of an onRelease that throws, and continues releasing', async () => {
     const { sink, file } = sunk();
     let released = 0;
     const oops = new Error('no pages left');
@@ -390,7 +390,7 @@ describe('putBufferAsync', () => {
 describe('a backend with a copyLimit', () => {
   const sizes = { stagingSize: 64, copyLimit: 16 };
 
-  test('has small buffers copied as they are put, in order, one entry with what is around them', async () => {
+  test('copies small buffers as they are put, in order, into one entry with their neighbours', async () => {
     const sink = new Sink('sync', sizes);
     const file = new QemuFile(sink);
     const page = pattern(16);
@@ -451,7 +451,7 @@ describe('a backend with a copyLimit', () => {
     assert.equal(released, 2);
   });
 
-  test('copies no more than fits the staging area; a limit that is no number of bytes is refused', async () => {
+  test('copies only buffers that fit the staging area; an invalid limit is refused', async () => {
     const sink = new Sink('sync', { stagingSize: 32, copyLimit: 4096 });
     const file = new QemuFile(sink);
     file.putBufferAsync(Buffer.alloc(33));
@@ -533,7 +533,7 @@ describe('the gather list', () => {
     );
   });
 
-  test('never has more entries than it may, whatever the mix', async () => {
+  test('never has more entries than its limit, in any mix', async () => {
     for (const gatherEntries of [1, 2, 3, 64]) {
       const { sink, file } = sunk('sync', { gatherEntries, autoFlush: false });
       const parts: Buffer[] = [];
@@ -587,7 +587,7 @@ describe('the gather list', () => {
     }
   });
 
-  test('tells the backend the position of each batch', async () => {
+  test('passes the position of each batch to the backend', async () => {
     const { sink, file } = sunk('async');
     file.putBe32(1);
     await file.flush();
@@ -603,7 +603,7 @@ describe('the gather list', () => {
 });
 
 describe('autoFlush', () => {
-  test('has what was put leave at the end of the tick, together', async () => {
+  test('sends puts at the end of the tick, together', async () => {
     const { sink, file } = sunk();
     file.putByte(1);
     file.putByte(2);
@@ -614,7 +614,7 @@ describe('autoFlush', () => {
     assert.deepEqual(sink.shape, [[2], [1]]);
   });
 
-  test('sees what was put after a flush in the same tick', async () => {
+  test('sends puts that follow a flush in the same tick', async () => {
     const { sink, file } = sunk();
     file.putByte(1);
     void file.flush();
@@ -623,7 +623,7 @@ describe('autoFlush', () => {
     assert.deepEqual(sink.written, hex('0102'));
   });
 
-  test('goes on while a batch is in flight: what was put meanwhile leaves together', async () => {
+  test('continues while a batch is in flight: puts of that time are sent together', async () => {
     const { sink, file } = sunk('manual');
     file.putByte(1);
     await turn();
@@ -684,7 +684,7 @@ describe('autoFlush', () => {
 
 describe('write() and typed puts', () => {
   for (const answering of BOTH) {
-    test(`keep their order in any mix, whatever the sizes (${answering})`, async () => {
+    test(`keep their order in any mix and any sizes (${answering})`, async () => {
       const { sink, file } = sunk(answering);
       const expected: Buffer[] = [];
       for (let at = 0; at < 300; at += 1) {
@@ -752,7 +752,7 @@ describe('write() and typed puts', () => {
     assert.deepEqual(log, ['first', 'flushed']);
   });
 
-  test('give the callback the error when the backend fails', async () => {
+  test('pass the error of the backend to the callback', async () => {
     const { sink, file } = sunk('manual');
     const seen: unknown[] = [];
     file.write(pattern(2000), (error) => seen.push(error));
@@ -775,7 +775,7 @@ describe('write() and typed puts', () => {
     assert.deepEqual(sink.written, hex('ff00 c3a9 e9 21'));
   });
 
-  test('a large chunk is not copied, a small one may be reused after the callback', async () => {
+  test('a large chunk is not copied, a small one can be reused after the callback', async () => {
     const { sink, file } = sunk();
     const large = pattern(70_000);
     file.write(large);
@@ -876,7 +876,7 @@ describe('putCompressionData', () => {
     assert.equal(file.rateLimitExceeded(), true);
   });
 
-  test('flushes a file with a backend when room is short, and gives -1 when it never fits', async () => {
+  test('flushes a file with a backend when room is short, and returns -1 when it never fits', async () => {
     const { sink, file } = sunk('sync', { autoFlush: false });
     file.putBuffer(pattern(32000));
     assert.ok(file.putCompressionData(pattern(4096)) > 0);
@@ -897,7 +897,7 @@ describe('putCompressionData', () => {
     assert.ok(file.putCompressionData(pattern(100)) > 0);
   });
 
-  test('gives -1 after an error, also one that its own flush met', () => {
+  test('returns -1 after an error, also one of its own flush', () => {
     const { sink, file } = sunk('sync', { autoFlush: false });
     file.putBuffer(pattern(32000));
     sink.misbehave = () => -5;
@@ -908,7 +908,7 @@ describe('putCompressionData', () => {
 });
 
 describe('putQemuFile', () => {
-  test('moves what a file without backend has staged, by-reference bytes too, and empties it', async () => {
+  test('moves the staged bytes of a file without backend, by-reference bytes included, and empties it', async () => {
     const { sink, file } = sunk();
     const source = new QemuFile({});
     let released = 0;
@@ -931,7 +931,7 @@ describe('putQemuFile', () => {
     assert.deepEqual(sink.written, hex('00010203040506070809'));
   });
 
-  test('into a file with an error empties the source and gives the full length', () => {
+  test('into a file with an error empties the source and returns the full length', () => {
     const { file } = sunk();
     const source = new QemuFile({});
     source.putBe32(1);

@@ -33,7 +33,7 @@ describe('harness against real QEMU', { skip: requireQemu() }, () => {
     ['a dirtying guest, as firmware of a pc', dirtying, { ...microvm, machine: 'pc' }],
     ['a dirtying guest, from a boot sector', dirtying, pc],
   ] as const) {
-    test(`${what}, counts and holds in memory what it should`, async () => {
+    test(`${what}, counts and keeps its pattern in memory`, async () => {
       await using qemu = await startQemu(options);
       await qemu.waitGuestReady();
       const { from, to } = await qemu.waitCounterRises();
@@ -57,7 +57,7 @@ describe('harness against real QEMU', { skip: requireQemu() }, () => {
     ['microvm', microvm],
     ['pc', pc],
   ] as const) {
-    test(`a ${what} guest migrates through a file and goes on counting`, async () => {
+    test(`a ${what} guest migrates through a file and keeps counting`, async () => {
       await using dir = makeTempDir();
       await using source = await startQemu(options);
       await source.waitGuestReady();
@@ -130,7 +130,7 @@ describe('harness against real QEMU', { skip: requireQemu() }, () => {
     await destination.waitCounterRises();
   });
 
-  test('what QEMU sends through a passed FIFO ends with the migration', async () => {
+  test('a stream of QEMU through a passed FIFO ends with the migration', async () => {
     await using dir = makeTempDir();
     await using source = await startQemu(microvm);
     const fifo = dir.join('fifo');
@@ -164,13 +164,13 @@ describe('harness against real QEMU', { skip: requireQemu() }, () => {
     );
   });
 
-  test('a migration to nowhere fails with the reason that QEMU gives', async () => {
+  test("a migration to a missing destination fails with QEMU's reason", async () => {
     await using qemu = await startQemu(microvm);
     await assert.rejects(qemu.migrate('unix:/nonexistent/socket'), /No such file or directory/);
     await assert.rejects(qemu.migrate('nonsense:'), { name: 'QmpError' });
   });
 
-  test('a stream that is none ends the destination, and every wait says why', async () => {
+  test('an invalid stream ends the destination, and every wait reports why', async () => {
     await using qemu = await startQemu({ ...microvm, incoming: 'defer' });
     const resumed = qemu.qmp.waitForEvent('RESUME');
     const resumedFails = assert.rejects(resumed, /Not a migration stream/);

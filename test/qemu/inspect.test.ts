@@ -50,7 +50,7 @@ async function assertVerified(...args: string[]): Promise<void> {
 }
 
 describe('a live save', { skip }, () => {
-  test('is inspected as it comes, with the same result as afterwards from a file', async () => {
+  test('is inspected as it arrives, with the same result as afterwards from a file', async () => {
     await using dir = makeTempDir();
     await using source = await startQemu(guest);
     await source.waitGuestReady();
@@ -219,7 +219,7 @@ describe('a saved PC', { skip }, () => {
     assert.deepEqual(memoryProblems(memory, program), []);
   });
 
-  test('without a description is read by the footers, and verified if that is said', async () => {
+  test('without a description is read by the footers, and verified with the option for it', async () => {
     await using dir = makeTempDir();
     await using other = makeTempDir();
     const saved = await savedPc(dir, 'pc,acpi=off,suppress-vmdesc=on');

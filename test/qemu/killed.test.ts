@@ -34,15 +34,19 @@ test('the source is killed: the destination does not run half a guest', LIMITS, 
   assert.match(ended, /load of migration failed|error while loading state/);
 });
 
-test('the destination is killed: the source is told, and its guest runs on', LIMITS, async () => {
-  await using run = await scenario(endless);
-  await midway(run);
-  process.kill(run.destination.pid, 'SIGKILL');
-  const { code, stderr } = await run.relay.ended();
-  assert.equal(code, 4, stderr);
-  assert.match(stderr, /"to" \(unix:.*\) failed after .*: (?:EPIPE|ECONNRESET): .* at byte \d+/);
-  const info = await run.source.waitMigrationEnd();
-  assert.equal(info.status, 'failed');
-  await run.source.waitRunning();
-  await run.source.waitCounterRises();
-});
+test(
+  'the destination is killed: the source reports it, and its guest runs on',
+  LIMITS,
+  async () => {
+    await using run = await scenario(endless);
+    await midway(run);
+    process.kill(run.destination.pid, 'SIGKILL');
+    const { code, stderr } = await run.relay.ended();
+    assert.equal(code, 4, stderr);
+    assert.match(stderr, /"to" \(unix:.*\) failed after .*: (?:EPIPE|ECONNRESET): .* at byte \d+/);
+    const info = await run.source.waitMigrationEnd();
+    assert.equal(info.status, 'failed');
+    await run.source.waitRunning();
+    await run.source.waitCounterRises();
+  },
+);

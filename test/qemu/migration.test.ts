@@ -125,7 +125,7 @@ const ways: Way[] = [
 
 describe('a guest is saved and restored through our stream', { skip: requireQemu() }, () => {
   for (const way of ways) {
-    test(`over ${way.name} and its memory is what it was`, async () => {
+    test(`over ${way.name}, and its memory is unchanged`, async () => {
       await using dir = makeTempDir();
       await using toUs = makeTempDir();
       await using fromUs = makeTempDir();

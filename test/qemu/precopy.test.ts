@@ -127,7 +127,7 @@ describe('a running guest that dirties memory arrives whole', { skip: requireQem
 });
 
 describe('a guest in a file, at an offset (QEMU 10.0)', { skip: requireQemu10() }, () => {
-  test('is what it was, after a relay has copied it to another file and offset', async () => {
+  test('is unchanged after a relay has copied it to another file and offset', async () => {
     await using dir = makeTempDir();
     const [saved, copy] = [dir.join('saved'), dir.join('copy')];
     await using source = await startQemu({ ...guest, ...qemu10() });

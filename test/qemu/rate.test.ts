@@ -100,7 +100,7 @@ describe('a relay between two live QEMUs', { skip: requireQemu() }, () => {
     await run.assertArrived();
   });
 
-  test('stalls with its destination, without more memory, and goes on with it', async () => {
+  test('stalls with its destination, without more memory, and continues with it', async () => {
     await using run = await scenario({
       // It writes to all of its 32 MiB several times a second, and so never arrives by itself.
       program: { patternBytes: 40 * MIB, dirtyBytes: 32 * MIB, dirtyPagesPerTick: 512 },

@@ -232,7 +232,7 @@ for (const { version, skip, binary } of [
       await source.qemu.waitCounterRises();
     });
 
-    test('until somebody else cancels that, and it runs on', async () => {
+    test('until another client cancels the migration, and the guest runs on', async () => {
       const saving = save('cancelled', {
         ...SLOW,
         onProgress: ({ transferred }) => {
@@ -278,7 +278,7 @@ for (const { version, skip, binary } of [
       await source.qemu.waitCounterRises();
     });
 
-    test('by any QEMU that reads a file by itself, too', async () => {
+    test('by any QEMU that reads a file itself', async () => {
       await save('file', { resume: true });
       const uris = [`exec:cat ${dir.join('file')}`];
       if (version === '10.0') uris.push(`file:${dir.join('file')}`);
@@ -290,7 +290,7 @@ for (const { version, skip, binary } of [
       }
     });
 
-    test('until QEMU is killed, and then there is no file', async () => {
+    test('until QEMU is killed, and no file appears', async () => {
       await using victim = await machine(which);
       await victim.qemu.waitGuestReady();
       const saving = saveVm(victim.qmp, await openTo(dir.join('killed')), {
@@ -356,7 +356,7 @@ for (const { version, skip, binary } of [
       await isGone(waiting);
     });
 
-    test('into another machine type, and that one goes on waiting', async () => {
+    test('into another machine type, which keeps waiting', async () => {
       const is = fails(
         'EINVAL',
         /saved on machine type "microvm", but this QEMU has "pc-i440fx-.*-M microvm/,
@@ -365,14 +365,14 @@ for (const { version, skip, binary } of [
       assert.equal(await waiting.qemu.status(), 'inmigrate');
     });
 
-    test('into a machine with other memory, which goes on waiting', async () => {
+    test('into a machine with other memory, which keeps waiting', async () => {
       const says =
         /EINVAL.*"microvm.ram" has 16777216 bytes in the stream, but 33554432.*-m, here 16M/;
       await using waiting = await fail('vm.mig', {}, fails('EINVAL', says), { memoryMiB: 32 });
       assert.equal(await waiting.qemu.status(), 'inmigrate');
     });
 
-    test('into a machine with other memory, as verify --qmp tells beforehand', async () => {
+    test('into a machine with other memory, as verify --qmp reports before', async () => {
       const waiting = await startQemu({
         ...which,
         firmware: image,
@@ -427,7 +427,7 @@ for (const { version, skip, binary } of [
       assert.match(waiting.qemu.stderr, /Size mismatch: microvm.ram/);
     });
 
-    test('from what is no stream, and QEMU goes on waiting for one', async () => {
+    test('from bytes that are not a stream, and QEMU keeps waiting', async () => {
       writeFileSync(dir.join('text'), 'nothing of the kind');
       await using waiting = await fail('text', {}, fails('EPROTO', /not a migration stream/));
       assert.equal(await waiting.qemu.status(), 'inmigrate');
@@ -502,7 +502,7 @@ describe('a mapped-ram file', { skip: requireQemu10() }, () => {
 });
 
 describe('a monitor', { skip: requireQemu() }, () => {
-  test('that another client uses is said to be busy, and free once that one has closed', async () => {
+  test('that another client uses is reported as busy, and is free once that client has closed', async () => {
     await using dir = makeTempDir();
     const monitor = `unix:${dir.join('qmp')},server=on,wait=off`;
     await using qemu = await startQemu({ firmware: image, extraArgs: ['-qmp', monitor] });
@@ -520,7 +520,7 @@ describe('a monitor', { skip: requireQemu() }, () => {
     await assert.rejects(ended, fails('ECONNRESET', /./));
   });
 
-  test('for people is told from one for programs', async () => {
+  test('for people is distinguished from one for programs', async () => {
     await using dir = makeTempDir();
     const monitor = `unix:${dir.join('hmp')},server=on,wait=off`;
     await using qemu = await startQemu({ firmware: image, extraArgs: ['-monitor', monitor] });

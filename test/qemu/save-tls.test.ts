@@ -64,7 +64,7 @@ test('a guest is saved and restored over TLS, and a stranger gets nothing', {
   assert.deepEqual(memoryProblems(await target.readRam(), program), []);
 });
 
-test('credentials for what is no socket are a mistake in the command line', async () => {
+test('credentials for an endpoint that is not a socket are a usage error', async () => {
   await using dir = makeTempDir();
   const { good } = makeCredentials(dir.path);
   const { code, stderr } = await run([

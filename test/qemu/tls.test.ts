@@ -332,7 +332,7 @@ async function assertRefuses(listening: Listening, qemu: QemuOptions): Promise<v
 
 describe('a relay that listens with TLS', () => {
   for (const { version, skip, qemu } of versions) {
-    test(`says whom of QEMU ${version} it refuses, and waits for the right one`, {
+    test(`reports which QEMU ${version} it refuses, and waits for the right one`, {
       skip,
     }, async (t) => {
       await using dir = makeTempDir();
@@ -430,7 +430,7 @@ async function assertShuns(row: Shunned, source: Qemu, qemu: QemuOptions): Promi
 
 describe('a relay that connects with TLS', () => {
   for (const { version, skip, qemu } of versions) {
-    test(`gives no QEMU ${version} a byte that must not have it`, { skip }, async (t) => {
+    test(`sends no byte to an unauthenticated QEMU ${version}`, { skip }, async (t) => {
       await using dir = makeTempDir();
       await using source = await startQemu({ ...guest, ...qemu });
       await source.waitGuestReady();

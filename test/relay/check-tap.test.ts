@@ -77,7 +77,7 @@ describe('a check of a relay', () => {
     assert.deepEqual(sink.closes, [undefined]);
   });
 
-  test('may keep the chunks that it was given', async () => {
+  test('can keep its chunks', async () => {
     const kept: Uint8Array[] = [];
     const bytes = pattern(300_000);
     const check: RelayCheck = async (stream) => {
@@ -87,7 +87,7 @@ describe('a check of a relay', () => {
     assert.ok(Buffer.concat(kept).equals(bytes));
   });
 
-  test('sees nothing but the end of an empty stream, which fails all the same', async () => {
+  test('sees only the end of an empty stream, which still fails', async () => {
     const { check, chunks } = gathering();
     const result = await relay(from(), new QemuFile(new Sink()), { check });
     assert.deepEqual(failureOf(result), ['from', 'ENODATA']);
@@ -164,7 +164,7 @@ describe('a check of a relay', () => {
     assert.ok(seen > 0 && seen < bytes.length);
   });
 
-  test('that looks at nothing at all is no hindrance', async () => {
+  test('that reads nothing does not stop the relay', async () => {
     const bytes = pattern(500_000);
     const sink = new Sink('async');
     const check: RelayCheck = async () => {};
@@ -225,7 +225,7 @@ describe('a check that rejects', () => {
     });
   });
 
-  test('with what is no error of ours is a failure all the same', async () => {
+  test('with any error is a failure', async () => {
     const check: RelayCheck = async () => {
       throw new RangeError('a bug');
     };
@@ -306,7 +306,7 @@ describe('a check that waits', () => {
 });
 
 describe('an onlooker', () => {
-  test('is done with its check, and its file takes and drops what comes later', async () => {
+  test('completes after its check, and its file drops later bytes', async () => {
     const onlooker = new CheckTap(async () => {});
     await onlooker.done;
     onlooker.file.write(pattern(100_000));
@@ -314,7 +314,7 @@ describe('an onlooker', () => {
     await onlooker.file.close();
   });
 
-  test('gives the end only after all that came before it', async () => {
+  test('ends only after all earlier bytes', async () => {
     const { check, chunks } = gathering();
     const onlooker = new CheckTap(check);
     onlooker.file.write(Buffer.from('abc'));

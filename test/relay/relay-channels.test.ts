@@ -170,7 +170,7 @@ describe('channels in any order of connecting', () => {
     });
   }
 
-  test('a channel that stays silent is moved, and may end without a byte', async () => {
+  test('a channel that stays silent is moved, and can end without a byte', async () => {
     const stage = new Stage();
     const main = stage.arrive(MAIN);
     const mainTarget = await stage.stand();
@@ -198,7 +198,7 @@ describe('channels in any order of connecting', () => {
     await stage.ended();
   });
 
-  test('fewer connections than there may be are complete when the main one has ended', async () => {
+  test('fewer connections than the limit are complete when the main one has ended', async () => {
     const stage = new Stage({ channels: 9 });
     const main = stage.arrive(MAIN);
     const target = await stage.stand();
@@ -211,7 +211,7 @@ describe('channels in any order of connecting', () => {
     assert.deepEqual([complete, channels.length, stage.allAccepted], [true, 1, 1]);
   });
 
-  test('a connection that comes as the main one ends is cut off, and none to the destination made', async () => {
+  test('a connection that arrives as the main one ends is closed, without one to the destination', async () => {
     const { near, far } = connection();
     const arriving = [connection()];
     const main = arriving[0] as Connection;
@@ -232,7 +232,7 @@ describe('channels in any order of connecting', () => {
     await assertCut(far, 'the late connection');
   });
 
-  test('no more connections are accepted than there may be', async () => {
+  test('no more connections are accepted than the limit', async () => {
     const stage = new Stage({ channels: 1 });
     const main = stage.arrive(MAIN);
     stage.arrive(MULTIFD);
@@ -306,7 +306,7 @@ describe('a failure', () => {
     });
   }
 
-  test('is none if the destination closes a channel with bytes left in it, and then ends main', async () => {
+  test('is not reported if the destination closes a channel with bytes left in it, and then ends main', async () => {
     const reset = Object.assign(new Error('closed'), { code: 'ECONNRESET' });
     for (const mainEnds of [true, false]) {
       const stage = new Stage({ lingerMs: mainEnds ? 10_000 : 20 });
@@ -342,7 +342,7 @@ describe('a failure', () => {
     assert.equal(stage.dialled.length, 1);
   });
 
-  test('of onChannel cuts off all, and is told', async () => {
+  test('of onChannel closes all connections, and is reported', async () => {
     const onChannel = (): never => {
       throw new Error('no such channel');
     };
@@ -362,7 +362,7 @@ describe('a failure', () => {
     assert.match(failure?.error.message ?? '', /the listener broke/);
   });
 
-  test('is a beginning that no channel has, as long as there is no main one', async () => {
+  test('is reported for an unknown start before there is a main channel', async () => {
     for (const start of ['HTTP', '\0\0\0\0', '\x1f\x8b\x08\0']) {
       const stage = new Stage();
       const waiting = stage.arrive(MULTIFD);
@@ -375,7 +375,7 @@ describe('a failure', () => {
   });
 
   for (const when of ['before', 'while it waits for main', 'while it connects', 'while it moves']) {
-    test(`is what the signal makes, ${when}`, async () => {
+    test(`is reported for an aborted signal, ${when}`, async () => {
       const controller = new AbortController();
       if (when === 'before') controller.abort();
       const stage = new Stage({ signal: controller.signal });
@@ -398,7 +398,7 @@ describe('a failure', () => {
     });
   }
 
-  test('is refused at once for a number of channels that is none', async () => {
+  test('is reported at once for an invalid number of channels', async () => {
     for (const channels of [0, -1, 1.5, Number.NaN]) {
       await assert.rejects(new Stage({ channels }).ended(), RangeError);
     }

@@ -93,7 +93,7 @@ describe('forward', () => {
     assert.equal(sink.calls[0]?.buffers[0]?.buffer, chunk.buffer);
   });
 
-  test('leaves what was read before, and moves the rest', async () => {
+  test('leaves consumed bytes, and moves the rest', async () => {
     const source = from(Buffer.from('QEVM'), Buffer.from('rest'));
     assert.equal(await source.readBe32(), 0x5145564d);
     const sink = new Sink();
@@ -126,7 +126,7 @@ describe('forward', () => {
     assert.equal(result.complete, true);
   });
 
-  test('gives the XXH64 of each direction', async () => {
+  test('returns the XXH64 of each direction', async () => {
     const source = connection();
     const target = connection({ digest: 'xxh64' });
     const done = relay(source.near, target.near);
@@ -155,7 +155,7 @@ describe('forward', () => {
 });
 
 describe('return path', () => {
-  test('moves what comes back, and half-closes each way by itself', async () => {
+  test('is moved, and each direction is half-closed independently', async () => {
     const source = connection();
     const target = connection();
     const done = relay(source.near, target.near);
@@ -192,7 +192,7 @@ describe('return path', () => {
     assert.deepEqual(result.return, { bytes: 0, xxh64: XXH64_OF_NOTHING });
   });
 
-  test('is none where "to" only writes: "from" is closed once all is there', async () => {
+  test('does not exist if "to" only writes: "from" is closed after the last byte', async () => {
     const source = connection();
     const sink = new Sink();
     const done = relay(source.near, new QemuFile(sink));
@@ -338,7 +338,7 @@ describe('failures', () => {
     await assert.rejects(target.far.fill(1), { code: 'ECONNRESET' });
   });
 
-  test('that only closing "from" shows are failures all the same, and nothing is published', async () => {
+  test('of closing "from" are failures as well, and nothing is published', async () => {
     const sink = new Sink();
     const source = new Source([Buffer.from('abc')]);
     const ops: QemuFileOps = {
@@ -360,7 +360,7 @@ describe('failures', () => {
     assert.equal(result.forward.bytes, 3);
   });
 
-  test('a file that somebody else closes is one', async () => {
+  test('include a file that another part of the program closes', async () => {
     const feed = new Feed();
     const sink = new Sink();
     const source = new QemuFile(feed);
@@ -420,7 +420,7 @@ describe('signal', () => {
     assert.equal(sink.closes.length, 1);
   });
 
-  test('ends waiting for a return path nobody can be given', async () => {
+  test('ends the wait for a return path of a silent peer', async () => {
     const target = connection();
     const abort = new AbortController();
     const done = relay(from(Buffer.from('abc')), target.near, {

@@ -41,7 +41,7 @@ describe('a transfer', { timeout: 20_000 }, () => {
     assert.ok(filler.memories.size <= 6, `${filler.memories.size} blocks`);
   });
 
-  test('lets those who listen to the source have copies of their own', async () => {
+  test('passes copies to other listeners of the source', async () => {
     const bytes = pattern(SIZE);
     const source = new QemuFile(new Filler(bytes));
     const seen: Buffer[] = [];
@@ -55,7 +55,7 @@ describe('a transfer', { timeout: 20_000 }, () => {
     assert.ok(sink.written.equals(bytes));
   });
 
-  test('begins with what was looked ahead, and with what the stream had', async () => {
+  test('begins with the look-ahead and the bytes that the stream had buffered', async () => {
     const bytes = pattern(300_000);
     const source = new QemuFile(
       new Source(piecesOf(bytes, 50_000), { answering: 'async', hands: true }),
@@ -135,7 +135,7 @@ describe('a transfer', { timeout: 20_000 }, () => {
     assert.deepEqual(taken, [1000]);
   });
 
-  test('goes on without a sink that it drops', async () => {
+  test('continues without a sink that it drops', async () => {
     const sink = new Sink('manual');
     const file = new QemuFile(sink, { highWaterMark: 1 });
     const moved = new Transfer(new QemuFile(new Source(piecesOf(pattern(3000), 1000))), [file]);

@@ -16,7 +16,7 @@ const KNOWN: readonly (readonly [string, string])[] = [
 
 describe('the digest of a file', () => {
   for (const [text, digest] of KNOWN) {
-    test(`is XXH64 of what the backend took and of what was fetched: ${JSON.stringify(text)}`, async () => {
+    test(`is XXH64 of the bytes that the backend took and of the bytes fetched: ${JSON.stringify(text)}`, async () => {
       const bytes = Buffer.from(text);
       for (const answering of ['sync', 'async'] as const) {
         const writer = new QemuFile(new Sink(answering), { digest: 'xxh64' });
@@ -60,7 +60,7 @@ describe('the digest of a file', () => {
     }
   });
 
-  test('may be looked at on the way, and covers only what was taken', async () => {
+  test('can be read at any time, and covers only bytes taken', async () => {
     const sink = new Sink('manual');
     const file = new QemuFile(sink, { digest: 'xxh64' });
     await loadDigest();
@@ -90,7 +90,7 @@ describe('the digest of a file', () => {
     assert.equal(file.putDigest, 'd24ec4f1a98c6e5b');
   });
 
-  test('covers what was looked ahead, and what pipe() and read() take', async () => {
+  test('covers the look-ahead, and bytes that pipe() and read() take', async () => {
     const file = new QemuFile(new Source([hex('61'), hex('6263')]), { digest: 'xxh64' });
     await file.fill(2);
     assert.equal(file.getDigest, '44bc2cf5ad770999');

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { Fifo } from '../../lib/util/fifo.ts';
 
-test('a queue does what an array does, whatever is done to it', () => {
+test('a queue behaves as an array for any operations', () => {
   const step = fc.oneof(
     { weight: 5, arbitrary: fc.record({ push: fc.integer({ min: 1, max: 700 }) }) },
     { weight: 5, arbitrary: fc.record({ shift: fc.integer({ min: 1, max: 900 }) }) },

@@ -257,7 +257,7 @@ describe('a compressor', () => {
     assert.throws(() => compressTo('xz' as 'gzip'), /unknown format xz/);
   });
 
-  test('whose gzip is cut off inside a member is told by who reads it', async () => {
+  test('whose gzip stream is cut off inside a member is reported by its reader', async () => {
     const output = await compressed(RECORDING, compressTo('gzip'));
     const { file } = await unwrap(packed(output.subarray(0, -5)));
     const chunks = file[Symbol.asyncIterator]() as AsyncIterator<Uint8Array>;
@@ -311,7 +311,7 @@ describe('blocks', () => {
     await until(() => compressor.closed, { what: 'the close' });
   });
 
-  test('of zeros are compressed once, whoever writes into what comes of it', async () => {
+  test('of zeros are compressed once, even if a caller changes the output', async () => {
     const { compressor, works, zeros } = blocks(2);
     const done = (async () => {
       let size = 0;
@@ -375,7 +375,7 @@ describe('blocks', () => {
     assert.equal(works.started, 2);
   });
 
-  test('go on when a reader of one asks for more at once', async () => {
+  test('continue when the reader of one requests more at once', async () => {
     const quick = new BlockCompressor({
       compress: async (bytes) => Buffer.from(bytes),
       compressZeros: async (bytes) => Buffer.from(bytes),
@@ -433,7 +433,7 @@ describe('the tool of the system', () => {
     });
   });
 
-  test('that is missing is told with what to do', async () => {
+  test('that is missing is reported with the remedy', async () => {
     await withTool(undefined, async () => {
       await using leaks = await watchLeaks();
       await assert.rejects(compressed(MIXED, make()), {
@@ -445,7 +445,7 @@ describe('the tool of the system', () => {
     });
   });
 
-  test('that fails is told with its last words, whenever that is', async () => {
+  test('that fails is reported with the end of its standard error', async () => {
     for (const script of [
       'echo no memory >&2; exit 3',
       'head -c 70000 >/dev/null; echo no memory >&2; exit 3',
@@ -462,7 +462,7 @@ describe('the tool of the system', () => {
     }
   });
 
-  test('that is killed is told', async () => {
+  test('that is killed is reported', async () => {
     await withTool('head -c 70000; kill -9 $$', async () => {
       await assert.rejects(compressed(MIXED, make()), { code: 'EIO', message: /SIGKILL/ });
     });

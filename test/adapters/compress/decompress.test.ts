@@ -197,7 +197,7 @@ describe('decompressing', () => {
     }
   });
 
-  test('takes from a file what it has looked ahead, and closes it', async () => {
+  test('takes the look-ahead of a file first, and closes the file', async () => {
     for (const reads of [false, true]) {
       const file = new QemuFile(new Source(piecesOf(gzipSync(workedExample()), 50)));
       await file.fill(100);

@@ -166,7 +166,7 @@ describe('reads go wrong', () => {
     });
   }
 
-  test('and go on after EAGAIN', async () => {
+  test('and succeed after EAGAIN', async () => {
     const fault: Fault = { on: 'getBuffer', at: 300, do: 'fail', code: 'EAGAIN' };
     const ops = faultyOps(new Source([bytes]), fault);
     assert.equal((await readOnce(ops)).length, 300);
@@ -193,7 +193,7 @@ describe('reads go wrong', () => {
     );
   });
 
-  test('without changing what the backend handed over and still holds', async () => {
+  test('without changes to the buffer that the backend still owns', async () => {
     const held = Buffer.from(bytes);
     const ops = faultyOps({ getBuffer: () => held }, { on: 'getBuffer', at: 5, do: 'corrupt' });
     await readOnce(ops);
@@ -249,7 +249,7 @@ describe('writes go wrong', () => {
       assert.ok(sink.written.equals(bytes));
     });
 
-    test(`by a changed byte, though not in what the caller holds (${answering})`, async () => {
+    test(`by a changed byte, but not in the buffer of the caller (${answering})`, async () => {
       const original = Buffer.from(bytes);
       const { sink, ops } = over({ on: 'writevBuffer', at: 300, do: 'corrupt', xor: 7 });
       assert.equal(await write(ops, bytes), 1000);
@@ -259,7 +259,7 @@ describe('writes go wrong', () => {
       assert.ok(bytes.equals(original));
     });
 
-    test(`by answers that come turns after the bytes have left (${answering})`, async () => {
+    test(`by results that arrive some turns after the bytes were sent (${answering})`, async () => {
       const { sink, ops } = over({ on: 'writevBuffer', do: 'late', turns: 60 });
       const answer = write(ops, bytes);
       assert.equal(await isSettled(answer), false);

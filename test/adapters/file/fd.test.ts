@@ -78,7 +78,7 @@ conformance('descriptor of a file', { direction: 'both', isStore: true }, async 
   };
 });
 
-test('goes on after short writes, wherever in a buffer they stop', async (t) => {
+test('continues after short writes at every place of a buffer', async (t) => {
   await using directory = makeTempDir();
   const bytes = pattern(1000);
   const batch = [
@@ -110,7 +110,7 @@ test('leaves the buffers of the caller as they are after a short write', async (
   assert.deepEqual(batch, [Buffer.from('abcdef'), Buffer.from('gh')]);
 });
 
-test('goes on after some writes that took nothing', async (t) => {
+test('continues after writes that took nothing', async (t) => {
   await using directory = makeTempDir();
   const ops = fdOps(openNew(directory), { direction: 'write' });
   const seen = faultyWritev(t, 0, 2, 0, 0);
@@ -120,7 +120,7 @@ test('goes on after some writes that took nothing', async (t) => {
   assert.equal(fs.readFileSync(directory.join('file'), 'latin1'), 'abcdef');
 });
 
-test('fails with EIO, at the byte reached, when writes go on taking nothing', async (t) => {
+test('fails with EIO at its position when writes keep taking nothing', async (t) => {
   await using directory = makeTempDir();
   const ops = fdOps(openNew(directory), { direction: 'write' });
   const always = Array.from({ length: 100 }, () => 0);
@@ -175,7 +175,7 @@ for (const [how, code] of [
   });
 }
 
-test('shuts down one direction and goes on with the other', async () => {
+test('shuts down one direction and continues with the other', async () => {
   await using directory = makeTempDir();
   const ops = fdOps(openNew(directory, Buffer.from('old')));
   ops.shutDown(false, true);
@@ -187,7 +187,7 @@ test('shuts down one direction and goes on with the other', async () => {
   await ops.close();
 });
 
-test('fails with the code of the system, at the byte reached, and goes on failing', async (t) => {
+test('fails with the code of the system at its position, and keeps failing', async (t) => {
   await using directory = makeTempDir();
   const ops = fdOps(openNew(directory), { direction: 'write' });
   faultyWritev(t, 4, 'EDQUOT');
@@ -279,7 +279,7 @@ test('completes short writes and retries in blocking mode', async (t) => {
   await ops.close();
 });
 
-test('starts at its offset in both directions, which then go on apart', async () => {
+test('starts at its offset in both directions, which are independent from then on', async () => {
   await using directory = makeTempDir();
   const ops = fdOps(openNew(directory, Buffer.from('0123456789')), { offset: 4 });
   assert.equal(await ops.writevBuffer([Buffer.from('ab')], 0), 2);

@@ -270,7 +270,7 @@ for (const [code, fails] of [
   });
 }
 
-test('replaces what a link points at, not the link', async () => {
+test('replaces the target of a link, not the link', async () => {
   await using directory = makeTempDir();
   fs.mkdirSync(directory.join('far'));
   fs.writeFileSync(directory.join('far/target'), 'old');
@@ -335,7 +335,7 @@ test('writes two files of one name at a time, and the last to close stays', asyn
   assert.deepEqual(list(directory), ['file']);
 });
 
-test('keeps what lies before its offset, and cuts off the rest, in place', async () => {
+test('keeps the bytes before its offset and truncates the rest, in place', async () => {
   await using directory = makeTempDir();
   const path = directory.join('file');
   fs.writeFileSync(path, '0123456789', { mode: 0o644 });
@@ -350,7 +350,7 @@ test('keeps what lies before its offset, and cuts off the rest, in place', async
   assert.equal(modeOf(path), 0o644);
 });
 
-test('makes a private file with a hole where there is none to keep bytes of', async () => {
+test('creates a private file with a hole if the file does not exist', async () => {
   await using directory = makeTempDir();
   const path = directory.join('file');
   const ops = await openFd(path, { direction: 'write', offset: 4 });
@@ -452,7 +452,7 @@ test('does not open what its signal has ended already', async () => {
   assert.deepEqual(list(directory), []);
 });
 
-test('closes and removes what it opened while its signal ended it', async (t) => {
+test('closes and removes the file if its signal aborts while it opens', async (t) => {
   await using directory = makeTempDir();
   const path = directory.join('file');
   fs.writeFileSync(path, 'old');

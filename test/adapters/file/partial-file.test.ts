@@ -90,7 +90,7 @@ describe('a file that is being written', () => {
     );
   });
 
-  test('has a name that is no longer than names can be, and another one for each final name', async () => {
+  test('has a name within the limit of the file system, another one for each final name', async () => {
     await using directory = makeTempDir();
     const paths: string[] = [];
     for (const name of ['x'.repeat(255), `${'x'.repeat(254)}y`, 'ü'.repeat(127)]) {
@@ -180,7 +180,7 @@ describe('a file that is being written', () => {
   });
 });
 
-describe('what a process that was killed was writing', () => {
+describe('the partial file of a killed process', () => {
   test('is removed when the same name is written to again', async () => {
     await using directory = makeTempDir();
     plant(directory, { ...(await ownParts()), pid: deadPid() });
@@ -215,7 +215,7 @@ describe('what a process that was killed was writing', () => {
     }
   });
 
-  test('may be removed by two at a time', async () => {
+  test('can be removed by two processes at the same time', async () => {
     await using directory = makeTempDir();
     const own = await ownParts();
     for (let i = 0; i < 20; i++) plant(directory, { ...own, pid: deadPid() });
@@ -256,7 +256,7 @@ describe('what a process that was killed was writing', () => {
 });
 
 describe('the next writer does not remove', () => {
-  test('what a living process writes', async () => {
+  test('the file of a living process', async () => {
     await using directory = makeTempDir();
     const own = await ownParts();
     const child = spawn('sleep', ['600'], { stdio: 'ignore' });
@@ -274,7 +274,7 @@ describe('the next writer does not remove', () => {
     }
   });
 
-  test('what was kept on purpose', async () => {
+  test('a file that was kept on purpose', async () => {
     await using directory = makeTempDir();
     const path = directory.join('vm.mig');
     const ops = await openFd(path, { direction: 'write', keepPartial: true });
@@ -289,7 +289,7 @@ describe('the next writer does not remove', () => {
     assert.equal(fs.readFileSync(kept, 'latin1'), 'half');
   });
 
-  test('what was kept but could not be given another name, as long as its writer lives', async (t) => {
+  test('a kept file that could not be renamed, while its writer lives', async (t) => {
     await using directory = makeTempDir();
     const asked: string[] = [];
     const ops = await openFd(directory.join('vm.mig'), {
@@ -304,7 +304,7 @@ describe('the next writer does not remove', () => {
     assert.deepEqual(await save(directory), [basename(ops.partialPath as string)]);
   });
 
-  test('what belongs to another name, or is of another kind', async () => {
+  test('a file of another name or another kind', async () => {
     await using directory = makeTempDir();
     const own = { ...(await ownParts()), pid: deadPid() };
     const stay = [
@@ -326,7 +326,7 @@ describe('the next writer does not remove', () => {
     assert.deepEqual((await save(directory)).sort(), [...stay, link, folder, 'elsewhere'].sort());
   });
 
-  test('what belongs to another user', {
+  test('a file of another user', {
     skip: process.geteuid?.() !== 0 && 'only root can make it',
   }, async () => {
     await using directory = makeTempDir();
@@ -335,7 +335,7 @@ describe('the next writer does not remove', () => {
     assert.deepEqual(await save(directory), [entry]);
   });
 
-  test('anything where there is no telling who lives', async (t) => {
+  test('anything where /proc does not show which processes live', async (t) => {
     await using directory = makeTempDir();
     const own = await ownParts();
     // The answer is kept, so it takes a new module to ask anew.

@@ -76,7 +76,7 @@ describe('a new file', () => {
     assert.ok(allocated(directory) <= BLOCK, `${allocated(directory)} bytes`);
   });
 
-  test('has a hole for zeros that come in pieces of any size', async () => {
+  test('has a hole for zeros that arrive in pieces of any size', async () => {
     await using directory = makeTempDir();
     const chunks = [pattern(1000), ...Array.from({ length: 3000 }, () => Buffer.alloc(999))];
     await writeAll(directory, [...chunks, pattern(1000)]);

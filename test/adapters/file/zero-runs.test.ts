@@ -68,7 +68,7 @@ describe('runs of a batch', () => {
     assert.equal(runs([data(96), zeros(BLOCK), data(BLOCK)], offset), 'd96 z4096 d4096');
   });
 
-  test('of an empty batch are none', () => {
+  test('of an empty batch do not exist', () => {
     assert.equal(runs([]), '');
     assert.equal(runs([zeros(0)]), '');
   });

@@ -11,7 +11,7 @@ const write = (ops: QemuFileOps, text: string, position = 0) =>
 const readAll = async (ops: QemuFileOps) => (await collect(() => readOnce(ops))).toString();
 
 describe('a growing buffer', () => {
-  test('starts with a copy of what it is given, and appends to it', async () => {
+  test('starts with a copy of its input, and appends to it', async () => {
     const initial = Buffer.from('abc');
     const ops = memoryOps(initial);
     initial.fill('z');
@@ -71,7 +71,7 @@ describe('a growing buffer', () => {
     assert.equal(ops.contents().toString(), 'kept');
   });
 
-  test('takes what fills it to the limit, and refuses a batch beyond with ENOSPC, whole', async () => {
+  test('accepts bytes up to the limit, and refuses a batch beyond it with ENOSPC, whole', async () => {
     const ops = memoryOps(undefined, { limit: 6 });
     await write(ops, 'abcd');
     await assert.rejects(write(ops, 'efg', 4), { code: 'ENOSPC', position: 4 });
@@ -84,14 +84,14 @@ describe('a growing buffer', () => {
     assert.equal(ops.contents().toString(), 'abcdef');
   });
 
-  test('refuses a limit that is none', () => {
+  test('refuses an invalid limit', () => {
     assert.throws(() => memoryOps(undefined, { limit: -1 }), RangeError);
     assert.throws(() => memoryOps(undefined, { limit: Number.NaN }), RangeError);
   });
 });
 
 describe('a pair', () => {
-  test('answers at once what fits, and what is there', () => {
+  test('returns synchronously if bytes fit or are available', () => {
     const [near, far] = memoryPair({ highWaterMark: 8 });
     assert.equal(near.writevBuffer([Buffer.from('abcd'), Buffer.from('efgh')], 0), 8);
     const buffer = Buffer.alloc(16);
@@ -229,7 +229,7 @@ describe('a pair', () => {
     assert.equal((await readOnce({ ...far })).toString(), 'x');
   });
 
-  test('refuses a high-water mark that is none', () => {
+  test('refuses an invalid high-water mark', () => {
     for (const highWaterMark of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
       assert.throws(() => memoryPair({ highWaterMark }), RangeError);
     }
@@ -268,7 +268,7 @@ describe('several tables over one end', () => {
     await rejectsWith(readOnce(far), 'ECONNRESET');
   });
 
-  test('are no more to be had from a table that is closed', async () => {
+  test('cannot be made from a table that is closed', async () => {
     const [near] = memoryPair();
     await near.close();
     assert.equal(near.getReturnPath(), null);

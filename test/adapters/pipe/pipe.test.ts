@@ -116,7 +116,7 @@ describe('a FIFO', () => {
     await ops.close();
   });
 
-  test('opens for writing when a reader comes', async () => {
+  test('opens for writing when a reader opens it', async () => {
     await using directory = makeTempDir();
     const path = makeFifo(directory);
     const opening = openFifo(path, { direction: 'write' });
@@ -232,7 +232,7 @@ describe('an inherited descriptor', () => {
     assert.equal(isOpen(reader), false);
   });
 
-  test('of a file goes on where it is, and is closed', async () => {
+  test('of a file continues at its position, and is closed', async () => {
     await using directory = makeTempDir();
     fs.writeFileSync(directory.join('file'), '0123456789');
     const fd = fs.openSync(directory.join('file'), 'r+');

@@ -126,7 +126,7 @@ describe('a command that writes', () => {
     await assert.rejects(ops.close(), { code: 'EIO', message: /killed by SIGKILL/ });
   });
 
-  test('does not give the end before it has exited', async () => {
+  test('ends only after it has exited', async () => {
     await using directory = makeTempDir();
     execFileSync('mkfifo', [directory.join('go')]);
     const ops = execOps(`exec >&-; read line < '${directory.join('go')}'; exit 5`, 'read');
@@ -159,7 +159,7 @@ describe('a command that writes', () => {
     });
   }
 
-  test('is ended by a close before its end, which is no error', async () => {
+  test('is ended without an error by a close before its end', async () => {
     await using directory = makeTempDir();
     const ops = execOps(`echo $$ > '${directory.join('pid')}'; while :; do echo y; done`, 'read');
     assert.match((await readOnce(ops)).toString(), /^y\n/);
@@ -219,7 +219,7 @@ describe('a command that reads', () => {
     assert.equal(isAlive(pid), false);
   });
 
-  test('may exit in order without reading to the end what it was sent', async () => {
+  test('can exit with 0 without reading all of its input', async () => {
     await using directory = makeTempDir();
     const ops = execOps(`head -c 3 > '${directory.join('file')}'`, 'write');
     await write(ops, 'abcdef');
@@ -310,7 +310,7 @@ describe('a command', () => {
     });
   });
 
-  test('that leaves another behind with its stderr does not hold up the close', async () => {
+  test('whose child keeps its stderr open does not delay the close', async () => {
     await using directory = makeTempDir();
     const command = `sleep 1000 & echo $! > '${directory.join('pid')}'; echo words >&2; exit 4`;
     const ops = execOps(command, 'write');
@@ -421,7 +421,7 @@ describe('a command', () => {
 });
 
 describe('a command that does both', () => {
-  test('answers what it is asked, and ends after its input', async () => {
+  test('replies to its input, and ends after it', async () => {
     const ops = execOps('tr a-z A-Z', 'both');
     await write(ops, 'question');
     await ops.shutDown(false, true);
@@ -470,7 +470,7 @@ describe('a ready child process', () => {
     assert.equal(child.signalCode, 'SIGTERM');
   });
 
-  test('may have exited before', async () => {
+  test('can have exited before', async () => {
     const child = spawn('sh', ['-c', 'echo early >&2; exit 2'], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });

@@ -166,7 +166,7 @@ describe('an accepted connection', LIMITS, () => {
     for (const socket of [...near, ...far]) socket?.destroy();
   });
 
-  test('has sent anything, when there is no classify option', async () => {
+  test('has sent at least one byte, without a classify option', async () => {
     await using gate = await openGate({ classify: undefined });
     const silent = await connect(gate.target);
     const near = await connect(gate.target);

@@ -97,7 +97,7 @@ describe('listening on TCP', LIMITS, () => {
     await rejectsWith(listenSocket({ host: '192.0.2.1', port: 0 }), 'EADDRNOTAVAIL');
   });
 
-  test('is canceled by a signal, before it begins and while it goes on', async () => {
+  test('is canceled by a signal, before and during the wait', async () => {
     await rejectsWith(listenSocket(ANY_PORT, { signal: AbortSignal.abort() }), 'ECANCELED');
     const controller = new AbortController();
     const listening = listenSocket(ANY_PORT, { signal: controller.signal });
@@ -284,7 +284,7 @@ describe('listening at a path', LIMITS, () => {
     assert.deepEqual(readdirSync(directory.path), ['s']);
   });
 
-  test('leaves a path alone that is no longer its socket', async () => {
+  test('does not remove a path that is no longer its socket', async () => {
     await using directory = makeTempDir();
     const path = directory.join('s');
     const listener = await listenSocket({ path });
@@ -319,7 +319,7 @@ describe('listening at a path', LIMITS, () => {
     assert.equal(await takeAll(await listener.accept()), 'for the new one');
   });
 
-  test('leaves alone what is not a socket', async () => {
+  test('does not remove a file that is not a socket', async () => {
     await using directory = makeTempDir();
     const file = directory.join('file');
     writeFileSync(file, 'precious');
@@ -358,7 +358,7 @@ describe('listening with TLS', LIMITS, () => {
     assert.equal(await receive(near), 'answer');
   });
 
-  test('goes on after a handshake that failed, and reports it', async () => {
+  test('continues after a failed handshake, and reports it', async () => {
     const errors: QemuFileError[] = [];
     await using listener = await listenSocket(ANY_PORT, {
       tls: { cert, key },

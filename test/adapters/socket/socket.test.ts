@@ -42,7 +42,7 @@ describe('writing to a socket', LIMITS, () => {
     await Promise.all([ops.close(), streamPeer(other).close()]);
   });
 
-  test('copies for a stream that may keep its buffers, and writes a batch as one chunk', async () => {
+  test('copies for a stream that can keep its buffers, and writes a batch as one chunk', async () => {
     const kept: Buffer[] = [];
     const stream = new Duplex({
       read() {},
@@ -136,7 +136,7 @@ describe('closing a socket', LIMITS, () => {
     other.destroy();
   });
 
-  test('drops what still comes in, so that the peer gets the bytes and not a reset', async () => {
+  test('drops bytes that still arrive, so that the peer receives our bytes and not a reset', async () => {
     const [socket, other] = await plainSockets();
     const ops = socketOps(socket);
     const peer = streamPeer(other);

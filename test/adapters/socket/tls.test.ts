@@ -173,7 +173,7 @@ describe('a connecting side says why it refuses, or is refused', LIMITS, () => {
     });
   }
 
-  test('a certificate that is demanded, which TLS 1.3 tells after the handshake', async () => {
+  test('a required certificate, which TLS 1.3 reports after the handshake', async () => {
     await using other = await serving({ ...server, ca, requestCert: true, minVersion: 'TLSv1.3' });
     const ops = socketOps(await connectSocket(other.target, { tls: { ca } }));
     await assert.rejects(async () => readOnce(ops), {
@@ -252,7 +252,7 @@ describe('the end of a connection over TLS', LIMITS, () => {
     });
   }
 
-  test('is not an alert that comes before the FIN', async () => {
+  test('is not an alert before the FIN', async () => {
     await using listener = await listenSocket(ANY_PORT, { tls: server });
     const near = await connectSocket(listener.address, { tls: { ca, ...client } });
     const far = await listener.accept();

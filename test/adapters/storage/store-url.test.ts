@@ -13,7 +13,7 @@ test('a directory with and without the name of a snapshot', () => {
   assert.deepEqual(parseStoreUrl('store:vm'), { scheme: 'store', path: 'vm', snapshot: undefined });
 });
 
-test('the name follows the last #, and may be empty', () => {
+test('the name follows the last #, and can be empty', () => {
   assert.deepEqual(parseStoreUrl('store:a#b#c'), { scheme: 'store', path: 'a#b', snapshot: 'c' });
   assert.equal(parseStoreUrl('store:a#').snapshot, '');
 });

@@ -188,7 +188,7 @@ describe('a reader', () => {
     await waiting;
   });
 
-  test('puts back what it had read ahead', async () => {
+  test('returns bytes that it had read ahead to the stream', async () => {
     const stream = makeReadable();
     const leftovers = watchListeners(stream);
     const reader = new StreamReader(stream);

@@ -63,7 +63,7 @@ describe('a writer', () => {
     assert.equal(Buffer.concat(chunks).toString(), 'onetwo');
   });
 
-  test('fails with the error of the stream, and goes on failing', async () => {
+  test('fails with the error of the stream, and keeps failing', async () => {
     const sink = new Sink();
     const writer = new StreamWriter(sink);
     const cause = Object.assign(new Error('no'), { code: 'ECONNRESET' });

@@ -104,7 +104,7 @@ describe('diff', { concurrency }, () => {
     assert.deepEqual([ended.code, ended.stderr], [1, '']);
   });
 
-  test('exits with 0 where nothing differs, or nothing but what is ignored', async () => {
+  test('exits with 0 if nothing differs except ignored fields', async () => {
     await using dir = makeTempDir();
     const a = put(dir, 'a.mig', workedExample());
     const same = await run(['diff', a, '-', '--json'], gzipSync(workedExample()));
@@ -190,7 +190,7 @@ RAM: 1 block differs
   });
 });
 
-describe('diff of what cannot be compared', { concurrency }, () => {
+describe('diff of streams that cannot be compared', { concurrency }, () => {
   test('exits with 3 and names the stream and its fault', async () => {
     await using dir = makeTempDir();
     const sound = put(dir, 'sound.mig', workedExample());

@@ -104,7 +104,7 @@ describe('extract', { concurrency }, () => {
     assert.equal(modeOf(to), 0o700);
   });
 
-  test('--all-blocks stays in its directory, whatever the names are', async () => {
+  test('--all-blocks stays in its directory, with any name of a block', async () => {
     await using dir = makeTempDir();
     const names = [
       '../../etc/passwd',
@@ -256,7 +256,7 @@ describe('of a bad stream', { concurrency }, () => {
     assert.equal(fs.readFileSync(old, 'utf8'), 'old');
   });
 
-  test('and of none there is nothing', async () => {
+  test('and an unreadable one leaves no file', async () => {
     await using dir = makeTempDir();
     const outputs = ['--elf', dir.join('elf'), '--manifest', dir.join('manifest')];
     assertSays(await run(['extract', '-', ...outputs], 'no stream at all'), 3, /not a migration/);
@@ -305,7 +305,7 @@ describe('exit code of extract', { concurrency }, () => {
     assertSays(manifest, 4, /ENOENT/);
   });
 
-  test('130: interrupted, and nothing is left behind', async () => {
+  test('130: interrupted, and no file is left', async () => {
     await using dir = makeTempDir();
     fs.mkdirSync(dir.join('to'));
     const outputs = ['--elf', dir.join('to/elf'), '--all-blocks', dir.join('to')];

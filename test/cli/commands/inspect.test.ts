@@ -171,7 +171,7 @@ describe('inspect --json', { concurrency }, () => {
     assert.match(ended.stderr, /^qemu-file: listening on unix:.*\n$/);
   });
 
-  test('gives commands with their payload, rounds, and devices with their instance', async () => {
+  test('prints commands with their payload, rounds, and devices with their instance', async () => {
     const object = jsonIn(await run(['inspect', '-', '--json'], twoRounds()));
     assert.deepEqual(object.commands, [
       { offset: 20, bytes: 9, number: 2, name: 'PING', value: 1 },
@@ -247,7 +247,7 @@ Time line
     );
   });
 
-  test('shows rounds and pages that came again, and nothing raw out of the stream', async () => {
+  test('shows rounds and repeated pages, and escapes text of the stream', async () => {
     const { code, stdout } = await run(['inspect', '-'], twoRounds());
     const text = stdout.toString();
     assert.equal(code, 0);
@@ -409,7 +409,7 @@ describe('exit code of inspect', { concurrency }, () => {
     assertSays(await run(['inspect', path, '--channel', dir.join('no')]), 4, /ENOENT/);
   });
 
-  test('4: a command that fails, whatever it wrote before', async () => {
+  test('4: a command that fails, even if it wrote before', async () => {
     await using dir = makeTempDir();
     const path = put(dir, 'vm.mig', workedExample());
     assertSays(await run(['inspect', `exec:cat ${path}; exit 3`]), 4, /exited with status 3/);
@@ -440,7 +440,7 @@ describe('exit code of inspect', { concurrency }, () => {
 });
 
 describe('the outputs of inspect', { concurrency }, () => {
-  test('may be closed by who reads them, without a word', async () => {
+  test('can be closed by their reader without a message', async () => {
     await using dir = makeTempDir();
     const path = put(dir, 'vm.mig', workedExample());
     const args = ['--import', 'tsx', 'lib/cli/main.ts', 'inspect', path, '--json'];

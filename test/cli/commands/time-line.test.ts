@@ -49,7 +49,7 @@ describe('the time line', () => {
     ]);
   });
 
-  test('gives the number of parts of each section where they differ', () => {
+  test('prints the number of parts of each section if the numbers differ', () => {
     const parts = ['ram part', 'ram part', 'vfio part', 'ram part'];
     assert.deepEqual(timeLine(...parts), ['ram PART × 3, vfio PART']);
   });

@@ -76,7 +76,7 @@ describe('verify', { concurrency }, () => {
     ]);
   });
 
-  test('stops at the first fault, and with --all goes on', async () => {
+  test('stops at the first fault, and continues with --all', async () => {
     const bytes = changed(START_FOOTER, PART_FOOTER);
     const first = await run(['verify', '-'], bytes);
     assert.equal(first.code, 1);
@@ -100,7 +100,7 @@ describe('verify', { concurrency }, () => {
     assertSays(await run(['verify', path, ...options.slice(2)]), 1, /channel/);
   });
 
-  test('misses the VM description, unless it is told that there is none', async () => {
+  test('requires the VM description, unless an option says that there is none', async () => {
     await using dir = makeTempDir();
     const path = put(dir, 'vm.mig', workedExample().subarray(0, 4321));
     const ended = await run(['verify', path]);
@@ -224,7 +224,7 @@ describe('exit code of verify', { concurrency }, () => {
     assertSays(ended, 1, /ENODATA: in section "ram": .*at byte/);
   });
 
-  test('2: a manifest or dump that is none, before the stream is read', async () => {
+  test('2: an invalid manifest or dump, before the stream is read', async () => {
     await using dir = makeTempDir();
     const [text, object] = [put(dir, 'text', 'no JSON'), put(dir, 'object', '{}')];
     const path = put(dir, 'vm.mig', workedExample());

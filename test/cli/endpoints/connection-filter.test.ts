@@ -26,7 +26,7 @@ describe('welcome are', () => {
     for (const file of files) {
       if (file.kind !== 'main' && file.kind !== 'channel' && file.kind !== 'image') continue;
       if (file.streamAt !== undefined) continue;
-      test(`the first bytes of the ${file.kind} of ${name}, as soon as they tell`, () => {
+      test(`the first bytes of the ${file.kind} of ${name}, as soon as they are distinctive`, () => {
         assertWelcome(unpack(file));
       });
     }

@@ -54,7 +54,7 @@ describe('the TLS options', () => {
     assert.equal(to?.cert, text(`${made.good}/client-cert.pem`));
   });
 
-  test('ask clients for nothing only where that is said', async () => {
+  test('request a client certificate only with the option for it', async () => {
     const { from } = await read({ fromTls: made.good, fromTlsAnonymous: true });
     assert.equal(from?.requestCert, undefined);
     const own = {
@@ -131,7 +131,7 @@ describe('files that do not do', () => {
     return dir.join(name);
   };
 
-  test('are told apart: missing, garbled, of something else', async () => {
+  test('are distinguished: missing, invalid, of another kind', async () => {
     const own = { toTlsCa: `${made.good}/ca-cert.pem`, toTlsCert: `${made.good}/client-cert.pem` };
     await refuses({ toTls: dir.join('none') }, false, /^ENOENT: tls: .*none: .*check the path/);
     await refuses({ toTlsCa: dir.join('none') }, false, /^ENOENT: tls: .*none: /);
@@ -160,7 +160,7 @@ describe('files that do not do', () => {
     );
   });
 
-  test('shared keys: a bad line is named, and so is a user who is not there', async () => {
+  test('shared keys: the invalid line or the missing user is named', async () => {
     await refuses({ toTlsPsk: bad('a', 'qemu:00\nqemu\n') }, false, /line 2 is not USER:HEXKEY/);
     await refuses({ toTlsPsk: bad('b', 'qemu:0g\n') }, false, /line 1 is not USER:HEXKEY/);
     await refuses({ toTlsPsk: bad('c', '# none\n') }, false, /it contains no shared key/);
@@ -168,7 +168,7 @@ describe('files that do not do', () => {
     await refuses({ toTls: made.otherUser }, false, /no key of user "qemu".*--to-tls-user/);
   });
 
-  test('warn where anybody can read a key, or where a certificate has expired', async () => {
+  test('cause a warning if others can read a key, or if a certificate has expired', async () => {
     const open = dir.join('open');
     mkdirSync(open);
     copyFileSync(`${made.psk}/keys.psk`, `${open}/keys.psk`);

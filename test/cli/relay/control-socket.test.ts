@@ -69,7 +69,7 @@ test('a command changes the limit, and its answer is the status with the new one
   assert.deepEqual(answer, { ok: true, ...STATUS, maxBandwidth: 10_485_760 });
 });
 
-test('what is no command or no size changes nothing and says what there is', () => {
+test('an unknown command or an invalid size changes nothing and lists the commands', () => {
   const steering = new Steering();
   for (const line of ['max-bandwidth', 'max-bandwidth fast', 'max-bandwidth -1', 'faster', '{}']) {
     const answer: unknown = JSON.parse(answerLine(line, steering));
@@ -142,7 +142,7 @@ test('a client that never reads its answers is let go of when the relay has ende
   await until(notices, { what: 'the connection to be closed', intervalMs: 100 });
 });
 
-test('the ninth client is refused and told so', async () => {
+test('the ninth client is refused with the reason', async () => {
   await using dir = makeTempDir();
   const path = dir.join('control');
   await using control = await startControl(path, new Steering(), noInput);
@@ -158,7 +158,7 @@ test('the ninth client is refused and told so', async () => {
   await closed;
 });
 
-test('a relay that runs is asked, slowed down and stopped over its socket, and tells on SIGUSR1', async () => {
+test('a running relay reports, is slowed down and stopped over its socket, and reports on SIGUSR1', async () => {
   await using dir = makeTempDir();
   const control = dir.join('control');
   const relay = new Command([
@@ -212,7 +212,7 @@ test('a limit that held all back is lifted by a line on standard input', async (
   assert.equal(statSync(dir.join('to')).size, 4 << 20);
 });
 
-test('standard input cannot be relayed and give commands', async () => {
+test('standard input cannot be both the stream and the commands', async () => {
   const { code, stderr } = await run(['relay', '-', '/dev/null', '--control', '-'], '');
   assert.equal(code, 2);
   assert.match(stderr, /--control the path of a socket/);

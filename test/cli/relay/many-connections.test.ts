@@ -82,7 +82,7 @@ class Stage implements AsyncDisposable {
 }
 
 describe('relay --channels', () => {
-  test('connects for the main channel first though it comes last, and tells of each', async () => {
+  test('connects for the main channel first even if it arrives last, and reports each channel', async () => {
     await using stage = await Stage.start('--channels', '3', '--json', '--digest');
     const [first, second, main] = [
       await stage.connect(),
@@ -136,7 +136,7 @@ describe('relay --channels', () => {
     );
   });
 
-  test('lets in a silent channel beside the main one, and nobody who begins otherwise', async () => {
+  test('accepts a silent channel beside the main one, and refuses unknown first bytes', async () => {
     await using stage = await Stage.start('--channels', '2');
     const stranger = await stage.connect();
     stranger.write('GET / HTTP/1.0\r\n\r\n');
@@ -196,7 +196,7 @@ describe('relay --channels', () => {
     assert.ok(forward.bytes <= 102_400 * (seconds + 0.015), `${forward.bytes} in ${seconds} s`);
   });
 
-  test('of 1 takes what ever comes, as without it', async () => {
+  test('of 1 accepts any connection, as without the option', async () => {
     const { code, stdout } = await run(
       ['relay', '-', '-', '--channels', '1', '--quiet'],
       'anything',

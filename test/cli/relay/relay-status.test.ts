@@ -13,7 +13,7 @@ function connection(options?: QemuFileOptions): [QemuFile, QemuFile] {
   return [new QemuFile(ours, options), new QemuFile(theirs)];
 }
 
-test('tells where it is, from the wait for a connection to the end', async () => {
+test('reports its state, from the wait for a connection to the end', async () => {
   const budget = new BandwidthBudget(1000);
   using steering = new RelayMonitor(budget, assert.fail);
   assert.deepEqual(
@@ -60,7 +60,7 @@ test('tells where it is, from the wait for a connection to the end', async () =>
   );
 });
 
-test('adds up all channels, and stops the relay when it is told to', () => {
+test('adds up all channels, and stops the relay on command', () => {
   let stops = 0;
   using steering = new RelayMonitor(new BandwidthBudget(), () => (stops += 1));
   for (let channel = 0; channel < 3; channel += 1) {
@@ -71,7 +71,7 @@ test('adds up all channels, and stops the relay when it is told to', () => {
   assert.deepEqual([stops, steering.status().state], [1, 'ending']);
 });
 
-test('takes no limit that is none', () => {
+test('refuses an invalid limit', () => {
   using steering = new RelayMonitor(new BandwidthBudget(5), assert.fail);
   assert.throws(() => steering.setMaxBandwidth(-1), RangeError);
   assert.equal(steering.status().maxBandwidth, 5);

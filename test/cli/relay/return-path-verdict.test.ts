@@ -19,14 +19,14 @@ function failureOf(hex: string, size: number): string | null {
 }
 
 describe('the end of a return path', () => {
-  test('is good if the last word is that all went well, however it came', () => {
+  test('is good if the last message reports success, in any chunks', () => {
     for (const size of [1, 3, 7, 8, 16]) {
       assert.equal(failureOf(PONG + SHUT, size), null);
       assert.equal(failureOf(SHUT, size), null);
     }
   });
 
-  test('is good if nothing ever came: nobody asked the destination', () => {
+  test('is good if no message ever arrived, because none was requested', () => {
     assert.equal(failureOf('', 1), null);
   });
 
@@ -83,7 +83,7 @@ describe('a relay between sockets', () => {
     });
   }
 
-  test('does not listen to what comes back if nothing is to be looked at', async () => {
+  test('ignores the return path if no check is requested', async () => {
     const { code, stderr } = await relayTo(PONG, '--no-check');
     assert.equal(code, 0, stderr);
   });

@@ -53,7 +53,7 @@ describe('a relay to a file', { concurrency }, () => {
     assert.deepEqual(fs.readdirSync(dir.path), ['vm.mig']);
   });
 
-  test('publishes what a real QEMU wrote, in whatever way', async () => {
+  test('publishes a stream of a real QEMU, in every way of writing it', async () => {
     await using dir = makeTempDir();
     for (const name of ['postcopy', 'q10-mapped-ram', 'no-footers', 'pc']) {
       const [path = ''] = putRecording(dir, name);
@@ -110,7 +110,7 @@ describe('a relay to a file', { concurrency }, () => {
     assert.ok(fs.readFileSync(dir.join('vm.mig')).equals(cut));
   });
 
-  test('publishes what is no stream, unless a check is asked for', async () => {
+  test('publishes bytes that are not a stream, unless a check is requested', async () => {
     await using dir = makeTempDir();
     for (const bytes of [Buffer.from('no stream'), Buffer.from('x'), gzipSync(workedExample())]) {
       const path = dir.join('vm.mig');
@@ -140,7 +140,7 @@ describe('a relay to a file', { concurrency }, () => {
     assertKept(dir, asked, foreign(), 0);
   });
 
-  test('does not keep what an interruption or a broken connection left', async () => {
+  test('does not keep the part that an interruption or a broken connection left', async () => {
     await using dir = makeTempDir();
     await using to = makeTempDir();
     const relaying = new Command(['relay', `unix:${dir.join('s')}`, to.join('vm.mig')]);
@@ -228,7 +228,7 @@ describe('a relay that checks', { concurrency }, () => {
     );
   });
 
-  test('writes no manifest of what is no sound stream', async () => {
+  test('writes no manifest of an unsound stream', async () => {
     await using dir = makeTempDir();
     const options = ['--manifest', dir.join('vm.json')];
     const inputs: [bytes: Buffer, code: number][] = [

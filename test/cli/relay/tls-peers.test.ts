@@ -54,7 +54,7 @@ describe('relay over TLS to socat, which never writes', LIMITS, () => {
     assert.ok(readFileSync(to).equals(sent));
   });
 
-  test('fails when socat could not write what it has read', async () => {
+  test('fails when socat could not write the bytes that it has read', async () => {
     const [socat, port] = await startSocat('OPEN:/dev/full');
     const exited = once(socat, 'exit');
     const { code, stderr } = await relay(port, pattern(20_000_000));

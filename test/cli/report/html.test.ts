@@ -274,7 +274,7 @@ describe('the order of the stream in a report', () => {
 });
 
 describe('the devices in a report', () => {
-  test('have integers, bytes and structures that can be told apart', async () => {
+  test('distinguish integers, bytes and structures', async () => {
     const state = {
       number: 5,
       flag: true,

@@ -99,7 +99,7 @@ describe('the header of a libvirt save image', () => {
     fails({ cookieOffset: 101 }, 'corrupt', 32, /101 of 100/);
   });
 
-  test('may say as much as the bounds allow', () => {
+  test('can be as large as the bounds allow', () => {
     const { dataLength } = parseLibvirtHeader(header({ dataLength: 64 * 2 ** 20 }));
     assert.equal(dataLength, 67108864);
     assert.equal(parseLibvirtHeader(header({ cookieOffset: 100 })).cookieOffset, 100);
@@ -107,7 +107,7 @@ describe('the header of a libvirt save image', () => {
 });
 
 describe('a libvirt save image', () => {
-  test('gives XML, cookie and the stream, however it is cut into chunks', async () => {
+  test('yields XML, cookie and the stream, at every split into chunks', async () => {
     const cookieOffset = Buffer.byteLength(XML) + 1;
     const bytes = image([XML, COOKIE], { cookieOffset, wasRunning: 1 });
     for (let at = 1; at < bytes.length; at++) {
@@ -122,7 +122,7 @@ describe('a libvirt save image', () => {
     }
   });
 
-  test('may have no cookie', async () => {
+  test('can have no cookie', async () => {
     const { xml, cookie } = await readLibvirtSave(new QemuFile(new Source([image([XML])])));
     assert.deepEqual({ xml, cookie }, { xml: XML, cookie: null });
     const cookieOffset = Buffer.byteLength(XML) + 1;
@@ -136,7 +136,7 @@ describe('a libvirt save image', () => {
     assert.equal(xml, XML);
   });
 
-  test('is truncated wherever it ends before the stream', async () => {
+  test('is truncated at every place before the stream', async () => {
     const bytes = image([XML]);
     for (let length = 0; length < bytes.length - 8; length++) {
       const file = new QemuFile(new Source([bytes.subarray(0, length)]));

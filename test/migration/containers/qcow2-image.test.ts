@@ -100,7 +100,7 @@ describe('the snapshots of a qcow2 image', () => {
   });
 
   for (const extra of [0, 8, 16, 24, 1024]) {
-    test(`may have ${extra} bytes of extra data`, async () => {
+    test(`can have ${extra} bytes of extra data`, async () => {
       const snapshots = [
         { extra, name: 'one', cells: [firstCluster(), A] },
         { extra, name: 'another', cells: [firstCluster(), B] },
@@ -171,7 +171,7 @@ describe('the VM state of a snapshot', () => {
   });
 
   for (const diskSize of [0, 1, 32_767, 32_768, 32_769, 100_000]) {
-    test(`begins behind a disk of ${diskSize} bytes`, async () => {
+    test(`begins after a disk of ${diskSize} bytes`, async () => {
       const image = qcow2({
         virtualSize: 5,
         snapshots: [{ diskSize, cells: [firstCluster(), A] }],
@@ -181,7 +181,7 @@ describe('the VM state of a snapshot', () => {
     });
   }
 
-  test('may need several L2 tables, and have clusters in any order', async () => {
+  test('can need several L2 tables, and have clusters in any order', async () => {
     const cells = [firstCluster(), ...Array.from({ length: 200 }, (_, i) => pattern(CLUSTER, i))];
     const image = qcow2({ snapshots: [{ cells }] });
     assert.equal(image.tables[0]?.l2At.length, 4);
@@ -206,13 +206,13 @@ describe('the VM state of a snapshot', () => {
     assert.equal(calls, 1);
   });
 
-  test('may have clusters of zeros', async () => {
+  test('can have clusters of zeros', async () => {
     const parts = { snapshots: [{ cells: [firstCluster(), 'zero', A, 'zero'] as const }] };
     assert.deepEqual(await contents(parts), stream(firstCluster(), ZEROS, A, ZEROS));
   });
 
   for (const version of [2, 3]) {
-    test(`may have compressed clusters, in version ${version}`, async () => {
+    test(`can have compressed clusters, in version ${version}`, async () => {
       const packed = [firstCluster(), Buffer.alloc(CLUSTER, 5), A].map((bytes) => ({
         packed: deflateRawSync(bytes),
       }));
@@ -222,7 +222,7 @@ describe('the VM state of a snapshot', () => {
     });
   }
 
-  test('may have a compressed cluster whose last sector the file does not have whole', async () => {
+  test('can have a compressed cluster whose last sector is not complete in the file', async () => {
     const packed = deflateRawSync(A);
     const image = qcow2({ snapshots: [{ cells: [firstCluster(), { packed }] }] });
     const at = image.bytes.indexOf(packed);
@@ -238,7 +238,7 @@ describe('the VM state of a snapshot', () => {
     assert.deepEqual(await all(state), stream(firstCluster(), A));
   });
 
-  test('may have clusters compressed with zstd, where Node.js knows that', async () => {
+  test('can have clusters compressed with zstd, where Node.js supports it', async () => {
     const { zstdCompressSync } = zlib as { zstdCompressSync?: (bytes: Uint8Array) => Buffer };
     const cells = [firstCluster(), { packed: zstdCompressSync?.(B) ?? Buffer.alloc(9) }];
     const state = contents({ features: 8, compression: 1, snapshots: [{ cells }] });
@@ -275,7 +275,7 @@ describe('the VM state of a snapshot', () => {
     assert.deepEqual(await contents(parts), expected);
   });
 
-  test('of a stream with mapped-ram goes on behind its size, up to the first hole', async () => {
+  test('of a stream with mapped-ram continues after its size, up to the first hole', async () => {
     const start = firstCluster(MAPPED_RAM);
     const cells = [start, 'hole', A, B, 'zero', C, 'hole', A] as const;
     const parts = { snapshots: [{ cells, vmStateSize: 2 * CLUSTER + 100 }] };
@@ -284,7 +284,7 @@ describe('the VM state of a snapshot', () => {
     assert.equal((await contents(plain)).length, CLUSTER + 100);
   });
 
-  test('may have subclusters, each there or not', async () => {
+  test('can have subclusters, each allocated or not', async () => {
     const size = 2 ** 14;
     const whole = stream(header, MAPPED_RAM, pattern(size)).subarray(0, size);
     const parts = { clusterBits: 14, features: EXTENDED_L2 };
@@ -454,7 +454,7 @@ describe('a qcow2 image that cannot be read', () => {
     });
   }
 
-  test('may have its tables in each other: what is read is wrong, but it ends', async () => {
+  test('can have overlapping tables: the result is wrong, but reading ends', async () => {
     const loop = patched(PLAIN, l1Entry, be64(l1At));
     await assert.rejects(async () => all(await stateOf(loop)));
     const self = patched(PLAIN, l2 + 8, be64(BigInt(l2)));
@@ -475,7 +475,7 @@ describe('a qcow2 image that cannot be read', () => {
     }
   });
 
-  test('keeps the error of what reads it', async () => {
+  test('keeps the error of its reader', async () => {
     const failure = new Error('no more disks');
     const failing = Qcow2Image.open(() => Promise.reject(failure));
     await assert.rejects(failing, failure);

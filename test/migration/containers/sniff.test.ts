@@ -45,21 +45,21 @@ function start(digits: string): Buffer {
 
 describe('the first bytes of a file', () => {
   for (const [what, digits, expected] of KNOWN) {
-    test(`tell ${what}`, () => {
+    test(`identify ${what}`, () => {
       assert.deepEqual(sniffContainer(start(digits)), expected);
       assert.deepEqual(sniffContainer(Buffer.concat([start(digits), start(digits)])), expected);
     });
   }
 
   for (const [digits, said] of OTHERS) {
-    test(`tell what holds no stream: ${said.source}`, () => {
+    test(`identify a file without a stream: ${said.source}`, () => {
       const container = sniffContainer(start(digits));
       assert.equal(container?.kind, 'other');
       assert.match(describeContainer(container, start(digits)), said);
     });
   }
 
-  test('tell nothing if they are unknown, or too few', () => {
+  test('identify nothing if they are unknown, or too few', () => {
     assert.equal(sniffContainer(start('00')), null);
     assert.equal(sniffContainer(new Uint8Array(0)), null);
     for (const [, digits] of KNOWN) {

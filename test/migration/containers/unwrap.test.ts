@@ -78,11 +78,11 @@ describe('a bare stream', () => {
     assert.deepEqual(await unwrapped(file), BARE);
   });
 
-  test('that comes through a pipe cannot seek', async () => {
+  test('from a pipe cannot seek', async () => {
     assert.deepEqual(await unwrapped(pipe(STREAM)), { ...BARE, seekable: false });
   });
 
-  test('is recognised by its first four bytes, while more is still to come', async () => {
+  test('is recognised by its first four bytes, before more arrives', async () => {
     const feed = new Feed();
     const found = unwrap(new QemuFile(feed));
     await turn();
@@ -90,7 +90,7 @@ describe('a bare stream', () => {
     assert.equal((await found).container, null);
   });
 
-  test('may begin at an offset', async () => {
+  test('can begin at an offset', async () => {
     const bytes = stream(Buffer.alloc(70_000, 1), STREAM);
     const facts = { ...BARE, fileOffset: 70_000 };
     assert.deepEqual(await unwrapped(stored(bytes), { offset: 70_000 }), facts);
@@ -112,7 +112,7 @@ describe('a bare stream', () => {
     assert.deepEqual(await unwrapped(read), { ...BARE, fileOffset: 5000 });
   });
 
-  test('cannot begin before where a pipe is, nor behind its end', async () => {
+  test('cannot begin before the position of a pipe, nor after its end', async () => {
     const file = pipe(STREAM);
     await file.readSkip(10);
     await assert.rejects(unwrap(file, { offset: 5 }), { code: 'EINVAL' });
@@ -138,7 +138,7 @@ describe('a stream compressed with gzip', () => {
     await unwrapped(pipe(...piecesOf(PACKED, 1)));
   });
 
-  test('may have several members, and zeros behind them, cut anywhere', async () => {
+  test('can have several members, and zeros after them, at every split', async () => {
     const bytes = stream(
       gzipSync(STREAM.subarray(0, 100)),
       gzipSync(STREAM.subarray(100)),
@@ -150,12 +150,12 @@ describe('a stream compressed with gzip', () => {
     await unwrapped(pipe(...piecesOf(bytes, 1)));
   });
 
-  test('larger than all buffers comes whole', async () => {
+  test('larger than all buffers is complete', async () => {
     const large = stream(header, pattern(3_000_000, 3), Buffer.alloc(3_000_000));
     await unwrapped(pipe(...piecesOf(gzipSync(large), 100_000)), {}, large);
   });
 
-  test('is truncated wherever it ends', async () => {
+  test('is truncated at every place', async () => {
     for (let length = 2; length < PACKED.length; length += 3) {
       const file = pipe(PACKED.subarray(0, length));
       const read = unwrap(file).then(({ file: inner }) => rest(inner));
@@ -164,7 +164,7 @@ describe('a stream compressed with gzip', () => {
     }
   });
 
-  test('that ends too early gives all bytes before', async () => {
+  test('that ends too early yields all bytes before', async () => {
     const large = stream(header, pattern(1_000_000));
     const whole = gzipSync(large);
     for (const length of [whole.length - 1, 700_000, 262_144]) {
@@ -204,7 +204,7 @@ describe('a stream compressed with gzip', () => {
     await within(failed, { what: 'the failure' });
   });
 
-  test('closes its file when it is closed, wherever it is in between', async () => {
+  test('closes its file when it is closed, at every place', async () => {
     const large = gzipSync(stream(header, pattern(2_000_000)));
     for (const how of ['close', 'destroy'] as const) {
       for (const reads of [0, 1, 3]) {
@@ -229,7 +229,7 @@ describe('a stream compressed with gzip', () => {
     assert.deepEqual(feed.closes, [undefined]);
   });
 
-  test('is closed with its file, also when nobody reads', async () => {
+  test('is closed with its file, also without a reader', async () => {
     const feed = new Feed();
     const { file, outer } = await unwrapFed(feed);
     const closed = new Promise((resolve) => file.once('close', resolve));
@@ -260,7 +260,7 @@ describe('a stream compressed with something else', () => {
   ];
 
   for (const [format, digits] of FORMATS) {
-    test(`is decompressed by what is given for ${format}`, async () => {
+    test(`is decompressed by the given function for ${format}`, async () => {
       const packed = stream(digits, Buffer.alloc(20));
       const asked: string[] = [];
       const file = pipe(packed);
@@ -287,7 +287,7 @@ describe('a stream compressed with something else', () => {
     });
   }
 
-  test('fails with what the decompressor fails with', async () => {
+  test('fails with the error of the decompressor', async () => {
     const failure = new QemuFileError('ENOTSUP', 'install it');
     const file = pipe(stream('fd377a585a00', Buffer.alloc(20)));
     const decompress = () => () => Promise.reject(failure);
@@ -298,7 +298,7 @@ describe('a stream compressed with something else', () => {
   const { zstdCompressSync } = zlib as { zstdCompressSync?: (bytes: Uint8Array) => Buffer };
   const skip = zstdCompressSync === undefined && 'this Node.js has no zstd';
 
-  test('may be so with zstd, in several frames cut anywhere', { skip }, async () => {
+  test('can be zstd, in several frames at every split', { skip }, async () => {
     const zstd = zstdCompressSync as (bytes: Uint8Array) => Buffer;
     const bytes = stream(zstd(STREAM.subarray(0, 100)), zstd(STREAM.subarray(100)));
     for (let at = 1; at < bytes.length; at++) {
@@ -342,7 +342,7 @@ describe('a stream in several wrappings', () => {
     assert.equal(raw.fileOffset, 104);
   });
 
-  test('must be what the image of libvirt says', async () => {
+  test('must be compressed as the libvirt image declares', async () => {
     const wrong: readonly [number, Uint8Array, RegExp][] = [
       [0, PACKED, /is raw, but holds gzip-compressed data/],
       [1, STREAM, /is gzip, but holds a migration stream/],
@@ -410,7 +410,7 @@ describe('the VM state of a snapshot in a qcow2 image', () => {
     assert.ok(image.destroyed);
   });
 
-  test('is chosen by name, and read by what is given for it', async () => {
+  test('is chosen by name, and decompressed by the given function', async () => {
     const bytes = imageOf(STREAM);
     const readAt = async (target: Uint8Array, offset: number): Promise<number> =>
       Buffer.from(bytes).copy(target, 0, offset);
@@ -430,7 +430,7 @@ describe('the VM state of a snapshot in a qcow2 image', () => {
     }
   });
 
-  test('is refused if it is no stream', async () => {
+  test('is refused if it is not a stream', async () => {
     const file = stored(imageOf(Buffer.alloc(600, 7)));
     await assert.rejects(unwrap(file), { fault: 'corrupt', message: /not a migration stream/ });
     assert.ok(file.destroyed);
@@ -444,7 +444,7 @@ describe('the VM state of a snapshot in a qcow2 image', () => {
   });
 });
 
-describe('what is no stream', () => {
+describe('bytes that are not a stream', () => {
   test('is named', async () => {
     const others: readonly [Uint8Array, RegExp][] = [
       [hex('7f454c46 02010100 00000000'), /ELF file/],
@@ -472,7 +472,7 @@ describe('what is no stream', () => {
   });
 
   for (const at of [1, 100, 32_765, 32_768, 65_536, 1_000_000]) {
-    test(`tells that a stream begins at byte ${at}`, async () => {
+    test(`names the stream that begins at byte ${at}`, async () => {
       const bytes = stream(Buffer.alloc(at, 'QEV'), STREAM);
       const said = new RegExp(`add ",offset=${at}";.* begins with 51`);
       await assert.rejects(unwrap(stored(bytes)), { fault: 'not-a-stream', message: said });
@@ -488,7 +488,7 @@ describe('what is no stream', () => {
     await assert.rejects(unwrap(stored(bytes)), ({ message }: Error) => !/offset/.test(message));
   });
 
-  test('is told at once if it comes through a connection that stays open', async () => {
+  test('are refused at once if they arrive through a connection that stays open', async () => {
     const feed = new Feed();
     const found = unwrap(new QemuFile(feed));
     await turn();

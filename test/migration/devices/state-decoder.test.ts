@@ -139,7 +139,7 @@ describe('the state of a device', () => {
     ['uint64', '30', null],
   ];
   for (const [type, bytes, value] of others) {
-    test(`has of the type ${type} what ${bytes} stands for`, () => {
+    test(`decodes ${bytes} as ${type}`, () => {
       const body = stream(bytes);
       const device = deviceOf([field('f', type, body.length)]);
       assert.deepEqual(decode(device, body).f, value);
@@ -299,7 +299,7 @@ describe('a body that its description does not fit', () => {
     assert.equal(error.position, 0x1000 + 59);
   });
 
-  test('says what it needed and what there was', () => {
+  test('is reported with the bytes needed and available', () => {
     const device = deviceOf([field('env.regs', 'uint64', 8, { array_len: 2 })]);
     assert.equal(
       refusal(device, Buffer.alloc(11)).reason,
@@ -319,7 +319,7 @@ describe('a body that its description does not fit', () => {
     assert.equal(second.position, 0x1001);
   });
 
-  test('is refused where a structure is larger or smaller than what is in it', () => {
+  test('is refused if a structure is larger or smaller than its contents', () => {
     const larger = deviceOf([field('x', 'uint8', 1), field('s', 'struct', 5, { struct })]);
     const error = refusal(larger, '000000000000');
     assert.equal(error.reason, 's has 5 bytes, but its fields end after 4');
@@ -458,7 +458,7 @@ describe('the comparison with an oracle', () => {
     assert.deepEqual(compareState(ours, oracle), []);
   });
 
-  test('tells every difference', () => {
+  test('finds every difference', () => {
     const ours = { a: 256, b: [1, 2], c: '0aff', d: 1, f: -129, g: '', h: { i: false } };
     const oracle = {
       a: '0x00',
@@ -526,7 +526,7 @@ describe('the devices of recordings', () => {
   for (const name of corpusNames()) {
     const file = fileOf(name);
     if (file === undefined) continue;
-    test(`are what QEMU's analyser says: ${name}`, (t) => {
+    test(`are equal to the output of QEMU's analyser: ${name}`, (t) => {
       const decoded = decodeRecording(name, corpusBytes(file));
       if (decoded === null) return t.skip('it has no description');
       assert.ok(decoded.ended);

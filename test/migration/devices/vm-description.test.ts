@@ -95,7 +95,7 @@ describe('a VM description', () => {
     });
   });
 
-  test('may describe the configuration', () => {
+  test('can describe the configuration', () => {
     const configuration = {
       vmsd_name: 'configuration',
       version: 1,
@@ -105,7 +105,7 @@ describe('a VM description', () => {
     assert.deepEqual(parse(json).configuration, configuration);
   });
 
-  test('may repeat the keys of a list that is described inline', () => {
+  test('can repeat the keys of a list that is described inline', () => {
     const inline =
       '"vmsd_name": "e", "version": 1, "fields": [{"name":"u","type":"uint8","size":1}]';
     const field = `{"name": "q", "type": "qtailq", ${inline}, ${inline}, "size": 5}`;
@@ -122,7 +122,7 @@ describe('a VM description', () => {
     assert.equal('polluted' in {}, false);
   });
 
-  test('may nest as deep as 64 structures', () => {
+  test('can nest as deep as 64 structures', () => {
     parse(nested(64));
     assert.match(refusal(() => parse(nested(65))).reason, /nests deeper than 64/);
   });
@@ -280,13 +280,13 @@ describe('a VM description', () => {
     });
   }
 
-  test('that is no JSON is refused at the byte where it stops to be', () => {
+  test('that is not JSON is refused at the first invalid byte', () => {
     const text = `${JSON.stringify(withDevice({})).slice(0, -1)},,"and more of it": "so that it is long"}`;
     const at = text.indexOf(',,') + 1;
     assert.equal(refusal(() => parse(text, 500)).position, 500 + at);
   });
 
-  test('that is no UTF-8 is refused', () => {
+  test('that is not UTF-8 is refused', () => {
     const bytes = Buffer.from('{"page_size": 4096, "devices": [], "x": "\xff"}', 'latin1');
     assert.match(refusal(() => parseVmDescription(bytes, 0)).reason, /is not JSON/);
   });
@@ -410,7 +410,7 @@ describe('looking for the VM description', () => {
     assert.equal(findVmDescription(bytes, 70)?.bytes, 5 + 0x0606);
   });
 
-  test('gives all that may be it, the last first', () => {
+  test('returns all candidates, the last first', () => {
     const bytes = stream(
       '00',
       vmDescription(opaque({ a: 1 })),
@@ -449,7 +449,7 @@ describe('looking for the VM description', () => {
     assert.equal(chooseDescription(tailOf(['00', '00'], end), 0, true), null);
   });
 
-  test('takes time linear in what there is, whatever it is', { timeout: 60_000 }, () => {
+  test('takes time linear in the input, for any input', { timeout: 60_000 }, () => {
     const size = 8_000_000;
     const json = JSON.stringify(opaque({ one: 1 }));
     const begins = stream('06', be32(size / 2), '7b');

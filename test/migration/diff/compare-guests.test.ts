@@ -277,7 +277,7 @@ describe('devices', () => {
     ]);
   });
 
-  test('are compared without what is ignored', async () => {
+  test('are compared without ignored fields', async () => {
     const a = [device('timer', bytes(1), { ticks: 1, on: 2 }), device('gone', bytes(1), {})];
     const b = [device('timer', bytes(2), { ticks: 3, on: 2 })];
     assert.deepEqual(await devicesOf(a, b, 'timer.t*s', 'gone.*'), []);

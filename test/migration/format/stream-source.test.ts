@@ -22,7 +22,7 @@ describe('openSource', () => {
     await file.close();
   });
 
-  test('chunks come in their order, and empty ones are no end', async () => {
+  test('chunks keep their order, and an empty one is not the end', async () => {
     const none = new Uint8Array(0);
     const { file, close } = openSource(chunks(none, hex('01'), none, none, hex('02 03'), none));
     assert.equal(await file.fillOrEnd(100), 3);
@@ -47,7 +47,7 @@ describe('openSource', () => {
     assert.equal(readable.destroyed, true);
   });
 
-  test('a source that has ended is not told to return', async () => {
+  test('does not call return() of a source that has ended', async () => {
     let returned = 0;
     const source: AsyncIterable<Uint8Array> = {
       [Symbol.asyncIterator]: () => ({
@@ -97,7 +97,7 @@ describe('openSource', () => {
     await close();
   });
 
-  test('a source that fails when it is given up does not fail whoever gives it up', async () => {
+  test('a source that fails when it is abandoned does not fail the caller', async () => {
     const source: AsyncIterable<Uint8Array> = {
       [Symbol.asyncIterator]: () => ({
         next: async () => ({ done: false, value: hex('01') }),

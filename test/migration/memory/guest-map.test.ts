@@ -104,7 +104,7 @@ test("Arm's virt has its memory in one piece from 1 GiB on", () => {
   assert.equal(map.isCertain, true);
 });
 
-test("RISC-V's virt is told from Arm's by the name of its memory", () => {
+test("RISC-V's virt is distinguished from Arm's by the name of its memory", () => {
   const map = guestMap('virt', [
     block('riscv_virt_board.ram', GIB),
     block('virt.flash0', 32 * MIB),
@@ -204,7 +204,7 @@ describe('NUMA nodes', () => {
     assert.deepEqual(names.slice(-2), ['ram-node9', 'ram-node10']);
   });
 
-  test("are told from hotplugged memory by the RTC's total", () => {
+  test("are distinguished from hotplugged memory by the RTC's total", () => {
     const blocks = [block('mem0', 4 * MIB), block('mem1', 12 * MIB), block('x', 8 * MIB)];
     const map = guestMap('pc', blocks, { facts: pcFacts(16 * MIB, 0) });
     assert.deepEqual(lines(map), ['0-3fffff mem0', '400000-ffffff mem1']);
@@ -220,7 +220,7 @@ describe('NUMA nodes', () => {
     );
   });
 
-  test('with names that do not tell their order are not guessed', () => {
+  test('with names that do not show their order are not guessed', () => {
     const blocks = [block('alpha', 4 * MIB), block('beta', 12 * MIB)];
     const map = guestMap('pc', blocks);
     assert.deepEqual(lines(map), []);

@@ -28,7 +28,7 @@ test('a memory store returns written bytes across chunks, and zeros elsewhere', 
   assert.deepEqual(read(store, 66_000, 3), Buffer.alloc(3));
 });
 
-test('a memory store copies what is written', () => {
+test('a memory store copies its input', () => {
   const store = new MemoryPageStore();
   const bytes = Buffer.from('abcd');
   store.write(0, bytes);

@@ -132,7 +132,7 @@ describe('MultifdChannel', () => {
     whole.length - HEADER,
   ];
 
-  it('delivers pages and pages of zeros, wherever its bytes are parted', async () => {
+  it('delivers pages and pages of zeros, at every split', async () => {
     const read = await readSplit(whole, (input) => readAlone(input), places(whole, ...edges));
     assert.deepEqual(read, {
       log: [
@@ -184,7 +184,7 @@ describe('MultifdChannel', () => {
     assert.equal(([...buffers][0] as ArrayBuffer).byteLength, bytes.buffer.byteLength);
   });
 
-  it('reads on when QEMU 7.2 puts SYNC on a packet with pages, and an empty one behind it', async () => {
+  it('continues when QEMU 7.2 sets SYNC on a packet with pages and sends an empty one after it', async () => {
     const left = {
       normal: [1, 2],
       normalPages: 0,
@@ -262,7 +262,7 @@ describe('MultifdChannel', () => {
       assert.deepEqual(states, [expected]);
     });
 
-    it('drops it if nobody wants it', async () => {
+    it('drops it without a consumer', async () => {
       const { packets } = await readAlone(inputOver(bytes));
       assert.equal(packets, 2);
     });
@@ -275,7 +275,7 @@ describe('MultifdChannel', () => {
     });
   });
 
-  it('says where it ends early, wherever that is', async () => {
+  it('reports the place at which it ends early', async () => {
     for (const place of places(whole, ...edges)) {
       // Between packets, when no pages wait for a SYNC, it may end.
       if (place === 64 || place === second + HEADER) continue;

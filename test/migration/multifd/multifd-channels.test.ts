@@ -96,7 +96,7 @@ function watched(promise: Promise<void>): { state: 'waits' | 'done' | Error } {
 }
 
 describe('MultifdChannels', () => {
-  it('reads recorded channels round by round, in whatever order they are given', async () => {
+  it('reads recorded channels round by round, in any order of channels', async () => {
     const log = new Log();
     const channels = new MultifdChannels([
       recorded(1, zero(10), zero(11), sync, sync, zero(12), sync),
@@ -135,7 +135,7 @@ describe('MultifdChannels', () => {
     channels.stop(new Error('enough'));
   });
 
-  it('holds a channel at its SYNC until all have come there, and main with it', async () => {
+  it('stops a channel at its SYNC until all channels and main have reached it', async () => {
     const log = new Log();
     const [fast, slow] = [new Live(), new Live()];
     const channels = new MultifdChannels([fast.input, slow.input]);
@@ -294,7 +294,7 @@ describe('MultifdChannels', () => {
     assert.equal(failures.length, 1);
   });
 
-  it('passes on a failure that came when nobody waited', async () => {
+  it('reports a failure that happened while no caller waited', async () => {
     const channels = new MultifdChannels([recorded(0, zero(100)), recorded(1, zero(100))]);
     channels.start(new Log());
     await quiet();
@@ -324,7 +324,7 @@ describe('MultifdChannels', () => {
     await assert.rejects(visited.sync(), /^Error: no space left$/);
   });
 
-  it('stops everything when it is told to', async () => {
+  it('stops everything on request', async () => {
     const log = new Log();
     const [idle, waiting] = [new Live(), new Live()];
     const channels = new MultifdChannels([idle.input, waiting.input]);
@@ -341,7 +341,7 @@ describe('MultifdChannels', () => {
     await assert.rejects(channels.finish(), reason);
   });
 
-  it('stops before it was started, too', async () => {
+  it('stops before it was started as well', async () => {
     const log = new Log();
     const channels = new MultifdChannels([recorded(0, zero(1), sync)]);
     const reason = new Error('given up');

@@ -64,7 +64,7 @@ function patched(bytes: Buffer, at: number, digits: string): Buffer {
 }
 
 describe('parseInitialPacket', () => {
-  it('gives number and UUID', () => {
+  it('returns number and UUID', () => {
     const uuid = '00112233 44556677 8899aabb ccddeeff';
     assert.deepEqual(parseInitialPacket(multifdInitial(7, uuid)), {
       id: 7,
@@ -72,7 +72,7 @@ describe('parseInitialPacket', () => {
     });
   });
 
-  it('refuses what is no multifd channel, a main channel by its name', () => {
+  it("refuses a start that is not a multifd channel's, and names a main channel", () => {
     const main = patched(multifdInitial(0), 0, '5145564d');
     assertPacketFault(
       () => parseInitialPacket(main),
@@ -96,7 +96,7 @@ describe('parseInitialPacket', () => {
 });
 
 describe('packetKind', () => {
-  it('tells pages and device state apart', () => {
+  it('distinguishes pages and device state', () => {
     for (const flags of [0x00, 0x01, 0x02, 0x05, 0x3f]) {
       assert.equal(packetKind(multifdPacket({ flags }).subarray(0, 12)), 'pages');
     }
@@ -119,7 +119,7 @@ describe('packetKind', () => {
 });
 
 describe('PagesPacket', () => {
-  it('gives the offsets of normal pages and then those of zeros', () => {
+  it('returns the offsets of normal pages and then those of zero pages', () => {
     const payload = Buffer.alloc(2 * PAGE);
     const packet = parsed({ block: 'pc.ram', normal: [0x3000, 0], zero: [0x7000], payload });
     assert.deepEqual([...packet.offsets.subarray(0, 3)], [0x3000, 0, 0x7000]);
@@ -127,7 +127,7 @@ describe('PagesPacket', () => {
     assert.deepEqual([packet.block, packet.method, packet.isSync], [RAM, 'none', false]);
   });
 
-  it('ignores what QEMU 7.2 leaves over in a packet without pages', () => {
+  it('ignores bytes that QEMU 7.2 leaves in a packet without pages', () => {
     const left = { payloadSize: 99, block: Buffer.alloc(256, 0xff), normal: [5, 6, 7] };
     const packet = parsed({ flags: 1, ...left, normalPages: 0, number: 3 });
     assert.deepEqual([packet.normal, packet.zero, packet.payloadSize], [0, 0, 0]);
@@ -252,7 +252,7 @@ describe('PagesPacket', () => {
 });
 
 describe('parseDevicePacket', () => {
-  it('gives name, instance and size', () => {
+  it('returns name, instance and size', () => {
     const bytes = multifdDeviceState('0000:00:03.0/vfio', 2, Buffer.alloc(5));
     assert.deepEqual(parseDevicePacket(bytes.subarray(0, DEVICE_HEADER_BYTES)), {
       name: '0000:00:03.0/vfio',
@@ -261,7 +261,7 @@ describe('parseDevicePacket', () => {
     });
   });
 
-  it('refuses no bytes, too many, and a name without an end', () => {
+  it('refuses no bytes, too many, and an unterminated name', () => {
     const empty = multifdDeviceState('vfio', 0, Buffer.alloc(0));
     assertPacketFault(
       () => parseDevicePacket(empty),

@@ -88,7 +88,7 @@ describe('XBZRLE', () => {
     }
   });
 
-  it('leaves bytes beyond the page alone, and ends, whatever it is given', () => {
+  it('does not touch bytes beyond the page, and ends, for any input', () => {
     const memory = Buffer.alloc(3 * PAGE);
     const page = memory.subarray(PAGE, 2 * PAGE);
     for (let seed = 1; seed < 500; seed++) {

@@ -86,14 +86,14 @@ const GOOD: readonly (readonly [bytes: Buffer, number: number, command: object])
 ];
 
 describe('readCommand', () => {
-  test('each command is taken apart, wherever its bytes are parted', async () => {
+  test('each command is decoded, at every split', async () => {
     for (const [bytes, number, wanted] of GOOD) {
       const item = await readSplit(bytes, reader());
       assert.deepEqual(item, { offset: 0, bytes: bytes.length, number, command: wanted });
     }
   });
 
-  test('a command that ends too early is truncated, wherever that is', async () => {
+  test('a command that ends early is truncated, at every place', async () => {
     for (const [bytes] of GOOD) await assertTruncated(bytes, reader());
   });
 
@@ -120,7 +120,7 @@ describe('readCommand', () => {
     assert.equal((await read(longest)).bytes, 65_540);
   });
 
-  test('a discard may have as many ranges as have room in it', async () => {
+  test('a discard can have as many ranges as fit', async () => {
     const item = await read(discard('ab', ...Array.from({ length: 4095 }, () => [0, 1] as const)));
     assert.equal(item.command.name, 'POSTCOPY_RAM_DISCARD');
     assert.equal('ranges' in item.command && item.command.ranges.length, 4095);
@@ -211,7 +211,7 @@ describe('readCommand', () => {
   });
 
   describe("with the guest's memory", () => {
-    test('what lies in a block is taken', async () => {
+    test('ranges within a block are accepted', async () => {
       await read(discard('pc.ram', [0, 0x1000], [0xff000, 0x1000]), MEMORY);
       await read(discard('huge', [0x200000, 0x200000]), MEMORY);
       await read(command(10, counted('huge')), MEMORY);
@@ -265,7 +265,7 @@ describe('PostcopyOrder', () => {
     assert.equal((await follow(ADVISE, LISTEN, RUN)).state, 'running');
   });
 
-  test('other commands may come at any time', async () => {
+  test('other commands are accepted at any time', async () => {
     const ping = command(2, be32(1));
     const order = await follow(command(1), ping, ADVISE, ping, LISTEN, ping, RUN, ping, command(9));
     assert.equal(order.state, 'running');

@@ -76,12 +76,12 @@ describe('a reader of the worked example', () => {
     '4321 vmDescription 343',
   ];
 
-  test('gives all items with their offsets', async () => {
+  test('yields all items with their offsets', async () => {
     const { events } = await readStream([bytes]);
     assert.deepEqual(outline(events), expected);
   });
 
-  test('gives the pages, and decodes the device', async () => {
+  test('delivers the pages, and decodes the device', async () => {
     const { events, ram } = await readStream([bytes]);
     assert.deepEqual(
       ram.get('pc.ram'),
@@ -96,7 +96,7 @@ describe('a reader of the worked example', () => {
     });
   });
 
-  test('gives the same wherever the chunks are parted', async () => {
+  test('yields the same at every split', async () => {
     for (let at = 1; at < bytes.length; at++) {
       const { events, ram } = await readStream([bytes.subarray(0, at), bytes.subarray(at)]);
       assert.deepEqual(outline(events), expected, `parted at ${at}`);
@@ -104,7 +104,7 @@ describe('a reader of the worked example', () => {
     }
   });
 
-  test('gives the same bytewise', async () => {
+  test('yields the same byte by byte', async () => {
     const { events } = await readStream(Array.from(bytes, (byte) => Uint8Array.of(byte)));
     assert.deepEqual(outline(events), expected);
   });
@@ -162,7 +162,7 @@ describe('RAM records', () => {
     );
   });
 
-  test('that come again are applied in their order, and are counted as another round', async () => {
+  test('that repeat pages are applied in order, and count as another round', async () => {
     const bytes = ramStream(
       list,
       page('a', 0, full(1)),
@@ -238,7 +238,7 @@ describe('RAM records', () => {
   });
 
   for (const size of [1024, 8192, 16384, 65536]) {
-    test(`may have pages of ${size} bytes, which the first one tells`, async () => {
+    test(`can have pages of ${size} bytes, known from the first one`, async () => {
       const wide = (byte: number): Buffer => Buffer.alloc(size, byte);
       const bytes = stream(
         header,
@@ -262,7 +262,7 @@ describe('RAM records', () => {
     });
   }
 
-  test('have the page size that the configuration gives', async () => {
+  test('have the page size of the configuration', async () => {
     const bytes = stream(
       header,
       configuration('virt-7.2', subsection('configuration/target-page-bits', 1, be32(14))),
@@ -374,7 +374,7 @@ describe('RAM records', () => {
     });
   }
 
-  test('with a fault inside can be gone on with, if somebody takes note', async () => {
+  test('with a fault inside are read on if faults are collected', async () => {
     const faults: string[] = [];
     const bytes = ramStream(list, page('b', 2 * PAGE, full(1)), page(null, PAGE, full(2)));
     const { ram } = await readStream([bytes], {
@@ -416,7 +416,7 @@ describe('a list of RAM blocks', () => {
     });
   }
 
-  test('may be empty', async () => {
+  test('can be empty', async () => {
     const { reader } = await readStream([ramStream(blockList())]);
     assert.equal(reader.ram.blocks.length, 0);
   });
@@ -442,7 +442,7 @@ describe('a list of RAM blocks', () => {
     );
   });
 
-  test('has addresses with x-ignore-shared, told apart from page sizes', async () => {
+  test('has addresses with x-ignore-shared, distinguished from page sizes', async () => {
     const ignoreShared = subsection(
       'configuration/capabilities',
       1,
@@ -705,14 +705,14 @@ describe('framing', () => {
     );
   });
 
-  test('with a command from the future goes on, with a warning', async () => {
+  test('with an unknown command continues, with a warning', async () => {
     const { events } = await readStream([
       stream(header, PC, start, command(77, '01020304'), finish, end),
     ]);
     assert.match(outline(events).join('\n'), /74 warning unknown command 77 was skipped/);
   });
 
-  test('with bytes behind it says how many', async () => {
+  test('with bytes after it reports their number', async () => {
     const { events } = await readStream([stream(workedExample(), Buffer.alloc(1000))]);
     assert.equal(outline(events).at(-1), '4664 trailing 1000');
   });
@@ -740,7 +740,7 @@ describe('device sections', () => {
         body.toString('hex'),
       ]);
 
-  test('without a description end where their footers are, and that is said', async () => {
+  test('without a description end at their footers, with a warning', async () => {
     const { events } = await readStream([
       stream(
         before,
@@ -789,7 +789,7 @@ describe('device sections', () => {
     assert.deepEqual(devices(events), [['dev', inner.length + 1, body.toString('hex')]]);
   });
 
-  test('before RAM wait for the description that comes behind it', async () => {
+  test('before RAM wait for the description after it', async () => {
     const bytes = stream(
       header,
       PC,
@@ -846,7 +846,7 @@ describe('device sections', () => {
     );
   });
 
-  test('of one name and instance are told apart by their order', async () => {
+  test('of one name and instance are distinguished by their order', async () => {
     const bytes = stream(
       before,
       section('full', 7, ['ide', 0, 1], '00000001'),
@@ -895,7 +895,7 @@ describe('device sections', () => {
     ],
   ];
   for (const [name, bytes, reason, left] of misfits) {
-    test(`${name} are a fault, which can be gone on after`, async () => {
+    test(`${name} are a fault, after which reading continues`, async () => {
       const whole = stream(before, bytes);
       assert.match((await fault(whole)).reason, reason);
       const reasons: string[] = [];

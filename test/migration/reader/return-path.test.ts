@@ -79,7 +79,7 @@ async function readAll(
 }
 
 describe('ReturnPathReader', () => {
-  test('messages are taken apart, wherever their bytes are parted', async () => {
+  test('messages are decoded, at every split', async () => {
     assert.deepEqual(await readAll(ALL), WANTED);
     assert.deepEqual(await readAll(piecesOf(ALL, 1)), WANTED);
     for (const place of everyPlace(ALL)) {
@@ -87,7 +87,7 @@ describe('ReturnPathReader', () => {
     }
   });
 
-  test('a path may end between messages, and is truncated anywhere else', async () => {
+  test('a path can end between messages, and is truncated anywhere else', async () => {
     const ends = new Set(WANTED.map(({ offset }) => offset));
     for (const place of everyPlace(ALL)) {
       const read = readAll(ALL.subarray(0, place));
@@ -140,7 +140,7 @@ describe('ReturnPathReader', () => {
     assert.equal(given, true);
   });
 
-  test('a large bitmap comes whole', async () => {
+  test('a large bitmap is complete', async () => {
     const bits = pattern(3 * 1024 * 1024 + 8);
     const bytes = bitmap('pc.ram', bits.length, bits, END_MARK);
     const [first] = await readAll(piecesOf(bytes, 65_521));
@@ -201,7 +201,7 @@ describe('ReturnPathReader', () => {
     test(`refuses ${what}`, () => assertFault(readAll(bytes), 'corrupt', position, reason));
   }
 
-  test('refuses a bitmap that is larger than it takes before any of it has come', async () => {
+  test('refuses a bitmap beyond its limit before its bytes arrive', async () => {
     await assertFault(readAll(bitmap('a', 2 ** 28 + 8)), 'unsupported', 6, /268435464 bytes/);
     await assertFault(readAll(bitmap('a', 2n ** 63n)), 'unsupported', 6, /more than 268435456/);
   });
@@ -215,7 +215,7 @@ describe('ReturnPathReader', () => {
       pageSize: 4096,
     };
 
-    test('what fits it is taken', async () => {
+    test('messages that fit it are accepted', async () => {
       const messages = await readAll(
         stream(
           request('pc.ram', 64 * 4096, 4096),
@@ -255,7 +255,7 @@ describe('ReturnPathReader', () => {
     'q10-postcopy-preempt': { PONG: 4, REQ_PAGES_ID: 1, REQ_PAGES: 129, SHUT: 1 },
   })) {
     const skip = corpus(`${name}.ret.gz`) === undefined ? 'no corpus' : false;
-    test(`reads what a destination answered: ${name}`, { skip }, async () => {
+    test(`reads the replies of a destination: ${name}`, { skip }, async () => {
       const bytes = corpusBytes(`${name}.ret.gz`);
       const blocks = corpusFacts(name).ram_blocks.map((block) => ({
         name: block.name,
@@ -279,7 +279,7 @@ describe('encodeReturnPath', () => {
     for (const [bytes, content] of GOOD) assert.deepEqual(encodeReturnPath(content), bytes);
   });
 
-  test('what has no room in a message is refused', () => {
+  test('content that does not fit a message is refused', () => {
     for (const content of [
       { name: 'PONG', value: -1 },
       { name: 'SHUT', value: 2 ** 32 },

@@ -127,7 +127,7 @@ function guestBytes(...records: Buffer[]): Buffer {
   );
 }
 
-test('what is beside RAM is kept as it was sent', async () => {
+test('everything beside RAM is kept as it was sent', async () => {
   const guest = await open(guestBytes(page('a', 0, data(1))));
   assert.deepEqual(guest.configuration?.machine, 'pc-i440fx-7.2');
   assert.deepEqual(Buffer.from(guest.configurationBytes ?? []), machine);

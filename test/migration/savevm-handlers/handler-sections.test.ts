@@ -185,11 +185,11 @@ const GOOD: readonly Good[] = [
 
 describe('HandlerSections', () => {
   for (const { what, name, kinds, bytes, wanted } of GOOD) {
-    test(`reads ${what}, wherever its bytes are parted`, async () => {
+    test(`reads ${what}, at every split`, async () => {
       assert.deepEqual(await readSplit(bytes, reader(name, ...kinds)), wanted);
     });
 
-    test(`finds ${what} truncated, wherever it ends too early`, () =>
+    test(`finds ${what} truncated, at every place`, () =>
       assertTruncated(bytes, reader(name, ...kinds)));
   }
 
@@ -203,7 +203,7 @@ describe('HandlerSections', () => {
     await assertTruncated(bytes, reader('block', 'part'), places);
   });
 
-  test('nothing is read of a section that is none of these', () => {
+  test('reads nothing of a section of another handler', () => {
     const input = inputOver(stream('00'));
     const sections = new HandlerSections({ warn() {} });
     for (const [name, kind] of [
@@ -384,7 +384,7 @@ describe('HandlerSections', () => {
       await assertFault(read, 'corrupt', 8, /1 \+ 1 entries from index 16383 exceed/);
     });
 
-    test('flags of a dirty bitmap that go on, as no QEMU reads them', async () => {
+    test('flags of a dirty bitmap that continue, as no QEMU reads them', async () => {
       const read = reader('dirty-bitmap', 'part')(inputOver(stream('aa 00 81')));
       await assertFault(read, 'unsupported', 0, /0xaa of a dirty bitmap have extra bytes/);
     });
@@ -397,7 +397,7 @@ describe('HandlerSections', () => {
     await assertFault(read, 'corrupt', 0, /before its node name and bitmap name/);
   });
 
-  test('storage attributes that are done may lack their end mark before a footer', async () => {
+  test('complete storage attributes can lack their end mark before a footer', async () => {
     const done = stream('00 00 00 00 00 00 00 08');
     const bytes = stream(done, footer(3));
     const read = async (input: StreamInput): Promise<void> => {
@@ -420,7 +420,7 @@ describe('HandlerSections', () => {
     assert.deepEqual(problems, [['the mark of the clock is 2, not 1', 0]]);
   });
 
-  describe('state of a PCI device behind VFIO', () => {
+  describe('state of a VFIO PCI device', () => {
     const CONFIG = 'ff ff ff ff ef 10 00 02';
     const END = 'ff ff ff ff ef 10 00 01';
 
@@ -443,7 +443,7 @@ describe('HandlerSections', () => {
     );
     const bytes = stream(CONFIG, state, END, footer(0x1234));
 
-    test('it ends at the end mark before its footer, and that this is a guess is said', async () => {
+    test('ends at the end mark before its footer, with a warning that this is a guess', async () => {
       const read = async (input: StreamInput): Promise<HandlerSummary | null> => {
         const problems: [string, number][] = [];
         const summary = await skipConfig(input, problems);
@@ -464,7 +464,7 @@ describe('HandlerSections', () => {
       assert.deepEqual(summary, { records: 1, bytes: 11 });
     });
 
-    test('it is found far from the start, too', async () => {
+    test('is found far from the start as well', async () => {
       const far = pattern(1_000_000);
       const parts = stream(CONFIG, far, END, footer(0x1234));
       const places = [8, 32_768 + 8, 1_000_000 + 10, 1_000_000 + 17];

@@ -102,7 +102,7 @@ function assertRefuses(verdict: TargetVerdict, ...problems: string[]): void {
 describe('A dump', () => {
   const good = demo([listed('a', 4)]);
 
-  test('tells the machine, and states by their names', () => {
+  test('names the machine, and states by their names', () => {
     const { machine, states } = parseTargetDump(good);
     assert.equal(machine, MACHINE);
     assert.deepEqual([...states.keys()], ['demo']);
@@ -116,7 +116,7 @@ describe('A dump', () => {
     assert.equal(states.get('demo')?.length, 2);
   });
 
-  test('may have types and fields named as properties of objects are', () => {
+  test('can have types and fields named as properties of objects are', () => {
     const json = JSON.parse(
       JSON.stringify(dump({ p: state('__proto__', [listed('constructor', 4)]) })).replace(
         '"p":',
@@ -154,7 +154,7 @@ describe('A dump', () => {
     ['control characters', { ...good, '\x1b': 1 }, /\\u\{1b\} is not an object/],
   ];
   for (const [what, json, reason] of bad) {
-    test(`with ${what} is refused, and how to make one is said`, () => {
+    test(`with ${what} is refused, with the way to make one`, () => {
       assert.throws(
         () => parseTargetDump(json),
         (error) => {
@@ -235,7 +235,7 @@ describe('A section', () => {
     assert.deepEqual(verdict.problems[0]?.section, { name: '0000:00:02.0/other', instanceId: 3 });
   });
 
-  test('that is no device cannot be checked, which is noted once', () => {
+  test("that is not a device's cannot be checked, which is noted once", () => {
     const ram: CheckedSection = { name: 'ram', instanceId: 0, versionId: 4, kind: 'start' };
     const verdict = checkSections(
       ram,
@@ -251,7 +251,7 @@ describe('A section', () => {
     ]);
   });
 
-  test('is found behind the path of its bus, also without a description', () => {
+  test('is found after the path of its bus, also without a description', () => {
     const verdict = checkSections(full('0000:00:02.0/1/demo', 3));
     assertRefuses(
       verdict,
@@ -273,7 +273,7 @@ describe('A section', () => {
     );
   });
 
-  test('that comes in pieces is checked once', () => {
+  test('in pieces is checked once', () => {
     const piece = (kind: 'start' | 'part' | 'end'): CheckedSection => {
       return { name: 'other', instanceId: 0, versionId: 1, kind };
     };
@@ -287,7 +287,7 @@ describe('A section', () => {
     );
   });
 
-  test('comes before those behind it among the problems', () => {
+  test('is listed before later ones among the problems', () => {
     const verdict = checkSections(full('z', 1), full('demo', 9), full('a', 1));
     assert.deepEqual(
       verdict.problems.map(({ section }) => section?.name),
@@ -347,7 +347,7 @@ describe('A version', () => {
     );
   });
 
-  test('of a structure is that of the target, whatever the stream has', () => {
+  test("of a structure is the target's, not the stream's", () => {
     const inner = (version: number) =>
       state('inner', [listed('x', 4), listed('y', 4, { version_id: 3 })], { version_id: version });
     const outer = (version: number) => demo([listed('s', 16, { Description: inner(version) })]);
@@ -385,7 +385,7 @@ describe('Fields', () => {
     });
   });
 
-  test('that the target does not expect would go wrong, wherever they are', () => {
+  test('that the target does not expect are problems at every place', () => {
     const text = 'the target expects no such field, the stream has';
     assertRefuses(check(demo([listed('b', 2)]), [a, b]), `section "demo": a: ${text} 4 bytes`);
     assertRefuses(check(demo([listed('a', 4)]), [a, b]), `section "demo": b: ${text} 2 bytes`);
@@ -411,7 +411,7 @@ describe('Fields', () => {
     );
   });
 
-  test('whose presence is decided at run time may be there or not, in any version', () => {
+  test('whose presence is decided at run time can be there or not, in any version', () => {
     const optional = { field_exists: true, version_id: 9 };
     const json = demo([listed('a', 4), listed('b', 2, optional), listed('c', 1)]);
     assertAccepts(check(json, [a, b, c]));
@@ -431,7 +431,7 @@ describe('Fields', () => {
     );
   });
 
-  test('of other names find their place behind those that are decided at run time', () => {
+  test('of other names are matched after those that are decided at run time', () => {
     const json = demo([
       listed('a', 4),
       listed('old', 4, { field_exists: true }),
@@ -449,7 +449,7 @@ describe('Fields', () => {
     assert.equal(check(demo([listed('unused', 7), listed('c', 1)]), [a, b, c]).accepts, false);
   });
 
-  test('of padding are told apart by where they are', () => {
+  test('of padding are distinguished by their place', () => {
     const json = demo([listed('unused', 4), listed('a', 4), listed('unused', 8)]);
     const pad = (name: string, size: number) => sent(name, 'unused_buffer', size);
     const fits = check(json, [pad('unused[0]', 4), a, pad('unused[1]', 8)]);
@@ -458,14 +458,14 @@ describe('Fields', () => {
     assert.equal(check(json, [pad('unused[0]', 8), a, pad('unused[1]', 8)]).accepts, false);
   });
 
-  test('of one name are told apart by their number', () => {
+  test('of one name are distinguished by their number', () => {
     // Version 1 had 16 bits of it, which are now read only if the machine says so.
     const json = demo([listed('at', 4, { field_exists: true }), listed('at', 4)]);
     assertAccepts(check(json, [sent('at[1]', 'uint32', 4)]));
     assertAccepts(check(json, [sent('at[0]', 'uint32', 4), sent('at[1]', 'uint32', 4)]));
   });
 
-  test('of one name are told apart by their size where the numbers differ', () => {
+  test('of one name are distinguished by their size if the numbers differ', () => {
     const optional = { field_exists: true };
     const json = demo([listed('config', 256, optional), listed('config', 4096, optional)]);
     assertAccepts(check(json, [sent('config[0]', 'buffer', 256)]));
@@ -520,7 +520,7 @@ describe('Arrays', () => {
     );
   });
 
-  test('may become buffers, and buffers arrays of bytes', () => {
+  test('can become buffers, and buffers arrays of bytes', () => {
     const buffer = sent('data', 'buffer', 16);
     assertAccepts(check(demo([listed('data', 1, { num: 16 })]), [buffer]));
     assertAccepts(check(demo([listed('data', 1)]), [buffer]));
@@ -569,7 +569,7 @@ describe('Arrays', () => {
     assertAccepts(check(json, [sent('s', 'uint64', 1, { array_len: 4 })]));
   });
 
-  test('that are often empty may be missing', () => {
+  test('that are often empty can be missing', () => {
     const element = state('memory hotplug device state', [listed('is_enabled', 1)]);
     const fields = [listed('selector', 4), listed('devs', 32, { Description: element })];
     const hotplug = state('memory hotplug state', fields);
@@ -588,7 +588,7 @@ describe('Structures', () => {
   const x = sent('x', 'uint32', 4);
   const y = sent('y', 'uint16', 2);
 
-  test('are compared by what is in them, not by C sizes', () => {
+  test('are compared by their fields, not by C sizes', () => {
     assertAccepts(check(json, [sent('s', 'struct', 6, { struct: struct(x, y) })]));
     assertRefuses(
       check(json, [sent('s', 'struct', 4, { struct: struct(x) })]),
@@ -603,7 +603,7 @@ describe('Structures', () => {
     }
   });
 
-  test('in a list may be missing, for it may be empty', () => {
+  test('in a list can be missing, because the list can be empty', () => {
     assertAccepts(check(json, [sent('s', 'qtailq', 1)]));
   });
 
@@ -616,14 +616,14 @@ describe('Structures', () => {
     assert.equal(check(list(1), [sent('s', 'qtailq', 8, struct(x, y))]).accepts, false);
   });
 
-  test('may have another name for the field that holds them', () => {
+  test('can have another name for the field that holds them', () => {
     const verdict = check(json, [sent('t', 'struct', 6, { struct: struct(x, y) })]);
     assertAccepts(verdict);
     assert.deepEqual(verdict.notes, ['"demo": t: the target takes its bytes for "s"']);
     assert.equal(check(json, [sent('t', 'struct', 4, { struct: struct(x) })]).accepts, false);
   });
 
-  test('may replace a field of as many bytes, and the other way round', () => {
+  test('can replace a field of as many bytes, and the reverse', () => {
     assertAccepts(check(json, [sent('s', 'buffer', 6)]));
     assert.equal(check(json, [sent('s', 'uint32', 4)]).accepts, false);
     const one = demo([listed('s', 4)]);
@@ -641,7 +641,7 @@ describe('Subsections', () => {
     return { vmsd_name: 'demo/more', version, fields };
   };
 
-  test('may be there or not', () => {
+  test('can be there or not', () => {
     assertAccepts(check(json, [a]));
     assertAccepts(check(json, [a], { subsections: [more(2, flag)] }));
   });

@@ -53,7 +53,7 @@ function compare(
 }
 
 describe('parseManifest', () => {
-  test('returns what was written', () => {
+  test('returns the written manifest', () => {
     const made = manifest();
     assert.deepEqual(parseManifest(JSON.stringify(made)), made);
     const none = manifest((one) => {

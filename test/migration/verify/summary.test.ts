@@ -100,7 +100,7 @@ describe('the devices of a summary', () => {
     assert.equal(deviceKey({ name: 'serial', instanceId: 7 }), 'serial/7');
   });
 
-  test('may have names with a meaning in JavaScript', async () => {
+  test('can have names with a meaning in JavaScript', async () => {
     const names = ['__proto__', 'constructor', 'toString'];
     const { devices } = await summaryOf(
       withDevices(...names.map((name, index) => device(index, name, 0, 1n))),

@@ -54,7 +54,7 @@ function ramStream(machine: string, ...rest: readonly Uint8Array[]): Buffer {
 }
 
 describe('a verification', () => {
-  test('of a valid stream finds no faults and reports what it read', async () => {
+  test('of a valid stream finds no faults and reports its parts', async () => {
     const result = await verify(workedExample());
     assert.deepEqual(result.faults, []);
     assert.deepEqual(result.warnings, []);

@@ -51,7 +51,7 @@ describe('the gates of a file', () => {
       assert.equal(sink.calls.length, 0);
     });
 
-    test(`${name}: opens by itself at the end of the tick`, async () => {
+    test(`${name}: opens without a call at the end of the tick`, async () => {
       const sink = new Sink('sync');
       const file = make(sink);
       for (let round = 1; round <= 3; round += 1) {

@@ -25,7 +25,7 @@ describe('the budget of a window that the caller runs', () => {
     assert.equal(file.rateLimitExceeded(), true);
   });
 
-  test('is no budget for a limit of 0 or less', () => {
+  test('is unlimited for a limit of 0 or less', () => {
     for (const limit of [0, -1, -1e9]) {
       const file = queued(limit, 100_000);
       assert.equal(file.rateLimitExceeded(), false);
@@ -55,7 +55,7 @@ describe('the budget of a window that the caller runs', () => {
     }
   });
 
-  test('goes on counting through a flush, until it is reset', async () => {
+  test('keeps counting through a flush, until it is reset', async () => {
     const file = queued(100, 101);
     await file.flush();
     assert.equal(file.rateLimitExceeded(), true);
@@ -104,7 +104,7 @@ describe('the budget of a window that the caller runs', () => {
     assert.equal(sink.calls.length, 0);
   });
 
-  test('refuses what is no number', () => {
+  test('refuses a value that is not a number', () => {
     const file = new QemuFile(new Sink());
     for (const wrong of [Number.NaN, Infinity, -Infinity, '5', undefined]) {
       assert.throws(() => file.setRateLimit(wrongly(wrong)), RangeError);
@@ -133,7 +133,7 @@ describe('the budget of a window that the caller runs', () => {
     assert.equal(file.writableNeedDrain, false);
   });
 
-  test('that grows lets go whom the smaller one held', async () => {
+  test('that grows releases the writers that the smaller one stopped', async () => {
     const file = new QemuFile(new Sink());
     file.setRateLimit(10);
     file.putBuffer(pattern(20));
@@ -144,7 +144,7 @@ describe('the budget of a window that the caller runs', () => {
 });
 
 describe('the gate of the transport', () => {
-  test('shuts at the high-water mark and opens at half of it, and "drain" comes once', async () => {
+  test('shuts at the high-water mark and opens at half of it, and emits "drain" once', async () => {
     const sink = new Sink('manual', { highWaterMark: 1000, gatherEntries: 1 });
     const file = new QemuFile(sink);
     let drains = 0;
@@ -178,7 +178,7 @@ describe('the gate of the transport', () => {
     assert.equal(drains, 2);
   });
 
-  test('that nobody found shut emits no "drain"', async () => {
+  test('that shut unnoticed emits no "drain"', async () => {
     const file = new QemuFile(new Sink('async'));
     let drains = 0;
     file.on('drain', () => (drains += 1));
@@ -204,7 +204,7 @@ describe('the gate of the transport', () => {
     assert.equal(log.length, 2);
   });
 
-  test('opens although autoFlush is off: who asks has the bytes sent', async () => {
+  test('opens although autoFlush is off, because asking sends the bytes', async () => {
     const sink = new Sink('async', { highWaterMark: 100 });
     const file = new QemuFile(sink, { autoFlush: false });
     for (let round = 0; round < 5; round += 1) {
@@ -311,7 +311,7 @@ describe('maxPendingBytes', () => {
     }
   });
 
-  test('lets one buffer pass that is larger by itself', async () => {
+  test('accepts one buffer that is larger than the limit', async () => {
     const sink = new Sink('async');
     const file = new QemuFile(sink, { maxPendingBytes: 1000 });
     file.putByte(1);
@@ -352,7 +352,7 @@ describe('a limiter of its own rate', () => {
     }
   });
 
-  test('lets out what is wanted if that is less, however little', () => {
+  test('passes any amount below the limit', () => {
     const { rate } = limiter(100_000);
     assert.equal(rate.allowance(1), 1);
     rate.spend(1499);
@@ -390,7 +390,7 @@ describe('a limiter of its own rate', () => {
     assert.ok(rate.waitMs(1) < 2 ** 31);
   });
 
-  test('comes to its rate in the long run, and goes over it in no second by more than 15 ms worth', () => {
+  test('reaches its rate in the long run, and exceeds it in no second by more than 15 ms worth', () => {
     const { clock, rate } = limiter(1_000_000);
     const left: (readonly [number, number])[] = [];
     const end = clock.ms + 10_000;
@@ -414,7 +414,7 @@ describe('a limiter of its own rate', () => {
     }
   });
 
-  test('changes from now on: slower does not pay for what was earned, faster does not wait', () => {
+  test('changes at once: a slower rate does not pay for earned tokens, a faster one does not wait', () => {
     const { clock, rate } = limiter(1_000_000);
     rate.maxBandwidth = 1000;
     assert.equal(rate.allowance(1000), 15);
@@ -440,7 +440,7 @@ describe('a limiter of its own rate', () => {
     assert.equal(limit.exceeded(1e9, 1e9), false);
   });
 
-  test('lifted by a window limit of 0 does not begin a window that nobody reset', () => {
+  test('lifted by a window limit of 0 does not begin a window', () => {
     const { limit } = limiter(1000);
     limit.reset(5000);
     limit.limit = 0;
@@ -465,7 +465,7 @@ describe('a limiter of its own rate', () => {
     assert.equal(limit.limitedMs, 65);
   });
 
-  test('measures what the transport takes while it has something, without pauses and waits for the limit', () => {
+  test('measures the transport while it has bytes, without pauses and waits for the limit', () => {
     const { clock, limit } = limiter(100);
     assert.equal(limit.measured, 0);
     for (let batch = 0; batch < 50; batch += 1) {
@@ -577,7 +577,7 @@ describe('maxBandwidth', () => {
     assert.equal(file.getRateLimit(), 500);
   });
 
-  test('shuts the gate while more than a window of bytes waits, whatever was queued before', async () => {
+  test('shuts the gate while more than a window of bytes waits, in addition to earlier bytes', async () => {
     const file = new QemuFile(new Sink('manual'), { maxBandwidth: 100_000 });
     file.putBuffer(pattern(10_000));
     assert.equal(file.rateLimitExceeded(), false);
@@ -586,14 +586,14 @@ describe('maxBandwidth', () => {
     file.destroy();
   });
 
-  test('refuses what is no rate', () => {
+  test('refuses an invalid rate', () => {
     const file = new QemuFile(new Sink());
     for (const wrong of [-1, Number.NaN, Infinity]) {
       assert.throws(() => (file.maxBandwidth = wrong), RangeError);
     }
   });
 
-  test('leaves no timer behind when the file is destroyed', async () => {
+  test('leaves no timer when the file is destroyed', async () => {
     const timers = (): number =>
       process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
     const before = timers();
@@ -618,7 +618,7 @@ describe('maxBandwidth', () => {
     assert.equal(file.limitedMs, limitedMs);
   });
 
-  test('is no reason for limitedMs to grow while the transport is what one waits for', async () => {
+  test('does not increase limitedMs while the transport is the bottleneck', async () => {
     const sink = new Sink('manual');
     const file = new QemuFile(sink, { maxBandwidth: 1000 });
     file.putBufferAsync(pattern(20));
@@ -642,7 +642,7 @@ describe('a budget of several files', () => {
     });
   }
 
-  test('is kept by all together, and gives each its turn', async () => {
+  test('is kept by all together, and serves each in turn', async () => {
     for (const answering of ['sync', 'async'] as const) {
       const budget = new BandwidthBudget(3_000_000);
       const all = sharers(budget, answering);
@@ -681,7 +681,7 @@ describe('a budget of several files', () => {
     assert.equal(budget.allowance(1), 1);
   });
 
-  test('is no share that an idle file keeps to itself', () => {
+  test('is not reserved for an idle file', () => {
     const budget = new BandwidthBudget(100_000);
     const [busy] = sharers(budget, 'sync');
     busy?.file.putBuffer(pattern(1500));
@@ -689,7 +689,7 @@ describe('a budget of several files', () => {
     assert.equal(busy?.sink.written.length, 1500);
   });
 
-  test('is changed for all, by itself or by one of the files', async () => {
+  test('is changed for all, directly or by one of the files', async () => {
     const budget = new BandwidthBudget(1);
     const all = sharers(budget, 'sync');
     for (const { file } of all) file.putBuffer(pattern(1000));
@@ -707,7 +707,7 @@ describe('a budget of several files', () => {
     assert.equal(second.file.getRateLimit(), 0);
   });
 
-  test('goes on without a file that is destroyed while it waits for its turn', async () => {
+  test('continues without a file that is destroyed while it waits for its turn', async () => {
     const budget = new BandwidthBudget(100_000);
     const [first, second] = sharers(budget, 'sync') as [
       { file: QemuFile },

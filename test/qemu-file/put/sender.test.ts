@@ -29,7 +29,7 @@ describe('the sender', () => {
 });
 
 describe('flush', () => {
-  test('that is aborted leaves nothing behind', async () => {
+  test('that is aborted leaves no listener', async () => {
     const sink = new Sink('manual');
     const file = new QemuFile(sink);
     file.putByte(1);

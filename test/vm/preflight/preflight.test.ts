@@ -98,7 +98,7 @@ describe('the answers of a QEMU', () => {
 });
 
 describe('a stream and a destination', () => {
-  test('that agree have no problem and no warning, and what was not compared is listed', () => {
+  test('that agree have no problem and no warning, and omitted comparisons are listed', () => {
     const result = compareWithDestination(STREAM, DESTINATION);
     assert.deepEqual([result.problems, result.warnings], [[], []]);
     assert.ok(result.unknown.includes('CPU model and features'));

@@ -16,7 +16,7 @@ function split(
   return found;
 }
 
-test('lines are the same wherever the bytes are cut in two', () => {
+test('lines are the same at every split', () => {
   const bytes = Buffer.from('{"a": "ä€🐧"}\r\n\n{"b": 2}\nrest');
   for (let cut = 0; cut <= bytes.length; cut++) {
     const lines = new LineSplitter(100, 'test');

@@ -21,7 +21,7 @@ function fails(code: string, message: RegExp): (error: unknown) => true {
 }
 
 describe('a QMP client that connects', () => {
-  test('knows what the greeting said, and has left negotiation', async () => {
+  test('has the greeting, and has left negotiation', async () => {
     const { qmp, monitor } = await connectFake();
     assert.deepEqual(qmp.greeting, {
       version: { major: 10, minor: 0, micro: 2 },
@@ -46,7 +46,7 @@ describe('a QMP client that connects', () => {
     ['a monitor that is pretty', '{\r\n    "QMP": {\r\n', 'EPROTO', /instead of -qmp-pretty/],
     ['control characters', '\u001b[2Jboo\n', 'EPROTO', /\\u\{1b\}\[2Jboo/],
   ] as const) {
-    test(`says so if what is there is ${what}`, async () => {
+    test(`reports a peer that is ${what}`, async () => {
       const [ours, theirs] = duplexPair(Duplex);
       const connecting = QmpClient.connect(ours);
       theirs.on('error', () => {}).write(line);
@@ -55,7 +55,7 @@ describe('a QMP client that connects', () => {
     });
   }
 
-  test('says that another client may be connected if no greeting comes', async () => {
+  test('reports that another client may be connected if no greeting arrives', async () => {
     await using dir = makeTempDir();
     const server = net.createServer().listen(dir.join('qmp'));
     const connecting = QmpClient.connect(dir.join('qmp'), { timeoutMs: 50 });
@@ -87,7 +87,7 @@ describe('a QMP client that connects', () => {
     await assert.rejects(QmpClient.connect('/nowhere/qmp'), fails('ENOENT', /nowhere/));
   });
 
-  test('leaves nothing behind, whatever came of it', async () => {
+  test('leaves nothing open, for every result', async () => {
     await using dir = makeTempDir();
     const silent: net.Socket[] = [];
     const server = net.createServer((socket) => silent.push(socket)).listen(dir.join('qmp'));
@@ -107,7 +107,7 @@ describe('a QMP client that connects', () => {
 });
 
 describe('a command', () => {
-  test('gets its own answer, in whatever order they come and however they are cut', async () => {
+  test('receives its own reply, in any order and at every split', async () => {
     const { qmp, monitor } = await connectFake();
     const names = ['query-a', 'query-b', 'query-c'];
     const answers = names.map((name) => qmp.execute(name, { x: name }));
@@ -152,7 +152,7 @@ describe('a command', () => {
     await qmp.close();
   });
 
-  test('is answered by whatever sends objects of another shape, and nothing else breaks', async () => {
+  test('ignores objects of another shape', async () => {
     const { qmp, monitor } = await connectFake();
     const events: QmpEvent[] = [];
     qmp.on('event', (one) => events.push(one));
@@ -195,7 +195,7 @@ describe('a command', () => {
     await qmp.close();
   });
 
-  test('is rejected by the end of the connection, and so are all that come after', async () => {
+  test('is rejected at the end of the connection, and so are all later ones', async () => {
     const { qmp, monitor } = await connectFake();
     const closes: unknown[] = [];
     qmp.on('close', (error) => closes.push(error));
@@ -210,7 +210,7 @@ describe('a command', () => {
     await qmp.close();
   });
 
-  test('is rejected by close(), which may be called again', async () => {
+  test('is rejected by close(), which can be called again', async () => {
     const { qmp, monitor } = await connectFake();
     const pending = qmp.execute('a');
     await monitor.command('a');
@@ -221,7 +221,7 @@ describe('a command', () => {
     await assert.rejects(qmp.execute('b'), fails('ECANCELED', /b: the QMP client is closed/));
   });
 
-  test('is rejected if what comes is no QMP any more', async () => {
+  test('is rejected if the peer stops speaking QMP', async () => {
     const { qmp, monitor } = await connectFake();
     const pending = qmp.execute('a');
     monitor.say('Segmentation fault\n');
@@ -258,7 +258,7 @@ describe('events', () => {
     await qmp.close();
   });
 
-  test('are told apart by name and by what they say', async () => {
+  test('are distinguished by name and by their data', async () => {
     const { qmp, monitor } = await connectFake();
     const completed = qmp.waitForEvent('MIGRATION', {
       matches: ({ data }) => data.status === 'completed',
@@ -271,7 +271,7 @@ describe('events', () => {
     await qmp.close();
   });
 
-  test('may be waited for by many at a time, without a warning', async () => {
+  test('can be waited for by many at a time, without a warning', async () => {
     const { qmp, monitor } = await connectFake();
     const warnings: Error[] = [];
     const onWarning = (warning: Error): void => void warnings.push(warning);
@@ -284,7 +284,7 @@ describe('events', () => {
     await qmp.close();
   });
 
-  test('that somebody cannot judge fail that one alone', async () => {
+  test('whose filter throws fail only that wait', async () => {
     const { qmp, monitor } = await connectFake();
     const matches = (): boolean => {
       throw new Error('what is that?');
@@ -313,7 +313,7 @@ describe('events', () => {
     assert.deepEqual(names, ['A', 'B', 'C']);
   });
 
-  test('that are not taken are kept up to a bound, and the loss is told', async () => {
+  test('that are not taken are kept up to a bound, and the loss is reported', async () => {
     const { qmp, monitor } = await connectFake();
     const iterator = qmp[Symbol.asyncIterator]();
     for (let i = 1; i <= 2500; i++) monitor.say(event('FLOOD', { i }));
@@ -324,7 +324,7 @@ describe('events', () => {
     await qmp.close();
   });
 
-  test('are emitted, too, without the time that QEMU could not tell', async () => {
+  test('are emitted as well if they have no time', async () => {
     const { qmp, monitor } = await connectFake(() => 'fine');
     const seen: QmpEvent[] = [];
     qmp.on('event', (one) => seen.push(one));

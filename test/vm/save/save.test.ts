@@ -120,7 +120,7 @@ describe('a save', () => {
     await fake.qmp.close();
   });
 
-  test('sets what it needs, and lets the rest be', async () => {
+  test('changes the settings that it needs, and no others', async () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
     const { sink, finish } = slowSink(fake.log);
@@ -143,7 +143,7 @@ describe('a save', () => {
     await fake.qmp.close();
   });
 
-  test('compresses, tells how far it is, and makes a manifest', async () => {
+  test('compresses, reports progress, and makes a manifest', async () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
     const seen: MigrationProgress[] = [];
@@ -161,7 +161,7 @@ describe('a save', () => {
     await fake.qmp.close();
   });
 
-  test('goes into a file in memory, too', async () => {
+  test('can write to a file in memory', async () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
     const [here, there] = memoryPair();
@@ -203,7 +203,7 @@ describe('a save of a machine without a VM description, or unchecked,', () => {
     await fake.qmp.close();
   });
 
-  test('is not published if QEMU fails behind a stream that seems to be over', async () => {
+  test('is not published if QEMU fails after a stream that seems complete', async () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
     fake.stream = fake.stream.subarray(0, 500_000);
@@ -231,7 +231,7 @@ describe('a save that fails leaves no file, and QEMU as it was:', () => {
     await fake.qmp.close();
   });
 
-  test('somebody else cancels', async () => {
+  test('another client cancels', async () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
     fake.stream = fake.stream.subarray(0, 500_000);
@@ -391,7 +391,7 @@ test('settings of which QEMU takes some not back are otherwise as before', async
   await qmp.close();
 });
 
-test('saves leave nothing behind, good ones and bad ones', async () => {
+test('saves leave nothing open, good ones and bad ones', async () => {
   await using dir = makeTempDir();
   const fake = await FakeQemu.start();
   await save(fake, dir, await openTo(dir.join('warm.gz')), { compress: 'gzip', resume: true });
