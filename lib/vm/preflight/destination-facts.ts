@@ -9,6 +9,8 @@ export interface DestinationBlock {
   readonly usedLength: number;
   /** Bytes up to which QEMU can resize the block; equal to `usedLength` for most blocks. */
   readonly maxLength: number;
+  /** Bytes of the host's pages that back the block. */
+  readonly hostPageSize: number;
 }
 
 /** A PCI device on the root bus of a destination. */
@@ -71,8 +73,10 @@ async function ifSupported<T>(result: Promise<T>): Promise<T | null> {
   }
 }
 
+const UNITS: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 };
+
 const BLOCK_LINE =
-  /^\s*(\S+)\s+\d+ \w+\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)(?:\s+0x[0-9a-f]+\s+\w+)?\s*$/;
+  /^\s*(\S+)\s+(\d+) (\w+)\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)(?:\s+0x[0-9a-f]+\s+\w+)?\s*$/;
 
 /**
  * Parse the output of `info ramblock`; null if it does not have the expected form.
@@ -84,12 +88,14 @@ export function parseRamBlocks(text: string): DestinationBlock[] | null {
   if (!/Block Name\s+PSize\s+Offset\s+Used\s+Total/.test(head)) return null;
   const blocks: DestinationBlock[] = [];
   for (const line of lines) {
-    const [, name, used, total] = BLOCK_LINE.exec(line) ?? [];
-    if (name === undefined) return null;
+    const [, name, size, unit = '', used, total] = BLOCK_LINE.exec(line) ?? [];
+    const unitBytes = UNITS[unit];
+    if (name === undefined || unitBytes === undefined) return null;
     blocks.push({
       name,
       usedLength: Number.parseInt(used as string, 16),
       maxLength: Number.parseInt(total as string, 16),
+      hostPageSize: Number(size) * unitBytes,
     });
   }
   return blocks.length === 0 ? null : blocks;

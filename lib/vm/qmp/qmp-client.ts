@@ -57,6 +57,7 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
   #end: { error: QemuFileError | null } | null = null;
   readonly #closed: Promise<void>;
   #greeting: QmpGreeting | undefined;
+  #hasOob = false;
   #onGreeting: (greeting: QmpGreeting) => void = noop;
   #onNoGreeting: (error: QemuFileError) => void = noop;
 
@@ -83,8 +84,8 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
    * @param options - Signal, and time limit for the whole of connection, greeting and negotiation.
    * @throws {QemuFileError} (rejects) as `connectSocket`; `ETIMEDOUT` if no greeting arrives, for example
    *   because another client is connected (QEMU serves one at a time); `EPROTO` if the peer does not speak
-   *   QMP; `ECONNRESET` if the connection ends; `ECANCELED` if the signal aborts. {QmpError} if QEMU refuses
-   *   the negotiation.
+   *   QMP; `ENOTSUP` if its monitor does not offer `oob`; `ECONNRESET` if the connection ends; `ECANCELED` if
+   *   the signal aborts. {QmpError} if QEMU refuses the negotiation.
    */
   static async connect(
     target: string | SocketTarget | Duplex,
@@ -97,7 +98,9 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
     const client = new QmpClient(await openStream(target, signal, remainingMs()));
     try {
       await client.#waitForGreeting({ signal, timeoutMs: remainingMs() }, timeoutMs);
-      await client.execute('qmp_capabilities', {}, { signal, timeoutMs: remainingMs() });
+      const enable = options.oob === true ? { enable: ['oob'] } : {};
+      client.#hasOob = client.#checkOob(options.oob === true);
+      await client.execute('qmp_capabilities', enable, { signal, timeoutMs: remainingMs() });
       return client;
     } catch (error) {
       await client.close();
@@ -130,7 +133,7 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
    * @returns The result of the command. Integers beyond 2^53-1 lose their last digits.
    * @throws {QmpError} (rejects) if QEMU refuses the command. {QemuFileError} `ETIMEDOUT`; `ECANCELED` if the
    *   signal aborts or the client is closed; `ECONNRESET` if QEMU ends the connection; `EPROTO` if the peer
-   *   sends a line that is not QMP.
+   *   sends a line that is not QMP; `EINVAL` for `oob` on a client that was connected without it.
    */
   async execute<T = unknown>(
     command: string,
@@ -139,8 +142,14 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
   ): Promise<T> {
     const { signal, timeoutMs = COMMAND_TIMEOUT_MS } = options;
     this.#checkOpen(command);
+    if (options.oob === true && !this.#hasOob) {
+      const reason =
+        'the client was connected without `oob`, so it cannot run commands out of band';
+      throw new QemuFileError('EINVAL', reason, { operation: command });
+    }
     const id = this.#commands.nextId();
-    const line = `${JSON.stringify({ execute: command, arguments: args, id })}\n`;
+    const verb = options.oob === true ? 'exec-oob' : 'execute';
+    const line = `${JSON.stringify({ [verb]: command, arguments: args, id })}\n`;
     const answer = await waitFor<unknown>(
       (resolve, reject) => {
         const forget = this.#commands.add(id, { command, resolve, reject });
@@ -233,6 +242,15 @@ export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDis
     if (this.#end?.error) this.#onNoGreeting(this.#end.error);
     const timeoutReason = (): string => this.#noGreetingReason(timeoutMs);
     await waitForPromise(greeting, { ...limits, operation: 'connect', timeoutReason });
+  }
+
+  /** Return whether commands can run out of band; throw if that is wanted and QEMU does not offer it. */
+  #checkOob(isWanted: boolean): boolean {
+    if (!isWanted || this.greeting.capabilities.includes('oob')) return isWanted;
+    const reason =
+      'this monitor does not offer the capability "oob" (QEMU 2.12 and later, -qmp with a socket that is not ' +
+      'multiplexed)';
+    throw new QemuFileError('ENOTSUP', reason, { operation: 'connect' });
   }
 
   #checkOpen(operation: string): void {

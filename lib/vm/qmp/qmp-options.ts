@@ -6,12 +6,20 @@ import type { QmpEvent } from './qmp-events.ts';
 export interface QmpExecuteOptions extends WaitLimits {
   /** Milliseconds until `ETIMEDOUT`. Default 60000; 0 is no limit. */
   timeoutMs?: number | undefined;
+  /**
+   * Have QEMU run the command at once, before the commands that it has not answered yet and even while its main
+   * thread is busy. The client must be connected with `oob`, and QEMU must allow it for this command
+   * (`migrate-recover`, `migrate-pause`, `yank`). Default false.
+   */
+  oob?: boolean | undefined;
 }
 
 /** Options of `QmpClient.connect`. */
 export interface QmpConnectOptions extends WaitLimits {
   /** Milliseconds for connection, greeting and negotiation together. Default 10000; 0 is no limit. */
   timeoutMs?: number | undefined;
+  /** Enable QMP's capability `oob`, so that `execute` can run commands out of band. Default false. */
+  oob?: boolean | undefined;
 }
 
 /** Options of `QmpClient.waitForEvent`. */

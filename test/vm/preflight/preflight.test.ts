@@ -72,13 +72,18 @@ function problems(stream: Partial<StreamFacts>, own: Partial<DestinationFacts> =
 describe('the answers of a QEMU', () => {
   test('about RAM blocks are read in the forms of QEMU 7.2 and 10.0', () => {
     assert.deepEqual(parseRamBlocks(BLOCKS_7_2), [
-      { name: 'pc.ram', usedLength: 16777216, maxLength: 16777216 },
-      { name: '/rom@etc/acpi/tables', usedLength: 131072, maxLength: 2097152 },
-      { name: '0000:00:02.0/virtio-net-pci.rom', usedLength: 262144, maxLength: 262144 },
+      { name: 'pc.ram', usedLength: 16777216, maxLength: 16777216, hostPageSize: 4096 },
+      { name: '/rom@etc/acpi/tables', usedLength: 131072, maxLength: 2097152, hostPageSize: 4096 },
+      {
+        name: '0000:00:02.0/virtio-net-pci.rom',
+        usedLength: 262144,
+        maxLength: 262144,
+        hostPageSize: 4096,
+      },
     ]);
     assert.deepEqual(parseRamBlocks(BLOCKS_10_0), [
-      { name: 'microvm.ram', usedLength: 16777216, maxLength: 16777216 },
-      { name: '/rom@etc/acpi/rsdp', usedLength: 4096, maxLength: 4096 },
+      { name: 'microvm.ram', usedLength: 16777216, maxLength: 16777216, hostPageSize: 4096 },
+      { name: '/rom@etc/acpi/rsdp', usedLength: 4096, maxLength: 4096, hostPageSize: 4096 },
     ]);
   });
 

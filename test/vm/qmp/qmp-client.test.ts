@@ -237,6 +237,57 @@ describe('a command', () => {
   });
 });
 
+describe('commands out of band', () => {
+  /** A monitor that answers each line with the line itself. */
+  async function echoing(
+    greeting: object,
+    oob: boolean,
+  ): Promise<{ connecting: Promise<QmpClient>; lines: string[] }> {
+    const [ours, theirs] = duplexPair(Duplex);
+    const lines: string[] = [];
+    theirs
+      .on('error', () => {})
+      .setEncoding('utf8')
+      .on('data', (text: string) => {
+        for (const line of text.split('\n').filter((one) => one !== '')) {
+          lines.push(line);
+          theirs.write(`${JSON.stringify({ return: {}, id: JSON.parse(line).id })}\n`);
+        }
+      });
+    const connecting = QmpClient.connect(ours, { oob });
+    theirs.write(`${JSON.stringify(greeting)}\n`);
+    return { connecting, lines };
+  }
+
+  test('are sent as exec-oob, after the capability was enabled', async () => {
+    const { connecting, lines } = await echoing(GREETING, true);
+    await using qmp = await connecting;
+    await qmp.execute('migrate-recover', { uri: 'unix:/x' }, { oob: true });
+    await qmp.execute('query-status');
+    assert.deepEqual(lines, [
+      '{"execute":"qmp_capabilities","arguments":{"enable":["oob"]},"id":1}',
+      '{"exec-oob":"migrate-recover","arguments":{"uri":"unix:/x"},"id":2}',
+      '{"execute":"query-status","arguments":{},"id":3}',
+    ]);
+  });
+
+  test('are refused on a client that was connected without oob', async () => {
+    const { connecting, lines } = await echoing(GREETING, false);
+    await using qmp = await connecting;
+    const failing = qmp.execute('migrate-recover', {}, { oob: true });
+    await assert.rejects(failing, fails('EINVAL', /connected without `oob`/));
+    assert.equal(lines.length, 1);
+  });
+
+  test('need a monitor that offers them', async () => {
+    const greeting = {
+      QMP: { version: { qemu: { micro: 0, minor: 11, major: 2 } }, capabilities: [] },
+    };
+    const { connecting } = await echoing(greeting, true);
+    await assert.rejects(connecting, fails('ENOTSUP', /does not offer the capability "oob"/));
+  });
+});
+
 describe('events', () => {
   const event = (name: string, data: object = {}): object => ({ event: name, data });
 
