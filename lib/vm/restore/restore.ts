@@ -16,13 +16,13 @@ import { compareWithDestination, type StreamFacts } from '../preflight/preflight
 import { PrivateDirectory } from '../private-directory.ts';
 import { publishSteps } from '../publish.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
-import { QmpError } from '../qmp/qmp-error.ts';
 import {
   RESTORE_CAPABILITIES,
   type RestoreOptions,
   type RestoreResult,
 } from './restore-options.ts';
 import { type OpenSource, openRestoreSource } from './restore-source.ts';
+import { startIncoming } from './start-incoming.ts';
 
 /** Milliseconds that QEMU may take to end a migration whose stream has broken off. */
 const END_TIMEOUT_MS = 30_000;
@@ -166,7 +166,7 @@ class Restore {
     const { directory: parent, signal, maxBandwidth = 0 } = this.#options;
     await using directory = await PrivateDirectory.create(parent);
     const path = directory.join('socket');
-    await this.#startIncoming(`unix:${path}`);
+    await startIncoming(this.#qmp, `unix:${path}`);
     using watch = new MigrationWatch(this.#qmp, this.#options.onProgress);
     const stop = new AbortController();
     const stopFollowing = onAbort(signal, () => stop.abort(signal?.reason));
@@ -210,7 +210,7 @@ class Restore {
       throw restoreError('ENOTSUP', reason);
     }
     const offset = fileOffset === 0 ? '' : `,offset=${fileOffset}`;
-    await this.#startIncoming(`file:${path}${offset}`);
+    await startIncoming(this.#qmp, `file:${path}${offset}`);
     using watch = new MigrationWatch(this.#qmp, this.#options.onProgress);
     try {
       await this.#waitUntilLoaded(watch, null);
@@ -219,17 +219,6 @@ class Restore {
       throw error;
     }
     return { bytes: null, seconds: this.#seconds(), limitedSeconds: 0, warnings: this.#warnings };
-  }
-
-  async #startIncoming(uri: string): Promise<void> {
-    try {
-      // QEMU must not exit on an error before its reason was read.
-      await this.#qmp.execute('migrate-incoming', { uri, 'exit-on-error': false });
-    } catch (error) {
-      const isUnknown = error instanceof QmpError && error.description.includes('exit-on-error');
-      if (!isUnknown) throw error;
-      await this.#qmp.execute('migrate-incoming', { uri });
-    }
   }
 
   /** Check the stream while QEMU reads it, because the reason of a fault is clearer than QEMU's. */
