@@ -218,6 +218,7 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
   )
     .argument('<from>', 'the endpoint to read from')
     .option('--snapshot <name>', 'a snapshot of a qcow2 image, by name or ID')
+    .option('--lazy', 'run the guest at once, and fetch its memory when it is needed (postcopy)')
     .option('--resume', 'run the guest, even if it was stopped when it was saved')
     .option('--keep-paused', 'leave the guest stopped, even if it was running when it was saved');
   addTlsOptions(restore, ['from']).action(async (from: string, flags: RestoreFlags) => {

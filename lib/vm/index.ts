@@ -1,3 +1,5 @@
+export type { LazyProgress, LazyRestoreOptions, LazyRestoreResult } from './lazy/lazy-options.ts';
+export { restoreLazily } from './lazy/restore-lazily.ts';
 export type { MigrationProgress } from './migration-watch.ts';
 export { QmpClient } from './qmp/qmp-client.ts';
 export { QmpError } from './qmp/qmp-error.ts';

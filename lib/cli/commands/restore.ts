@@ -12,6 +12,8 @@ import { runWithVm, type VmFlags } from './vm-command.ts';
 export interface RestoreFlags extends VmFlags {
   /** Name or ID of a snapshot in a qcow2 image. */
   snapshot?: string;
+  /** Run the guest first, and fetch its memory when it is needed. */
+  lazy?: boolean;
 }
 
 const NOTHING_CHANGED = 'no guest was restored';
@@ -25,6 +27,10 @@ const NOTHING_CHANGED = 'no guest was restored';
  */
 export function runRestore(fromText: string, flags: RestoreFlags): Promise<number> {
   return runWithVm('from', fromText, flags, NOTHING_CHANGED, async (parts) => {
+    if (flags.lazy === true) {
+      const { runRestoreLazily } = await import('./restore-lazily.ts');
+      return runRestoreLazily(fromText, flags, parts);
+    }
     const { qmp, uri, tls, signal } = parts;
     const quiet = flags.quiet === true;
     const onListening = quiet ? undefined : printListening;

@@ -1,0 +1,146 @@
+import { QemuFileError } from '../../contract/errors.ts';
+import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
+import { quote } from '../../util/format.ts';
+import { queryCapabilities } from '../migration-settings.ts';
+import { type DestinationFacts, readDestinationFacts } from '../preflight/destination-facts.ts';
+import { compareWithDestination } from '../preflight/preflight.ts';
+import type { QmpClient } from '../qmp/qmp-client.ts';
+import { DestinationMemory } from './destination-memory.ts';
+import { memoryOnDisk } from './memory-on-disk.ts';
+
+const OPERATION = 'restoreLazily';
+
+/** A destination that can take a guest lazily. */
+export interface LazyDestination {
+  /** The guest's memory, as the destination has it. */
+  readonly memory: DestinationMemory;
+  /** Bytes of an ordinary page of the destination's host. */
+  readonly basePageSize: number;
+  /** Clauses for the user. */
+  readonly warnings: readonly string[];
+}
+
+/** Capabilities that postcopy does not work with: why. They are the user's, and are not switched off for him. */
+const EXCLUDED: readonly (readonly [capability: string, why: string])[] = [
+  ['multifd', 'its channels cannot carry pages of postcopy, and QEMU 7.2 hangs'],
+  ['x-ignore-shared', 'QEMU refuses postcopy with it'],
+  ['mapped-ram', 'QEMU refuses postcopy with it'],
+];
+
+/**
+ * Check that a guest can be restored lazily by a QEMU. Nothing is changed.
+ *
+ * @param checksStream - Whether differences between the stream and the destination are errors.
+ * @throws {QemuFileError} (rejects) `ENOTSUP` if this QEMU, or its host, cannot take this guest lazily, with what to
+ *   change; `EINVAL` if it cannot take the guest at all.
+ */
+export async function checkLazy(
+  qmp: QmpClient,
+  guest: SavedGuest,
+  checksStream: boolean,
+): Promise<LazyDestination> {
+  checkCapabilities(await queryCapabilities(qmp));
+  checkHandlers(guest);
+  const facts = await readDestinationFacts(qmp);
+  const warnings = checksStream ? compare(guest, facts) : [];
+  if (facts.blocks === null) {
+    throw unsupported(
+      'this QEMU does not report the page sizes of its RAM blocks ("info ramblock"), which postcopy needs; restore without --lazy',
+    );
+  }
+  const onDisk = await memoryOnDisk(qmp);
+  if (onDisk !== null) {
+    throw unsupported(
+      `the memory backend ${quote(onDisk.id)} is a file on a disk (${quote(onDisk.path)}), and postcopy needs memory ` +
+        'that userfaultfd can serve: use memory-backend-memfd or memory-backend-ram, or a file in /dev/shm',
+    );
+  }
+  const basePageSize = Math.min(...facts.blocks.map(({ hostPageSize }) => hostPageSize));
+  const memory = memoryOf(guest, facts.blocks);
+  checkPageSizes(memory, basePageSize);
+  return { memory, basePageSize, warnings };
+}
+
+function checkCapabilities(capabilities: Readonly<Record<string, boolean>>): void {
+  if (capabilities['postcopy-ram'] === undefined) {
+    throw unsupported(
+      'this QEMU does not have the migration capability postcopy-ram; use QEMU 2.6 or later on Linux',
+    );
+  }
+  for (const [name, why] of EXCLUDED) {
+    if (capabilities[name] !== true) continue;
+    throw unsupported(
+      `the migration capability ${name} is on at the destination: ${why}; switch it off ` +
+        `("migrate_set_capability ${name} off") or restore without --lazy`,
+    );
+  }
+}
+
+/** Refuse sections that have to end before the guest runs, but do not, and those that exclude postcopy. */
+function checkHandlers({ sections, sectionsBeforeRam = 0 }: SavedGuest): void {
+  const open = new Map<number, string>();
+  for (const { kind, name, sectionId } of sections.slice(sectionsBeforeRam)) {
+    if (/(?:^|\/)vfio$/.test(name)) {
+      throw unsupported(
+        `section ${quote(name)}: QEMU does not migrate VFIO devices with postcopy; restore without --lazy`,
+      );
+    }
+    if (kind === 'start') open.set(sectionId, name);
+    if (kind === 'end') open.delete(sectionId);
+    if (kind === 'full' && open.size > 0) break;
+  }
+  for (const name of open.values()) {
+    throw unsupported(
+      `section ${quote(name)} has to end before the guest runs, and does not end before the devices; restore without --lazy`,
+    );
+  }
+}
+
+function compare(guest: SavedGuest, facts: DestinationFacts): string[] {
+  const { configuration, pages, sections } = guest;
+  const devices = sections.filter(({ kind }) => kind === 'full');
+  const stream = {
+    machine: configuration?.machine ?? null,
+    // `mapped-ram` names the layout of the file; the stream that is sent has another.
+    capabilities: configuration?.capabilities.filter((name) => name !== 'mapped-ram') ?? [],
+    blocks: pages.blocks,
+    sections: devices.map(({ name, instanceId }) => ({ name, instanceId })),
+  };
+  const { problems, warnings } = compareWithDestination(stream, facts);
+  if (problems.length > 0) {
+    const reason = problems.map(({ message }) => message).join('; ');
+    throw new QemuFileError('EINVAL', reason, { operation: OPERATION });
+  }
+  return warnings;
+}
+
+function memoryOf(
+  { pages }: SavedGuest,
+  blocks: NonNullable<DestinationFacts['blocks']>,
+): DestinationMemory {
+  try {
+    return DestinationMemory.of(pages, blocks);
+  } catch (error) {
+    const reason = `the destination does not have the guest's memory: ${(error as Error).message}`;
+    throw new QemuFileError('EINVAL', reason, { operation: OPERATION });
+  }
+}
+
+function checkPageSizes({ pageSize, blocks }: DestinationMemory, basePageSize: number): void {
+  if (basePageSize % pageSize !== 0) {
+    throw unsupported(
+      `the guest has pages of ${pageSize} bytes, the destination's host of ${basePageSize}; restore without --lazy`,
+    );
+  }
+  for (const { name, usedLength, hostPageSize } of blocks) {
+    if (usedLength % hostPageSize === 0) continue;
+    throw unsupported(
+      `RAM block ${quote(name)} of ${usedLength} bytes is not a whole number of the destination's pages of ` +
+        `${hostPageSize} bytes; use a memory backend with smaller pages`,
+    );
+  }
+}
+
+function unsupported(reason: string): QemuFileError {
+  return new QemuFileError('ENOTSUP', reason, { operation: OPERATION });
+}
