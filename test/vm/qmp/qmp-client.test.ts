@@ -251,7 +251,9 @@ describe('commands out of band', () => {
       .on('data', (text: string) => {
         for (const line of text.split('\n').filter((one) => one !== '')) {
           lines.push(line);
-          theirs.write(`${JSON.stringify({ return: {}, id: JSON.parse(line).id })}\n`);
+          theirs.write(
+            `${JSON.stringify({ return: {}, id: (JSON.parse(line) as { id: number }).id })}\n`,
+          );
         }
       });
     const connecting = QmpClient.connect(ours, { oob });
