@@ -3,7 +3,7 @@ import type { DiffFlags } from './commands/diff.ts';
 import type { ExtractFlags } from './commands/extract.ts';
 import type { InspectFlags } from './commands/inspect.ts';
 import type { RelayFlags } from './commands/relay.ts';
-import type { RestoreFlags } from './commands/restore.ts';
+import type { RestoreFlags } from './commands/restore-flags.ts';
 import type { SaveFlags } from './commands/save.ts';
 import type { VerifyFlags } from './commands/verify.ts';
 import { addTlsOptions } from './endpoints/tls-options.ts';

@@ -4,7 +4,7 @@ import { openStream } from '../endpoints/open-stream.ts';
 import { EXIT } from '../shell/exit-codes.ts';
 import { showExactSize } from '../shell/sizes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
-import type { RestoreFlags } from './restore.ts';
+import type { RestoreFlags } from './restore-flags.ts';
 import type { VmWork } from './vm-command.ts';
 
 /**

@@ -6,15 +6,8 @@ import { EXIT } from '../shell/exit-codes.ts';
 import type { Measure } from '../shell/progress.ts';
 import { showExactSize, showSize } from '../shell/sizes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
-import { runWithVm, type VmFlags } from './vm-command.ts';
-
-/** Options of `qemu-file restore`. */
-export interface RestoreFlags extends VmFlags {
-  /** Name or ID of a snapshot in a qcow2 image. */
-  snapshot?: string;
-  /** Run the guest first, and fetch its memory when it is needed. */
-  lazy?: boolean;
-}
+import type { RestoreFlags } from './restore-flags.ts';
+import { runWithVm } from './vm-command.ts';
 
 const NOTHING_CHANGED = 'no guest was restored';
 
