@@ -31,8 +31,8 @@ export async function buildCommand(directory: string): Promise<void> {
     platform: 'node',
     format: 'esm',
     target: 'node20',
-    // Only a run from the sources bundles the page.
-    external: ['./bundle-page.ts'],
+    // Only a run from the sources bundles the page; the SDK is large, and optional.
+    external: ['./bundle-page.ts', '@aws-sdk/client-s3'],
     plugins: [keepModuleUrls(directory)],
     // Packages in CommonJS require built-in modules.
     banner: {

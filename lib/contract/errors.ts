@@ -8,6 +8,8 @@ export interface QemuFileErrorContext {
   position?: number | undefined;
   /** The operation that failed, by its public name: `writevBuffer`, `readBe32`, `connect` … */
   operation?: string | undefined;
+  /** What the user can do, as a clause; undefined for the general advice that belongs to the code. */
+  advice?: string | undefined;
   /** The underlying error, such as the transport's or an `AbortSignal`'s reason; undefined means none. */
   cause?: unknown;
 }
@@ -80,7 +82,8 @@ export class QemuFileError extends Error {
 function describe(code: string, reason: string, context: QemuFileErrorContext): string {
   const operation = context.operation === undefined ? '' : `${context.operation}: `;
   const position = context.position === undefined ? '' : ` at byte ${context.position}`;
-  const advice = ADVICE[code] === undefined ? '' : `; ${ADVICE[code]}`;
+  const clause = context.advice ?? ADVICE[code];
+  const advice = clause === undefined ? '' : `; ${clause}`;
   return `${code}: ${operation}${reason}${position}${advice}`;
 }
 
