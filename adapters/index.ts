@@ -3,6 +3,7 @@ export { type CompressFormat, type CompressOptions, compressTo } from './compres
 export {
   type CompressedSource,
   type DecompressFormat,
+  type DecompressOptions,
   decompressWith,
 } from './compress/decompress.ts';
 export {

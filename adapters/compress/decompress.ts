@@ -17,6 +17,15 @@ export interface CompressedSource extends AsyncIterable<Uint8Array> {
 /** Formats that a tool of the system decompresses. */
 export type DecompressFormat = 'gzip' | 'bzip2' | 'xz' | 'lzop' | 'zstd';
 
+/** Options of `decompressWith`. */
+export interface DecompressOptions {
+  /**
+   * An open descriptor of the source's file, whose offset is that of the source's next byte. The tool reads it itself,
+   * which saves a copy of every byte; the source is not read, only closed. It may be closed after the call.
+   */
+  stdin?: number | undefined;
+}
+
 /** Arguments of the tools. Each tool has the name of its format. */
 const ARGUMENTS: Readonly<Record<DecompressFormat, readonly string[]>> = {
   gzip: ['-dc'],
@@ -37,6 +46,7 @@ const END = new Uint8Array(0);
  * running, and closes the source.
  *
  * @param format - The format, which selects the tool.
+ * @param options - `stdin`.
  * @returns A function that makes a readable backend of a source. The backend owns the source from then on.
  * @example
  * ```js
@@ -44,11 +54,14 @@ const END = new Uint8Array(0);
  * const file = new QemuFile(decompressWith('xz')(packed));
  * ```
  */
-export function decompressWith(format: DecompressFormat): (source: CompressedSource) => ReadOps {
+export function decompressWith(
+  format: DecompressFormat,
+  { stdin }: DecompressOptions = {},
+): (source: CompressedSource) => ReadOps {
   return (source) => {
-    const decompression = new Decompression(format, source);
+    const decompression = new Decompression(format, source, stdin);
     return {
-      getBuffer: (_buffer, position) => decompression.read(position),
+      getBuffer: (buffer, position) => decompression.read(position, buffer),
       close: (error) => decompression.close(error),
       shutDown: (read) => (read ? decompression.shutDown() : undefined),
       getFd: () => -1,
@@ -68,26 +81,27 @@ class Decompression {
   #isStopped = false;
   #closing: Promise<void> | undefined;
 
-  constructor(format: DecompressFormat, source: CompressedSource) {
+  constructor(format: DecompressFormat, source: CompressedSource, input: number | undefined) {
     this.#format = format;
     this.#source = source;
-    this.#tool = new ExternalTool(format, ARGUMENTS[format], 'decompress');
+    this.#tool = new ExternalTool(format, ARGUMENTS[format], 'decompress', input);
     const { stdin, stdout } = this.#tool;
     if (stdout) this.#reader = new StreamReader(stdout, 'EIO');
     if (stdin) void this.#feed(new StreamWriter(stdin));
   }
 
-  read(position: number): MaybePromise<Uint8Array> {
+  read(position: number, space: Uint8Array): MaybePromise<number | Uint8Array> {
     if (this.#reader === undefined) return this.#atEnd(position);
-    let result: MaybePromise<Uint8Array>;
+    let result: MaybePromise<number | Uint8Array>;
     try {
-      result = this.#reader.read(position);
+      result = this.#reader.read(position, space);
     } catch (error) {
       return this.#atEnd(position, error);
     }
+    if (typeof result === 'number') return result;
     if (result instanceof Uint8Array) return result.length > 0 ? result : this.#atEnd(position);
     return result.then(
-      (chunk) => (chunk.length > 0 ? chunk : this.#atEnd(position)),
+      (chunk) => (typeof chunk === 'number' || chunk.length > 0 ? chunk : this.#atEnd(position)),
       (error: unknown) => this.#atEnd(position, error),
     );
   }

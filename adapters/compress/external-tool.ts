@@ -10,7 +10,10 @@ const GRACE_MS = 2000;
 
 /** A running tool of the system, found in `PATH` and started without a shell. */
 export class ExternalTool {
-  /** Absent when the system is out of descriptors: Node then creates no streams even though they were requested. */
+  /**
+   * Absent with a descriptor as the standard input, and when the system is out of descriptors: Node then creates no
+   * streams even though they were requested.
+   */
   readonly stdin: Writable | undefined;
   readonly stdout: Readable | undefined;
   readonly end: ChildExit;
@@ -21,12 +24,13 @@ export class ExternalTool {
    * @param name - Name of the tool, which is also that of its format.
    * @param args - Its arguments.
    * @param operation - What it does, as a verb that errors name.
+   * @param input - Descriptor that becomes its standard input. Default: the stream `stdin`.
    * @throws {QemuFileError} The system's own code (`EAGAIN`, `EMFILE` …) if it cannot start another process.
    */
-  constructor(name: string, args: readonly string[], operation: string) {
+  constructor(name: string, args: readonly string[], operation: string, input?: number) {
     this.#name = name;
     this.#operation = operation;
-    const child = startTool(name, args, operation);
+    const child = startTool(name, args, operation, input);
     this.end = new ChildExit(child, false, GRACE_MS);
     const { stdin, stdout } = child as Partial<ChildProcess>;
     this.stdin = stdin ?? undefined;
@@ -63,9 +67,14 @@ export class ExternalTool {
   }
 }
 
-function startTool(name: string, args: readonly string[], operation: string): ChildProcess {
+function startTool(
+  name: string,
+  args: readonly string[],
+  operation: string,
+  stdin: number | 'pipe' = 'pipe',
+): ChildProcess {
   try {
-    return spawn(name, args, { stdio: 'pipe' });
+    return spawn(name, args, { stdio: [stdin, 'pipe', 'pipe'] });
   } catch (error) {
     throw toQemuFileError(error, { operation });
   }

@@ -1,5 +1,6 @@
 import { parseUri, type Uri } from '../../../adapters/index.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
+import { bytesRead } from '../../vm/decompress.ts';
 import { sizeOf } from '../endpoints/open-endpoints.ts';
 import { type OpenStream, openStream } from '../endpoints/open-stream.ts';
 import { OutputError, UsageError } from '../shell/command-errors.ts';
@@ -46,7 +47,7 @@ export async function readStream(
   try {
     stream = await openStream({ from, channels, snapshot: flags.snapshot, signal, quiet });
     const { outer } = stream;
-    const measure = (): Measure => ({ bytes: outer.getPosition, limitedMs: 0 });
+    const measure = (): Measure => ({ bytes: bytesRead(outer), limitedMs: 0 });
     meter = await Meter.start(measure, sizeOf(from, outer), quiet);
     return await work(stream, signal);
   } catch (error) {

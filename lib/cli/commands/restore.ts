@@ -1,4 +1,5 @@
 import { openFrom } from '../../../adapters/index.ts';
+import { bytesRead } from '../../vm/decompress.ts';
 import { type RestoreResult, restoreVm } from '../../vm/index.ts';
 import { connectionFilter } from '../endpoints/connection-filter.ts';
 import { printListening, sizeOf } from '../endpoints/open-endpoints.ts';
@@ -29,7 +30,7 @@ export function runRestore(fromText: string, flags: RestoreFlags): Promise<numbe
     const onListening = quiet ? undefined : printListening;
     const filter = connectionFilter({ from: uri, tls, quiet, anything: flags.check === false });
     const from = await openFrom(uri, { signal, onListening, tls: tls.from, ...filter });
-    const measure = (): Measure => ({ bytes: from.getPosition, limitedMs: 0 });
+    const measure = (): Measure => ({ bytes: bytesRead(from), limitedMs: 0 });
     await parts.meter(measure, sizeOf(uri, from));
     const result = await restoreVm(qmp, from, {
       maxBandwidth: flags.maxBandwidth,

@@ -27,6 +27,8 @@ export interface UnwrapOptions {
   decompress?:
     | ((format: Compression) => (compressed: QemuFile) => QemuFile | Promise<QemuFile>)
     | undefined;
+  /** Returns whether `decompress` decompresses a format, even one that Node can decompress. Default: it does not. */
+  prefersDecompress?: ((format: Compression) => boolean) | undefined;
   /**
    * Reads at any offset of the file, for qcow2 images. Default: the file's `getBufferAt`, if its backend can
    * seek.
@@ -194,12 +196,13 @@ class Unwrapping {
       const reason = `the stream is in more than ${MAX_LAYERS} containers`;
       throw new MigrationStreamError('unsupported', reason, { position });
     }
-    const create = decompressorOf(format);
+    const { decompress, prefersDecompress } = this.#options;
+    const create = prefersDecompress?.(format) === true ? undefined : decompressorOf(format);
     let file: QemuFile;
     if (create !== undefined) {
       file = decompressed(packed, base, format, create);
-    } else if (this.#options.decompress !== undefined) {
-      file = await this.#options.decompress(format)(packed);
+    } else if (decompress !== undefined) {
+      file = await decompress(format)(packed);
       // In case the caller's decompressor does not close it: a child process or a descriptor may depend on it.
       file.once('close', () => packed.destroy());
     } else {

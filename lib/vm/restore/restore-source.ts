@@ -5,7 +5,7 @@ import type { Configuration, RamBlock } from '../../migration/format/events.ts';
 import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import { MigrationReader } from '../../migration/reader/migration-reader.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { decompress } from '../decompress.ts';
+import { decompress, prefersProgram } from '../decompress.ts';
 import type { StreamFacts } from '../preflight/preflight.ts';
 
 /** A stream to be restored. */
@@ -31,7 +31,11 @@ export async function openRestoreSource(
   source: QemuFile,
   snapshot: string | undefined,
 ): Promise<OpenSource> {
-  const unwrapped = await unwrap(source, { decompress, snapshot });
+  const unwrapped = await unwrap(source, {
+    decompress,
+    prefersDecompress: prefersProgram,
+    snapshot,
+  });
   const { file } = unwrapped;
   await file.fillOrEnd(START_BYTES);
   const { configuration, blocks } = await readStart(file.peekBuffer(START_BYTES).slice());

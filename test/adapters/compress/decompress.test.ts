@@ -208,6 +208,21 @@ describe('decompressing', () => {
     }
   });
 
+  test('lets the tool read a descriptor, from its offset, and closes the source unread', async () => {
+    await using dir = makeTempDir();
+    const path = dir.join('packed');
+    fs.writeFileSync(path, Buffer.concat([Buffer.from('before'), packed]));
+    const fd = fs.openSync(path, 'r');
+    fs.readSync(fd, Buffer.alloc(6), 0, 6, null);
+    const source = new Chunks([Buffer.from('not read')]);
+    const ops = decompressWith('gzip', { stdin: fd })(source);
+    fs.closeSync(fd);
+    assert.ok((await collect(() => readOnce(ops))).equals(pattern(1000)));
+    await ops.close();
+    assert.equal(source.given, 0);
+    assert.deepEqual(source.ends, [undefined]);
+  });
+
   test('serves to unwrap a stream', { skip: !isInstalled('xz') && 'not installed' }, async () => {
     const bytes = execFileSync('xz', ['-c'], { input: workedExample() });
     const file = new QemuFile(new Source([gzipSync(bytes)]));
