@@ -38,7 +38,7 @@ function headerTable(): { qemu: string[]; ours: string }[] {
   return rows;
 }
 
-/** What the header declares, written out here and not taken from the table. */
+/** The declarations of the header, written out here and not taken from the table. */
 const DECLARED = `
   qemu_fopen_ops qemu_fclose qemu_file_mode_is_not_valid qemu_file_is_writable qemu_get_fd
   qemu_file_set_blocking qemu_file_shutdown qemu_file_get_return_path

@@ -17,7 +17,7 @@ import { conformance } from './ops-conformance.ts';
 
 const { O_NONBLOCK, O_RDONLY, O_RDWR } = constants;
 
-/** What every two-way connection can do. */
+/** Traits of every two-way connection. */
 const CONNECTION = {
   direction: 'both',
   isBounded: true,
@@ -85,7 +85,7 @@ conformance('command, both ways', CONNECTION, async () => {
   const directory = makeTempDir();
   const [input, output] = [directory.join('in'), directory.join('out')];
   execFileSync('mkfifo', [input, output]);
-  // What the peer sends is the command's output; what the command is given goes to the peer.
+  // The command's output is read from the peer, and its input is written to the peer.
   // The first byte says that both FIFOs are open: none of their ends may leave before.
   const command = `exec 3< '${input}' 4> '${output}'; printf r >&4
     cat <&3 4>&- & exec cat >&4 3<&-`;

@@ -1,4 +1,4 @@
-// Opening by URI: each scheme from both sides, and what must not be left behind.
+// Opening by URI: each scheme from both sides, without leftovers.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -20,7 +20,7 @@ async function all(file: QemuFile): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-/** Opens a listening end; gives where it listens, and the file to come. */
+/** Open a listening end; return its address and a promise of the file. */
 async function listening(
   uri: string,
   options: Parameters<typeof openFrom>[1] = {},

@@ -25,7 +25,7 @@ type Check = (subject: Subject) => Promise<void>;
  * Registers the tests that a backend must pass, those that apply to it.
  *
  * @param name - Of the backend.
- * @param traits - What it can do.
+ * @param traits - Its abilities.
  * @param open - Makes a fresh one, with its other side; each test calls it once.
  */
 export function conformance(name: string, traits: Traits, open: () => Promise<Backend>): void {
@@ -138,7 +138,7 @@ async function brokenPipe(subject: Subject): Promise<void> {
   await subject.peer.close();
   const chunk = Buffer.alloc(65536);
   const writeOn = async () => {
-    // What the kernel still takes on behalf of the other side has a bound far below this.
+    // The kernel's buffers hold far fewer bytes than this.
     for (let i = 0; i < 1000; i++) await subject.startWrite(chunk);
   };
   await rejectsWith(writeOn(), 'EPIPE', 'ECONNRESET');

@@ -1,4 +1,4 @@
-// Recordings of real QEMUs through the whole reader, against what is known about them from elsewhere.
+// Recordings of real QEMUs through the whole reader, compared with facts from independent sources.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { openStream } from '../../lib/cli/endpoints/open-stream.ts';
@@ -81,7 +81,7 @@ async function assertSound({ main, channels, streamAt }: RecordedParts): Promise
   );
 }
 
-/** Each section once, where it first appears, as the analyser names what it is. */
+/** Each section once, at its first appearance, under the analyser's name. */
 function firstSections({ sections }: StreamSummary): object[] {
   const seen = new Set<number>();
   return sections.flatMap(({ sectionId, name, instanceId, versionId }) => {
@@ -159,7 +159,7 @@ function checkChannelLengths(summary: StreamSummary, channels: readonly Buffer[]
   assert.ok(headers > 0 && headers < bytes / 20);
 }
 
-/** Checks what was read of a recording of the corpus. */
+/** Check the result of reading a recording of the corpus. */
 function checkCorpus(name: string, { summary, ram, states, endedAt }: SummaryAndRam): void {
   const facts = corpusFacts(name);
   const { analyze_migration: known, restored } = facts;
@@ -289,7 +289,7 @@ describe('a bundled recording', () => {
       }
       if (parameters['multifd-compression'] === 'none')
         checkChannelLengths(summary, parts.channels);
-      // QEMU counts those, too, that turned out to be zeros, as they were, or too much changed.
+      // QEMU also counts pages that were zero, unchanged, or changed too much.
       const compressed = sumOf(summary, 'compressed');
       assert.ok(compressed <= (facts.compression?.pages ?? 0), `${compressed} compressed`);
       assert.equal(compressed > 0, capabilities.compress === true);

@@ -41,7 +41,7 @@ function reportIn(text: string | Buffer): Report {
   return JSON.parse(line[0]) as Report;
 }
 
-/** Checks a failed command: its code, a message of one line without a stack trace, and what it says. */
+/** Check a failed command: its exit code and its message, one line without a stack trace. */
 function assertFailed(ended: Ended, code: number, ...says: RegExp[]): void {
   assert.equal(ended.code, code, ended.stderr);
   const messages = ended.stderr.split('\n').filter((line) => !/ listening on |^\{|^$/.test(line));
@@ -404,7 +404,7 @@ describe('sizes', () => {
 });
 
 describe('a silent source', () => {
-  /** A file that gives three bytes and then keeps silent, with what can be told of it. */
+  /** A file that delivers three bytes and then stays silent. */
   const silent = (twoWay: boolean): QemuFile => {
     const answers = [Buffer.from('abc')];
     const getBuffer = (): Uint8Array | Promise<Uint8Array> =>

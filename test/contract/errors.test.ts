@@ -70,7 +70,7 @@ describe('the latch', () => {
     assert.equal(sink.calls.length, 0);
     assert.equal(file.tellFast(), 0);
     assert.equal(file.rateLimitExceeded(), true);
-    // What does not fit is the caller's mistake all the same.
+    // A value that does not fit is still the caller's mistake.
     assert.throws(() => file.putByte(256), RangeError);
   });
 

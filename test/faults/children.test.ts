@@ -1,4 +1,4 @@
-// What happens when the commands of `exec:` fail, in whatever way a process can.
+// The commands of `exec:` fail in every way in which a process can.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
@@ -20,7 +20,7 @@ function withStream(): TempDir & { stream: string } {
   return { ...dir, stream: putRecording(dir, 'microvm')[0] ?? '' };
 }
 
-/** Everyone in a process group, except the dead that nobody has waited for. */
+/** Return the processes of a group, without zombies. */
 function livingIn(group: number): string[] {
   return membersOf(group).filter((stat) => !/\) [XZ] /.test(stat));
 }
@@ -43,7 +43,7 @@ function textOf(path: string): string {
   }
 }
 
-/** Waits for a command to have said its process id, which is its group's, too. */
+/** Wait until a command has printed its process id, which is also its group's. */
 async function groupIn(path: string): Promise<number> {
   return until(() => /^(\d+)\n$/.test(textOf(path)) && Number(textOf(path)), {
     what: 'the command to begin',

@@ -1,4 +1,4 @@
-// What happens when the other end of a FIFO or of a socket is not there, leaves, or goes half.
+// The peer of a FIFO or of a socket is missing, exits, or half-closes.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';

@@ -1,4 +1,4 @@
-// What happens when files fail for real: full disks, full devices, what cannot be read, places that vanish.
+// Files that really fail: full disks, full devices, unreadable files, directories that vanish.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import net from 'node:net';

@@ -1,4 +1,4 @@
-// A relay that listens, among crowds of connections that nobody waits for: it takes the migration, whole.
+// A listening relay among many unwanted connections accepts the whole migration.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import fs from 'node:fs';
@@ -27,7 +27,7 @@ assert.ok(main !== undefined);
 const stream = unpack(main);
 const garbage = Buffer.from('GET / HTTP/1.1\r\nHost: localhost\r\n\r\n');
 
-/** What the crowds send, by the number of the connection. */
+/** The bytes that an unwanted connection sends, by its number. */
 const CROWDS: Record<string, (index: number) => Buffer | undefined> = {
   'send nothing': () => undefined,
   'send garbage': () => garbage,
@@ -85,7 +85,7 @@ describe('a relay that listens', LIMITS, () => {
     const command = new Command(['relay', `unix:${path}`, dir.join('out')]);
     await command.listening();
     const send = CROWDS['do each of that'];
-    // A part of the crowd comes before, a part behind, and a part while the stream is on its way.
+    // Some connections arrive before the migration, some after it, and some during the stream.
     const flooding = flood({ target: { path }, connections: CROWD, send });
     await migrate({ path });
     await using crowd = await flooding;

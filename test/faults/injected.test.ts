@@ -27,7 +27,7 @@ const ANSWER = pattern(50_000, 7);
 /** Where faults happen. */
 const AT = 100_000;
 
-/** A fault that ends a transfer, and what the file over it fails with. */
+/** A fault that ends a transfer, and the error of the file over it. */
 interface Fatal {
   fault: Fault;
   code: string;
@@ -55,7 +55,7 @@ const READ_FAULTS: Fatal[] = [
   at({ on: 'getBuffer', at: AT, do: 'reset' }, 'ECONNRESET'),
 ];
 
-/** Under these all bytes arrive all the same. */
+/** Under these plans all bytes still arrive. */
 const HARMLESS: Fault[] = [
   { on: 'getBuffer', at: AT, do: 'short' },
   { on: 'getBuffer', at: AT, do: 'fail', code: 'EAGAIN' },
@@ -84,7 +84,7 @@ function assertBroken(received: Received, end: FarEnd, claimed: number, fault: F
   assert.ok(received.bytes.equals(BYTES.subarray(0, received.bytes.length)), 'other bytes came');
   if (end.keeps)
     assert.ok(received.bytes.length >= claimed, `${received.bytes.length} of ${claimed} are there`);
-  // What the plan itself ends cannot look otherwise.
+  // A plan that ends the transfer itself has one outcome.
   if (fault.do === 'end' || !end.tells || received.bytes.length === BYTES.length) return;
   assert.notEqual(received.how, 'end', 'a failure looked like an end');
 }
@@ -125,7 +125,7 @@ for (const [name, make] of Object.entries(farEnds)) {
           assert.ok(errors.length <= 1, `${errors.length} errors`);
           for (const error of errors) assert.equal(error, file.error);
           assert.ok(claimed <= flushed && flushed >= 80_000, `${claimed}, ${flushed}`);
-          // What shows only at the close leaves all bytes there, and a file does not appear.
+          // A fault that appears only at the close leaves all bytes, and no file appears.
           assertBroken(await (receiving ?? end.receive()), end, flushed, fault);
           await end.close();
         });
@@ -323,7 +323,7 @@ describe('operations that move no bytes', LIMITS, () => {
   });
 });
 
-/** What came of a relay between two far ends. */
+/** The result of a relay between two far ends. */
 interface Run {
   result: RelayResult;
   from: FaultyOps;
@@ -355,7 +355,7 @@ async function move(
   return { result, from, to, received, answer };
 }
 
-/** What should come out when all of it does: the plans may have ended or changed it. */
+/** Return the expected output: the plans may have ended or changed it. */
 function expectedOf(
   bytes: Buffer,
   ...plans: readonly [FaultyOps, 'getBuffer' | 'writevBuffer'][]

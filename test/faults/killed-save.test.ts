@@ -1,4 +1,4 @@
-// A process that is killed while it saves: what it leaves behind, who may read that, and what becomes of it.
+// A process that is killed while it saves: its partial file, the permissions and the removal of that file.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import net from 'node:net';

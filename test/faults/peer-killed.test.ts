@@ -31,7 +31,7 @@ function kindAt(tenth: number): Kind {
   return tenth % 2 === 0 ? 'tcp' : 'unix';
 }
 
-/** At 0 % a little: a connection that has said nothing is nobody yet, and the relay goes on listening. */
+/** At 0 % a few bytes: the relay keeps listening while a connection has sent nothing. */
 function bytesAt(tenth: number): number {
   return Math.max(100, Math.floor((STREAM.length * tenth) / 10));
 }
@@ -141,7 +141,7 @@ describe('the sender is killed', LIMITS, () => {
       assert.equal(ended.code, 3, ended.stderr);
       assertCutShort(ended, bytes);
       assert.equal(existsSync(out), false);
-      // What came of it is kept, and named.
+      // The received part is kept, and named in the message.
       const partial = readdirSync(dir.path).filter((name) => name.startsWith('.out.'));
       assert.equal(partial.length, 1);
       assert.ok(ended.stderr.includes(partial[0] ?? '?'), ended.stderr);

@@ -39,7 +39,7 @@ export interface Shown {
   warnings: string[];
 }
 
-/** Run `inspect --json` and return what it shows, with how it ended. */
+/** Run `inspect --json` and return its output and its exit code. */
 export async function inspect(path: string): Promise<{ shown: Shown; ended: Ended }> {
   const ended = await run(['inspect', path, '--json']);
   return { shown: JSON.parse(ended.stdout.toString()) as Shown, ended };

@@ -91,7 +91,7 @@ export class Subject implements AsyncDisposable {
     else done.catch(() => {});
   }
 
-  /** Start reading what is written; the returned function closes both ends in order and returns the bytes. */
+  /** Start reading the written bytes; the returned function closes both ends in order and returns the bytes. */
   collect(): () => Promise<Buffer> {
     const readAll = () => collect(() => this.peer.read?.() ?? Promise.resolve(new Uint8Array(0)));
     if (this.#isStore) {

@@ -1,6 +1,6 @@
 import type { QemuFileOps, QemuFileSizes, Whence } from '../../lib/contract/ops.ts';
 
-/** How a test backend answers: at once, with a promise, or when the test tells it to. */
+/** How a test backend completes an operation: synchronously, with a promise, or when the test resolves it. */
 export type Answering = 'sync' | 'async' | 'manual';
 
 /** One `writevBuffer` call. */

@@ -83,7 +83,7 @@ function begun(kind: 'start' | 'full', id: number, name: string, version: number
   return fixed(type, be32(id), counted(name), be32(0), be32(version));
 }
 
-/** Nothing says which instances there are of what the description does not have. */
+/** Instance ids of devices that the description lacks are not checked. */
 function otherSection(
   kind: 'start' | 'full',
   id: number,
@@ -138,7 +138,7 @@ const x32 = { name: 'x', type: 'uint32', size: 4 };
 
 const list = fixed(blockList(['a', 4 * SMALL], ['b', 4 * SMALL]), eos);
 const start = whole('start', 2, RAM, list);
-/** What a page is filled with, if it is not zero, is a warning. */
+/** A fill byte other than zero is a warning. */
 const filling = free('00');
 const finish = piece('end', 2, pageWord('b', 0, FLAG.zero), filling, fixed(eos));
 
@@ -238,7 +238,7 @@ function encoded(): SmallStream {
   return { name: 'encoded', main, channels: [] };
 }
 
-/** No configuration, no footers: it is the description that tells where a device ends. */
+/** No configuration, no footers: only the description shows where a device ends. */
 function old(): SmallStream {
   const part = { kind: '04', id: be32(5) };
   const ids = [join(fixed('01', be32(2)), fixed(counted('ram'), be32(0), be32(4)))];
@@ -253,7 +253,7 @@ function old(): SmallStream {
     free('00'),
     fixed(eos),
     // Nothing else has the id.
-    // As an end mark, what is behind it only follows the stream: a machine of that age needs no description.
+    // After an end mark the rest only follows the stream, because an old machine needs no description.
     loose(part.kind, '04'),
     free(part.id),
     fixed(counted('dev'), be32(0), be32(1)),
@@ -405,7 +405,7 @@ function channel(id: number, method: 'zlib' | 'none'): Part {
     free(initial.subarray(25)),
     packetHead(sync),
     packetHead(head, 1),
-    // What is compressed has no sum of its own before the stream of it ends.
+    // Compressed data has no checksum before its stream ends.
     free(payload),
     packetHead(sync),
   );
@@ -416,7 +416,7 @@ function flushed(bytes: Buffer): Buffer {
   return deflateSync(bytes, { finishFlush: constants.Z_SYNC_FLUSH });
 }
 
-/** Of a header much says nothing: the number, what is reserved, and whatever is behind names and offsets. */
+/** Ignored fields of a header: the number, reserved bytes, and padding after names and offsets. */
 function packetHead(bytes: Buffer, pages = 0): Part {
   const bits = Buffer.alloc(bytes.length);
   // Room for pages, as long as there is enough.
@@ -431,7 +431,7 @@ function packetHead(bytes: Buffer, pages = 0): Part {
     bits[11] = 0x3e;
   } else {
     bits.fill(0xff, 66, 320);
-    // Pages of zeros, too: their places are there.
+    // Pages of zeros as well, because they have places.
     bits[35] = 0x07;
     // Another page of the block.
     bits[320 + 5] = 0x01;

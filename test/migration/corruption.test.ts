@@ -1,11 +1,11 @@
-// Streams with a byte that is another: whatever is no contents must be missed.
+// Streams with one changed byte: a change outside of contents must be noticed.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { readHostile } from '../helpers/hostile.ts';
 import { smallStreams } from '../helpers/small-streams.ts';
 import { workedExample } from '../helpers/stream-bytes.ts';
 
-/** What a byte is changed by: each bit, and all of them. */
+/** Changes of a byte: each bit, and all of them. */
 const FLIPS = [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xff] as const;
 
 /** In long runs of contents not every place is tried. */
@@ -15,7 +15,7 @@ const STRIDE = 53;
 const isThorough = process.env.FUZZ_RUNS !== undefined;
 const EVERY_BIT: ReadonlySet<string> = new Set(['precopy', 'old']);
 
-/** What to change a byte by of which some bits are contents. */
+/** Changes of a byte in which some bits are contents. */
 function flipsOf(name: string, at: number, mask: number): readonly number[] {
   if (mask === 0xff) return at % STRIDE === 0 ? [0xff] : [];
   if (isThorough || mask !== 0 || EVERY_BIT.has(name)) return FLIPS;

@@ -196,7 +196,7 @@ function expectedStates({ devices, hasDescription }: Model): unknown[] {
   });
 }
 
-/** What a failure is to be repeated with. */
+/** The values that reproduce a failure. */
 async function withSeed(seed: number, what: string, run: () => Promise<unknown>): Promise<void> {
   try {
     await run();

@@ -1,4 +1,4 @@
-// What a stream says it needs, and what it gets: memory and time, each in a process of its own.
+// Memory and time that a stream claims to need and really gets, each in a process of its own.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -24,7 +24,7 @@ async function probe(name: string): Promise<string> {
   return stdout;
 }
 
-/** What comes of each; of those that are fine in spite of it, that. */
+/** The result of each, success included. */
 const OUTCOMES: readonly (readonly [name: string, outcome: RegExp])[] = [
   ['a package of 1 GiB that is not there', /^truncated: .* 5 of 1073741824 bytes/],
   ['a package of 600 MB', /^fine$/],

@@ -1,4 +1,4 @@
-// What a stream may say, and what is done where it says something else: rules that no other test has.
+// Rules about the contents of a stream that no other test covers, and the result of breaking them.
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -64,7 +64,7 @@ async function onlyFault(
   return faults[0] as MigrationStreamError;
 }
 
-/** What is a fault of a kind, at an offset, for a reason. */
+/** Streams with a fault: its kind, its offset and its reason. */
 type FaultCase = readonly [
   what: string,
   bytes: Buffer,
@@ -83,7 +83,7 @@ function testFaults(cases: readonly FaultCase[]): void {
   }
 }
 
-/** What is no fault, but said. */
+/** Streams with a warning, without a fault. */
 type WarningCase = readonly [what: string, bytes: Buffer, warning: RegExp];
 
 function testWarnings(cases: readonly WarningCase[]): void {

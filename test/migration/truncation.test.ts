@@ -35,7 +35,7 @@ function placesIn({ bytes, free }: Part): number[] {
   return Array.from(bytes.keys()).filter((at) => !isInside(at) || at % STRIDE === 0);
 }
 
-/** What was reported of streams that were cut, by the place. */
+/** Reports about truncated streams, by the place. */
 function assertCut(faults: MigrationStreamError[], place: string): void {
   assert.equal(faults.length, 1, `cut at ${place}: ${faults.map(String).join(', ')}`);
 }

@@ -29,7 +29,7 @@ async function collect(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-/** A file that gives `bytes`, and one whose bytes come back from `contents()`. */
+/** A file that delivers `bytes`, and one whose bytes `contents()` returns. */
 function source(bytes: Uint8Array): QemuFile {
   return new QemuFile(memoryOps(bytes), { writable: false });
 }

@@ -151,7 +151,7 @@ describe('setOffset', () => {
     await turn();
     assert.deepEqual(seeks, []);
     feed.give(hex('eeee'));
-    // The bytes from before belong to whoever asked before the seek was done, or to nobody.
+    // The earlier bytes belong to a read from before the seek, or are dropped.
     assert.equal(await next, 0xee);
     assert.equal(await seeking, 100);
     const after = file.readByte();

@@ -111,7 +111,7 @@ const item: fc.Arbitrary<Item> = fc.oneof(
   },
 );
 
-/** What happens between puts. */
+/** Operations between puts. */
 const pause = fc.constantFrom('none', 'none', 'none', 'flush', 'tick', 'cork');
 
 const sizes = fc.record({
@@ -177,7 +177,7 @@ test('any bytes, in any chunks, are received as they were put, by gets and read(
         const bytes = Buffer.concat(steps.map(([step]) => step.bytes));
         const offsets = cuts.map((cut) => Math.floor(cut * bytes.length)).toSorted((a, b) => a - b);
         const file = new QemuFile(new Source(cutAt(bytes, offsets), way), { lookAheadSize });
-        // The rest of the steps is left to whoever pipes.
+        // The pipe does the rest of the steps.
         const typed = pipes ? Math.floor(steps.length / 2) : steps.length;
         let position = 0;
         for (const [step, by] of steps.slice(0, typed)) {
@@ -228,7 +228,7 @@ test('any puts are read back through a second file while they are put', async ()
       fc.array(item, { minLength: 1, maxLength: 60 }),
       fc.constantFrom(100, 5000, 262_144),
       async (steps, highWaterMark) => {
-        // A transport of one slot: what a batch holds is handed over when it is asked for.
+        // A transport of one slot: a batch is handed over when the reader asks.
         let slot: Buffer | null = null;
         let ended = false;
         let wake: () => void = () => {};

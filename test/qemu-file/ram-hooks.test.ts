@@ -132,7 +132,7 @@ describe('ramControlLoadHook', () => {
 });
 
 describe('ramControlSavePage', () => {
-  /** What a page of 4096 bytes does, given a hook's answer and the bytes it says it sent. */
+  /** The effect of a page of 4096 bytes, given a hook's result and the bytes that it reports as sent. */
   function save(
     answer: number,
     sentBytes: number | null,

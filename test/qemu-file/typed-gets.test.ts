@@ -14,7 +14,7 @@ interface Field {
   read(file: QemuFile, signal?: AbortSignal): Promise<unknown>;
 }
 
-/** One value of each kind, as bytes and as what the get gives. */
+/** One value of each kind, as bytes and as the result of the get. */
 const FIELDS: readonly Field[] = [
   {
     name: 'Byte',

@@ -32,7 +32,7 @@ export const GUEST = {
   counter: 0x4000,
   /** 32-bit word that is `readyMagic` once the pattern is complete. */
   ready: 0x4004,
-  /** What stands at `ready` then. */
+  /** The word at `ready` then. */
   readyMagic: 0x59444552,
   /** 32-bit word: number of page writes made so far. */
   sequence: 0x4008,
@@ -44,7 +44,7 @@ export const GUEST = {
   flickerBit: 0x10,
 } as const;
 
-/** What a guest does; every field has a default. */
+/** The program of a guest; every field has a default. */
 export interface GuestProgram {
   /** Bytes of pattern, a multiple of 4096. Default 1 MiB. */
   patternBytes?: number;
@@ -63,7 +63,7 @@ export interface GuestProgram {
 /**
  * Makes a 64 KiB firmware image, for `-bios` of any x86 machine that has the PC's timer.
  *
- * @param program - What the guest does.
+ * @param program - The program of the guest.
  */
 export function firmware(program: GuestProgram = {}): Buffer {
   const image = Buffer.alloc(FIRMWARE_SIZE);
@@ -86,7 +86,7 @@ export function firmware(program: GuestProgram = {}): Buffer {
 /**
  * Makes a boot sector, for `-drive format=raw,file=…` on a machine whose BIOS boots from disk.
  *
- * @param program - What the guest does.
+ * @param program - The program of the guest.
  */
 export function bootSector(program: GuestProgram = {}): Buffer {
   const image = Buffer.alloc(BOOT_SECTOR_SIZE);
@@ -111,10 +111,10 @@ export function bootSector(program: GuestProgram = {}): Buffer {
 }
 
 /**
- * Says what is wrong with a guest's memory; nothing, when every word of the pattern is what it must be.
+ * Return the first wrong word of a guest's memory as a text; undefined if every word of the pattern is right.
  *
  * @param memory - Guest-physical memory from address 0 on, at least to the end of the pattern.
- * @param program - What the guest was made with.
+ * @param program - The program with which the guest was made.
  * @returns One line for each wrong word, 16 at most.
  */
 export function memoryProblems(memory: Buffer, program: GuestProgram): string[] {

@@ -272,7 +272,7 @@ function assertGone(pid: number, dir: string): void {
   assert.ok(!existsSync(dir), 'its directory is gone');
 }
 
-/** Whether a process runs; one that has ended, and that nobody has asked about, does not. */
+/** Return whether a process runs; a zombie does not. */
 function isAlive(pid: number): boolean {
   try {
     return !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));

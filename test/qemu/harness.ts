@@ -21,7 +21,7 @@ const MACHINES: Readonly<Record<string, string>> = {
   microvm: 'microvm,acpi=off,rtc=off,isa-serial=off,x-option-roms=off,auto-kernel-cmdline=off',
 };
 
-/** What to start; only one of the two images may be given. */
+/** Options of a QEMU to start; only one of the two images can be set. */
 export interface QemuOptions {
   /** Default `microvm`, which boots a firmware image only; boot sectors want `pc`. */
   machine?: string;
@@ -60,7 +60,7 @@ export interface MigrationWait {
   signal?: AbortSignal | undefined;
 }
 
-/** What `query-migrate` answers, as far as the tests look at it. */
+/** The fields of `query-migrate` that tests use. */
 export interface MigrationInfo {
   /** Absent before the first migration. */
   status?: string;
@@ -104,7 +104,7 @@ export function qemuVersion(binary: string = defaultBinary()): string | undefine
 /**
  * The value for the `skip` option of tests that need QEMU: `false` where it is installed, else the reason.
  *
- * @throws Error where it is missing and `CI` is set: there, a skipped test would be a failure nobody sees.
+ * @throws {Error} if it is missing and `CI` is set, because a skipped test in CI would be an unnoticed failure.
  */
 export function requireQemu(binary: string = defaultBinary()): string | false {
   if (qemuVersion(binary) !== undefined) return false;
@@ -116,7 +116,7 @@ export function requireQemu(binary: string = defaultBinary()): string | false {
 /**
  * Starts a QEMU, under TCG and without any default device, and waits until it answers on QMP.
  *
- * @returns Its handle; whoever asked must `stop()` it, or hold it by `await using`.
+ * @returns Its handle; the caller must `stop()` it, or declare it with `await using`.
  * @throws Error with QEMU's stderr when it ends before that.
  */
 export async function startQemu(options: QemuOptions = {}): Promise<Qemu> {
@@ -174,12 +174,12 @@ export class Qemu implements AsyncDisposable {
     return this.#process.channels;
   }
 
-  /** What QEMU has written to its stderr so far. */
+  /** The bytes that QEMU has written to its stderr so far. */
   get stderr(): string {
     return this.#process.stderr();
   }
 
-  /** Ends QEMU: asks it to quit, kills it when it does not, and removes what it left behind. */
+  /** End QEMU: ask it to quit, kill it if it does not, and remove its files. */
   async stop(): Promise<void> {
     // A QEMU that has already gone, or goes while it is asked, answers with an error.
     this.qmp.execute('quit').catch(() => {});
@@ -397,7 +397,7 @@ export function differingPages(a: Buffer, b: Buffer): number[] {
   return pages;
 }
 
-/** The process of a QEMU and its directory: everything that must not be left behind. */
+/** The process of a QEMU and its directory: everything that must be removed. */
 class QemuProcess {
   readonly dir: TempDir;
   readonly pid: number;

@@ -6,7 +6,7 @@ import { requireQemu } from './harness.ts';
 import { ENDLESS, scenario } from './scenario.ts';
 
 const LIMITS = { timeout: 120_000, skip: requireQemu() };
-/** A guest that is never done, so that the middle lasts until somebody is killed. */
+/** A guest that never stops writing, so that the migration lasts until a process is killed. */
 const endless = { sourceSettings: { parameters: ENDLESS } };
 
 /** Waits until a good part of the memory has gone. */
@@ -27,7 +27,7 @@ test('the source is killed: the destination does not run half a guest', LIMITS, 
     stderr,
     /"from" \(unix:.*\) is not a valid migration stream: ENODATA: .* at byte \d+/,
   );
-  // It gives up by itself, with an error on what it has to read, or waits on; it never runs.
+  // It ends with a read error, or keeps waiting; it never runs.
   const ended = await until(() => run.destination.stderr !== '' && run.destination.stderr, {
     what: 'the destination to say that its migration failed',
   });

@@ -20,7 +20,7 @@ const unlimited = { parameters: { 'max-bandwidth': 2 ** 40 } };
 /** How a migration gets from QEMU to us and from us to QEMU, over one kind of transport. */
 interface Way {
   name: string;
-  /** Starts saving `source`; gives the file from which the stream can be read. */
+  /** Start saving `source`; return the file from which the stream can be read. */
   save(dir: TempDir): Promise<{ options: QemuOptions; begin(source: Qemu): Promise<QemuFile> }>;
   restore(dir: TempDir): Promise<{ options: QemuOptions; begin(qemu: Qemu): Promise<QemuFile> }>;
 }
@@ -209,7 +209,7 @@ describe('a save whose connection breaks half-way', { skip: requireQemu() }, () 
     await using dir = makeTempDir();
     await using source = await startQemu(guest);
     await source.waitGuestReady();
-    // In between stands somebody who resets the connection after one MiB.
+    // A proxy between them resets the connection after one MiB.
     const middle = net.createServer((incoming) => {
       const outgoing = net.connect(port);
       let bytes = 0;

@@ -31,7 +31,7 @@ function settingsOf(channels: number, compression: string): MigrationSettings {
   };
 }
 
-/** Asserts what the relay says of its channels: the main one and all of multifd moved something. */
+/** Assert the relay's report: the main channel and all multifd channels moved bytes. */
 async function assertMoved(run: Scenario, channels: number): Promise<void> {
   const { code, stdout, stderr } = await run.relay.ended();
   assert.equal(code, 0, stderr);

@@ -79,7 +79,7 @@ async function goPostcopy({ source, destination }: Scenario): Promise<void> {
   await waitStatus(destination, 'postcopy-active');
 }
 
-/** Cuts the connection, and has both QEMUs go on through a new relay; gives that. */
+/** Cut the connection, and let both QEMUs continue through a new relay; return the relay. */
 async function recover(run: Scenario, uri: (name: string) => string, args: readonly string[]) {
   const { source, destination } = run;
   // A guest that waits for a page in the middle of an interrupt has its QEMU's monitor wait, too, until it is

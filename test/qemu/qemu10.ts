@@ -43,7 +43,7 @@ export function findQemu10(): string | undefined {
 /**
  * The value for the `skip` option of tests that need QEMU 10.0: `false` where there is one, else the reason.
  *
- * @throws Error where it is missing and `CI` is set: there, a skipped test would be a failure nobody sees.
+ * @throws {Error} if it is missing and `CI` is set, because a skipped test in CI would be an unnoticed failure.
  */
 export function requireQemu10(): string | false {
   if (findQemu10() !== undefined) return false;
@@ -74,7 +74,7 @@ export async function installQemu10(): Promise<string> {
     'exec "$prefix/bin/qemu-system-x86_64" \\',
     '  -L "$prefix/share/qemu" -L "$prefix/share/seabios" "$@"',
   ];
-  // The script appears last, so that what it names is whole when it can be found.
+  // The script appears last, so that the files that it names are complete by then.
   writeFileSync(`${unpackedPath()}.new`, `${script.join('\n')}\n`, { mode: 0o755 });
   renameSync(`${unpackedPath()}.new`, unpackedPath());
   const installed = findQemu10();

@@ -7,7 +7,7 @@ import { type WaitOptions, within } from '../helpers/until.ts';
 
 const GREETING_ID = 0;
 
-/** What QEMU reports without having been asked. */
+/** An event of QEMU. */
 export interface QmpEvent {
   /** Such as `STOP` or `MIGRATION`. */
   readonly event: string;
@@ -76,21 +76,21 @@ export class QmpClient {
   }
 
   /**
-   * Runs a command and gives what it returns.
+   * Run a command and return its result.
    *
-   * @param T - What the command's documentation says it returns; not checked.
+   * @param T - Type of the result by the command's documentation; not checked.
    * @throws QmpError when QEMU refuses.
    */
   async execute<T = unknown>(command: string, args: Record<string, unknown> = {}): Promise<T> {
     this.#lastId += 1;
     const id = this.#lastId;
     const answer = this.#answer(id, command);
-    // What cannot be sent has no reader any more, and then `ended` has the reason.
+    // If the command cannot be sent, QEMU has closed the monitor, and `ended` has the reason.
     this.#child.send({ execute: command, arguments: args, id }, () => {});
     return (await answer) as T;
   }
 
-  /** Runs a command of the human monitor and gives what it prints. */
+  /** Run a command of the human monitor and return its output. */
   hmp(commandLine: string): Promise<string> {
     return this.execute<string>('human-monitor-command', { 'command-line': commandLine });
   }

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { type FileHandle, open, readFile } from 'node:fs/promises';
 import type { Qemu } from './harness.ts';
 
-/** A RAM block and what it holds. */
+/** A RAM block and its contents. */
 export interface RamBlockContents {
   /** As in migration streams. */
   name: string;

@@ -15,7 +15,7 @@ const MIB = 1 << 20;
 /** With it a source is done when its destination is, so that its times are of all the way. */
 const returnPath = { 'return-path': true };
 
-/** What a source has sent so far, and how long it has been at it, by its own account. */
+/** Bytes that a source has sent so far, and the time it took, by its own counters. */
 interface Sent {
   bytes: number;
   seconds: number;
@@ -26,7 +26,7 @@ async function sentBy(source: Qemu): Promise<Sent> {
   return { bytes: info.ram?.transferred ?? 0, seconds: (info['total-time'] ?? 0) / 1000 };
 }
 
-/** Waits until a source has sent some more, and gives the bytes per second of that. */
+/** Wait until a source has sent some more, and return the bytes per second of that part. */
 async function rateOver({ source }: Scenario, bytes: number): Promise<number> {
   const before = await sentBy(source);
   const after = await until(
@@ -39,7 +39,7 @@ async function rateOver({ source }: Scenario, bytes: number): Promise<number> {
   return (after.bytes - before.bytes) / (after.seconds - before.seconds);
 }
 
-/** Says a line to the control socket of a relay; gives its answer. */
+/** Send a line to the control socket of a relay; return its reply. */
 async function tell(path: string, line: string): Promise<Record<string, unknown>> {
   const socket = net.connect({ path, allowHalfOpen: true });
   socket.end(`${line}\n`);
@@ -85,7 +85,7 @@ describe('a relay between two live QEMUs', { skip: requireQemu() }, () => {
       relays: [['--max-bandwidth', '1MiB', '--control', control]],
     });
     await run.startMigration();
-    // What the way to the destination holds by itself is not limited.
+    // The buffers on the way to the destination are not limited.
     await rateOver(run, 1.5 * MIB);
     const slow = await rateOver(run, 1 * MIB);
     assert.ok(slow < 1.5 * MIB, `limited to 1 MiB/s: ${slow}/s`);

@@ -111,7 +111,7 @@ for (const { version, skip, binary } of [
       dir = makeTempDir();
       source = await machine(which);
       await source.qemu.waitGuestReady();
-      // What its user wants of migrations of their own; a save would stall or be of no use with these.
+      // Settings that its user keeps for other migrations; a save would stall or be useless with them.
       await source.qemu.setMigration({
         capabilities: { events: false, multifd: true, 'pause-before-switchover': true },
         parameters: { 'max-bandwidth': 12345678 },
@@ -273,7 +273,7 @@ for (const { version, skip, binary } of [
         save('again'),
         fails('EBUSY', /already been saved or migrated away.*"cont"/),
       );
-      // What was saved is not the last that is heard of it.
+      // The guest sends output after the save.
       await source.qemu.resume();
       await source.qemu.waitCounterRises();
     });

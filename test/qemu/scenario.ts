@@ -1,4 +1,4 @@
-// Two live QEMUs with our command between them: what a test of a kind of migration begins with.
+// Two live QEMUs with our command between them: the start of a test of a kind of migration.
 //
 //   source ──► relays[0] ──► … ──► destination        each hop over unix:, tcp: IPv4 or IPv6
 import assert from 'node:assert/strict';
@@ -31,7 +31,7 @@ export const ENDLESS: Readonly<Record<string, number>> = {
 /** Over what each hop goes. */
 export type Transport = 'unix' | 'tcp' | 'tcp6';
 
-/** What leads away from the source: relays, and the QEMU behind them. */
+/** The route from the source: relays, and the QEMU after them. */
 export interface RouteOptions {
   /**
    * The destination; default like the source. It is started with `-S`, so that its memory can be compared,
@@ -46,7 +46,7 @@ export interface RouteOptions {
   transport?: Transport;
 }
 
-/** What a scenario is to have. */
+/** Options of a scenario. */
 export interface ScenarioOptions extends RouteOptions {
   /** Default `BUSY_GUEST`. */
   program?: GuestProgram;
@@ -92,7 +92,7 @@ export async function scenario(options: ScenarioOptions = {}): Promise<Scenario>
   }
 }
 
-/** A guest, where it may go, and what is in between. */
+/** A guest, its destination, and the route between them. */
 export class Scenario implements AsyncDisposable {
   readonly program: GuestProgram;
   readonly source: Qemu;
@@ -142,7 +142,7 @@ export class Scenario implements AsyncDisposable {
     return this.#current.uris.at(-1) ?? '';
   }
 
-  /** What the source is set to. */
+  /** Settings of the source. */
   get sourceSettings(): MigrationSettings {
     return merged(
       { parameters: { 'max-bandwidth': UNLIMITED } },

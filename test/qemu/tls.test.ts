@@ -21,7 +21,7 @@ import { endCommand, qemu10, UNLIMITED } from './scenario.ts';
 
 const program: GuestProgram = { patternBytes: 1 << 20, dirtyBytes: 256 << 10 };
 const guest: QemuOptions = { firmware: firmware(program) };
-/** How the stream begins, and what the guest's memory is full of: no wire may show it. */
+/** The start of the stream, and the pattern of the guest's memory: no wire may show them. */
 const HEADER = Buffer.from('QEVM');
 const PATTERN_BYTES = 16;
 
@@ -123,7 +123,7 @@ function goodRows(dir: Credentials): Row[] {
   ];
 }
 
-/** Starts a destination, and somebody on the wire before it. */
+/** Start a destination and a recording proxy before it. */
 async function startDestination(
   qemu: QemuOptions,
   tls: QemuTls | undefined,
@@ -145,7 +145,7 @@ async function startDestination(
   };
 }
 
-/** Asserts what a wire has shown. */
+/** Assert the bytes that a wire has shown. */
 function assertWire(wire: WireTap, encrypted: boolean, secret: Buffer): void {
   const streams = wire.streams;
   assert.ok(streams.length > 0, 'there was a connection');
@@ -210,7 +210,7 @@ describe('TLS on either side of a relay', () => {
   }
 });
 
-/** A source that must be refused, or refuses: how it speaks TLS, and what the command says about it. */
+/** A source that must be refused, or refuses: its TLS settings, and the message of the command. */
 interface Refused {
   name: string;
   source?: QemuTls;

@@ -1,4 +1,4 @@
-// Streams that we write: each QEMU loads them, and the guest's memory is what it was.
+// Streams that we write: each QEMU loads them, and the guest's memory is unchanged.
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';

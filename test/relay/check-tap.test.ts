@@ -18,7 +18,7 @@ function failureOf({ complete, failure }: RelayResult): [end: string | null, cod
   return [failure.end, failure.error.code];
 }
 
-/** A check that takes what comes, and what it was given so far. */
+/** A check that reads everything, and the bytes received so far. */
 function gathering(): { check: RelayCheck; chunks: Buffer[]; error: () => unknown } {
   const chunks: Buffer[] = [];
   let failure: unknown = null;
@@ -51,7 +51,7 @@ function inTime<T>(work: Promise<T>): Promise<T> {
   return within(work, { what: 'the relay to end', deadlineMs: 5000 });
 }
 
-/** Notes rejections that nobody handles while something runs. */
+/** Collect unhandled rejections while a function runs. */
 async function withoutStrayRejections(work: () => Promise<void>): Promise<void> {
   const strays: unknown[] = [];
   const note = (reason: unknown): void => void strays.push(reason);

@@ -16,7 +16,7 @@ import { until, within } from '../helpers/until.ts';
 
 const MAIN = Buffer.from('5145564d00000003', 'hex');
 const MULTIFD = Buffer.from('1122334400000001', 'hex');
-/** What a main channel begins with when postcopy is resumed: a command that asks for a bitmap. */
+/** The start of a main channel when postcopy is resumed: a command that asks for a bitmap. */
 const RESUME = Buffer.from('08000a00', 'hex');
 
 /** A connection that stands: our end of it, and the far one. */
@@ -53,7 +53,7 @@ class Stage {
     }).finally(() => (this.isOver = true));
   }
 
-  /** The source connects, and sends something; gives its end. */
+  /** Connect as the source, and send some bytes; return its end. */
   arrive(start?: Uint8Array): QemuFile {
     const { near, far } = connection();
     if (start !== undefined) far.write(start);
@@ -99,7 +99,7 @@ class Stage {
   }
 }
 
-/** Reads what a far end is sent, to its end. */
+/** Read a far end to its end. */
 async function all(file: QemuFile): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of file) chunks.push(chunk);
@@ -112,7 +112,7 @@ async function assertCut(file: QemuFile, what: string): Promise<void> {
   await cut;
 }
 
-/** Lets everything happen that needs nobody's doing. */
+/** Let all pending callbacks run. */
 async function settle(): Promise<void> {
   for (let round = 0; round < 10; round += 1) await turn();
 }
@@ -123,7 +123,7 @@ describe('channels in any order of connecting', () => {
     'main last': ['multifd', 'silent', 'main'],
     'main in the middle': ['silent', 'main', 'multifd'],
   };
-  // One has sent much before anybody looks, as a QEMU may.
+  // One has sent many bytes before the relay looks, as QEMU can.
   const starts: Record<string, Buffer> = {
     main: Buffer.concat([MAIN, pattern(100_000)]),
     multifd: MULTIFD,

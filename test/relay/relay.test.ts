@@ -1,4 +1,4 @@
-// What a relay does with its files: both directions, their ends, and what becomes of them in a failure.
+// A relay and its files: both directions, their ends, and failures.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { type ConnectionOps, memoryPair } from '../../adapters/index.ts';

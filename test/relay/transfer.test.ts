@@ -12,7 +12,7 @@ import { until } from '../helpers/until.ts';
 
 const SIZE = 8 * 1024 * 1024;
 
-/** A backend that fills what it is given, and notes whose memory that is. */
+/** A backend that fills the given buffers, and records them. */
 class Filler {
   readonly memories = new Set<ArrayBufferLike>();
   readonly #bytes: Buffer;

@@ -12,7 +12,7 @@ import type { Outcome } from './outcome.ts';
 
 const MIB = 1 << 20;
 
-/** What goes wrong, once so many bytes have been sent. */
+/** A mishap after a number of bytes. */
 const MISHAPS = [
   'none',
   'none',

@@ -1,6 +1,6 @@
-/** What came of one thing that was tried. */
+/** The result of one trial. */
 export interface Outcome {
-  /** What was done, with all that chance decided. */
+  /** Description of the trial, with all random choices. */
   what: string;
   /** How it ended, in words that are counted. */
   how: string;

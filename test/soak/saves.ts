@@ -67,7 +67,7 @@ async function carryOut(plan: Plan): Promise<string> {
   const { code, stderr } = await save.ended();
   let how = happened ? `${mishap}: too late` : 'restored';
   if (code !== 0 && existsSync(path)) {
-    // QEMU went, or was cancelled, while it waited to be told that its guest is safe: the file is whole.
+    // QEMU ended, or was cancelled, while it waited for the message that its guest is safe: the file is complete.
     assert.ok(['SIGKILL to QEMU', 'cancelled by another'].includes(mishap), stderr);
     how = `${mishap}: the guest was safe`;
   } else if (code !== 0) {

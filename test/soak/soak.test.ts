@@ -7,7 +7,7 @@ import { randomSave } from './saves.ts';
 import { randomStream } from './streams.ts';
 import { randomRelay } from './transports.ts';
 
-// What the soak tries for hours must work when it is needed; chance has decided here.
+// The trials of the soak, with fixed random choices.
 test('twenty relays with random faults lose nothing in silence', async () => {
   for (let seed = 0; seed < 20; seed++) assert.ok((await randomRelay(chanceOf(seed))).how);
 });

@@ -15,7 +15,7 @@ import type { Outcome } from './outcome.ts';
 
 const BACKENDS = ['memory', 'unix', 'tcp', 'child', 'file'] as const;
 
-/** A table for the relay, and what is at its other side. */
+/** A backend for the relay, and its peer. */
 interface End {
   ops: QemuFileOps;
   /** Gives what arrived there and whether that ended in order; sends, if it is the sender. */
@@ -42,7 +42,7 @@ export async function randomRelay(chance: Chance): Promise<Outcome> {
     });
     const changes = plans.flat().some((fault) => fault.do === 'corrupt');
     if (result.complete) {
-      // A source may end early by its plan, and then so does the relay; what it gave must have arrived.
+      // A source can end early by its plan, and the relay ends with it; the bytes before must have arrived.
       assert.ok(arrived.isWhole, 'what is complete has ended in order');
       assert.equal(arrived.bytes.length, result.forward.bytes);
       if (!changes) assert.deepEqual(arrived.bytes, bytes.subarray(0, arrived.bytes.length));

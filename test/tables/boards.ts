@@ -46,7 +46,7 @@ function viewOf(binary: string, machine: string, options: readonly string[]): Vi
   return { blocks, ranges };
 }
 
-/** Return what is wrong with the table for a machine; null if nothing is. */
+/** Return the error of the table for a machine as a text; null if there is none. */
 function compare(machine: string, { blocks, ranges }: View): string | null {
   const board = findBoard(machine, (name) => blocks.some((block) => block.name === name));
   const ram = board?.ram ?? '';

@@ -100,7 +100,7 @@ describe('the digest of a file', () => {
   });
 
   test('is right from the first byte, though the hash is not loaded yet', () => {
-    // In a process of its own, where nobody has loaded it before.
+    // In a process of its own, where it is not loaded yet.
     const lib = fileURLToPath(new URL('../../lib/qemu-file/qemu-file.ts', import.meta.url));
     const script = `
       import { QemuFile } from ${JSON.stringify(lib)};

@@ -27,7 +27,7 @@ export class FakeMonitor {
   readonly #answers: (command: Received) => unknown;
 
   /**
-   * @param answers - Gives what a command returns, at once; undefined leaves the answer to the test.
+   * @param answers - Returns the result of a command; undefined leaves the reply to the test.
    */
   constructor(stream: Duplex, answers: (command: Received) => unknown = () => undefined) {
     this.stream = stream;

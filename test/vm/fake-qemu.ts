@@ -10,7 +10,7 @@ const SHUT: Buffer = Buffer.from('0001000400000000', 'hex');
 
 /** A QEMU as far as a save needs one, played: it sends a recorded stream, and waits to be answered. */
 export class FakeQemu {
-  /** What happened, in order. */
+  /** The events, in order. */
   readonly log: string[] = [];
   readonly capabilities: Record<string, boolean> = {
     events: false,
@@ -29,11 +29,11 @@ export class FakeQemu {
   runState = 'running';
   blockers: string[] = [];
   suppressesDescription = false;
-  /** What goes over the connection; the answer is waited for after that. */
+  /** The bytes sent over the connection, before the wait for the reply. */
   stream: Buffer = unpack(
     recording('return-path').files.find(({ kind }) => kind === 'main') as never,
   );
-  /** What QEMU says when its migration fails. */
+  /** QEMU's message when its migration fails. */
   errorDescription = '';
   /** How a migration ends that is not answered. */
   endsAs: 'completed' | 'failed' = 'completed';
@@ -138,7 +138,7 @@ export class FakeQemu {
     if (this.status === 'active') this.finish(this.endsAs);
   }
 
-  /** Waits until all of the stream has gone to whoever saves it. */
+  /** Wait until all of the stream was sent. */
   async sent(): Promise<void> {
     await until(() => this.socket?.bytesWritten === this.stream.length, {
       what: 'the stream to be sent',

@@ -59,7 +59,7 @@ async function compressed(bytes: Uint8Array, compressor: Duplex, size = 100_000)
   return Buffer.concat(output);
 }
 
-/** By the system's tool, which fails for what is cut off. */
+/** Decompress with the system's tool, which fails for truncated input. */
 function unpackedByTool(format: CompressFormat, bytes: Uint8Array): Buffer {
   return execFileSync(format, ['-dc'], { input: bytes, maxBuffer: 1e9, stdio: 'pipe' });
 }
@@ -72,7 +72,7 @@ function packed(bytes: Uint8Array, size = 30_000): QemuFile {
   return new QemuFile(new Source(piecesOf(bytes, size)));
 }
 
-/** Compresses when it is told to, to what can be recognised. */
+/** A compressor that completes on request, with recognisable output. */
 class Works {
   readonly pending: { bytes: Buffer; resolve(): void; reject(error: Error): void }[] = [];
   started = 0;

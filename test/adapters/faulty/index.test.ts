@@ -22,7 +22,7 @@ const CONNECTION = {
   hasReturnPath: true,
 } as const;
 
-/** Plans under which all bytes arrive all the same. */
+/** Plans under which all bytes still arrive. */
 const HARMLESS: Record<string, Fault[]> = {
   'nothing planned': [],
   'late answers': [

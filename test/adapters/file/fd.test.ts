@@ -32,7 +32,7 @@ function errno(code: string): NodeJS.ErrnoException {
   return Object.assign(new Error(`${code}: injected`), { code });
 }
 
-/** Replaces fs.writev by one that is told for each call what to do: write at most so much, or fail. */
+/** Replace fs.writev: each call writes at most the given number of bytes, or fails. */
 function faultyWritev(t: TestContext, ...faults: (number | string)[]): { calls: number } {
   const real = fs.writev;
   const seen = { calls: 0 };

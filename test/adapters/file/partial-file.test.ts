@@ -1,4 +1,4 @@
-// What becomes of files that are not whole: whose they are, who removes them, and who may read them.
+// Partial files: their owners, their removal and their permissions.
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -15,7 +15,7 @@ import { until, within } from '../../helpers/until.ts';
 const DAY_MS = 24 * 3_600_000;
 const PARTIAL = /^\.(.+)\.([0-9a-f]{8})-(\d+)-(\d+)-([0-9a-f]{12})\.qemu-file-partial$/;
 
-/** What the name of a file that is being written says. */
+/** The parts of a partial file's name. */
 interface Parts {
   name: string;
   scope: string;
@@ -29,7 +29,7 @@ function partsOf(path: string): Parts {
   return { name, scope, pid: Number(pid), startTime };
 }
 
-/** What this process writes into the names of files that it writes. */
+/** The parts that this process writes into the names of its partial files. */
 async function ownParts(): Promise<Parts> {
   await using directory = makeTempDir();
   const file = await PartialFile.create(directory.join('vm.mig'), 0o600, true);
@@ -45,7 +45,7 @@ async function endOf(file: PartialFile): Promise<void> {
 
 let made = 0;
 
-/** Makes a file as one that a given process is, or was, writing; gives its name. */
+/** Create a partial file of a given process; return its name. */
 function plant(directory: TempDir, { name, scope, pid, startTime }: Parts): string {
   made += 1;
   const random = made.toString(16).padStart(12, '0');
@@ -54,7 +54,7 @@ function plant(directory: TempDir, { name, scope, pid, startTime }: Parts): stri
   return entry;
 }
 
-/** Saves something under a name; gives what else is in the directory then. */
+/** Save a file under a name; return the other names in the directory. */
 async function save(directory: TempDir, name = 'vm.mig'): Promise<string[]> {
   const ops = await openFd(directory.join(name), { direction: 'write' });
   await ops.writevBuffer([Buffer.from('new')], 0);
@@ -67,7 +67,7 @@ function deadPid(): number {
   return spawnSync('true').pid;
 }
 
-/** The 22nd field of `/proc/PID/stat`, by somebody else's reading. */
+/** Return the 22nd field of `/proc/PID/stat`, read independently of the code under test. */
 function startTimeOf(pid: number): string {
   return spawnSync('sed', ['s/.*) //', `/proc/${pid}/stat`], { encoding: 'utf8' }).stdout.split(
     ' ',
@@ -196,7 +196,7 @@ describe('the partial file of a killed process', () => {
 
   test('is removed while its writer is a zombie', async () => {
     await using directory = makeTempDir();
-    // What sh started in the background belongs to sleep then, which waits for nobody.
+    // The background job of sh becomes a child of sleep, which does not wait for it.
     const parent = spawn('sh', ['-c', 'cat <&3 & echo $!; exec sleep 600 3<&-'], {
       stdio: ['ignore', 'pipe', 'ignore', 'pipe'],
     });

@@ -151,7 +151,7 @@ describe('a FIFO', () => {
     const opening: Promise<unknown>[] = [];
     const readers: QemuFileOps[] = [];
     const reads: Promise<unknown>[] = [];
-    // The pool has four threads, unless told otherwise.
+    // The thread pool has four threads by default.
     for (let i = 0; i < 10; i++) {
       const path = makeFifo(directory, `writer${i}`);
       opening.push(rejectsWith(openFifo(path, { direction: 'write', signal }), 'ECANCELED'));

@@ -41,7 +41,7 @@ function lineIn(directory: TempDir, name: string): Promise<string> {
   );
 }
 
-/** Says whether anyone in a process group still runs; the dead that nobody waited for do not. */
+/** Return whether a process group has running processes; zombies do not count. */
 function isAlive(group: string): boolean {
   return fs.readdirSync('/proc').some((name) => {
     if (!/^\d+$/.test(name)) return false;

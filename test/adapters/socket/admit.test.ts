@@ -1,4 +1,4 @@
-// Admission: what a connection must send, in what time, and what happens to all others.
+// Admission: which bytes a connection must send within which time, and the fate of all others.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import net from 'node:net';
@@ -72,7 +72,7 @@ async function connect(target: net.NetConnectOpts): Promise<net.Socket> {
   return socket;
 }
 
-/** Reads what a socket was sent, up to its end. */
+/** Read a socket to its end. */
 const receive = (socket: net.Socket) => collect(streamPeer(socket).read);
 
 /** Waits until the other end has closed a connection. */

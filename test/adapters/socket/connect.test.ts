@@ -41,13 +41,13 @@ async function serve(server: net.Server, path?: string) {
   };
 }
 
-/** An address that nobody listens on any more. */
+/** An address without a listener. */
 async function deafTarget(): Promise<{ host: string; port: number }> {
   await using served = await serve(net.createServer());
   return { host: '127.0.0.1', port: portOf(served.server) };
 }
 
-/** An address whose connections nobody takes, and which has no room for another one. */
+/** An address whose listener accepts no connection and whose backlog is full. */
 async function fullTarget() {
   const worker = new Worker(
     `const { parentPort } = require('node:worker_threads');
@@ -258,7 +258,7 @@ describe('connecting with TLS', LIMITS, () => {
     await rejectsWith(connecting, 'ETIMEDOUT');
     const [other] = served.connections;
     assert.ok(other);
-    // The connection has been given up, too: what came before was the beginning of a handshake.
+    // The connection is closed as well; the bytes before were the start of a handshake.
     await collect(streamPeer(other).read);
   });
 
@@ -325,7 +325,7 @@ describe('connecting with TLS', LIMITS, () => {
   });
 });
 
-/** A server that passes connections on, and keeps what the connecting side sent. */
+/** A server that forwards connections and records the bytes of the connecting side. */
 function recordingProxy(target: SocketTarget, wire: Buffer[]): net.Server {
   return net.createServer((near) => {
     const index = wire.push(Buffer.alloc(0)) - 1;

@@ -237,7 +237,7 @@ describe('listening at a path', LIMITS, () => {
     const seen: { names: string[]; mode: number }[] = [];
     const original = Reflect.get(net.Server.prototype, 'listen') as () => net.Server;
     t.mock.method(net.Server.prototype, 'listen', function (this: net.Server, ...args: unknown[]) {
-      // Bound and listening, with the mode that the umask gives it.
+      // Bound and listening, with the mode according to the umask.
       this.prependOnceListener('listening', () => {
         const names = readdirSync(directory.path);
         const [name = ''] = names;

@@ -1,4 +1,4 @@
-// What a person is told when TLS fails, on either side, and how a connection over TLS ends.
+// Messages when TLS fails on either side, and the end of a connection over TLS.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -276,7 +276,7 @@ describe('the end of a connection over TLS', LIMITS, () => {
     await using wire = await WireTap.before(listener.address.port);
     const near = await connectSocket({ host: '127.0.0.1', port: wire.port }, { tls: { ca } });
     const [connection] = wire.connections;
-    // The client's handshake ends with what the listening side sent last.
+    // The client's handshake ends with the last message of the listening side.
     const before = Buffer.concat(connection?.answered ?? []).length;
     near.write('bytes that nobody answers');
     const far = streamPeer(await listener.accept());

@@ -5,7 +5,7 @@ import type { ObjectStorage, StoredObject } from '../../../adapters/storage/obje
 const MIB = 1 << 20;
 const LIMITS = { timeout: 60_000 };
 
-/** What a storage can do. */
+/** Abilities of a storage. */
 export interface StorageTraits {
   /** Whether `put` with `ifAbsent` is atomic. */
   readonly canPutIfAbsent: boolean;

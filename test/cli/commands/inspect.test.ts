@@ -33,7 +33,7 @@ import { xxh64 } from '../../helpers/xxh64.ts';
 const concurrency = 2;
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 
-/** What --json says of the worked example. */
+/** The output of --json for the worked example. */
 const EXAMPLE = {
   format: { version: 3, bytes: 4664, trailingBytes: 0, container: null },
   configuration: { machine: 'pc-i440fx-7.2', capabilities: [] },

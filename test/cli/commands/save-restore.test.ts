@@ -111,7 +111,7 @@ describe('save and restore', { skip: requireQemu() }, () => {
     const hasBegun = async (): Promise<boolean> =>
       ((await qemu.migrationInfo()).ram?.transferred ?? 0) > 0;
     await until(hasBegun, { what: 'the save to begin', deadlineMs: 20_000 });
-    // Stopped, so that it cannot be told to cancel before it is gone.
+    // Stopped, so that it cannot receive the cancel before it ends.
     process.kill(qemu.pid, 'SIGSTOP');
     saving.child.kill('SIGINT');
     const isGone = (): boolean => filesIn(there).length === 0;

@@ -165,7 +165,7 @@ describe('verify --manifest', { concurrency }, () => {
   });
 });
 
-/** A dump of what a target can load, with the worked example's device. */
+/** A dump of a target that has the worked example's device. */
 function dumpOf(size: number, version = 1): string {
   const field = (name: string, bytes: number, more: object = {}) => {
     return { field: name, version_id: 0, field_exists: false, size: bytes, ...more };

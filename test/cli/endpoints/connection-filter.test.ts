@@ -10,7 +10,7 @@ function verdicts(bytes: Buffer): string[] {
   return Array.from(bytes, (_byte, at) => classifyMigrationStart(bytes.subarray(0, at + 1)));
 }
 
-/** What is undecided for some bytes, and then is let in whatever follows. */
+/** Starts that are undecided for some bytes, and then accepted with any continuation. */
 function assertWelcome(bytes: Buffer): void {
   const [...all] = verdicts(bytes.subarray(0, 32));
   const from = all.indexOf('accept');

@@ -1,4 +1,4 @@
-// What the TLS options make of files and directories, and what is said of those that do not do.
+// TLS options: the files and directories that they read, and the messages about unusable ones.
 import assert from 'node:assert/strict';
 import { chmodSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { after, describe, test } from 'node:test';
@@ -21,7 +21,7 @@ async function read(flags: TlsFlags, ends: Parameters<typeof readTls>[1] = socke
   return { ...tls, warnings };
 }
 
-/** Asserts that flags are refused, as usage or for what a file is, and what is said. */
+/** Assert that flags are refused, as a usage error or because of a file, and the message. */
 async function refuses(flags: TlsFlags, isUsage: boolean, says: RegExp): Promise<void> {
   await assert.rejects(read(flags), (error) => {
     assert.ok(error instanceof QemuFileError);

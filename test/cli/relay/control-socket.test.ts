@@ -22,7 +22,7 @@ const STATUS: RelayStatus = {
   pending: 262144,
 };
 
-/** Notes what it is told. */
+/** Record the calls. */
 class Steering implements RelayControl {
   maxBandwidth = 0;
   stopped = 0;

@@ -15,7 +15,7 @@ const WELL_DONE = Buffer.from('0001000400000000', 'hex');
 const MAIN = Buffer.from('5145564d00000003', 'hex');
 const MULTIFD = Buffer.from('1122334400000001', 'hex');
 
-/** Collects what a socket is sent, to its end. */
+/** Collect the bytes of a socket up to its end. */
 async function read(socket: Socket): Promise<Buffer> {
   const chunks: Buffer[] = [];
   socket.on('data', (chunk: Buffer) => chunks.push(chunk));
@@ -29,7 +29,7 @@ async function closedByOther(socket: Socket): Promise<void> {
   await until(() => socket.readableEnded || socket.destroyed, { what: 'the connection to end' });
 }
 
-/** A destination that listens, the command before it, and whoever connects to that. */
+/** A destination that listens, the command before it, and the connections to the command. */
 class Stage implements AsyncDisposable {
   readonly dir: TempDir = makeTempDir();
   readonly arrived: Socket[] = [];

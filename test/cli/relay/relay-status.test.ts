@@ -1,4 +1,4 @@
-// What a relay tells of itself while it runs, and what it can be told.
+// The reports of a running relay, and the commands that it accepts.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { memoryPair } from '../../../adapters/index.ts';

@@ -10,7 +10,7 @@ const PONG = '0002000400000001';
 const SHUT = '0001000400000000';
 const SHUT_1 = '0001000400000001';
 
-/** What a return path comes to that held these bytes, in chunks of so many. */
+/** Return the verdict on a return path of these bytes, in chunks of the given size. */
 function failureOf(hex: string, size: number): string | null {
   const end = new ReturnPathVerdict();
   const bytes = Buffer.from(hex, 'hex');

@@ -1,4 +1,4 @@
-// What `qemu-file relay` makes of what goes through it: what becomes a file must be a sound stream.
+// The check of `qemu-file relay`: only a sound stream becomes a file.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import fs from 'node:fs';

@@ -15,7 +15,7 @@ import { be64, header, stream } from '../../helpers/stream-bytes.ts';
 
 const CLUSTER = 512;
 
-/** A stream's first cluster, so that the VM state looks like what it is. */
+/** The first cluster of a stream, so that the VM state is recognised. */
 function firstCluster(...more: Uint8Array[]): Buffer {
   const start = stream(header, ...more);
   return stream(start, pattern(CLUSTER - start.length, 9));
@@ -226,7 +226,7 @@ describe('the VM state of a snapshot', () => {
     const packed = deflateRawSync(A);
     const image = qcow2({ snapshots: [{ cells: [firstCluster(), { packed }] }] });
     const at = image.bytes.indexOf(packed);
-    // The tables lie behind it: for the cluster alone the file is made to end.
+    // The tables are after it: only the cluster is cut off by the end of the file.
     const cut = image.bytes.subarray(0, at + packed.length);
     const reader = readerOver(image.bytes);
     const opened = await Qcow2Image.open(async (target, offset) =>
@@ -270,7 +270,7 @@ describe('the VM state of a snapshot', () => {
     const start = firstCluster(MAPPED_RAM);
     const holes = Array.from({ length: 100 }, () => 'hole' as const);
     const parts = { snapshots: [{ cells: ['hole', start, ...holes, A] as const }] };
-    // A hole before all else is as good as any; the capability is then found behind it.
+    // A hole at the start is allowed; the capability is then found after it.
     const expected = stream(ZEROS, start, Buffer.alloc(100 * CLUSTER), A);
     assert.deepEqual(await contents(parts), expected);
   });

@@ -38,7 +38,7 @@ const OTHERS: readonly [digits: string, said: RegExp][] = [
   ['160301 0200', /TLS/],
 ];
 
-/** The first bytes of a file, with others behind them. */
+/** The first bytes of a file, followed by others. */
 function start(digits: string): Buffer {
   return Buffer.concat([hex(digits), Buffer.alloc(SNIFF_SIZE, 0xaa)]).subarray(0, SNIFF_SIZE);
 }

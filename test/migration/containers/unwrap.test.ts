@@ -37,7 +37,7 @@ async function rest(file: QemuFile): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-/** Unwraps, checks the stream and closes; gives what was said of it. */
+/** Unwrap, check the stream and close; return the description of the container. */
 async function unwrapped(
   file: QemuFile,
   options: UnwrapOptions = {},
@@ -175,7 +175,7 @@ describe('a stream compressed with gzip', () => {
       };
       await assert.rejects(read(), { fault: 'truncated', position: length });
       const given = Buffer.concat(chunks);
-      // What pattern() gives cannot be made smaller.
+      // The output of pattern() cannot be compressed.
       assert.ok(given.length > length - 1000 && given.equals(large.subarray(0, given.length)));
     }
   });

@@ -295,7 +295,7 @@ describe('a VM description', () => {
     const error = refusal(() => parse('['.repeat(4_000_000), 10));
     assert.match(error.reason, /nests deeper than 256 levels/);
     assert.equal(error.position, 10 + 256);
-    // What is in strings does not count, quoted quotation marks do not end them.
+    // Braces in strings do not count, and escaped quotation marks do not end a string.
     parse({ page_size: 4096, devices: [], x: '\\"['.repeat(1000) });
   });
 
@@ -336,7 +336,7 @@ describe('the size of a body', () => {
     const struct = { fields: [{ name: 'x', type: 'uint32', size: 4 }] };
     const pointer = { name: 'p', type: 'struct', struct, size: 4 };
     const null_ = { name: 'p', type: 'nullptr', size: 1 };
-    // Two pointers, a null, three pointers: QEMU 10 gives the first two the length of all six.
+    // Two pointers, a null, three pointers: QEMU 10 describes the first two with the length of all six.
     const mixed = [{ ...pointer, array_len: 6 }, null_, { ...pointer, array_len: 3 }];
     assert.equal(bodySize(deviceOf(withDevice({ fields: mixed }))), 2 * 4 + 1 + 3 * 4);
     // Two nulls, a pointer, a null: a run of nulls in front has its own length.
@@ -374,7 +374,7 @@ function opaque(devices: Record<string, number>): object {
   };
 }
 
-/** Sections of two devices, `bodies` in them, and what comes behind. */
+/** Sections of two devices with `bodies`, and the bytes after them. */
 function tailOf(bodies: readonly [Bytes, Bytes], ...behind: readonly Bytes[]): Buffer {
   return stream(
     section('full', 5, ['one', 0, 1], bodies[0]),
@@ -426,7 +426,7 @@ describe('looking for the VM description', () => {
 
   test('takes the last one by which the sections end at the end mark', () => {
     const right = vmDescription(opaque({ one: 300, two: 2 }));
-    // A guest that can write to a device's buffer puts a description there, behind an end mark.
+    // A guest that can write to a device's buffer puts an end mark and a description there.
     const fake = stream(end, vmDescription(opaque({ one: 300, two: 1 })));
     const body = stream(fake, Buffer.alloc(300 - fake.length));
     const tail = tailOf([body, '0102'], end, right);

@@ -287,7 +287,7 @@ describe('MultifdChannels', () => {
     assert.deepEqual(failures, [word.state]);
     assert.equal(await faultOf(channels.sync()), word.state);
     assert.equal(await faultOf(channels.finish()), word.state);
-    // What the other one was waiting for is of no interest any more.
+    // The wait of the other one does not matter any more.
     await good.send(zero(1), sync);
     assert.deepEqual(log.entries, []);
     channels.stop(new Error('too late'));

@@ -17,7 +17,7 @@ import { type Bytes, be16, be32, be64, counted, stream } from '../../helpers/str
 const END_MARK = '01 23 45 67 89 ab cd ef';
 const BITS = pattern(16, 1);
 
-/** Each message as its bytes and as what it says. */
+/** Each message as its bytes and its decoded content. */
 const GOOD: readonly (readonly [bytes: Buffer, content: ReturnPathContent])[] = [
   [stream('0002 0004 00000001'), { name: 'PONG', value: 1 }],
   [

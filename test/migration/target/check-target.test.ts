@@ -28,7 +28,7 @@ function state(name: string, fields: object[], more: object = {}): object {
   return { name, version_id: 2, minimum_version_id: 1, Fields: fields, ...more };
 }
 
-/** What `-dump-vmstate` writes for types of devices. */
+/** The output of `-dump-vmstate` for types of devices. */
 function dump(states: Record<string, object>, machine: string = MACHINE): object {
   const types = Object.entries(states).map(([type, Description]) => {
     return [type, { Name: type, version_id: 2, minimum_version_id: 1, Description }];
@@ -690,7 +690,7 @@ test('A description of many fields is compared in time that grows with their num
   assert.ok(verdict.notes.length < 10);
 });
 
-// What QEMU wrote of itself, and streams that it loads.
+// QEMU's own dumps, and streams that it loads.
 const DUMPS = { '7.2': 'dump-vmstate-7.2.json.gz', '10.0': 'dump-vmstate-10.0.json.gz' } as const;
 const absent = corpus(DUMPS['7.2']) === undefined || corpus(DUMPS['10.0']) === undefined;
 

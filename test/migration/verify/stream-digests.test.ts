@@ -18,7 +18,7 @@ import {
 } from '../../helpers/stream-bytes.ts';
 import { xxh64 } from '../../helpers/xxh64.ts';
 
-/** Reads a stream past the digests; gives its manifest. */
+/** Read a stream through the digests; return its manifest. */
 async function manifestOf(
   chunks: readonly Uint8Array[],
   channels: readonly Uint8Array[] = [],

@@ -28,7 +28,7 @@ import {
   workedExample,
 } from '../../helpers/stream-bytes.ts';
 
-/** Reads a stream as far as it goes; gives the summary as JSON has it. */
+/** Read a stream to its end or first fault; return the summary as JSON. */
 async function summaryOf(bytes: Uint8Array): Promise<StreamSummary> {
   const reader = new MigrationReader(chunksOf([bytes]));
   const summarizer = new StreamSummarizer();

@@ -236,7 +236,7 @@ describe('a verification with digests', () => {
   });
 
   test('buffers only a part of the stream', async () => {
-    // 64 MiB in RAM sections: each page the same buffer, so that only what is held takes room.
+    // 64 MiB in RAM sections: each page is the same buffer, so that only retained memory grows.
     const one = page(null, 0x1000, Buffer.alloc(4096, 3));
     const head = ramStream('pc-i440fx-7.2');
     const closing = head.subarray(head.length - 18);

@@ -33,7 +33,7 @@ const VRAM = { name: 'vga.vram', usedLength: PAGE, hostPageSize: null, address: 
 const CONFIGURATION = { machine: 'none', targetPageBits: null, capabilities: [], uuid: null };
 const DEVICE = { kind: 'full', sectionId: 5, name: 'demo', instanceId: 0, versionId: 1 } as const;
 
-/** Return what a function writes. */
+/** Return the bytes that a function writes. */
 async function written(
   write: (writer: MigrationWriter) => void,
   options: ConstructorParameters<typeof MigrationWriter>[1] = {},

@@ -50,7 +50,7 @@ async function readAll(file: QemuFile): Promise<Buffer> {
   return Buffer.concat(chunks);
 }
 
-/** A sink that finishes, or fails to, when it is told. */
+/** A sink that completes, or fails, on request. */
 function slowSink(log: string[]): {
   sink: Writable;
   bytes: Buffer[];
@@ -154,7 +154,7 @@ describe('a save', () => {
       onProgress: (progress) => seen.push(progress),
     });
     assert.deepEqual(gunzipSync(readFileSync(dir.join('vm.mig.gz'))), fake.stream);
-    // As recorded: of the stream, not of what it was compressed to.
+    // As recorded: of the stream, not of its compressed form.
     assert.equal(result.manifest?.xxh64, '53975d83884d67ca');
     assert.equal(result.status, 'running');
     assert.equal(seen.at(-1)?.status, 'completed');

@@ -22,7 +22,7 @@ const browser = ['chromium', 'chromium-browser', 'google-chrome'].find(
 );
 const skip = browser === undefined && 'there is no Chromium';
 
-/** Opens a page, and gives what its document has become. */
+/** Open a page and return its document after the scripts ran. */
 async function open(html: string): Promise<string> {
   await using folder = makeTempDir();
   const path = folder.join('report.html');
@@ -83,7 +83,7 @@ function unescapeHtml(text: string): string {
   return text.replace(/&(quot|lt|gt|amp);/g, (_, name: string) => chars.get(name) as string);
 }
 
-/** What the page's root element says, which must be that all went well. */
+/** Return the verdict on the page's root element; it must be success. */
 function soundRoot(dom: string): Record<string, string> {
   const tag = /<html[^>]*>/.exec(dom)?.[0] ?? '';
   const root = Object.fromEntries(
