@@ -31,6 +31,8 @@ export interface PageSource {
    * @param target - Buffer to fill; its length is a multiple of the page size. Pages outside the extents
    *   are filled with zeros.
    * @returns A promise where the contents have to be fetched; nothing where they are at hand.
+   * @throws {QemuFileError} (or rejects) if the contents cannot be read or are not the right ones; the reason names
+   *   block and page.
    */
   read(block: number, offset: number, target: Uint8Array): void | Promise<void>;
   /**

@@ -60,7 +60,7 @@ export interface PageServerOptions {
   readonly hasBackground?: boolean | undefined;
   /** Milliseconds from the start for which the background is held back, so that requests show the working set. Default 0. */
   readonly recordMs?: number | undefined;
-  /** Milliseconds after a request for which prefetch and background are silent. Default 5. */
+  /** Milliseconds after a request for which the background is silent. Default 5. */
   readonly quietMs?: number | undefined;
   /** Most bytes per second of prefetch and background. Requests are never held back. Default: unlimited. */
   readonly maxBandwidth?: number | undefined;

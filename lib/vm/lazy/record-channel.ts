@@ -1,0 +1,67 @@
+import { RAM_FLAG } from '../../migration/format/wire.ts';
+import type { PageSource } from '../../migration/memory/page-source.ts';
+import type { PageSink } from './page-server-types.ts';
+
+const WORD_BYTES = 8;
+const TWO_32 = 0x1_0000_0000;
+
+/** Bytes that one record takes at most, its page excluded. */
+export const MAX_RECORD_HEADER_BYTES: number = WORD_BYTES + 256;
+
+/** Writes RAM records to one channel. The first record of a block has the block's name, the next ones continue it. */
+export class RecordChannel {
+  readonly #sink: PageSink;
+  readonly #names: readonly Buffer[];
+  readonly #pageSize: number;
+  #lastBlock = -1;
+
+  constructor(sink: PageSink, { blocks, pageSize }: PageSource) {
+    this.#sink = sink;
+    this.#pageSize = pageSize;
+    this.#names = blocks.map(({ name }) => {
+      const bytes = Buffer.from(name);
+      return Buffer.concat([Buffer.of(bytes.length), bytes]);
+    });
+  }
+
+  /**
+   * Put the record of a page into a buffer. Records must be written in the order in which they are put.
+   *
+   * @param at - Where in `records` the record begins.
+   * @param bytes - Contents of the page, from `from` on; null for a page of zeros.
+   * @returns Where the next record begins.
+   */
+  put(
+    records: Buffer,
+    at: number,
+    block: number,
+    offset: number,
+    bytes: Buffer | null,
+    from: number,
+  ): number {
+    const isNext = block === this.#lastBlock;
+    const flags =
+      (bytes === null ? RAM_FLAG.ZERO : RAM_FLAG.PAGE) + (isNext ? RAM_FLAG.CONTINUE : 0);
+    const word = offset + flags;
+    const high = Math.floor(word / TWO_32);
+    records.writeUInt32BE(high, at);
+    records.writeUInt32BE(word - high * TWO_32, at + 4);
+    let next = at + WORD_BYTES;
+    if (!isNext) {
+      const name = this.#names[block] as Buffer;
+      records.set(name, next);
+      next += name.length;
+      this.#lastBlock = block;
+    }
+    if (bytes === null) {
+      records[next] = 0;
+      return next + 1;
+    }
+    bytes.copy(records, next, from, from + this.#pageSize);
+    return next + this.#pageSize;
+  }
+
+  write(records: Uint8Array): Promise<void> {
+    return this.#sink.write(records);
+  }
+}
