@@ -51,7 +51,9 @@ export {
   type UnplacedBlock,
 } from './memory/guest-map.ts';
 export { type DevicePlace, LayoutFacts, type PcMemory } from './memory/layout-facts.ts';
+export type { LivePageSource } from './memory/live-page-source.ts';
 export type { SizedBlock } from './memory/main-memory.ts';
+export { type MemoryBlock, MemoryPageSource } from './memory/memory-page-source.ts';
 export type { PageSource, PageSourceBlock } from './memory/page-source.ts';
 export {
   MemoryPageStore,
@@ -65,6 +67,8 @@ export { type Extent, RamImage, type RamImageOptions } from './memory/ram-image.
 export { type MapCell, RamMap } from './memory/ram-map.ts';
 export type { RamTable } from './ram/ram-table.ts';
 export { applyXbzrle, xbzrleFault } from './ram/xbzrle.ts';
+export { encodeXbzrle } from './ram-saver/encode-xbzrle.ts';
+export { RamSaver, type RamSaverOptions, type RamSaverProgress } from './ram-saver/ram-saver.ts';
 export type { CommandItem } from './reader/commands.ts';
 export { MigrationReader, type ReaderOptions } from './reader/migration-reader.ts';
 export {
