@@ -1,17 +1,14 @@
 import { parseUri, type Uri } from '../../../adapters/index.ts';
 import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import { openScratchStore } from '../../extract/scratch-store.ts';
-import {
-  type ComparedGuest,
-  compareGuests,
-  type GuestDifferences,
-} from '../../migration/diff/compare-guests.ts';
+import { openScratchStore, type ScratchStore } from '../../extract/scratch-store.ts';
+import { compareGuests, type GuestDifferences } from '../../migration/diff/compare-guests.ts';
 import { mapCells } from '../../migration/diff/diff-map.ts';
 import { matchAny } from '../../migration/diff/ignore.ts';
-import { readGuest } from '../../migration/diff/read-guest.ts';
 import { MigrationStreamError } from '../../migration/format/stream-error.ts';
+import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { isStdin, sizeOf } from '../endpoints/open-endpoints.ts';
-import { type OpenStream, openStream } from '../endpoints/open-stream.ts';
+import { openGuest } from '../endpoints/open-guest.ts';
+import type { DiffReport } from '../report/html.ts';
 import { OutputError, UsageError, writeOutput } from '../shell/command-errors.ts';
 import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
 import { Meter } from '../shell/progress.ts';
@@ -35,6 +32,9 @@ export interface DiffFlags {
   quiet?: boolean;
 }
 
+/** What to do about pages that are not in the stream itself. */
+const CHANNELS_HINT = '; give each channel with --a-channel or --b-channel';
+
 /** One of the two endpoints. */
 interface Side {
   /** As typed. */
@@ -43,6 +43,8 @@ interface Side {
   readonly channels: readonly Uri[];
   readonly snapshot: string | undefined;
 }
+
+type MapOf = DiffReport['mapOf'];
 
 /** An error of one of the streams. */
 class SideError extends Error {
@@ -104,44 +106,44 @@ async function diff(a: Side, b: Side, flags: DiffFlags, signal: AbortSignal): Pr
   using scratchA = openScratchStore();
   using scratchB = openScratchStore();
   const quiet = flags.quiet === true;
-  const guestA = await read(a, scratchA.store, quiet, signal);
-  const guestB = await read(b, scratchB.store, quiet, signal);
-  const differences = await compare(guestA, guestB, flags, signal);
+  await using guestA = await open(a, scratchA, quiet, signal);
+  await using guestB = await open(b, scratchB, quiet, signal);
+  const guests = [guestA.guest, guestB.guest] as const;
+  const differences = await compare(guests, flags, signal);
+  const mapOf: MapOf = (block, maxCells) =>
+    mapCells(guests[0].pages, guests[1].pages, block, maxCells);
+  const names = { a: a.text, b: b.text };
   if (flags.html !== undefined) {
-    await writeReport(flags.html, { a: a.text, b: b.text }, differences, guestA, guestB);
+    const { diffHtml } = await import('../report/html.ts');
+    await writeOutput(flags.html, await diffHtml({ ...names, differences, mapOf }));
   }
-  const isPrinted = await print({ a: a.text, b: b.text }, differences, guestA, guestB, flags);
-  if (!isPrinted) return EXIT.IO;
+  if (!(await print(names, differences, mapOf, flags))) return EXIT.IO;
   return differences.isSame ? EXIT.DONE : EXIT.BAD_STREAM;
 }
 
-/** Read the guest of one stream. */
-async function read(
+/** Open the guest of one stream. */
+async function open(
   { text, ...choice }: Side,
-  store: Parameters<typeof readGuest>[1],
+  scratch: ScratchStore,
   quiet: boolean,
   signal: AbortSignal,
-): Promise<ComparedGuest> {
-  let stream: OpenStream | undefined;
-  let meter: Meter | undefined;
+): Promise<{ guest: SavedGuest } & AsyncDisposable> {
+  let meter: Promise<Meter | undefined> | undefined;
   try {
-    stream = await openStream({ ...choice, signal, quiet });
-    const { outer, unwrapped, description, channels } = stream;
-    const measure = () => ({ bytes: outer.getPosition, limitedMs: 0 });
-    meter = await Meter.start(measure, sizeOf(choice.from, outer), quiet);
-    const { file, fileOffset, seekable } = unwrapped;
-    return await readGuest(file, store, { description, channels, fileOffset, seekable });
+    const guest = await openGuest({ ...choice, signal, quiet }, scratch, (outer) => {
+      const measure = () => ({ bytes: outer.getPosition, limitedMs: 0 });
+      meter = Meter.start(measure, sizeOf(choice.from, outer), quiet);
+    });
+    return { guest, [Symbol.asyncDispose]: () => guest.close() };
   } catch (error) {
     throw new SideError(text, toQemuFileError(error));
   } finally {
-    meter?.stop();
-    await stream?.close();
+    (await meter)?.stop();
   }
 }
 
 async function compare(
-  a: ComparedGuest,
-  b: ComparedGuest,
+  [a, b]: readonly [SavedGuest, SavedGuest],
   { ignore, quiet }: DiffFlags,
   signal: AbortSignal,
 ): Promise<GuestDifferences> {
@@ -160,29 +162,11 @@ async function compare(
   }
 }
 
-/** Write the report, complete or not at all. */
-async function writeReport(
-  path: string,
-  names: DiffNames,
-  differences: GuestDifferences,
-  a: ComparedGuest,
-  b: ComparedGuest,
-): Promise<void> {
-  const { diffHtml } = await import('../report/html.ts');
-  const html = await diffHtml({
-    ...names,
-    differences,
-    mapOf: (block, maxCells) => mapCells(a.pages, b.pages, block, maxCells),
-  });
-  await writeOutput(path, html);
-}
-
 /** Print the differences; return false if standard output cannot be written. */
 async function print(
   names: DiffNames,
   differences: GuestDifferences,
-  a: ComparedGuest,
-  b: ComparedGuest,
+  mapOf: MapOf,
   { json, quiet }: DiffFlags,
 ): Promise<boolean> {
   if (json === true) {
@@ -197,7 +181,7 @@ async function print(
   const largest = Math.max(...differences.blocks.map(lengthOf));
   const text = showDifferences(names, differences, (block) => {
     const cells = lengthOf(block) === largest ? DIFF_MAP_CELLS : DIFF_MAP_WIDTH;
-    return mapCells(a.pages, b.pages, block, cells);
+    return mapOf(block, cells);
   });
   return writeText(process.stdout, text);
 }
@@ -213,7 +197,8 @@ async function reportFailure(error: unknown, both: string): Promise<number> {
   }
   const text = error instanceof SideError ? error.text : both;
   const failure = error instanceof SideError ? error.error : toQemuFileError(error);
-  await printStderr(`${text}: ${failure.message}`);
+  const hint = /multifd channels/.test(failure.reason) ? CHANNELS_HINT : '';
+  await printStderr(`${text}: ${failure.message}${hint}`);
   // A stream that is damaged, incomplete or not supported cannot be compared.
   if (failure instanceof MigrationStreamError) return EXIT.INPUT;
   const code = readExitCode(failure);

@@ -1,7 +1,8 @@
 import type { StateValue } from '../format/device-types.ts';
-import type { Configuration, DeviceSection } from '../format/events.ts';
-import type { PageSource } from '../memory/page-source.ts';
+import type { Configuration } from '../format/events.ts';
+import type { SavedGuest } from '../saved-guest/saved-guest.ts';
 import { type BlockDifference, compareBlocks } from './block-differences.ts';
+import { comparedDevices } from './compared-devices.ts';
 import { compareDevices, type DeviceDifference, type IsIgnored } from './device-differences.ts';
 import { compareValues, type FieldDifference } from './field-differences.ts';
 import type { CompareOptions } from './shared-blocks.ts';
@@ -11,13 +12,6 @@ const CONFIGURATION = 'configuration';
 
 /** Capability that says how a stream is laid out, and nothing about its guest. */
 const LAYOUT_CAPABILITY = 'mapped-ram';
-
-/** A guest that is compared with another. */
-export interface ComparedGuest {
-  readonly configuration: Configuration | null;
-  readonly devices: readonly DeviceSection[];
-  readonly pages: PageSource;
-}
 
 /** How two guests differ. */
 export interface GuestDifferences {
@@ -44,8 +38,8 @@ export interface CompareGuestsOptions extends CompareOptions {
  *   if aborted; the errors of their sources of pages.
  */
 export async function compareGuests(
-  a: ComparedGuest,
-  b: ComparedGuest,
+  a: SavedGuest,
+  b: SavedGuest,
   options: CompareGuestsOptions = {},
 ): Promise<GuestDifferences> {
   const { isIgnored = () => false } = options;
@@ -53,7 +47,7 @@ export async function compareGuests(
   compareValues(stateOf(a.configuration), stateOf(b.configuration), '', (difference) => {
     if (!isIgnored(`${CONFIGURATION}.${difference.path}`)) configuration.push(difference);
   });
-  const devices = compareDevices(a.devices, b.devices, isIgnored);
+  const devices = compareDevices(comparedDevices(a), comparedDevices(b), isIgnored);
   const blocks = await compareBlocks(a.pages, b.pages, options);
   const isSame =
     configuration.length === 0 &&

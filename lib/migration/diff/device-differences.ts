@@ -1,5 +1,5 @@
-import type { DeviceSection } from '../format/events.ts';
 import { deviceKey } from '../verify/summary.ts';
+import type { ComparedDevice } from './compared-devices.ts';
 import { compareValues, type FieldDifference } from './field-differences.ts';
 
 /** Most differing fields that are listed; the others are only counted. */
@@ -31,15 +31,15 @@ export type IsIgnored = (name: string) => boolean;
  * @returns The devices that differ, in the order of the first guest.
  */
 export function compareDevices(
-  a: readonly DeviceSection[],
-  b: readonly DeviceSection[],
+  a: readonly ComparedDevice[],
+  b: readonly ComparedDevice[],
   isIgnored: IsIgnored,
 ): DeviceDifference[] {
   const differences: DeviceDifference[] = [];
   let room = MAX_FIELDS;
   const left = byKey(b);
   for (const device of a) {
-    const other = left.get(deviceKey(device.section))?.shift();
+    const other = left.get(deviceKey(device))?.shift();
     const difference =
       other === undefined
         ? missingDevice(device, 'a', isIgnored)
@@ -56,10 +56,10 @@ export function compareDevices(
   return differences;
 }
 
-function byKey(devices: readonly DeviceSection[]): Map<string, DeviceSection[]> {
-  const map = new Map<string, DeviceSection[]>();
+function byKey(devices: readonly ComparedDevice[]): Map<string, ComparedDevice[]> {
+  const map = new Map<string, ComparedDevice[]>();
   for (const device of devices) {
-    const key = deviceKey(device.section);
+    const key = deviceKey(device);
     const alike = map.get(key);
     if (alike === undefined) map.set(key, [device]);
     else alike.push(device);
@@ -68,25 +68,25 @@ function byKey(devices: readonly DeviceSection[]): Map<string, DeviceSection[]> 
 }
 
 function missingDevice(
-  { section }: DeviceSection,
+  device: ComparedDevice,
   onlyIn: 'a' | 'b',
   isIgnored: IsIgnored,
 ): DeviceDifference | null {
-  if (isIgnored(`${deviceKey(section)}.`)) return null;
-  const { name, instanceId } = section;
+  if (isIgnored(`${deviceKey(device)}.`)) return null;
+  const { name, instanceId } = device;
   return { name, instanceId, onlyIn, versionIds: null, fields: [], moreFields: 0 };
 }
 
 /** Return how two sections of a device differ; null if they do not. */
 function compareDevice(
-  a: DeviceSection,
-  b: DeviceSection,
+  a: ComparedDevice,
+  b: ComparedDevice,
   isIgnored: IsIgnored,
   room: number,
 ): DeviceDifference | null {
-  const { name, instanceId, versionId } = a.section;
-  const key = deviceKey(a.section);
-  const isOtherVersion = versionId !== b.section.versionId && !isIgnored(`${key}.`);
+  const { name, instanceId, versionId } = a;
+  const key = deviceKey(a);
+  const isOtherVersion = versionId !== b.versionId && !isIgnored(`${key}.`);
   if (!isOtherVersion && Buffer.compare(a.body, b.body) === 0) return null;
   const fields: FieldDifference[] = [];
   let moreFields = 0;
@@ -97,6 +97,6 @@ function compareDevice(
     else moreFields += 1;
   });
   if (fields.length === 0 && moreFields === 0 && !isOtherVersion) return null;
-  const versionIds = isOtherVersion ? ([versionId, b.section.versionId] as const) : null;
+  const versionIds = isOtherVersion ? ([versionId, b.versionId] as const) : null;
   return { name, instanceId, onlyIn: null, versionIds, fields, moreFields };
 }

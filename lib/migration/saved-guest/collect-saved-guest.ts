@@ -2,12 +2,13 @@ import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
 import type { FoundDescription } from '../devices/find-vm-description.ts';
 import type { PageVisitor, RamBlock } from '../format/events.ts';
-import type { MigrationStreamError } from '../format/stream-error.ts';
+import { MigrationStreamError } from '../format/stream-error.ts';
 import { openSource, type StreamSource } from '../format/stream-source.ts';
 import type { PageSource, PageSourceBlock } from '../memory/page-source.ts';
 import type { PageStore } from '../memory/page-store.ts';
 import { type Extent, RamImage } from '../memory/ram-image.ts';
 import { MigrationReader } from '../reader/migration-reader.ts';
+import { hasPagesElsewhere } from './multifd-pages.ts';
 import { readFrame, type StreamBytes } from './read-frame.ts';
 import type { SavedGuest } from './saved-guest.ts';
 
@@ -31,7 +32,8 @@ export interface CollectSavedGuestOptions {
  * @param source - A `QemuFile`, or chunks of bytes. Its next byte is the stream's first. It stays open.
  * @param options - Where the memory is kept, and what is known about the stream.
  * @returns The guest. Closing it does not close the stores.
- * @throws {MigrationStreamError} (rejects) as `MigrationReader`; `unsupported` for a stream without RAM.
+ * @throws {MigrationStreamError} (rejects) as `MigrationReader`; `unsupported` for a stream without RAM, or with its
+ *   pages in channels that are not given.
  * @throws {QemuFileError} (rejects) the errors of the source and the stores.
  * @example
  * ```js
@@ -68,6 +70,10 @@ export async function collectSavedGuest(
   });
   try {
     const frame = await readFrame(reader, passed);
+    if ((channels ?? []).length === 0 && hasPagesElsewhere(reader)) {
+      const reason = 'its pages are in multifd channels, which were not given';
+      throw new MigrationStreamError('unsupported', reason, {});
+    }
     const { blocks, pageSize } = reader.ram;
     return { ...frame, pages: new ImagePages(image, blocks, pageSize), close: async () => {} };
   } finally {

@@ -7,6 +7,7 @@ import type { PageVisitor, RamBlock } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { MigrationReader } from '../reader/migration-reader.ts';
 import { ExtentCache } from './extent-cache.ts';
+import { hasPagesElsewhere } from './multifd-pages.ts';
 import { type PageRuns, PageRunsBuilder } from './page-runs.ts';
 import { openPositionedReads, type PositionedReads } from './positioned-reads.ts';
 import { readFrame } from './read-frame.ts';
@@ -85,7 +86,7 @@ async function read(
       return bytes;
     },
   });
-  if (reader.ram.usesMultifd || lacksData(reader)) {
+  if (hasPagesElsewhere(reader)) {
     throw unsupported('its pages are in multifd channels', reader.position);
   }
   const { pageSize } = reader.ram;
@@ -95,14 +96,6 @@ async function read(
   const cache = new ExtentCache(reads);
   const pages = new StreamPages({ pageSize, blocks, runs: places.finish(), reads, cache });
   return { ...frame, pages, close: () => pages.close() };
-}
-
-/** Return whether no page with data came although pages are missing: QEMU 7.2 does not say that it uses multifd. */
-function lacksData({ ram, configuration }: MigrationReader): boolean {
-  if (configuration?.capabilities.includes('x-ignore-shared') === true) return false;
-  const { normal, zero } = ram.total();
-  const pages = ram.blocks.reduce((sum, { usedLength }) => sum + usedLength / ram.pageSize, 0);
-  return normal === 0 && zero < pages;
 }
 
 /** Notes where the pages of a stream are. */

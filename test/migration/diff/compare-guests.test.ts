@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { type ComparedGuest, compareGuests } from '../../../lib/migration/diff/compare-guests.ts';
+import { compareGuests } from '../../../lib/migration/diff/compare-guests.ts';
+import type { ComparedDevice } from '../../../lib/migration/diff/compared-devices.ts';
+import { compareDevices } from '../../../lib/migration/diff/device-differences.ts';
 import { matchAny } from '../../../lib/migration/diff/ignore.ts';
 import type { PageKindCounts, PageRange } from '../../../lib/migration/diff/page-kinds.ts';
 import type { DeviceState } from '../../../lib/migration/format/device-types.ts';
-import type { DeviceSection } from '../../../lib/migration/format/events.ts';
 import type { PageSource } from '../../../lib/migration/memory/page-source.ts';
 import type { Extent } from '../../../lib/migration/memory/ram-image.ts';
+import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
 
 const PAGE = 1024;
 
@@ -47,20 +49,23 @@ function device(
   name: string,
   body: Uint8Array,
   state: DeviceState | null,
-  more = {},
-): DeviceSection {
-  const section = { sectionId: 1, name, instanceId: 0, versionId: 1, kind: 'full' as const };
-  return {
-    section: { ...section, offset: 0, bytes: 0, ...more },
-    bodyOffset: 0,
-    body: Buffer.from(body),
-    description: null,
-    state,
-  };
+  more: Partial<ComparedDevice> = {},
+): ComparedDevice {
+  return { name, instanceId: 0, versionId: 1, body, state, ...more };
 }
 
-function guest(parts: Partial<ComparedGuest> = {}): ComparedGuest {
-  return { configuration: null, devices: [], pages: memory({}), ...parts };
+function guest(parts: Partial<SavedGuest> = {}): SavedGuest {
+  return {
+    configuration: null,
+    configurationBytes: null,
+    hasFooters: true,
+    ram: { sectionId: 2, instanceId: 0, versionId: 4 },
+    sections: [],
+    descriptionText: null,
+    pages: memory({}),
+    close: async () => {},
+    ...parts,
+  };
 }
 
 interface BlockResult {
@@ -185,32 +190,23 @@ describe('memory', () => {
 });
 
 describe('devices', () => {
-  const devicesOf = async (
-    a: readonly DeviceSection[],
-    b: readonly DeviceSection[],
+  const devicesOf = (
+    a: readonly ComparedDevice[],
+    b: readonly ComparedDevice[],
     ...ignore: string[]
-  ): Promise<unknown> => {
-    const isIgnored = matchAny(ignore);
-    const options = { isIgnored };
-    const { devices, isSame } = await compareGuests(
-      guest({ devices: a }),
-      guest({ devices: b }),
-      options,
-    );
-    assert.equal(isSame, devices.length === 0);
-    return devices.map(({ onlyIn, versionIds, moreFields, ...rest }) => ({
+  ): unknown =>
+    compareDevices(a, b, matchAny(ignore)).map(({ onlyIn, versionIds, moreFields, ...rest }) => ({
       ...rest,
       ...(onlyIn === null ? {} : { onlyIn }),
       ...(versionIds === null ? {} : { versionIds }),
       ...(moreFields === 0 ? {} : { moreFields }),
     }));
-  };
   const bytes = (...values: number[]): Uint8Array => Uint8Array.from(values);
 
-  test('differ in fields, elements, and fields of structures', async () => {
+  test('differ in fields, elements, and fields of structures', () => {
     const a = { n: 1, list: [1, 2, 3], inner: { x: 5n, bytes: bytes(1, 2) }, kept: true };
     const b = { n: 2, list: [1, 9, 3], inner: { x: 6n, bytes: bytes(1, 3) }, kept: true };
-    assert.deepEqual(await devicesOf([device('dev', bytes(1), a)], [device('dev', bytes(2), b)]), [
+    assert.deepEqual(devicesOf([device('dev', bytes(1), a)], [device('dev', bytes(2), b)]), [
       {
         name: 'dev',
         instanceId: 0,
@@ -224,10 +220,10 @@ describe('devices', () => {
     ]);
   });
 
-  test('differ in a subsection, a field or an element that only one has', async () => {
+  test('differ in a subsection, a field or an element that only one has', () => {
     const a = { list: [1], 'dev/sub': { on: true } };
     const b = { list: [1, { y: 2 }], extra: null };
-    assert.deepEqual(await devicesOf([device('dev', bytes(1), a)], [device('dev', bytes(2), b)]), [
+    assert.deepEqual(devicesOf([device('dev', bytes(1), a)], [device('dev', bytes(2), b)]), [
       {
         name: 'dev',
         instanceId: 0,
@@ -240,7 +236,7 @@ describe('devices', () => {
     ]);
   });
 
-  test('are matched by name and instance, and those of the same ones by their order', async () => {
+  test('are matched by name and instance, and those of the same ones by their order', () => {
     const a = [
       device('x', bytes(1), { v: 1 }, { instanceId: 2 }),
       device('twin', bytes(1), { v: 1 }),
@@ -253,7 +249,7 @@ describe('devices', () => {
       device('twin', bytes(3), { v: 3 }),
       device('x', bytes(4), { v: 4 }, { instanceId: 2 }),
     ];
-    assert.deepEqual(await devicesOf(a, b), [
+    assert.deepEqual(devicesOf(a, b), [
       { name: 'x', instanceId: 2, fields: [{ path: 'v', a: 1, b: 4 }] },
       { name: 'twin', instanceId: 0, fields: [{ path: 'v', a: 2, b: 3 }] },
       { name: 'old', instanceId: 0, onlyIn: 'a', fields: [] },
@@ -261,30 +257,64 @@ describe('devices', () => {
     ]);
   });
 
-  test('differ in their version, and in their bytes where they are not decoded', async () => {
+  test('differ in their version, and in their bytes where they are not decoded', () => {
     const a = [device('v', bytes(1), { x: 1 }), device('raw', bytes(1, 2), null)];
     const b = [
       device('v', bytes(1), { x: 1 }, { versionId: 3 }),
       device('raw', bytes(1, 3), { x: 1 }),
     ];
-    assert.deepEqual(await devicesOf(a, b), [
+    assert.deepEqual(devicesOf(a, b), [
       { name: 'v', instanceId: 0, versionIds: [1, 3], fields: [] },
       {
         name: 'raw',
         instanceId: 0,
-        fields: [{ path: '', a: Buffer.from([1, 2]), b: Buffer.from([1, 3]) }],
+        fields: [{ path: '', a: bytes(1, 2), b: bytes(1, 3) }],
       },
     ]);
   });
 
-  test('are compared without ignored fields', async () => {
+  test('are compared without ignored fields', () => {
     const a = [device('timer', bytes(1), { ticks: 1, on: 2 }), device('gone', bytes(1), {})];
     const b = [device('timer', bytes(2), { ticks: 3, on: 2 })];
-    assert.deepEqual(await devicesOf(a, b, 'timer.t*s', 'gone.*'), []);
-    assert.deepEqual(await devicesOf(a, b, 'timer.o?', 'gon.*', 'timer'), [
+    assert.deepEqual(devicesOf(a, b, 'timer.t*s', 'gone.*'), []);
+    assert.deepEqual(devicesOf(a, b, 'timer.o?', 'gon.*', 'timer'), [
       { name: 'timer', instanceId: 0, fields: [{ path: 'ticks', a: 1, b: 3 }] },
       { name: 'gone', instanceId: 0, onlyIn: 'a', fields: [] },
     ]);
+  });
+
+  test('are decoded by the VM description of their stream, where it fits', async () => {
+    const section = (sectionId: number, name: string, body: Uint8Array) => {
+      return { kind: 'full' as const, sectionId, name, instanceId: 0, versionId: 1, body };
+    };
+    const entry = (name: string, size: number) => {
+      const fields = [{ name: 'x', type: 'uint8', size }];
+      return { name, instance_id: 0, vmsd_name: name, version: 1, fields };
+    };
+    const description = { page_size: 4096, devices: [entry('dev', 1), entry('odd', 1)] };
+    const live = { sectionId: 7, name: 'live', instanceId: 0, versionId: 1 };
+    const sectionsOf = (value: number): SavedGuest['sections'] => [
+      { ...live, kind: 'start', body: bytes(1) },
+      { ...live, kind: 'end', body: bytes(2, value) },
+      section(8, 'dev', bytes(value)),
+      section(9, 'odd', bytes(0, value)),
+      section(10, 'raw', bytes(value, 1)),
+    ];
+    const descriptionText = Buffer.from(JSON.stringify(description));
+    const { devices, isSame } = await compareGuests(
+      guest({ sections: sectionsOf(3), descriptionText }),
+      guest({ sections: sectionsOf(4), descriptionText }),
+    );
+    assert.equal(isSame, false);
+    assert.deepEqual(
+      devices.map(({ name, fields }) => [name, fields]),
+      [
+        ['dev', [{ path: 'x', a: 3, b: 4 }]],
+        ['odd', [{ path: '', a: bytes(0, 3), b: bytes(0, 4) }]],
+        ['raw', [{ path: '', a: bytes(3, 1), b: bytes(4, 1) }]],
+        ['live', [{ path: '', a: Buffer.from([1, 2, 3]), b: Buffer.from([1, 2, 4]) }]],
+      ],
+    );
   });
 });
 
@@ -299,7 +329,7 @@ test('configurations differ in machine and capabilities, not in the layout of th
   const configuration = (machine: string, ...capabilities: string[]) => {
     return { machine, targetPageBits: null, capabilities, uuid: null };
   };
-  const compare = async (a: ComparedGuest['configuration'], b: ComparedGuest['configuration']) =>
+  const compare = async (a: SavedGuest['configuration'], b: SavedGuest['configuration']) =>
     (await compareGuests(guest({ configuration: a }), guest({ configuration: b }))).configuration;
   assert.deepEqual(
     await compare(configuration('pc', 'mapped-ram', 'x-ignore-shared'), configuration('q35')),
