@@ -6,7 +6,7 @@ import type { CallsInFlight } from './calls-in-flight.ts';
 /** How `fs` reports the result of a call that ran in the thread pool. */
 export type CallDone = (error: unknown, bytes: number) => void;
 
-/** What a successful system call means for its operation. */
+/** The effect of a successful system call on its operation. */
 export type Progress =
   /** The operation is complete. */
   | 'done'

@@ -36,7 +36,7 @@ export class FdTransport {
   readonly #sparse: SparseFile | undefined;
   /** Pending reads and writes at an explicit offset. */
   readonly #positional = new Set<FdReader | FdWriter>();
-  /** What new reads and writes at an explicit offset fail with. */
+  /** Error of new reads and writes at an explicit offset. */
   #positionalFailure: Failure | undefined;
   #isBlocking = false;
   #firstWriteError: Error | undefined;

@@ -9,7 +9,7 @@ const MAX_LINKS = 40;
 export interface TargetPath {
   /** An absolute path without symbolic links; for anything other than a regular file, the path as given. */
   path: string;
-  /** What is there now; absent where the path leads to nothing. */
+  /** The file that exists there; absent if the path does not exist. */
   stats?: fs.Stats;
 }
 

@@ -7,7 +7,7 @@ import type { AcceptOptions, Listener } from './listen.ts';
 import { PendingConnection } from './pending-connection.ts';
 import { WaitQueue } from './wait-queue.ts';
 
-/** What the first bytes of a connection show; `'more'` means that a decision needs further bytes. */
+/** Verdict on the first bytes of a connection; `'more'` means that a decision needs further bytes. */
 export type Verdict = 'accept' | 'reject' | 'more';
 
 /** How `admit` chooses connections. */

@@ -13,7 +13,7 @@ const DIRECTORY_PREFIX = '.qemu-file-';
 /** Codes of link(2) on file systems without hard links. */
 const NO_HARD_LINKS: ReadonlySet<string> = new Set(['ENOSYS', 'ENOTSUP', 'EOPNOTSUPP', 'EPERM']);
 
-/** What prevents a socket in a directory, by the code of mkdtemp(3). */
+/** Reason why a directory cannot hold a socket, by the code of mkdtemp(3). */
 const DIRECTORY_REASONS: Readonly<Record<string, string>> = {
   EACCES: 'this process may not create a socket in its directory',
   ENOENT: 'its directory does not exist',

@@ -1,6 +1,6 @@
 import type net from 'node:net';
 
-/** What a `PendingConnection` reports. */
+/** Callbacks of a `PendingConnection`. */
 export interface PendingConnectionEvents {
   /** More of the first bytes have arrived. */
   onBytes(connection: PendingConnection): void;

@@ -15,7 +15,7 @@ export class PendingCall<T> {
     return this.#resolve !== undefined;
   }
 
-  /** Number of calls so far; tells one call from the next. */
+  /** Number of calls so far; distinguishes one call from the next. */
   get count(): number {
     return this.#count;
   }

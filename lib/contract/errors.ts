@@ -8,7 +8,7 @@ export interface QemuFileErrorContext {
   position?: number | undefined;
   /** The operation that failed, by its public name: `writevBuffer`, `readBe32`, `connect` … */
   operation?: string | undefined;
-  /** What the user can do, as a clause; undefined for the general advice that belongs to the code. */
+  /** Advice for the user, as a clause; undefined for the general advice that belongs to the code. */
   advice?: string | undefined;
   /** The underlying error, such as the transport's or an `AbortSignal`'s reason; undefined means none. */
   cause?: unknown;
@@ -46,7 +46,7 @@ export class QemuFileError extends Error {
   override readonly name: string = 'QemuFileError';
   /** Errno name such as `'EIO'` or `'EPIPE'`. */
   readonly code: string;
-  /** What happened, without code, operation, position and advice. */
+  /** The reason alone, without code, operation, position and advice. */
   readonly reason: string;
   /** The negative errno of `code` on this system, as QEMU's functions return it. */
   readonly errno: number;

@@ -111,7 +111,7 @@ export interface QemuFileOps {
   readonly sizes?: Partial<QemuFileSizes>;
 }
 
-/** What every backend of this package has beside its directions. */
+/** Members of every backend of this package beside its directions. */
 interface BackendOps extends QemuFileOps {
   close(error?: Error): Promise<void>;
   shutDown(read: boolean, write: boolean): MaybePromise<void>;

@@ -4,7 +4,7 @@ import type { MigrationEvent, PageVisitor } from '../migration/format/events.ts'
 export interface Published {
   /** Paths of the files that were written. */
   readonly paths: readonly string[];
-  /** What a person should know, as clauses without a full stop. */
+  /** Notes for the user, as clauses without a full stop. */
   readonly warnings: readonly string[];
 }
 

@@ -26,7 +26,7 @@ export class Transfer {
   /**
    * Start to move bytes.
    *
-   * @param source - Its unread bytes are moved, too. Listeners of its 'data' get copies.
+   * @param source - Its unread bytes are moved as well. Listeners of its 'data' get copies.
    * @param sinks - They are not ended. Without any, bytes are dropped.
    * @param onTaken - Receives each chunk once all sinks took it. The chunk is valid until it returns.
    */

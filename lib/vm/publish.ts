@@ -1,7 +1,7 @@
 import type { MessageChannel, VmMessage } from '../contract/diagnostics-channels.ts';
 import type { MigrationProgress } from './migration-watch.ts';
 
-/** What a caller is told while a guest is saved or restored. */
+/** Callbacks while a guest is saved or restored. */
 interface Observed {
   onProgress?: ((progress: MigrationProgress) => void) | undefined;
 }

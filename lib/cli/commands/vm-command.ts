@@ -22,7 +22,7 @@ export interface VmFlags extends TlsFlags {
   quiet?: boolean;
 }
 
-/** What a command that controls a QEMU works with. */
+/** Parts of a command that controls a QEMU. */
 export interface VmWork {
   qmp: QmpClient;
   /** The endpoint of the stream. */

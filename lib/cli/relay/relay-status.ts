@@ -4,7 +4,7 @@ import type { Measure } from '../shell/progress.ts';
 
 /** Progress of a relay. */
 export interface RelayStatus {
-  /** `ending`: all bytes of the source have been sent, or the relay was told to stop. */
+  /** `ending`: all bytes of the source have been sent, or the relay was stopped by a command. */
   state: 'waiting' | 'moving' | 'ending';
   /** Channels that are open at both ends. */
   channels: number;

@@ -9,7 +9,7 @@ import { verifyStream } from '../../migration/verify/verify.ts';
 import type { RelayCheck } from '../../relay/check-tap.ts';
 import { printStderr } from '../shell/stdio.ts';
 
-/** What to check during a relay. */
+/** Options of the check during a relay. */
 export interface CheckRequest {
   /** False: nothing. Undefined: migration streams that go to a file or come over TLS. */
   check?: boolean | undefined;

@@ -8,7 +8,7 @@ const SAMPLE_WEIGHT = 0.2;
 /** Share of the time between two frames from which on the line says `limited`. */
 const MIN_LIMITED_SHARE = 0.1;
 
-/** What the progress line shows. */
+/** Contents of the progress line. */
 export interface Progress {
   bytes: number;
   /** Bytes in total, where known. */

@@ -19,7 +19,7 @@ export interface LibvirtHeader {
   readonly format: LibvirtFormat;
 }
 
-/** What a save image of libvirt has beside the stream. */
+/** Parts of a save image of libvirt beside the stream. */
 export interface LibvirtSave {
   /** The definition of the domain, as XML. */
   readonly xml: string;

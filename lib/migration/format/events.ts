@@ -159,7 +159,7 @@ export interface DeviceSection {
   readonly description: DeviceDescription | null;
 }
 
-/** What a stream consists of, in the order of the stream. `offset` counts from its first byte. */
+/** The parts of a stream, in the order of the stream. `offset` counts from its first byte. */
 export type MigrationEvent =
   | { readonly type: 'header'; readonly offset: number; readonly version: number }
   | {

@@ -45,7 +45,7 @@ export class MigrationStreamError extends QemuFileError {
   readonly fault: StreamFault;
   /** The section that the fault is in, if any. */
   readonly section: SectionName | undefined;
-  /** What is wrong, as a clause without code, section and position. */
+  /** The fault, as a clause without code, section and position. */
   override readonly reason: string;
 
   /**

@@ -185,7 +185,7 @@ const NAMED: readonly (readonly [names: string, Board])[] = [
   ['or1k-sim', at(0, 'openrisc.ram')],
 ];
 
-/** Machines named "virt" of several targets; the name of the RAM block tells them apart. */
+/** Machines named "virt" of several targets; the name of the RAM block distinguishes them. */
 const VIRT: readonly Board[] = [
   ARM_VIRT,
   RISCV_VIRT,

@@ -38,11 +38,11 @@ export interface GuestMap {
   readonly isCertain: boolean;
   /** Blocks of guest memory without an address; blocks of video memory and ROMs are not listed. */
   readonly unplaced: readonly UnplacedBlock[];
-  /** What a person should know, as clauses without a full stop. */
+  /** Notes for the user, as clauses without a full stop. */
   readonly warnings: readonly string[];
 }
 
-/** What else is known about the layout. */
+/** Further facts about the layout. */
 export interface GuestMapOptions {
   /** Facts from the device state of the stream. */
   facts?: LayoutFacts | undefined;

@@ -23,7 +23,7 @@ function sum(blocks: readonly SizedBlock[]): number {
  *
  * @param name - The board's name for the block; undefined if the board is unknown.
  * @param candidates - The blocks that do not belong to a device.
- * @param total - Bytes of main memory, where the stream reports them: it tells nodes from hotplugged memory.
+ * @param total - Bytes of main memory, where the stream reports them: it distinguishes nodes from hotplugged memory.
  */
 export function findMainMemory(
   name: string | undefined,

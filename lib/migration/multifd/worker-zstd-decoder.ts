@@ -10,13 +10,13 @@ const MAX_DECODE_MS = 5000;
 /** Limits of the worker's JavaScript heap. The window and the buffers lie outside it. */
 const WORKER_LIMITS = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 16 };
 
-/** What the worker is sent: bytes for `fzstd`, and the number of bytes they must decode to. */
+/** A message to the worker: bytes for `fzstd`, and the number of bytes they must decode to. */
 interface DecodeRequest {
   readonly payload: Uint8Array;
   readonly size: number;
 }
 
-/** What the worker answers: that it has started, the decoded bytes, or why there are none. */
+/** A reply of the worker: that it has started, the decoded bytes, or why there are none. */
 type WorkerReply =
   | { readonly type: 'ready' }
   | { readonly type: 'decoded'; readonly bytes: Uint8Array; readonly filled: number }

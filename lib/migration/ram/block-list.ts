@@ -6,7 +6,7 @@ import { LIMIT } from '../format/wire.ts';
 import { noPages } from './page-counts.ts';
 import type { GuestRam } from './ram-table.ts';
 
-/** What decides which fields the entries of a block list have. */
+/** Facts that decide which fields the entries of a block list have. */
 export interface BlockListLayout {
   /** OR of the page sizes of all blocks, if `POSTCOPY_ADVISE` had it: entries may have a page size then. */
   advisedPageSizes: bigint | null;

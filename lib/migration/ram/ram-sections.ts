@@ -12,7 +12,7 @@ const RAM_VERSION = 4;
 /** The only page size below the default that a block may be a whole number of. */
 const SMALL_PAGE_SIZE = 1024;
 
-/** What the stream has said about its RAM before the first RAM section. */
+/** Facts about the RAM that the stream contains before the first RAM section. */
 export interface RamContext extends Omit<BlockListLayout, 'mapped'> {
   /** Whether the stream has the capability mapped-ram. */
   isMapped: boolean;

@@ -5,7 +5,7 @@ import { totalPages } from './page-counts.ts';
 import { PageDispatch } from './page-dispatch.ts';
 import { RoundCounter } from './round-counter.ts';
 
-/** What is known about a guest's RAM at some point of its stream. */
+/** State of a guest's RAM at some point of its stream. */
 export interface RamTable {
   /** The blocks in the order of the stream's list; empty before the list has come. */
   readonly blocks: readonly RamBlock[];

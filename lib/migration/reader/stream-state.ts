@@ -5,7 +5,7 @@ import type { Configuration, DeviceSection, PageVisitor } from '../format/events
 import { SectionTable } from '../format/section-headers.ts';
 import { GuestRam } from '../ram/ram-table.ts';
 
-/** What is known about one stream while it is read. */
+/** State of one stream while it is read. */
 export class StreamState {
   readonly diagnostics: Diagnostics;
   readonly sections: SectionTable = new SectionTable();

@@ -12,7 +12,7 @@ const WORD_BYTES = 8;
 /** Bytes of the stream that are held together. */
 const MAX_HELD_BYTES = 2 * EXTENT_BYTES;
 
-/** What the pages of a stream are read with. */
+/** Parts with which the pages of a stream are read. */
 export interface StreamPagesOptions {
   readonly pageSize: number;
   readonly blocks: readonly PageSourceBlock[];

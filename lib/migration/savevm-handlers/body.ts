@@ -1,7 +1,7 @@
 import type { StreamInput } from '../format/stream-input.ts';
 import { LIMIT } from '../format/wire.ts';
 
-/** What a body of a live section contained. */
+/** Contents of the body of a live section. */
 export interface HandlerSummary {
   /** Number of records, without the mark that ends the body. */
   readonly records: number;

@@ -36,9 +36,9 @@ export interface TargetProblem {
    * field; `subsection`: one it does not know; `unmigratable`: it cannot load such a device at all.
    */
   readonly kind: 'machine' | 'device' | LayoutProblem['kind'];
-  /** What the target loads. */
+  /** Value that the target loads. */
   readonly expected: string;
-  /** What the stream has. */
+  /** Value in the stream. */
   readonly found: string;
 }
 
@@ -48,7 +48,7 @@ export interface TargetVerdict {
   readonly accepts: boolean;
   /** In the order of the stream; the target would stop at the first. */
   readonly problems: readonly TargetProblem[];
-  /** What could not be checked, and differences that do no harm. */
+  /** Parts that could not be checked, and harmless differences. */
   readonly notes: readonly string[];
 }
 

@@ -24,9 +24,9 @@ export interface LayoutProblem {
   readonly kind: 'version' | 'missing' | 'unexpected' | 'size' | 'subsection' | 'unmigratable';
   /** Path of the field or subsection in the device; empty for the device itself. */
   readonly path: string;
-  /** What the target expects. */
+  /** State that the target expects. */
   readonly expected: string;
-  /** What the stream has. */
+  /** State in the stream. */
   readonly found: string;
 }
 

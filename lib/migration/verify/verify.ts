@@ -35,7 +35,7 @@ export interface VerifyOptions extends Omit<ReaderOptions, 'onFault'> {
 export interface Verification {
   /** Faults in the order in which they were found; empty if the stream is valid. */
   faults: MigrationStreamError[];
-  /** What a person should know, as clauses without a full stop. */
+  /** Notes for the user, as clauses without a full stop. */
   warnings: string[];
   /** Bytes of the stream and of anything that follows it. */
   bytes: number;
@@ -45,7 +45,7 @@ export interface Verification {
   blocks: readonly RamBlock[];
   configuration: Configuration | null;
   description: VmDescription | null;
-  /** Whether the only fault is that nothing tells where device sections end: RAM is complete. */
+  /** Whether the only fault is that the ends of device sections are unknown: RAM is complete. */
   isRamComplete: boolean;
   /** Null unless `digests` was given and the stream could be read to its end. */
   manifest: Manifest | null;

@@ -25,7 +25,7 @@ export interface GatedBytes {
   flush(): void;
 }
 
-/** What the gates report to the file. */
+/** Reports of the gates to the file. */
 export interface GatesHost {
   /** A producer was told to wait. */
   throttled(gate: Gate): void;

@@ -24,7 +24,7 @@ export interface PageRange {
   readonly count: number;
 }
 
-/** What a page server has done. */
+/** Statistics of a page server. */
 export interface PageServerStats {
   /** Requests, also for pages that were sent already or are under way. */
   readonly requests: number;
@@ -43,7 +43,7 @@ export interface PageServerStats {
 export interface PageServerOptions {
   /** The guest's memory. Several servers may share it; the server does not close it. */
   readonly source: PageSource;
-  /** The channel of all pages or, with `requestSink`, of the pages that nobody asked for. */
+  /** The channel of all pages or, with `requestSink`, of the pages that were not requested. */
   readonly sink: PageSink;
   /** The channel of pages that were asked for (postcopy-preempt). Default: `sink`. */
   readonly requestSink?: PageSink | undefined;
@@ -56,7 +56,7 @@ export interface PageServerOptions {
   readonly received?: readonly (Uint8Array | null)[] | undefined;
   /** Pages to send before the background, in this order: what an earlier run asked for. */
   readonly prefetch?: readonly PageRange[] | undefined;
-  /** Whether to send the pages that nobody asks for. Default true. */
+  /** Whether to send the pages that are not requested. Default true. */
   readonly hasBackground?: boolean | undefined;
   /** Milliseconds from the start for which the background is held back, so that requests show the working set. Default 0. */
   readonly recordMs?: number | undefined;

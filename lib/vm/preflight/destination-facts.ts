@@ -23,7 +23,7 @@ export interface PciDevice {
   readonly address: string;
 }
 
-/** What a running QEMU reports about itself; null where it cannot be queried. */
+/** Facts that a running QEMU reports about itself; null if it cannot be queried. */
 export interface DestinationFacts {
   /** Machine type, such as `pc-i440fx-7.2`. */
   readonly machine: string | null;
@@ -101,7 +101,7 @@ export function parseRamBlocks(text: string): DestinationBlock[] | null {
   return blocks.length === 0 ? null : blocks;
 }
 
-/** Parse the PCI devices on the root bus from the output of `info qtree`; null if there is no such bus. */
+/** Parse the PCI devices on the root bus from the output of `info qtree`; null without such a bus. */
 export function parseRootPciDevices(text: string): PciDevice[] | null {
   const devices: PciDevice[] = [];
   let rootIndent = -1;

@@ -1,7 +1,7 @@
 import { printable, quote } from '../../util/format.ts';
 import type { DestinationBlock, DestinationFacts } from './destination-facts.ts';
 
-/** What is known of a stream before it is loaded. */
+/** Facts about a stream before it is loaded. */
 export interface StreamFacts {
   /** Machine type; null if the stream does not say. */
   readonly machine: string | null;
@@ -16,7 +16,7 @@ export interface StreamFacts {
 /** Why QEMU would not load a stream. */
 export interface PreflightProblem {
   readonly kind: 'machine' | 'capability' | 'ram-block' | 'cpu' | 'device';
-  /** What differs, and what to change on the command line, as a clause without a full stop. */
+  /** The difference, and the change of the command line, as a clause without a full stop. */
   readonly message: string;
 }
 
@@ -26,14 +26,14 @@ export interface PreflightResult {
   readonly problems: PreflightProblem[];
   /** Differences with which QEMU may load the stream. */
   readonly warnings: string[];
-  /** What was not compared, because neither the stream nor QMP reports it. */
+  /** Properties that were not compared, because neither the stream nor QMP reports them. */
   readonly unknown: string[];
 }
 
 /** Sizes are compared in units of the largest host page, because QEMU rounds them up. */
 const ALIGNMENT_BYTES = 65536;
 
-/** What no comparison over QMP can find. */
+/** Differences that no comparison over QMP can find. */
 const ALWAYS_UNKNOWN = [
   'CPU model and features',
   'properties of devices',

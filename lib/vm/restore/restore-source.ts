@@ -13,7 +13,7 @@ export interface OpenSource {
   unwrapped: Unwrapped;
   /** The configuration section at the start of the stream; null if there is none, or it cannot be read. */
   configuration: Configuration | null;
-  /** What the stream says about the machine that can load it. */
+  /** Facts of the stream about the machine that can load it. */
   facts: StreamFacts;
 }
 

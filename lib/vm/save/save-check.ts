@@ -8,7 +8,7 @@ import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { MigrationWatch } from '../migration-watch.ts';
 import type { SaveConnection } from './save-connection.ts';
 
-/** What to check, and how the end of the stream is recognised. */
+/** Options of the check, and how it recognises the end of the stream. */
 export interface SaveCheckOptions {
   check?: boolean | undefined;
   manifest?: boolean | undefined;

@@ -5,7 +5,7 @@ import { escapeInvisible, formatNumber } from './format.ts';
  * values only, never markup.
  */
 
-/** What an element may contain. */
+/** Possible contents of an element. */
 export type Content = Node | string;
 
 /** Make an element. Strings become text, in attributes and in content. */

@@ -34,7 +34,7 @@ export interface ReportData {
   moreDevices: number;
 }
 
-/** What the head of a page shows. */
+/** Contents of the head of a page. */
 export interface ReportFacts {
   version: number;
   bytes: number;
@@ -139,7 +139,7 @@ export interface DiffData {
   sameBlocks: number;
 }
 
-/** A field that differs. A value is undefined where there is no such field. */
+/** A field that differs. A value is undefined if the field does not exist. */
 export interface FieldDifferenceRow {
   path: string;
   a?: PackedValue;
@@ -149,7 +149,7 @@ export interface FieldDifferenceRow {
 /** A device that differs. */
 export interface DeviceDifferenceRow {
   name: string;
-  /** What differs besides fields; empty if nothing does. */
+  /** Differences besides fields; empty if there are none. */
   note: string;
   fields: FieldDifferenceRow[];
   /** Number of further fields that differ. */
