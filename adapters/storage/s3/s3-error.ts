@@ -141,17 +141,18 @@ function explain(error: SdkError): Explanation {
   if (isWrongRegion(error)) return wrongRegion(error);
   const known = S3_CODES[String(name)] ?? S3_CODES[String(error.Code)] ?? STATUSES[status];
   if (known !== undefined) return known;
-  if (name === 'TimeoutError' || code === 'ETIMEDOUT') {
-    return ['ETIMEDOUT', 'the storage does not answer', ENDPOINT];
-  }
   if (TRANSIENT_STATUSES.has(status)) {
     const text = `the storage is busy or broken (status ${status}, ${String(name)})`;
     return ['EIO', text, 'try again later, or look at the log of the storage'];
   }
   if (status > 0)
     return ['EIO', `the storage answers with status ${status}: ${said || String(name)}`];
+  // The SDK calls a reset connection a TimeoutError as well.
   const network = NETWORK[String(code)];
   if (network !== undefined) return network;
+  if (name === 'TimeoutError' || code === 'ETIMEDOUT') {
+    return ['ETIMEDOUT', 'the storage does not answer', ENDPOINT];
+  }
   const errno = typeof code === 'string' && code in constants.errno ? code : 'EIO';
   return [errno, said || 'the request failed', ENDPOINT];
 }
