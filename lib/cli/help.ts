@@ -49,6 +49,17 @@ Example:
   qemu-file diff before.mig after.mig --ignore 'timer.*' --ignore '*.last_update'
 `;
 
+export const WRITE_HELP: string = `${ENDPOINTS}
+The input may be compressed or in a container, as for inspect; the output is a bare stream, which
+QEMU loads. A file appears under its name only when it is complete.
+
+Exit codes: 0 done, 1 the stream is damaged or incomplete, 2 usage, 3 not a migration stream,
+4 input or output failed, 5 not supported, 130 interrupted (128 + the signal's number).
+
+Examples:
+  qemu-file compact guest.mig small.mig
+`;
+
 export const VM_HELP: string = `${ENDPOINTS}
 QEMU must run as the same user, with a QMP monitor: -qmp unix:PATH,server=on,wait=off.
 If a save fails, the guest continues as before, and no file appears. Save to something that

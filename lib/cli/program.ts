@@ -1,4 +1,5 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import type { CompactFlags } from './commands/compact.ts';
 import type { DiffFlags } from './commands/diff.ts';
 import type { ExtractFlags } from './commands/extract.ts';
 import type { InspectFlags } from './commands/inspect.ts';
@@ -7,7 +8,7 @@ import type { RestoreFlags } from './commands/restore-flags.ts';
 import type { SaveFlags } from './commands/save.ts';
 import type { VerifyFlags } from './commands/verify.ts';
 import { addTlsOptions } from './endpoints/tls-options.ts';
-import { DIFF_HELP, READ_HELP, RELAY_HELP, VM_HELP } from './help.ts';
+import { DIFF_HELP, READ_HELP, RELAY_HELP, VM_HELP, WRITE_HELP } from './help.ts';
 import { EXIT } from './shell/exit-codes.ts';
 import { parseSize } from './shell/sizes.ts';
 import { guardOutputs } from './shell/stdio.ts';
@@ -180,6 +181,38 @@ function addDiff(program: Command, done: (code: number) => void): void {
     });
 }
 
+/** Add a command that reads a stream and writes another, with the options that all of them have. */
+function addWriter(program: Command, name: string, description: string): Command {
+  return program
+    .command(name)
+    .description(description)
+    .argument('<from>', 'the endpoint to read from')
+    .argument('<to>', 'the endpoint to write to')
+    .option(
+      '--channel <file>',
+      'a further channel of the migration (multifd, postcopy-preempt); may be repeated',
+      collect,
+    )
+    .option('--snapshot <name>', 'a snapshot of a qcow2 image, by name or ID')
+    .addOption(
+      new Option('--compress <format>', 'compress the stream').choices(['gzip', 'zstd'] as const),
+    )
+    .option('--json', 'print one JSON object')
+    .option('--quiet', 'print errors only')
+    .addHelpText('after', WRITE_HELP);
+}
+
+function addWriters(program: Command, done: (code: number) => void): void {
+  addWriter(
+    program,
+    'compact',
+    'Write a stream again with each page once, its last content.',
+  ).action(async (from: string, to: string, flags: CompactFlags) => {
+    const { runCompact } = await import('./commands/compact.ts');
+    done(await runCompact(from, to, flags));
+  });
+}
+
 /** Add a command that controls a QEMU, with the options that both have. */
 function addVmCommand(program: Command, name: string, description: string): Command {
   return program
@@ -239,6 +272,7 @@ function makeProgram(version: string, done: (code: number) => void): Command {
   addRelay(program, done);
   addReaders(program, done);
   addDiff(program, done);
+  addWriters(program, done);
   addVmCommands(program, done);
   return program;
 }

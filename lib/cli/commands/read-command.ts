@@ -23,12 +23,14 @@ export interface ReadFlags {
  *
  * @param fromText - The endpoint, as typed.
  * @param work - Reads the stream and returns the exit code.
+ * @param meterOf - What the progress line shows. Default: how much of the input was read.
  * @returns The exit code.
  */
 export async function readStream(
   fromText: string,
   flags: ReadFlags,
   work: (stream: OpenStream, signal: AbortSignal) => Promise<number>,
+  meterOf?: { readonly measure: () => Measure; readonly total: number | undefined },
 ): Promise<number> {
   let from: Uri;
   let channels: Uri[];
@@ -47,8 +49,11 @@ export async function readStream(
   try {
     stream = await openStream({ from, channels, snapshot: flags.snapshot, signal, quiet });
     const { outer } = stream;
-    const measure = (): Measure => ({ bytes: bytesRead(outer), limitedMs: 0 });
-    meter = await Meter.start(measure, sizeOf(from, outer), quiet);
+    const { measure, total } = meterOf ?? {
+      measure: () => ({ bytes: bytesRead(outer), limitedMs: 0 }),
+      total: sizeOf(from, outer),
+    };
+    meter = await Meter.start(measure, total, quiet);
     return await work(stream, signal);
   } catch (error) {
     meter?.stop();

@@ -1,0 +1,151 @@
+import { fstatSync, type Stats, statSync } from 'node:fs';
+import { type CompressFormat, openTo, parseUri, type Uri } from '../../../adapters/index.ts';
+import { toQemuFileError } from '../../contract/errors.ts';
+import type { QemuFileOptions } from '../../qemu-file/options.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { sinkFile } from '../../vm/save/sink.ts';
+import { isStdout } from '../endpoints/open-endpoints.ts';
+import type { OpenStream } from '../endpoints/open-stream.ts';
+import { OutputError, UsageError } from '../shell/command-errors.ts';
+import { EXIT } from '../shell/exit-codes.ts';
+import { printStderr, writeText } from '../shell/stdio.ts';
+import { type ReadFlags, readStream } from './read-command.ts';
+
+/** Options of the commands that read a stream and write another. */
+export interface RewriteFlags extends ReadFlags {
+  compress?: CompressFormat;
+}
+
+/** What a command that writes a stream reports. */
+export interface Rewritten {
+  /** Bytes of the input and of the output; the output before compression. */
+  readonly before: number;
+  readonly after: number;
+  /** What the user should know. */
+  readonly notes: readonly string[];
+}
+
+/** Milliseconds that a peer may go on sending after the end of the stream. */
+const LINGER_MS = 5000;
+
+/** Large batches: the bytes of a file are copied into them, and each is one call in the thread pool. */
+const TO_FILE: QemuFileOptions = { stagingSize: 1_048_576 };
+
+/**
+ * Run a command that reads a stream and writes another, completely or not at all.
+ *
+ * @param work - Writes the stream to the file that it is given, and does not close it.
+ * @returns The exit code.
+ */
+export async function rewriteStream(
+  verb: string,
+  [fromText, toText]: readonly [string, string],
+  flags: RewriteFlags,
+  work: (stream: OpenStream, to: QemuFile, signal: AbortSignal) => Promise<Rewritten>,
+): Promise<number> {
+  let to: Uri;
+  try {
+    to = parseUri(toText);
+  } catch (error) {
+    await printStderr(toQemuFileError(error).reason);
+    return EXIT.USAGE;
+  }
+  let output: QemuFile | undefined;
+  const measure = () => ({ bytes: output?.putPosition ?? 0, limitedMs: 0 });
+  return readStream(
+    fromText,
+    flags,
+    async (stream, signal) => {
+      checkNotSame(stream.outer, to, toText);
+      const report = await writeTo(toText, to, flags.compress, signal, (file) => {
+        output = file;
+        return work(stream, file, signal);
+      });
+      return printReport(verb, fromText, toText, flags, report, isStdout(to));
+    },
+    { measure, total: undefined },
+  );
+}
+
+/** Open TO, have it written, and close it; on a failure nothing appears under its name. */
+async function writeTo(
+  toText: string,
+  uri: Uri,
+  compress: CompressFormat | undefined,
+  signal: AbortSignal,
+  write: (file: QemuFile) => Promise<Rewritten>,
+): Promise<Rewritten> {
+  let file: QemuFile;
+  try {
+    const options = uri.scheme === 'file' ? TO_FILE : {};
+    file = sinkFile(await openTo(uri, { signal, file: { ...options, signal } }), compress);
+  } catch (error) {
+    throw new OutputError(toText, toQemuFileError(error));
+  }
+  try {
+    const report = await write(file);
+    await finish(file);
+    return report;
+  } catch (error) {
+    const failure = toQemuFileError(error);
+    const isOwn = file.error === failure || file.error?.cause === error;
+    file.destroy(failure);
+    await file.close().catch(() => {});
+    throw isOwn && !signal.aborted ? new OutputError(toText, failure) : error;
+  }
+}
+
+/** End the file, wait until a peer that can send is done, and close it. */
+async function finish(file: QemuFile): Promise<void> {
+  if (file.readable) {
+    await file.flush();
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, LINGER_MS);
+      const done = (): void => {
+        clearTimeout(timer);
+        resolve();
+      };
+      file.once('end', done).once('error', done).once('close', done);
+      file.resume();
+      file.end();
+    });
+  }
+  await file.close();
+}
+
+/** Refuse to write to the file that is read. */
+function checkNotSame(from: QemuFile, to: Uri, toText: string): void {
+  if (to.scheme !== 'file' || from.getFd() < 0) return;
+  let target: Stats;
+  try {
+    target = statSync(to.path);
+  } catch {
+    return;
+  }
+  const source = fstatSync(from.getFd());
+  if (!source.isFile() || source.dev !== target.dev || source.ino !== target.ino) return;
+  throw new UsageError(`${toText} is the file that is read: give another one`);
+}
+
+async function printReport(
+  verb: string,
+  from: string,
+  to: string,
+  { json, quiet }: RewriteFlags,
+  { before, after, notes }: Rewritten,
+  usesStdout: boolean,
+): Promise<number> {
+  if (quiet !== true) {
+    for (const note of notes) await printStderr(`${from}: ${note}`);
+    await printStderr(`${verb} ${from} (${before} bytes) to ${to} (${after} bytes)`);
+  }
+  if (json !== true) return EXIT.DONE;
+  const text = `${JSON.stringify({ from, to, bytesBefore: before, bytesAfter: after, notes })}\n`;
+  const isPrinted = await writeText(usesStdout ? process.stderr : process.stdout, text);
+  return isPrinted ? EXIT.DONE : EXIT.IO;
+}
+
+/** Return the error of options that exclude each other. */
+export function exclusive(first: string, second: string): UsageError {
+  return new UsageError(`${first} and ${second} exclude each other: remove one of them`);
+}

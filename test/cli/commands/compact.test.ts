@@ -1,0 +1,151 @@
+// The guest of a compacted stream is that of the stream, and nothing appears where that is impossible.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import { describe, test } from 'node:test';
+import { recording, unpack } from '../../fixtures/recording.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { run } from '../../helpers/command.ts';
+import { readStream } from '../../helpers/read-stream.ts';
+import { assertSays, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
+import { savedGuestOf } from '../../helpers/saved-guest.ts';
+import { mountSmallDisk, requireSmallDisk } from '../../helpers/small-disk.ts';
+
+/** Return the arguments for a recording with its further channels. */
+function argumentsOf([main = '', ...channels]: readonly string[], to: string): string[] {
+  return ['compact', main, to, ...channels.flatMap((channel) => ['--channel', channel])];
+}
+
+function bodyOf(name: string, body: Uint8Array): string {
+  return `${name} ${Buffer.from(body).toString('hex')}`;
+}
+
+/** Assert that a file holds one round of a recorded guest. */
+async function assertCompact(path: string, name: string): Promise<void> {
+  const written = await readStream([fs.readFileSync(path)]);
+  const [main, ...others] = recording(name).files.filter(({ kind }) => kind !== 'return');
+  assert.ok(main);
+  const channels = others.map((file) =>
+    (async function* () {
+      yield unpack(file);
+    })(),
+  );
+  const { pages, sections } = await savedGuestOf(unpack(main), { channels });
+  for (const [index, { name: block, usedLength }] of pages.blocks.entries()) {
+    const bytes = Buffer.alloc(usedLength);
+    await pages.read(index, 0, bytes);
+    assert.ok(written.ram.get(block)?.equals(bytes), `RAM block ${block}`);
+  }
+  for (const block of written.reader.ram.blocks) {
+    const { zero, normal, ...rest } = block.pages;
+    assert.equal((zero + normal) * 4096, block.usedLength, 'each page came once');
+    assert.deepEqual(rest, { xbzrle: 0, compressed: 0, multifd: 0 });
+  }
+  assert.deepEqual(
+    written.events.flatMap((event) =>
+      event.type === 'device' ? [bodyOf(event.section.name, event.body)] : [],
+    ),
+    sections.map(({ name: device, body }) => bodyOf(device, body)),
+  );
+  assert.ok(written.events.every(({ type }) => type !== 'command'));
+}
+
+describe('compact writes each page once, from a stream', () => {
+  for (const [name, what] of [
+    ['microvm', 'of several rounds'],
+    ['compress', 'with compressed pages'],
+    ['xbzrle', 'with XBZRLE pages'],
+    ['multifd-zlib', 'with multifd channels'],
+  ] as const) {
+    test(what, async () => {
+      await using dir = makeTempDir();
+      const to = dir.join('to');
+      const ended = await run([...argumentsOf(putRecording(dir, name), to), '--json']);
+      assertSays(ended, 0, /compacted .* \(\d+ bytes\) to .* \(\d+ bytes\)/);
+      await assertCompact(to, name);
+      const { bytesAfter } = jsonIn(ended);
+      assert.equal(bytesAfter, fs.statSync(to).size);
+      assert.equal(fs.statSync(to).mode & 0o777, 0o600);
+    });
+  }
+
+  test('of a postcopy migration, without a VM description, and says so', async () => {
+    await using dir = makeTempDir();
+    const [main = ''] = putRecording(dir, 'postcopy');
+    assertSays(await run(['compact', main, dir.join('to')]), 0, /there is no VM description/);
+    await assertCompact(dir.join('to'), 'postcopy');
+  });
+
+  test('that comes from a pipe, compressed, and leaves compressed', async () => {
+    await using dir = makeTempDir();
+    const input = fs.readFileSync(new URL('../../fixtures/microvm.mig.gz', import.meta.url));
+    const packed = dir.join('packed');
+    assertSays(await run(['compact', '-', packed, '--compress', 'gzip'], input), 0);
+    const again = await run(['compact', packed, '-', '--quiet']);
+    assertSays(again, 0);
+    await assertCompact(put(dir, 'plain', again.stdout), 'microvm');
+  });
+});
+
+describe('compact writes nothing', () => {
+  const stream = (dir: TempDir, name = 'microvm'): string => putRecording(dir, name)[0] ?? '';
+
+  for (const [what, make, code, says] of [
+    [
+      'for a stream that was cut',
+      (dir) => put(dir, 'cut', fs.readFileSync(stream(dir)).subarray(0, 1_000_000)),
+      1,
+      /ENODATA: .*ends/,
+    ],
+    [
+      'for a stream that is damaged',
+      (dir) => {
+        const bytes = fs.readFileSync(stream(dir));
+        bytes.fill(0x55, 10_000, 20_000);
+        return put(dir, 'damaged', bytes);
+      },
+      1,
+      /EBADMSG/,
+    ],
+    ['for anything else', (dir) => put(dir, 'text', 'no stream at all'), 3, /EPROTO/],
+    ['for an empty file', (dir) => put(dir, 'empty', ''), 3, /ENODATA/],
+    [
+      'for a stream whose channels were not given',
+      (dir) => stream(dir, 'multifd-none'),
+      5,
+      /multifd channels, which were not given/,
+    ],
+    ['for a file that does not exist', (dir) => dir.join('nothing'), 4, /ENOENT/],
+  ] as readonly [string, (dir: TempDir) => string, number, RegExp][]) {
+    test(what, async () => {
+      await using dir = makeTempDir();
+      const to = dir.join('to');
+      assertSays(await run(['compact', make(dir), to]), code, says);
+      assert.deepEqual(
+        fs.readdirSync(dir.path).filter((name) => name.startsWith('to') || name.startsWith('.')),
+        [],
+      );
+    });
+  }
+
+  test('to the file that it reads', async () => {
+    await using dir = makeTempDir();
+    const from = stream(dir);
+    fs.linkSync(from, dir.join('link'));
+    const before = fs.readFileSync(from);
+    assertSays(await run(['compact', from, dir.join('link')]), 2, /is the file that is read/);
+    assert.ok(fs.readFileSync(from).equals(before));
+  });
+
+  test('to a directory that does not exist', async () => {
+    await using dir = makeTempDir();
+    assertSays(await run(['compact', stream(dir), dir.join('no/to')]), 4, /no\/to: ENOENT/);
+  });
+
+  test('to a disk that is full', { skip: requireSmallDisk() }, async () => {
+    await using dir = makeTempDir();
+    await using disk = mountSmallDisk();
+    const to = disk.join('to');
+    assertSays(await run(['compact', stream(dir), to]), 4, /\/to: ENOSPC/);
+    assert.deepEqual(fs.readdirSync(disk.path), []);
+  });
+});
