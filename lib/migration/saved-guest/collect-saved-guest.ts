@@ -1,29 +1,15 @@
-import { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { noop } from '../../util/noop.ts';
-import type { FoundDescription } from '../devices/find-vm-description.ts';
 import type { PageVisitor, RamBlock } from '../format/events.ts';
-import { MigrationStreamError } from '../format/stream-error.ts';
-import { openSource, type StreamSource } from '../format/stream-source.ts';
+import type { StreamSource } from '../format/stream-source.ts';
 import type { PageSource, PageSourceBlock } from '../memory/page-source.ts';
 import type { PageStore } from '../memory/page-store.ts';
 import { type Extent, RamImage } from '../memory/ram-image.ts';
-import { MigrationReader } from '../reader/migration-reader.ts';
-import { hasPagesElsewhere } from './multifd-pages.ts';
-import { readFrame, type StreamBytes } from './read-frame.ts';
+import { type CollectFrameOptions, collectFrame } from './collect-frame.ts';
 import type { SavedGuest } from './saved-guest.ts';
 
 /** Options of `collectSavedGuest`. */
-export interface CollectSavedGuestOptions {
+export interface CollectSavedGuestOptions extends CollectFrameOptions {
   /** Return the store for the contents of a block. The caller closes it, after the guest. */
   store: (block: RamBlock) => PageStore;
-  /** The additional channels of the migration; as for `MigrationReader`. */
-  channels?: readonly StreamSource[] | undefined;
-  /** What may be the VM description, if it was looked up at the end of the file; as for `MigrationReader`. */
-  description?: FoundDescription | undefined;
-  /** Offset in its file of the stream's first byte; as for `MigrationReader`. Default 0. */
-  fileOffset?: number | undefined;
-  /** Called with each fault after which the stream can still be read. Default: the first one is thrown. */
-  onFault?: ((fault: MigrationStreamError) => void) | undefined;
 }
 
 /**
@@ -45,82 +31,21 @@ export async function collectSavedGuest(
   source: StreamSource,
   options: CollectSavedGuestOptions,
 ): Promise<SavedGuest> {
-  const { store, channels, description, fileOffset, onFault } = options;
-  const image = new RamImage({ store });
-  const opened = openSource(source);
-  const passed = new PassedBytes(opened.file);
+  const image = new RamImage({ store: options.store });
+  let blocks: readonly RamBlock[] = [];
+  let pageSize = 0;
   const pages: PageVisitor = {
-    blocks: (blocks, pageSize) => image.blocks(blocks, pageSize),
-    page(block, offset, bytes) {
-      image.page(block, offset, bytes);
-      passed.release(reader.position - bytes.length);
+    blocks(listed, size) {
+      blocks = listed;
+      pageSize = size;
+      image.blocks(listed, size);
     },
+    page: (block, offset, bytes) => image.page(block, offset, bytes),
     zero: (block, offset, count) => image.zero(block, offset, count),
-    xbzrle(block, offset, encoded) {
-      image.xbzrle(block, offset, encoded);
-      passed.release(reader.position - encoded.length);
-    },
+    xbzrle: (block, offset, encoded) => image.xbzrle(block, offset, encoded),
   };
-  const reader: MigrationReader = new MigrationReader(passed.file, {
-    pages,
-    channels,
-    description,
-    fileOffset,
-    onFault,
-  });
-  try {
-    const frame = await readFrame(reader, passed);
-    if ((channels ?? []).length === 0 && hasPagesElsewhere(reader)) {
-      const reason = 'its pages are in multifd channels, which were not given';
-      throw new MigrationStreamError('unsupported', reason, {});
-    }
-    const { blocks, pageSize } = reader.ram;
-    return { ...frame, pages: new ImagePages(image, blocks, pageSize), close: async () => {} };
-  } finally {
-    await passed.file.close().catch(noop);
-    await opened.close();
-  }
-}
-
-/** A file that passes on the bytes of another one, and remembers those that were not released. */
-class PassedBytes implements StreamBytes {
-  readonly file: QemuFile;
-  readonly #chunks: Buffer[] = [];
-  /** Offset in the stream of the first remembered byte. */
-  #from = 0;
-
-  constructor(source: QemuFile) {
-    this.file = new QemuFile({
-      getBuffer: async () => {
-        if (source.lookedAhead === 0 && (await source.fillOrEnd(1)) === 0) return 0;
-        const chunk = source.getBuffer(source.lookedAhead);
-        this.#chunks.push(chunk);
-        return chunk;
-      },
-    });
-  }
-
-  take(from: number, to: number): Uint8Array {
-    const bytes = new Uint8Array(to - from);
-    let at = this.#from;
-    for (const chunk of this.#chunks) {
-      const start = Math.max(from - at, 0);
-      const end = Math.min(to - at, chunk.length);
-      if (start < end) bytes.set(chunk.subarray(start, end), at + start - from);
-      at += chunk.length;
-    }
-    return bytes;
-  }
-
-  release(before: number): void {
-    let count = 0;
-    for (const chunk of this.#chunks) {
-      if (this.#from + chunk.length > before) break;
-      this.#from += chunk.length;
-      count += 1;
-    }
-    if (count > 0) this.#chunks.splice(0, count);
-  }
+  const frame = await collectFrame(source, pages, options);
+  return { ...frame, pages: new ImagePages(image, blocks, pageSize), close: async () => {} };
 }
 
 /** The guest memory of an image. */

@@ -29,12 +29,20 @@ export type GuestFrame = Omit<SavedGuest, 'pages' | 'close'>;
  *
  * @param reader - Reads the stream; its visitor gets the pages.
  * @param bytes - The bytes of the same stream.
+ * @param onEvent - Called with each event.
  * @throws {MigrationStreamError} (rejects) as the reader; `unsupported` for a stream without RAM, or with too much
  *   beside it.
  */
-export async function readFrame(reader: MigrationReader, bytes: StreamBytes): Promise<GuestFrame> {
+export async function readFrame(
+  reader: MigrationReader,
+  bytes: StreamBytes,
+  onEvent?: (event: MigrationEvent) => void,
+): Promise<GuestFrame> {
   const frame = new Frame(bytes);
-  for await (const event of reader) await frame.add(event);
+  for await (const event of reader) {
+    await frame.add(event);
+    onEvent?.(event);
+  }
   return frame.finish(reader.position);
 }
 

@@ -1,0 +1,12 @@
+/** The snapshot store: many snapshots of guests in a directory or in object storage. */
+export type { SnapshotInfo } from './format/manifest.ts';
+export { openStore } from './open-store.ts';
+export type { SnapshotPages } from './read/snapshot-pages.ts';
+export { SnapshotReader } from './read/snapshot-reader.ts';
+export { SnapshotStore, type SnapshotStoreOptions } from './store.ts';
+export {
+  type SnapshotProgress,
+  type SnapshotStreamOptions,
+  SnapshotWriter,
+  type SnapshotWriterOptions,
+} from './write/snapshot-writer.ts';

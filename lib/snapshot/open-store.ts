@@ -1,0 +1,24 @@
+import { openStorage, type StoreUrl } from '../../adapters/index.ts';
+import { SnapshotStore, type SnapshotStoreOptions } from './store.ts';
+
+/**
+ * Open a snapshot store. A place that has nothing in it becomes one when the first snapshot is written.
+ *
+ * @param url - `store:DIR` or `s3://BUCKET[/PREFIX][?endpoint=…&region=…&pathStyle=true]`, or the result of
+ *   `parseStoreUrl`. The name of a snapshot in it is ignored.
+ * @returns The store. The caller closes it.
+ * @throws {QemuFileError} (rejects) as `openStorage`.
+ * @example
+ * ```js
+ * const store = await openStore('store:/srv/vm');
+ * const base = await store.reader('base');
+ * await store.writer('copy', { parent: 'base' }).writeGuest(base);
+ * await store.close();
+ * ```
+ */
+export async function openStore(
+  url: string | StoreUrl,
+  options: SnapshotStoreOptions = {},
+): Promise<SnapshotStore> {
+  return new SnapshotStore(await openStorage(url), options);
+}

@@ -1,0 +1,191 @@
+import { QemuFileError } from '../../contract/errors.ts';
+import type { PageSource, PageSourceBlock } from '../../migration/memory/page-source.ts';
+import type { Extent } from '../../migration/memory/ram-image.ts';
+import { pagesPerFrame } from '../format/limits.ts';
+import type { SnapshotMap } from '../format/map.ts';
+import { PackIndex } from '../format/pack-index.ts';
+import type { CachedPack, FrameCache } from './frame-cache.ts';
+
+/** Bytes of memory that are read ahead of a reader that goes from page to page. */
+const READ_AHEAD_BYTES = 4_194_304;
+
+/** Most frames of one request. */
+const MAX_REQUEST_FRAMES = 8;
+
+/** The guest memory of a snapshot. */
+export class SnapshotPages implements PageSource {
+  readonly pageSize: number;
+  readonly blocks: readonly PageSourceBlock[];
+  readonly #map: SnapshotMap;
+  readonly #cache: FrameCache;
+  readonly #packs: (CachedPack | undefined)[] = [];
+  readonly #packIndex: PackIndex;
+  /** Number of the first page of each block, counted through all blocks. */
+  readonly #firsts: number[] = [];
+  readonly #perFrame: number;
+  /** The page after the last one that was read. */
+  #next = -1;
+  /** The page up to which frames were requested ahead. */
+  #ahead = 0;
+
+  constructor(map: SnapshotMap, cache: FrameCache) {
+    this.pageSize = map.pageSize;
+    this.blocks = map.blocks;
+    this.#map = map;
+    this.#cache = cache;
+    this.#perFrame = pagesPerFrame(map.pageSize);
+    this.#packIndex = new PackIndex(map.packs);
+    let first = 0;
+    for (const { usedLength } of map.blocks) {
+      this.#firsts.push(first);
+      first += usedLength / map.pageSize;
+    }
+  }
+
+  *extents(block: number): Generator<Extent> {
+    const { runs } = this.#map;
+    const first = this.#firstOf(block);
+    const end = first + (this.blocks[block] as PageSourceBlock).usedLength / this.pageSize;
+    let from = first;
+    let to = first;
+    for (let run = Math.max(0, runs.find(first)); run < runs.length; run++) {
+      const start = Math.max(first, runs.pages[run] as number);
+      const stop = Math.min(end, (runs.pages[run] as number) + (runs.counts[run] as number));
+      if (start >= end) break;
+      if (stop <= start) continue;
+      if (start !== to) {
+        if (to > from) yield this.#extent(first, from, to);
+        from = start;
+      }
+      to = stop;
+    }
+    if (to > from) yield this.#extent(first, from, to);
+  }
+
+  /**
+   * @throws {QemuFileError} (rejects) `EBADMSG` if an object of the snapshot is damaged or missing; the error of the
+   *   storage.
+   */
+  read(block: number, offset: number, target: Uint8Array): void | Promise<void> {
+    const first = this.#firstOf(block);
+    const page = first + offset / this.pageSize;
+    const count = target.length / this.pageSize;
+    const { usedLength } = this.blocks[block] as PageSourceBlock;
+    if (!Number.isInteger(page) || !Number.isInteger(count) || page < first) {
+      throw new RangeError(`${target.length} bytes from ${offset} are not whole pages`);
+    }
+    if (offset + target.length > usedLength) {
+      throw new RangeError(`${target.length} bytes from ${offset} exceed ${usedLength}`);
+    }
+    if (page === this.#next) this.#readAhead(page + count);
+    else this.#ahead = 0;
+    this.#next = page + count;
+    const done = this.#copy(page, count, target, 0);
+    if (done < count) return this.#copyRest(page, count, target, done);
+  }
+
+  /** Copy pages up to the first one whose frame is not at hand; return the number of pages copied. */
+  #copy(page: number, count: number, target: Uint8Array, from: number): number {
+    const { runs } = this.#map;
+    const size = this.pageSize;
+    let done = from;
+    while (done < count) {
+      const run = runs.find(page + done);
+      const start = run < 0 ? 0 : (runs.pages[run] as number);
+      const distance = page + done - start;
+      if (run >= 0 && distance < (runs.counts[run] as number)) {
+        const stored = (runs.stored[run] as number) + distance;
+        const index = this.#packIndex.packOf(stored);
+        const inPack = stored - this.#packIndex.baseOf(index);
+        const frame = Math.floor(inPack / this.#perFrame);
+        const inFrame = inPack - frame * this.#perFrame;
+        const bytes = this.#cache.find(this.#pack(index), frame);
+        if (bytes === null) return done;
+        const most = Math.min((runs.counts[run] as number) - distance, count - done);
+        const take = Math.min(most, bytes.length / size - inFrame);
+        target.set(bytes.subarray(inFrame * size, (inFrame + take) * size), done * size);
+        done += take;
+      } else {
+        const next = run + 1 < runs.length ? (runs.pages[run + 1] as number) : page + count;
+        const take = Math.min(count - done, next - page - done);
+        target.fill(0, done * size, (done + take) * size);
+        done += take;
+      }
+    }
+    return done;
+  }
+
+  async #copyRest(page: number, count: number, target: Uint8Array, from: number): Promise<void> {
+    this.#request(page + from, page + count);
+    let done = from;
+    for (;;) {
+      const stored = this.#map.runs.storedAt(page + done);
+      const index = this.#packIndex.packOf(stored);
+      const inPack = stored - this.#packIndex.baseOf(index);
+      const frame = Math.floor(inPack / this.#perFrame);
+      const inFrame = inPack - frame * this.#perFrame;
+      const bytes = await this.#cache.get(this.#pack(index), frame);
+      // The frame may be gone from the cache already, so its first page is copied from here.
+      const at = inFrame * this.pageSize;
+      target.set(bytes.subarray(at, at + this.pageSize), done * this.pageSize);
+      done = this.#copy(page, count, target, done + 1);
+      if (done === count) return;
+    }
+  }
+
+  #readAhead(from: number): void {
+    const end = from + READ_AHEAD_BYTES / this.pageSize;
+    // Requests of some size, instead of one frame at a time.
+    if (this.#ahead > from + (end - from) / 2) return;
+    this.#request(Math.max(from, this.#ahead), end);
+    this.#ahead = end;
+  }
+
+  /** Start to read the frames of the pages from `from` up to `end` that are not at hand. */
+  #request(from: number, end: number): void {
+    const { runs } = this.#map;
+    for (let run = Math.max(0, runs.find(from)); run < runs.length; run++) {
+      const first = runs.pages[run] as number;
+      if (first >= end) return;
+      const start = Math.max(from, first);
+      const stop = Math.min(end, first + (runs.counts[run] as number));
+      if (stop <= start) continue;
+      this.#requestStored((runs.stored[run] as number) + start - first, stop - start);
+    }
+  }
+
+  #requestStored(stored: number, count: number): void {
+    for (let at = stored; at < stored + count; ) {
+      const index = this.#packIndex.packOf(at);
+      const base = this.#packIndex.baseOf(index);
+      const end = Math.min(stored + count, this.#packIndex.baseOf(index + 1));
+      const first = Math.floor((at - base) / this.#perFrame);
+      const last = Math.ceil((end - base) / this.#perFrame);
+      for (let frame = first; frame < last; frame += MAX_REQUEST_FRAMES) {
+        const stop = Math.min(last, frame + MAX_REQUEST_FRAMES);
+        this.#cache.start(this.#pack(index), frame, stop);
+      }
+      at = end;
+    }
+  }
+
+  #pack(index: number): CachedPack {
+    const known = this.#packs[index];
+    if (known !== undefined) return known;
+    const pack = this.#map.packs[index];
+    if (pack === undefined) throw new QemuFileError('EINVAL', `there is no pack ${index}`);
+    const cached = this.#cache.pack(pack);
+    this.#packs[index] = cached;
+    return cached;
+  }
+
+  #extent(first: number, from: number, to: number): Extent {
+    return { at: (from - first) * this.pageSize, length: (to - from) * this.pageSize };
+  }
+
+  #firstOf(block: number): number {
+    const first = this.#firsts[block];
+    if (first === undefined) throw new RangeError(`${block} is not the number of a RAM block`);
+    return first;
+  }
+}

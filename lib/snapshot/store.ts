@@ -1,0 +1,198 @@
+import type { ObjectStorage, StorageOptions } from '../../adapters/storage/object-storage.ts';
+import { QemuFileError, toQemuFileError } from '../contract/errors.ts';
+import { quote } from '../util/format.ts';
+import {
+  checkSnapshotName,
+  isSnapshotName,
+  manifestKey,
+  PREFIX,
+  STORE_MARK,
+} from './format/keys.ts';
+import { MAX_MANIFEST_BYTES, STORE_VERSION } from './format/limits.ts';
+import { laterVersion, type SnapshotInfo, type SnapshotManifest } from './format/manifest.ts';
+import type { SnapshotMap } from './format/map.ts';
+import { FrameCache } from './read/frame-cache.ts';
+import { noSnapshot, readManifest, readMap } from './read/read-objects.ts';
+import { decodeConfiguration, SnapshotReader } from './read/snapshot-reader.ts';
+import { nameExists } from './write/publish.ts';
+import { type Begun, SnapshotWriter, type SnapshotWriterOptions } from './write/snapshot-writer.ts';
+import { WriterMark } from './write/writer-mark.ts';
+
+const FORMAT = 'qemu-file-store';
+
+/** Manifests that are read at the same time. */
+const MAX_READS = 8;
+
+/** Options of a store. */
+export interface SnapshotStoreOptions {
+  /** Bytes of decompressed frames that all readers together keep. Default 64 MiB. */
+  cacheBytes?: number | undefined;
+}
+
+/** Many snapshots in a directory or in object storage. Methods may run at the same time, also on other hosts. */
+export class SnapshotStore {
+  /** The storage, such as that of `openStorage` or `directoryStorage`. */
+  readonly storage: ObjectStorage;
+  readonly #cache: FrameCache;
+  #isMarked = false;
+
+  /** @param storage - Closed by `close`. */
+  constructor(storage: ObjectStorage, options: SnapshotStoreOptions = {}) {
+    this.storage = storage;
+    this.#cache = new FrameCache(storage, options.cacheBytes);
+  }
+
+  /** The storage in messages. */
+  get name(): string {
+    return this.storage.name;
+  }
+
+  /**
+   * Return a writer of one snapshot. Nothing happens before something is written with it.
+   *
+   * @param name - Name of the snapshot: 1 to 128 characters of `A-Z a-z 0-9 . _ -`.
+   * @throws {QemuFileError} `EINVAL` for a name that is none.
+   */
+  writer(name: string, options: SnapshotWriterOptions = {}): SnapshotWriter {
+    checkSnapshotName(name, 'writeSnapshot');
+    if (options.parent !== undefined) checkSnapshotName(options.parent, 'writeSnapshot');
+    const begin = (): Promise<Begun> => this.#begin(name, options);
+    return new SnapshotWriter({ storage: this.storage, cache: this.#cache, begin }, name, options);
+  }
+
+  /**
+   * Open a snapshot for reading: its manifest and its map are read now, its memory when it is asked for.
+   *
+   * @throws {QemuFileError} (rejects) `EINVAL` for a name that is none; `ENOENT` if there is no such snapshot or
+   *   store; `EBADMSG` if manifest or map are damaged; `ENOTSUP` for a later version; the error of the storage.
+   */
+  async reader(name: string, options: StorageOptions = {}): Promise<SnapshotReader> {
+    checkSnapshotName(name, 'openSnapshot');
+    await this.#checkMark(options);
+    const manifest = await readManifest(this.storage, name, options);
+    const map = await readMap(this.storage, manifest.map, options);
+    const bytes = map.configurationBytes;
+    const configuration = bytes === null ? null : await decodeConfiguration(bytes);
+    return new SnapshotReader(infoOf(manifest), map, configuration, this.#cache);
+  }
+
+  /**
+   * Return what the store says about each of its snapshots, in the order of their names.
+   *
+   * @throws {QemuFileError} (rejects) `ENOENT` if there is no store; `EBADMSG` for a damaged manifest; the error of
+   *   the storage.
+   */
+  async list(options: StorageOptions = {}): Promise<SnapshotInfo[]> {
+    await this.#checkMark(options);
+    const names: string[] = [];
+    for await (const { key } of this.storage.list(PREFIX.snapshots, options)) {
+      const name = key.slice(PREFIX.snapshots.length);
+      if (isSnapshotName(name)) names.push(name);
+    }
+    names.sort();
+    const infos: SnapshotInfo[] = [];
+    for (let at = 0; at < names.length; at += MAX_READS) {
+      const some = names.slice(at, at + MAX_READS);
+      const manifests = await Promise.all(
+        some.map((name) => readManifest(this.storage, name, options)),
+      );
+      infos.push(...manifests.map(infoOf));
+    }
+    return infos;
+  }
+
+  /**
+   * Remove a snapshot. Its children stay whole; what no other snapshot needs stays until `gc`.
+   *
+   * @throws {QemuFileError} (rejects) `EINVAL`, `ENOENT`; the error of the storage.
+   */
+  async remove(name: string, options: StorageOptions = {}): Promise<void> {
+    checkSnapshotName(name, 'removeSnapshot');
+    await this.#checkMark(options);
+    const key = manifestKey(name);
+    if ((await this.storage.stat(key, options)) === null) throw noSnapshot(this.storage, name);
+    await this.storage.remove(key, options);
+  }
+
+  /** Close the storage. Readers and writers must be done. */
+  close(): Promise<void> {
+    return this.storage.close();
+  }
+
+  async #begin(name: string, { parent, replace, signal }: SnapshotWriterOptions): Promise<Begun> {
+    const options = { signal };
+    await this.#makeMark(options);
+    if (replace !== true && (await this.storage.stat(manifestKey(name), options)) !== null) {
+      throw nameExists(this.storage, name);
+    }
+    let manifest: SnapshotManifest | null = null;
+    if (parent !== undefined) manifest = await readManifest(this.storage, parent, options);
+    const maps = manifest === null ? [] : [manifest.map.sha256];
+    const mark = await WriterMark.put(this.storage, { maps }, signal);
+    try {
+      let map: SnapshotMap | null = null;
+      // Only a map that is read after the mark was put is safe from the removal of garbage.
+      if (manifest !== null) map = await readMap(this.storage, manifest.map, options);
+      return {
+        parent: manifest === null || map === null ? null : { manifest, map },
+        end: () => mark.remove(),
+      };
+    } catch (error) {
+      await mark.remove();
+      throw error;
+    }
+  }
+
+  /** Check that there is a store of a version that this package knows. */
+  async #checkMark(options: StorageOptions): Promise<void> {
+    if (this.#isMarked) return;
+    if (!(await this.#hasMark(options))) {
+      const reason = `${this.name} is not a snapshot store: it has no object "${STORE_MARK}"`;
+      throw new QemuFileError('ENOENT', reason, { operation: 'openStore' });
+    }
+    this.#isMarked = true;
+  }
+
+  /** Make a store of a place that has nothing in it. */
+  async #makeMark(options: StorageOptions): Promise<void> {
+    if (this.#isMarked) return;
+    if (!(await this.#hasMark(options))) {
+      for await (const { key } of this.storage.list('', options)) {
+        const reason = `${this.name} is not a snapshot store, and not empty: it has ${quote(key)}; choose another place`;
+        throw new QemuFileError('EINVAL', reason, { operation: 'openStore' });
+      }
+      const text = JSON.stringify({ format: FORMAT, version: STORE_VERSION });
+      await this.storage.put(STORE_MARK, [Buffer.from(`${text}\n`)], options);
+    }
+    this.#isMarked = true;
+  }
+
+  async #hasMark(options: StorageOptions): Promise<boolean> {
+    let bytes: Buffer;
+    try {
+      bytes = await this.storage.get(STORE_MARK, MAX_MANIFEST_BYTES, options);
+    } catch (error) {
+      const failure = toQemuFileError(error);
+      if (failure.code === 'ENOENT') return false;
+      throw failure;
+    }
+    let mark: unknown;
+    try {
+      mark = JSON.parse(bytes.toString());
+    } catch {
+      mark = null;
+    }
+    const { format, version } = (mark ?? {}) as Record<string, unknown>;
+    if (format !== FORMAT) {
+      const reason = `${this.name} is not a snapshot store: its object "${STORE_MARK}" is another thing`;
+      throw new QemuFileError('EBADMSG', reason, { operation: 'openStore' });
+    }
+    if (version !== STORE_VERSION) throw laterVersion(`${this.name}/${STORE_MARK}`, version);
+    return true;
+  }
+}
+
+function infoOf(manifest: SnapshotManifest): SnapshotInfo {
+  const { map: _map, ...info } = manifest;
+  return info;
+}

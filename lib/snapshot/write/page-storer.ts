@@ -1,0 +1,155 @@
+import { QemuFileError } from '../../contract/errors.ts';
+import { applyXbzrle } from '../../migration/ram/xbzrle.ts';
+import { DIGEST_BYTES, MAX_STORED_PAGES } from '../format/limits.ts';
+import type { FrameCache } from '../read/frame-cache.ts';
+import { ContentIndex } from './content-index.ts';
+import { fingerprintPages } from './fingerprint.ts';
+import type { PackWriter } from './pack-writer.ts';
+import type { PageIntake } from './page-intake.ts';
+import type { PageBatch, PageChange } from './page-queue.ts';
+import type { ParentPages } from './parent-pages.ts';
+
+/** Stores the pages that wait in the queue of an intake: each is compared first. */
+export class PageStorer {
+  readonly #intake: PageIntake;
+  readonly #parent: ParentPages | null;
+  readonly #makePacks: (pageSize: number) => PackWriter;
+  readonly #cache: FrameCache;
+  /** The packs of the pages that the parent lacks; null before the first page. */
+  packs: PackWriter | null = null;
+  #contents: ContentIndex | null = null;
+  /** For each block of the intake, the page of the parent minus the page of the guest, and the end of its pages. */
+  #shifts: { end: number; shift: number; parentEnd: number }[] = [];
+  #current: PageBatch | null = null;
+
+  /**
+   * @param parent - Its pages come first in the numbers of stored pages; those of the packs follow.
+   * @param makePacks - Makes the writer of packs, when the size of a page is known.
+   */
+  constructor(
+    intake: PageIntake,
+    parent: ParentPages | null,
+    makePacks: (pageSize: number) => PackWriter,
+    cache: FrameCache,
+  ) {
+    this.#intake = intake;
+    this.#parent = parent;
+    this.#makePacks = makePacks;
+    this.#cache = cache;
+    intake.contentsOf = (ticket) => this.#contentsOf(ticket);
+  }
+
+  /** Store batches until the queue ends. */
+  async run(): Promise<void> {
+    const { queue } = this.#intake;
+    for (;;) {
+      const batch = await queue.take();
+      if (batch === null) return;
+      this.#current = batch;
+      this.packs ??= this.#makePacks(this.#intake.pageSize);
+      await this.#store(batch, this.packs);
+      this.#current = null;
+      queue.recycle(batch);
+      await this.packs.ready();
+    }
+  }
+
+  async #store(batch: PageBatch, packs: PackWriter): Promise<void> {
+    const { pageSize } = this.#intake;
+    this.#matchBlocks();
+    if (batch.changes.size > 0) await this.#applyChanges(batch, packs);
+    await this.#loadFingerprints(batch);
+    fingerprintPages(batch.bytes, batch.count, pageSize, batch.fingerprints);
+    this.#contents ??= new ContentIndex(this.#pages());
+    const contents = this.#contents;
+    const base = this.#parent?.storedPages ?? 0;
+    for (let place = 0; place < batch.count; place++) {
+      const page = batch.pages[place] as number;
+      if (!this.#intake.isLatest(page, batch.tickets[place] as number)) continue;
+      const at = place * DIGEST_BYTES;
+      const parentStored = this.#parentStored(page);
+      if (parentStored >= 0 && this.#parent?.isEqual(parentStored, batch.fingerprints, at)) {
+        this.#intake.table.set(page, parentStored + 1);
+        continue;
+      }
+      let stored = contents.find(batch.fingerprints, at);
+      if (stored < 0) {
+        stored = packs.append(batch.bytes, place * pageSize, batch.fingerprints, at);
+        contents.add(batch.fingerprints, at, stored);
+        if (base + stored >= MAX_STORED_PAGES) {
+          throw new QemuFileError('ENOTSUP', 'the guest has more pages than a snapshot can hold');
+        }
+      }
+      this.#intake.table.set(page, base + stored + 1);
+    }
+  }
+
+  async #applyChanges(batch: PageBatch, packs: PackWriter): Promise<void> {
+    const { pageSize } = this.#intake;
+    for (const [place, change] of batch.changes) {
+      const page = batch.bytes.subarray(place * pageSize, (place + 1) * pageSize);
+      if (change.base === 0) page.fill(0);
+      else if (typeof change.base === 'number') page.set(await this.#read(change.base - 1, packs));
+      else page.set(change.base.result as Uint8Array);
+      applyXbzrle(page, change.encoded);
+      change.result = Uint8Array.from(page);
+    }
+  }
+
+  /** Read a stored page, of the parent or an own one. */
+  async #read(stored: number, packs: PackWriter): Promise<Uint8Array> {
+    const base = this.#parent?.storedPages ?? 0;
+    if (stored >= base) return packs.read(stored - base, this.#cache);
+    return (this.#parent as ParentPages).read(stored);
+  }
+
+  /** Return the contents of an arrival in the batch that is being stored. */
+  #contentsOf(ticket: number): PageChange | null {
+    const batch = this.#current;
+    const place = batch === null ? -1 : batch.tickets.subarray(0, batch.count).indexOf(ticket);
+    if (batch === null || place < 0) return null;
+    const change = batch.changes.get(place);
+    if (change !== undefined) return change;
+    const { pageSize } = this.#intake;
+    const result = Uint8Array.from(batch.bytes.subarray(place * pageSize, (place + 1) * pageSize));
+    return { base: 0, encoded: new Uint8Array(0), result };
+  }
+
+  async #loadFingerprints(batch: PageBatch): Promise<void> {
+    const parent = this.#parent;
+    if (parent === null) return;
+    for (let place = 0; place < batch.count; place++) {
+      const stored = this.#parentStored(batch.pages[place] as number);
+      if (stored >= 0 && !parent.hasFingerprint(stored)) await parent.loadFingerprint(stored);
+    }
+  }
+
+  /** Return the number of the stored page that the parent has at the place of a page; -1 if it has none. */
+  #parentStored(page: number): number {
+    const parent = this.#parent;
+    if (parent === null) return -1;
+    const shifts = this.#shifts;
+    let index = 0;
+    while (page >= (shifts[index] as { end: number }).end) index += 1;
+    const { shift, parentEnd } = shifts[index] as { shift: number; parentEnd: number };
+    return page + shift < parentEnd ? parent.storedAt(page + shift) : -1;
+  }
+
+  #matchBlocks(): void {
+    const { blockList, pageSize } = this.#intake;
+    if (this.#parent === null || this.#shifts.length === blockList.length) return;
+    const parent = this.#parent;
+    this.#shifts = blockList.map(({ name, first, usedLength }) => {
+      const own = parent.pageSize === pageSize ? parent.block(name) : null;
+      const end = first + usedLength / pageSize;
+      return own === null
+        ? { end, shift: 0, parentEnd: 0 }
+        : { end, shift: own.first - first, parentEnd: own.first + own.pages };
+    });
+  }
+
+  #pages(): number {
+    const { blockList, pageSize } = this.#intake;
+    return blockList.reduce((sum, { usedLength }) => sum + usedLength / pageSize, 0);
+  }
+}

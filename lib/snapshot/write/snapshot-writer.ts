@@ -1,0 +1,199 @@
+import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts';
+import { abortError } from '../../contract/errors.ts';
+import { onAbort } from '../../contract/wait-for.ts';
+import type { StreamSource } from '../../migration/format/stream-source.ts';
+import {
+  type CollectFrameOptions,
+  collectFrame,
+} from '../../migration/saved-guest/collect-frame.ts';
+import type { GuestFrame } from '../../migration/saved-guest/read-frame.ts';
+import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { noop } from '../../util/noop.ts';
+import type { SnapshotInfo, SnapshotManifest } from '../format/manifest.ts';
+import type { SnapshotMap } from '../format/map.ts';
+import type { FrameCache } from '../read/frame-cache.ts';
+import { completeSnapshot } from './complete-snapshot.ts';
+import { PackWriter } from './pack-writer.ts';
+import { PageIntake } from './page-intake.ts';
+import { PageStorer } from './page-storer.ts';
+import { ParentPages } from './parent-pages.ts';
+import { SnapshotSink } from './snapshot-sink.ts';
+
+/** Options of a snapshot that is written. */
+export interface SnapshotWriterOptions {
+  /** Name of the snapshot with whose pages the new ones are compared. Default: none. */
+  parent?: string | undefined;
+  /** Replace a snapshot of the same name. Default false. */
+  replace?: boolean | undefined;
+  /** Gives up with `ECANCELED`; nothing appears under the name. */
+  signal?: AbortSignal | undefined;
+  /** Called as memory arrives and is stored. */
+  onProgress?: ((progress: SnapshotProgress) => void) | undefined;
+}
+
+/** How far the writing of a snapshot is. */
+export interface SnapshotProgress {
+  /** Bytes of guest memory that have arrived, zeros and pages that came again included. */
+  readonly bytes: number;
+  /** Bytes of packs that were written. */
+  readonly storedBytes: number;
+}
+
+/** What of a stream is not in its bytes; see `MigrationReader`. */
+export type SnapshotStreamOptions = Omit<CollectFrameOptions, 'ready' | 'onEvent'>;
+
+/** Bytes that are read from a saved guest at a time. */
+const READ_BYTES = 1_048_576;
+
+/** What a writer needs of its store. */
+export interface WriterStore {
+  readonly storage: ObjectStorage;
+  readonly cache: FrameCache;
+  /** Check that the name is free, read the parent, and mark that a writer is at work. */
+  begin(name: string, options: SnapshotWriterOptions): Promise<Begun>;
+}
+
+/** What a writer has from its store. */
+export interface Begun {
+  /** Manifest and map of the parent; null without one. */
+  readonly parent: { readonly manifest: SnapshotManifest; readonly map: SnapshotMap } | null;
+  /** End the writer's mark. Never rejects. */
+  end(): Promise<void>;
+}
+
+/** Reads all pages into an intake, and returns the rest of the guest. */
+type Feed = (intake: PageIntake, ready: () => Promise<void>) => Promise<GuestFrame>;
+
+/** Writes one snapshot: a stream, or a saved guest. Nothing appears under its name before it is whole. */
+export class SnapshotWriter {
+  readonly #store: WriterStore;
+  readonly #name: string;
+  readonly #options: SnapshotWriterOptions;
+
+  /** @internal */
+  constructor(store: WriterStore, name: string, options: SnapshotWriterOptions) {
+    this.#store = store;
+    this.#name = name;
+    this.#options = options;
+  }
+
+  /**
+   * Write a migration stream. Pages that came again replace the earlier ones.
+   *
+   * @param source - A `QemuFile`, which stays open, or chunks of bytes, of any layout.
+   * @param options - Further channels, and what is known of the stream.
+   * @returns What the store says about the snapshot.
+   * @throws {MigrationStreamError} (rejects) as `MigrationReader`.
+   * @throws {QemuFileError} (rejects) `EEXIST` if there is a snapshot of that name, `ENOENT` if there is no such
+   *   parent, `EBADMSG` if the parent is damaged, `ECANCELED`; the errors of the source and of the storage.
+   */
+  writeStream(source: StreamSource, options: SnapshotStreamOptions = {}): Promise<SnapshotInfo> {
+    return this.#write((intake, ready) => collectFrame(source, intake, { ...options, ready }));
+  }
+
+  /**
+   * Write a saved guest.
+   *
+   * @param guest - The guest; it stays open.
+   * @returns What the store says about the snapshot.
+   * @throws {QemuFileError} (rejects) as `writeStream`; the errors of the guest's pages.
+   */
+  writeGuest(guest: SavedGuest): Promise<SnapshotInfo> {
+    return this.#write(async (intake, ready) => {
+      const { pages } = guest;
+      const buffer = new Uint8Array(Math.max(READ_BYTES, pages.pageSize));
+      intake.blocks(pages.blocks, pages.pageSize);
+      for (const index of pages.blocks.keys()) {
+        for (const { at, length } of pages.extents(index)) {
+          for (let done = 0; done < length; done += buffer.length) {
+            const part = buffer.subarray(0, Math.min(buffer.length, length - done));
+            await pages.read(index, at + done, part);
+            intake.page({ index }, at + done, part);
+            await ready();
+          }
+        }
+      }
+      return guest;
+    });
+  }
+
+  /**
+   * Return a file that takes a migration stream. Closing it publishes the snapshot, or rejects with the reason why
+   * there is none; destroying it gives the snapshot up.
+   *
+   * @param onWritten - Called with what the store says about the snapshot, before the file is closed.
+   * @example
+   * ```js
+   * await saveVm(qmp, store.writer('agent-1', { parent: 'base' }).file());
+   * ```
+   */
+  file(onWritten?: (info: SnapshotInfo) => void): QemuFile {
+    const sink = new SnapshotSink(async (chunks) => {
+      const info = await this.writeStream(chunks);
+      onWritten?.(info);
+    });
+    return new QemuFile(sink.ops);
+  }
+
+  async #write(feed: Feed): Promise<SnapshotInfo> {
+    const { signal } = this.#options;
+    if (signal?.aborted) throw abortError(signal, 'writeSnapshot');
+    const begun = await this.#store.begin(this.#name, this.#options);
+    try {
+      return await this.#storeGuest(begun, feed);
+    } finally {
+      await begun.end();
+    }
+  }
+
+  async #storeGuest({ parent }: Begun, feed: Feed): Promise<SnapshotInfo> {
+    const { storage, cache } = this.#store;
+    const { signal, onProgress } = this.#options;
+    const intake = new PageIntake();
+    const parentPages = parent === null ? null : new ParentPages(parent.map, cache);
+    const makePacks = (pageSize: number): PackWriter => new PackWriter(storage, pageSize, signal);
+    const storer = new PageStorer(intake, parentPages, makePacks, cache);
+    let failure: unknown;
+    const storing = storer.run().catch((error: unknown) => {
+      failure = error;
+      intake.queue.end();
+      throw error;
+    });
+    storing.catch(noop);
+    const ready = async (): Promise<void> => {
+      await intake.queue.room();
+      if (failure !== undefined) throw failure;
+      onProgress?.({ bytes: intake.arrivedBytes, storedBytes: storer.packs?.bytes ?? 0 });
+    };
+    let stopFollowing: () => void = noop;
+    const aborted = new Promise<never>((_resolve, reject) => {
+      stopFollowing = onAbort(signal, () =>
+        reject(abortError(signal as AbortSignal, 'writeSnapshot')),
+      );
+    });
+    try {
+      const feeding = feed(intake, ready);
+      // A source that does not move must not hide an error of the storage.
+      const frame = await Promise.race([feeding, aborted, storing.then(() => feeding)]);
+      intake.queue.end();
+      await Promise.race([storing, aborted]);
+      const own = (await storer.packs?.finish()) ?? [];
+      signal?.throwIfAborted();
+      return await completeSnapshot({
+        storage,
+        name: this.#name,
+        options: this.#options,
+        frame,
+        intake,
+        parent,
+        own,
+      });
+    } finally {
+      stopFollowing();
+      intake.queue.end();
+      await storing.catch(noop);
+      await storer.packs?.settle();
+    }
+  }
+}
