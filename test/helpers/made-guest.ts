@@ -76,7 +76,7 @@ export function pageOf(text: string): Buffer {
 }
 
 /** Return the SHA-256 of all memory of a guest, block by block. */
-export async function memoryDigest({ pages }: SavedGuest, step = 1 << 20): Promise<string> {
+export async function memoryDigest({ pages }: SavedGuest, step: number = 1 << 20): Promise<string> {
   const digest = createHash('sha256');
   for (const [block, { name, usedLength }] of pages.blocks.entries()) {
     digest.update(`${name} ${usedLength} `);

@@ -42,7 +42,7 @@ const zstdOptions = {
 /** Compress bytes, in a thread of Node's pool. What does not become smaller is stored as it is. */
 export async function compress(bytes: Uint8Array): Promise<Packed> {
   const codec = zstdCompress === undefined ? CODEC.deflate : CODEC.zstd;
-  const function_ = zstdCompress ?? (zlib.deflate as Compress);
+  const function_ = zstdCompress ?? zlib.deflate;
   const options = zstdCompress === undefined ? { level: LEVEL } : zstdOptions;
   // With room for the whole output, the thread pool is used once, and not once for each 16 KiB.
   const room = bytes.length + MAX_GROWTH_BYTES;
@@ -63,7 +63,7 @@ export async function decompress(packed: Packed, length: number): Promise<Uint8A
   if (codec === CODEC.raw) return checkLength(bytes, length);
   const options = { chunkSize: Math.max(length, 64), maxOutputLength: Math.max(length, 1) };
   if (codec === CODEC.deflate) {
-    return checkLength(await inPool(zlib.inflate as Compress, bytes, options), length);
+    return checkLength(await inPool(zlib.inflate, bytes, options), length);
   }
   if (zstdDecompress !== undefined) {
     return checkLength(await inPool(zstdDecompress, bytes, options), length);

@@ -1,4 +1,5 @@
 import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts';
+import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { noop } from '../../util/noop.ts';
 import { compress, decompress, type Packed } from '../format/compression.ts';
 import { sha256, sha256Hex } from '../format/digest.ts';
@@ -47,7 +48,7 @@ export class PackWriter {
   #joined: Promise<void> = Promise.resolve();
   #framesInFlight = 0;
   readonly #puts = new Set<Promise<void>>();
-  #failure: unknown;
+  #failure: QemuFileError | undefined;
   #wake: () => void = noop;
 
   constructor(storage: ObjectStorage, pageSize: number, signal?: AbortSignal) {
@@ -161,7 +162,7 @@ export class PackWriter {
       try {
         this.#join(frame, await packed);
       } catch (error) {
-        this.#failure ??= error;
+        this.#failure ??= toQemuFileError(error);
       }
       this.#framesInFlight -= 1;
       this.#wake();
@@ -221,7 +222,7 @@ export class PackWriter {
     try {
       await this.#storage.put(packKey(digest), parts, { signal: this.#signal });
     } catch (error) {
-      this.#failure ??= error;
+      this.#failure ??= toQemuFileError(error);
     }
   }
 }

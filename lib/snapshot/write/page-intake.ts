@@ -66,8 +66,7 @@ export class PageIntake implements PageVisitor {
 
   page({ index }: { readonly index: number }, offset: number, bytes: Uint8Array): void {
     const size = this.#pageSize;
-    const from =
-      bytes instanceof Buffer ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+    const from = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
     let page = (this.#blocks[index] as IntakeBlock).first + offset / size;
     this.#arrived += bytes.length;
     for (let at = 0; at < bytes.length; at += size, page++) {

@@ -1,5 +1,5 @@
 import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts';
-import { abortError } from '../../contract/errors.ts';
+import { abortError, type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { onAbort } from '../../contract/wait-for.ts';
 import type { StreamSource } from '../../migration/format/stream-source.ts';
 import {
@@ -154,9 +154,9 @@ export class SnapshotWriter {
     const parentPages = parent === null ? null : new ParentPages(parent.map, cache);
     const makePacks = (pageSize: number): PackWriter => new PackWriter(storage, pageSize, signal);
     const storer = new PageStorer(intake, parentPages, makePacks, cache);
-    let failure: unknown;
+    let failure: QemuFileError | undefined;
     const storing = storer.run().catch((error: unknown) => {
-      failure = error;
+      failure = toQemuFileError(error);
       intake.queue.end();
       throw error;
     });
