@@ -45,13 +45,19 @@ export class Guest implements AsyncDisposable {
    * @param monitor - Path for its QMP socket.
    * @param mib - Memory in MiB.
    * @param memory - File that the guest's memory begins with; null for a QEMU that waits for a migration.
+   * @param isResident - Whether the guest has pages of its own already, as if it had run. Default false.
    * @returns The guest; null if QEMU is missing.
    */
-  static async start(monitor: string, mib: number, memory: string | null): Promise<Guest | null> {
+  static async start(
+    monitor: string,
+    mib: number,
+    memory: string | null,
+    isResident: boolean = false,
+  ): Promise<Guest | null> {
     const backend =
       memory === null
         ? `memory-backend-ram,id=ram,size=${mib}M`
-        : `memory-backend-file,id=ram,size=${mib}M,mem-path=${memory},share=off`;
+        : `memory-backend-file,id=ram,size=${mib}M,mem-path=${memory},share=off,prealloc=${isResident ? 'on' : 'off'}`;
     const child = spawn(
       BINARY,
       [
