@@ -2,10 +2,12 @@ import { openScratchStore } from '../../extract/scratch-store.ts';
 import type { RamBlock } from '../../migration/format/events.ts';
 import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import { combineVisitors } from '../../migration/memory/combine-visitors.ts';
-import { RamImage } from '../../migration/memory/ram-image.ts';
 import { RamMap } from '../../migration/memory/ram-map.ts';
 import { MigrationReader } from '../../migration/reader/migration-reader.ts';
+import { BlockDigests } from '../../migration/verify/block-digests.ts';
+import { pagesAgain } from '../../migration/verify/read-again.ts';
 import { StreamSummarizer, type StreamSummary } from '../../migration/verify/summary.ts';
+import { loadDigest } from '../../util/digest.ts';
 import type { OpenStream } from '../endpoints/open-stream.ts';
 import { UsageError, writeOutput } from '../shell/command-errors.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
@@ -125,10 +127,15 @@ async function inspect(
   using scratch = openScratchStore();
   const needsMap = flags.html !== undefined || (flags.json !== true && flags.device === undefined);
   const map = needsMap ? new RamMap() : null;
-  const image = flags.digest === true ? new RamImage({ store: scratch.store }) : null;
   const { file, container, fileOffset, seekable } = unwrapped;
+  const options = { description, channels, fileOffset, seekable };
+  let image: BlockDigests | null = null;
+  if (flags.digest === true) {
+    await loadDigest();
+    image = new BlockDigests({ store: scratch.store, readAgain: pagesAgain(file, options) });
+  }
   const pages = combineVisitors([map, image].filter((visitor) => visitor !== null));
-  const reader = new MigrationReader(file, { pages, description, channels, fileOffset, seekable });
+  const reader = new MigrationReader(file, { pages, ...options });
   const summarizer = new StreamSummarizer();
   let failure: MigrationStreamError | null = null;
   let isStream = false;

@@ -1,3 +1,4 @@
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { Digest } from '../../util/digest.ts';
 import type { MigrationEvent, RamBlock, Section } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
@@ -17,6 +18,9 @@ import type { BlockDigest, Manifest, SectionDigest } from './manifest.ts';
 /** Most bytes buffered until their section is known; the reader may look half as far ahead. */
 const MAX_BUFFERED_BYTES: number = 4 * LIMIT.DEVICE_TAIL;
 
+/** Bytes that are taken from a file at a time: a copy that stays in the processor's cache until it is hashed. */
+const CHUNK_BYTES = 131_072;
+
 interface BufferedChunk {
   readonly offset: number;
   readonly bytes: Uint8Array;
@@ -27,8 +31,12 @@ export class StreamDigests {
   readonly #whole = new Digest();
   readonly #sections: SectionDigest[] = [];
   #chunks: BufferedChunk[] = [];
+  /** Memory of chunks that are hashed, for reuse. */
+  readonly #free: Uint8Array[] = [];
   /** Bytes that have passed. */
   #bytes = 0;
+  /** Whether the chunks are this object's own memory. */
+  #isReused = false;
   /** Offset of the next byte to hash. */
   #consumed = 0;
   #section: Digest | null = null;
@@ -38,7 +46,8 @@ export class StreamDigests {
 
   /** Yield the chunks of a source and record them on their way to the reader. */
   async *through(source: StreamSource): AsyncGenerator<Uint8Array, void> {
-    for await (const bytes of source as AsyncIterable<Uint8Array>) {
+    this.#isReused = source instanceof QemuFile;
+    for await (const bytes of source instanceof QemuFile ? this.#chunksOf(source) : source) {
       this.#whole.update(bytes);
       this.#chunks.push({ offset: this.#bytes, bytes });
       this.#bytes += bytes.length;
@@ -47,6 +56,16 @@ export class StreamDigests {
       // It stops scanning before MAX_BUFFERED_BYTES.
       const isMuch = this.#bytes - this.#consumed > MAX_BUFFERED_BYTES;
       if ((this.#isRam || isMuch) && this.#reader !== null) this.#consume(this.#reader.position);
+    }
+  }
+
+  /** Yield the bytes of a file in memory that is used again once they are hashed. */
+  async *#chunksOf(file: QemuFile): AsyncGenerator<Uint8Array, void> {
+    while ((await file.fillOrEnd(1)) > 0) {
+      const size = Math.min(file.lookedAhead, CHUNK_BYTES);
+      const memory = this.#free.pop() ?? new Uint8Array(CHUNK_BYTES);
+      memory.set(file.getBufferInPlace(size));
+      yield size === CHUNK_BYTES ? memory : memory.subarray(0, size);
     }
   }
 
@@ -115,6 +134,7 @@ export class StreamDigests {
       }
       if (end < bytes.length) break;
       done += 1;
+      if (this.#isReused) this.#free.push(new Uint8Array(bytes.buffer));
     }
     this.#chunks.splice(0, done);
     this.#consumed = Math.max(this.#consumed, to);

@@ -7,9 +7,10 @@ import { LIMIT } from '../format/wire.ts';
 import { combineVisitors } from '../memory/combine-visitors.ts';
 import { MissingPages } from '../memory/missing-pages.ts';
 import type { PageStore } from '../memory/page-store.ts';
-import { RamImage } from '../memory/ram-image.ts';
 import { MigrationReader, type ReaderOptions } from '../reader/migration-reader.ts';
+import { BlockDigests } from './block-digests.ts';
 import { compareManifests, type Manifest } from './manifest.ts';
+import { pagesAgain } from './read-again.ts';
 import { StreamDigests } from './stream-digests.ts';
 
 /** Options of `verifyStream`, besides those of the reader. */
@@ -109,12 +110,13 @@ class Verifier {
     const { digests: wanted, all, onEvent } = this.#options;
     const result = this.#result;
     let digests: StreamDigests | null = null;
-    let image: RamImage | null = null;
+    let image: BlockDigests | null = null;
     let bytes = source;
     if (wanted !== undefined) {
       await loadDigest();
       digests = new StreamDigests();
-      image = new RamImage({ store: wanted.store });
+      const readAgain = pagesAgain(source, this.#options);
+      image = new BlockDigests({ store: wanted.store, readAgain });
       bytes = digests.through(source);
     }
     const missing = new MissingPages();
