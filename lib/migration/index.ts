@@ -82,6 +82,7 @@ export {
   collectSavedGuest,
 } from './saved-guest/collect-saved-guest.ts';
 export { type OpenSavedGuestOptions, openSavedGuest } from './saved-guest/open-saved-guest.ts';
+export { PageIndexBuilder } from './saved-guest/page-index-builder.ts';
 export type { SavedGuest, SavedSection } from './saved-guest/saved-guest.ts';
 export {
   type CheckedSection,

@@ -1,21 +1,23 @@
-import { abortError } from '../../contract/errors.ts';
+import { abortError, QemuFileError } from '../../contract/errors.ts';
 import type { Whence } from '../../contract/ops.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { loadDigest } from '../../util/digest.ts';
+import { noop } from '../../util/noop.ts';
 import type { Unwrapped } from '../containers/unwrap.ts';
 import type { FoundDescription } from '../devices/find-vm-description.ts';
-import type { PageVisitor, RamBlock } from '../format/events.ts';
-import { MigrationStreamError } from '../format/stream-error.ts';
+import type { RamBlock } from '../format/events.ts';
+import type { MigrationStreamError } from '../format/stream-error.ts';
+import type { PageSourceBlock } from '../memory/page-source.ts';
 import { MigrationReader } from '../reader/migration-reader.ts';
-import { ExtentCache } from './extent-cache.ts';
+import { EXTENT_BYTES, ExtentCache } from './extent-cache.ts';
 import { hasPagesElsewhere } from './multifd-pages.ts';
-import { type PageRuns, PageRunsBuilder } from './page-runs.ts';
+import { decodePageIndex, extentDigest } from './page-index.ts';
+import { noRandomAccess, PagePlaces } from './page-places.ts';
 import { openPositionedReads, type PositionedReads } from './positioned-reads.ts';
-import { readFrame } from './read-frame.ts';
+import { type GuestFrame, readFrame } from './read-frame.ts';
 import type { SavedGuest } from './saved-guest.ts';
 import { StreamPages } from './stream-pages.ts';
-
-/** Bytes before each page that has a record of its own. */
-const WORD_BYTES = 8;
+import { StreamWithoutGaps } from './stream-without-gaps.ts';
 
 /** Bytes that the pass over a stream reads at a time. */
 const PASS_CHUNK_BYTES = 262_144;
@@ -26,6 +28,11 @@ export interface OpenSavedGuestOptions {
   description?: FoundDescription | undefined;
   /** Called with each fault after which the stream can still be read. Default: the first one is thrown. */
   onFault?: ((fault: MigrationStreamError) => void) | undefined;
+  /**
+   * Contents of the stream's page index, as `PageIndexBuilder` made it: no pass over the stream is needed, and all that
+   * is read of it is checked with the index's digests.
+   */
+  index?: Uint8Array | undefined;
   /** Ends the pass over the stream. */
   signal?: AbortSignal | undefined;
 }
@@ -41,7 +48,7 @@ export interface OpenSavedGuestOptions {
  * @throws {MigrationStreamError} (rejects) `unsupported` (`ENOTSUP`) for a stream whose memory has no random access:
  *   compressed as a whole, from a pipe, with XBZRLE or compressed pages, or with pages in multifd channels;
  *   otherwise as `MigrationReader`.
- * @throws {QemuFileError} (rejects) `ENOMEM` if the pages are in too many places; `ECANCELED` if aborted; the error of
+ * @throws {QemuFileError} (rejects) `EBADMSG` for an index that is damaged or belongs to another file; `ENOMEM` if the pages are in too many places; `ECANCELED` if aborted; the error of
  *   the file.
  * @example
  * ```js
@@ -60,7 +67,7 @@ export async function openSavedGuest(
     reads = await openPositionedReads(stream);
     return await read(reads, stream.fileOffset, options);
   } catch (error) {
-    await (reads ?? stream.file).close().catch(() => {});
+    await (reads ?? stream.file).close().catch(noop);
     throw error;
   }
 }
@@ -68,9 +75,10 @@ export async function openSavedGuest(
 async function read(
   reads: PositionedReads,
   fileOffset: number,
-  { description, onFault, signal }: OpenSavedGuestOptions,
+  { description, index, onFault, signal }: OpenSavedGuestOptions,
 ): Promise<SavedGuest> {
-  const places = new PagePlaces(() => reader.configuration?.capabilities.includes('mapped-ram'));
+  if (index !== undefined) return readWithIndex(reads, index, onFault);
+  const places = new PagePlaces(() => isMapped(reader));
   const file = passFile(reads, fileOffset, signal);
   const reader: MigrationReader = new MigrationReader(file, {
     pages: places,
@@ -87,66 +95,62 @@ async function read(
     },
   });
   if (hasPagesElsewhere(reader)) {
-    throw unsupported('its pages are in multifd channels', reader.position);
+    throw noRandomAccess('its pages are in multifd channels', reader.position);
   }
   const { pageSize } = reader.ram;
-  const blocks = reader.ram.blocks.map(({ name, usedLength, hostPageSize, address }) => {
-    return { name, usedLength, hostPageSize, address };
-  });
   const cache = new ExtentCache(reads);
+  const blocks = reader.ram.blocks.map(sourceBlock);
   const pages = new StreamPages({ pageSize, blocks, runs: places.finish(), reads, cache });
   return { ...frame, pages, close: () => pages.close() };
 }
 
-/** Notes where the pages of a stream are. */
-class PagePlaces implements PageVisitor {
-  readonly #isMapped: () => boolean | undefined;
-  #runs = new PageRunsBuilder(0);
-  #pageSize = 0;
-  /** First page of each block, counted through all blocks. */
-  #firsts: number[] = [];
-
-  constructor(isMapped: () => boolean | undefined) {
-    this.#isMapped = isMapped;
+async function readWithIndex(
+  reads: PositionedReads,
+  bytes: Uint8Array,
+  onFault: OpenSavedGuestOptions['onFault'],
+): Promise<SavedGuest> {
+  await loadDigest();
+  const { pageSize, size, blocks: listed, gaps, runs, digests } = decodePageIndex(bytes);
+  if (size !== reads.size) {
+    throw wrongIndex(`it is for a stream of ${size} bytes, and this one has ${reads.size}`);
   }
-
-  blocks(blocks: readonly RamBlock[], pageSize: number): void {
-    if (pageSize !== this.#pageSize) {
-      this.#pageSize = pageSize;
-      this.#runs = new PageRunsBuilder(pageSize + (this.#isMapped() === true ? 0 : WORD_BYTES));
-    }
-    this.#firsts = [];
-    let first = 0;
-    for (const { usedLength } of blocks) {
-      this.#firsts.push(first);
-      first += Math.ceil(usedLength / pageSize);
-    }
+  const cache = new ExtentCache(reads, (extent, contents) => {
+    if (extentDigest(contents) === digests[extent]) return;
+    const at = extent * EXTENT_BYTES;
+    throw wrongIndex(`bytes ${at} to ${at + contents.length} have another digest`, at);
+  });
+  const stream = new StreamWithoutGaps(cache, gaps, size);
+  const file = stream.file();
+  const reader = new MigrationReader(file, { pageSize, onFault });
+  let frame: GuestFrame;
+  try {
+    frame = await readFrame(reader, stream);
+  } finally {
+    await file.close().catch(noop);
   }
-
-  placed(block: RamBlock, offset: number, length: number, position: number): void {
-    if (position < 0) throw unsupported('it has pages that were not sent as they are', position);
-    const page = (this.#firsts[block.index] as number) + offset / this.#pageSize;
-    this.#runs.add(page, length / this.#pageSize, position);
-  }
-
-  zero(block: RamBlock, offset: number, count: number): void {
-    const page = (this.#firsts[block.index] as number) + offset / this.#pageSize;
-    this.#runs.addZeros(page, count);
-  }
-
-  xbzrle(): void {
-    throw unsupported('it has XBZRLE pages', undefined);
-  }
-
-  finish(): PageRuns {
-    return this.#runs.finish();
-  }
+  const blocks = reader.ram.blocks.map(sourceBlock);
+  const fits =
+    !isMapped(reader) &&
+    blocks.length === listed.length &&
+    listed.every(({ name, usedLength }, index) => {
+      return blocks[index]?.name === name && blocks[index]?.usedLength === usedLength;
+    });
+  if (!fits) throw wrongIndex('it lists other RAM blocks');
+  const pages = new StreamPages({ pageSize, blocks, runs, reads, cache });
+  return { ...frame, pages, close: () => pages.close() };
 }
 
-function unsupported(why: string, position: number | undefined): MigrationStreamError {
-  const reason = `the memory of this stream has no random access: ${why}; convert it with "qemu-file compact FROM TO"`;
-  const at = position === undefined || position < 0 ? undefined : position;
-  return new MigrationStreamError('unsupported', reason, { position: at });
+function sourceBlock({ name, usedLength, hostPageSize, address }: RamBlock): PageSourceBlock {
+  return { name, usedLength, hostPageSize, address };
+}
+
+function wrongIndex(why: string, position?: number): QemuFileError {
+  const reason = `the page index does not fit the file: ${why}; the file was changed, or the index belongs to another one: remove the index`;
+  return new QemuFileError('EBADMSG', reason, { operation: 'openSavedGuest', position });
+}
+
+function isMapped({ configuration }: MigrationReader): boolean {
+  return configuration?.capabilities.includes('mapped-ram') === true;
 }
 
 /** Return a file for one pass over the stream. */

@@ -1,0 +1,126 @@
+// How fast is a saved guest opened, and how fast are its pages served, without QEMU?
+import { mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { openFrom } from '../adapters/index.ts';
+import { unwrap } from '../lib/migration/containers/unwrap.ts';
+import { openSavedGuest } from '../lib/migration/saved-guest/open-saved-guest.ts';
+import type { SavedGuest } from '../lib/migration/saved-guest/saved-guest.ts';
+import { PageServer } from '../lib/vm/lazy/page-server.ts';
+import type { PageSink } from '../lib/vm/lazy/page-server-types.ts';
+import { alternate, atLeast, atMost, type Bench, type Row, ratio, rowOf } from './harness/row.ts';
+import { writeStream } from './harness/streams.ts';
+
+const ours = 'qemu-file';
+const floor = 'fs.readSync of the file';
+
+const PAGE = 4096;
+const GIB = 1_073_741_824;
+const MIN_REQUESTS_PER_SECOND = 15_000;
+const MIN_ORDERED_GB_PER_SECOND = 1;
+/** On a quiet machine of two shared cores that is 150 ms. */
+const MAX_PASS_RATIO = 1.25;
+const REQUESTS = 30_000;
+/** Requests that are made before the server gets a turn. */
+const REQUEST_BURST = 4;
+
+/** A transport that takes everything at once. */
+const takesAll: PageSink = { write: () => Promise.resolve() };
+
+async function open(path: string): Promise<SavedGuest> {
+  return openSavedGuest(await unwrap(await openFrom({ scheme: 'file', path, offset: 0 })));
+}
+
+async function passMs(path: string, pages: number): Promise<number> {
+  const start = performance.now();
+  const guest = await open(path);
+  const ms = performance.now() - start;
+  await guest.close();
+  return (ms * GIB) / (pages * PAGE);
+}
+
+function readMs(path: string, pages: number): number {
+  const fd = openSync(path, 'r');
+  const buffer = Buffer.allocUnsafeSlow(262_144);
+  const start = performance.now();
+  while (readSync(fd, buffer, 0, buffer.length, null) > 0);
+  return ((performance.now() - start) * GIB) / (pages * PAGE);
+}
+
+/** Return the answered requests per second, for pages in random order. */
+async function randomRequests(guest: SavedGuest, pages: number): Promise<number> {
+  const server = new PageServer({ source: guest.pages, sink: takesAll, hasBackground: false });
+  const start = performance.now();
+  let seed = 12_345;
+  for (let count = 0; count < REQUESTS; count++) {
+    seed = (seed * 1_103_515_245 + 12_345) % 2_147_483_648;
+    server.request(0, Math.floor((seed / 2_147_483_648) * pages) * PAGE);
+    if (count % REQUEST_BURST === 0) await server.idle();
+  }
+  await server.idle();
+  return REQUESTS / ((performance.now() - start) / 1000);
+}
+
+/** Return GB per second of all pages in order. */
+async function inOrder(guest: SavedGuest, pages: number): Promise<number> {
+  const server = new PageServer({ source: guest.pages, sink: takesAll });
+  const start = performance.now();
+  server.start();
+  await server.finished;
+  return (pages * PAGE) / ((performance.now() - start) * 1e6);
+}
+
+const bench: Bench = {
+  question: 'How fast is a saved guest opened, and how fast are its pages served?',
+  async *run({ quick }): AsyncGenerator<Row> {
+    const pages = quick ? 32_768 : 262_144;
+    const rounds = quick ? 1 : 5;
+    const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
+    try {
+      const path = join(folder, 'dense.mig');
+      await writeStream(path, 'dense', pages);
+      await passMs(path, pages);
+      const passes = await alternate(
+        [
+          { name: ours, run: () => passMs(path, pages) },
+          { name: floor, run: () => Promise.resolve(readMs(path, pages)) },
+        ],
+        rounds,
+      );
+      const toFloor = ratio(passes, ours, floor);
+      yield rowOf(passes, {
+        name: 'places of the pages of a dense stream, per GiB',
+        unit: 'ms',
+        ours,
+        against: [floor],
+        mustReach: `≤ ${MAX_PASS_RATIO} × floor`,
+        reached: () => atMost(toFloor, MAX_PASS_RATIO),
+      });
+      const guest = await open(path);
+      const requests = await alternate(
+        [{ name: ours, run: () => randomRequests(guest, pages) }],
+        rounds,
+      );
+      yield rowOf(requests, {
+        name: 'random requests',
+        unit: '/s',
+        ours,
+        against: [],
+        mustReach: `≥ ${MIN_REQUESTS_PER_SECOND} /s`,
+        reached: (value) => atLeast(value, MIN_REQUESTS_PER_SECOND),
+      });
+      const ordered = await alternate([{ name: ours, run: () => inOrder(guest, pages) }], rounds);
+      yield rowOf(ordered, {
+        name: 'all pages in order',
+        unit: 'GB/s',
+        ours,
+        against: [],
+        mustReach: `≥ ${MIN_ORDERED_GB_PER_SECOND} GB/s`,
+        reached: (value) => atLeast(value, MIN_ORDERED_GB_PER_SECOND),
+      });
+      await guest.close();
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  },
+};
+export default bench;

@@ -1,0 +1,108 @@
+import { QemuFileError } from '../../contract/errors.ts';
+import { LIMIT } from '../format/wire.ts';
+
+/** Longest varint: 8 bytes, which hold every number up to the sizes allowed here. */
+const MAX_SCALE = 2 ** 56;
+
+/** Return the error of an index that breaks its own rules. */
+export function damaged(why: string): QemuFileError {
+  const reason = `the page index is damaged: ${why}; remove it or make a new one`;
+  return new QemuFileError('EBADMSG', reason, { operation: 'openSavedGuest' });
+}
+
+/** Puts the integers of an index. */
+export class ByteWriter {
+  #bytes = Buffer.alloc(65_536);
+  #length = 0;
+
+  bytes(bytes: Uint8Array): void {
+    this.#room(bytes.length);
+    this.#bytes.set(bytes, this.#length);
+    this.#length += bytes.length;
+  }
+
+  be32(value: number): void {
+    this.#room(4);
+    this.#length = this.#bytes.writeUInt32BE(value, this.#length);
+  }
+
+  be64(value: bigint): void {
+    this.#room(8);
+    this.#length = this.#bytes.writeBigUInt64BE(value, this.#length);
+  }
+
+  varint(value: number): void {
+    this.#room(8);
+    let left = value;
+    while (left >= 128) {
+      this.#bytes[this.#length++] = (left % 128) + 128;
+      left = Math.floor(left / 128);
+    }
+    this.#bytes[this.#length++] = left;
+  }
+
+  finish(): Buffer {
+    return this.#bytes.subarray(0, this.#length);
+  }
+
+  #room(size: number): void {
+    if (this.#length + size <= this.#bytes.length) return;
+    const grown = Buffer.alloc(Math.max(this.#bytes.length * 2, this.#length + size));
+    grown.set(this.#bytes);
+    this.#bytes = grown;
+  }
+}
+
+/** Gets the integers of an index; each is checked. */
+export class ByteReader {
+  readonly #bytes: Buffer;
+  #at: number;
+
+  constructor(bytes: Buffer, at: number) {
+    this.#bytes = bytes;
+    this.#at = at;
+  }
+
+  get isAtEnd(): boolean {
+    return this.#at === this.#bytes.length;
+  }
+
+  /** Check that at least so many bytes follow, before memory for them is allocated. */
+  expect(bytes: number): void {
+    if (!(this.#at + bytes <= this.#bytes.length)) throw damaged('it ends too early');
+  }
+
+  be32(): number {
+    this.expect(4);
+    this.#at += 4;
+    return this.#bytes.readUInt32BE(this.#at - 4);
+  }
+
+  be64(): number {
+    this.expect(8);
+    this.#at += 8;
+    const value = this.#bytes.readBigUInt64BE(this.#at - 8);
+    if (value > BigInt(LIMIT.RAM)) throw damaged('a size is too large');
+    return Number(value);
+  }
+
+  text(): string {
+    this.expect(1);
+    const length = this.#bytes[this.#at++] as number;
+    this.expect(length);
+    this.#at += length;
+    return this.#bytes.toString('utf8', this.#at - length, this.#at);
+  }
+
+  varint(): number {
+    let value = 0;
+    for (let scale = 1; scale < MAX_SCALE; scale *= 128) {
+      this.expect(1);
+      const byte = this.#bytes[this.#at++] as number;
+      value += (byte & 127) * scale;
+      if (value > LIMIT.RAM * 2) throw damaged('a number is too large');
+      if (byte < 128) return value;
+    }
+    throw damaged('a number is too large');
+  }
+}

@@ -1,0 +1,126 @@
+import { toQemuFileError } from '../../contract/errors.ts';
+import { Digest, loadDigest } from '../../util/digest.ts';
+import type { MigrationEvent, PageVisitor } from '../format/events.ts';
+import type { RamTable } from '../ram/ram-table.ts';
+import { EXTENT_BYTES } from './extent-cache.ts';
+import { decodePageIndex, encodePageIndex, type Gap, lowerHalf } from './page-index.ts';
+import { PagePlaces } from './page-places.ts';
+
+/** Bytes of the type and the id of a PART or END section. */
+const HEADER_BYTES = 5;
+/** Bytes of the mark that ends the records of a section. */
+const EOS_BYTES = 8;
+
+/**
+ * Makes the index of a sequential stream while a reader reads it. Give it the stream's bytes, the reader's events, and
+ * `pages` to the reader as a page visitor.
+ */
+export class PageIndexBuilder {
+  /** Receives the places of the pages. Never throws: what cannot be indexed must not fail the reading. */
+  readonly pages: PageVisitor;
+  readonly #places = new PagePlaces(() => false);
+  readonly #gaps: Gap[] = [];
+  readonly #digests: number[] = [];
+  #digest: Digest;
+  /** Bytes of the stream so far. */
+  #size = 0;
+  #problem: string | null = null;
+
+  /** Return a builder, once the hash is loaded. */
+  static async create(): Promise<PageIndexBuilder> {
+    await loadDigest();
+    return new PageIndexBuilder();
+  }
+
+  private constructor() {
+    this.#digest = new Digest();
+    const places = this.#places;
+    this.pages = {
+      blocks: (blocks, pageSize) => places.blocks(blocks, pageSize),
+      placed: (block, offset, length, position) => {
+        if (this.#problem !== null) return;
+        try {
+          places.placed(block, offset, length, position);
+        } catch (error) {
+          this.#problem = toQemuFileError(error).reason;
+        }
+      },
+      zero: (block, offset, count) => {
+        if (this.#problem !== null) return;
+        try {
+          places.zero(block, offset, count);
+        } catch (error) {
+          this.#problem = toQemuFileError(error).reason;
+        }
+      },
+      xbzrle: () => {
+        this.#problem ??= 'it has XBZRLE pages';
+      },
+    };
+  }
+
+  /** Add the next bytes of the stream. */
+  addBytes(bytes: Uint8Array): void {
+    let at = 0;
+    while (at < bytes.length) {
+      const room = EXTENT_BYTES - (this.#size % EXTENT_BYTES);
+      const part = bytes.subarray(at, at + room);
+      this.#digest.update(part);
+      at += part.length;
+      this.#size += part.length;
+      if (this.#size % EXTENT_BYTES === 0) this.#endExtent();
+    }
+  }
+
+  /** Add the next event of the reader. */
+  addEvent(event: MigrationEvent): void {
+    if (event.type !== 'sectionEnd' || event.section.name !== 'ram') return;
+    const { kind, offset } = event.section;
+    if (kind === 'part') this.#addGap(offset, event.offset);
+    if (kind === 'end') {
+      this.#addGap(offset + HEADER_BYTES, (event.footer ?? event.offset) - EOS_BYTES);
+    }
+  }
+
+  /**
+   * Return the index, after the last byte and the last event; or, if the stream cannot be indexed, the reason as a
+   * clause.
+   *
+   * @param ram - The RAM of the reader.
+   */
+  finish({ blocks, pageSize, usesMultifd }: RamTable): Uint8Array | string {
+    if (usesMultifd) this.#problem ??= 'its pages are in multifd channels';
+    if (blocks.length === 0) this.#problem ??= 'the stream has no section "ram"';
+    if (this.#problem !== null) return this.#problem;
+    if (this.#size % EXTENT_BYTES > 0) this.#endExtent();
+    try {
+      const bytes = encodePageIndex({
+        pageSize,
+        size: this.#size,
+        blocks,
+        gaps: this.#gaps,
+        runs: this.#places.finish(),
+        digests: Uint32Array.from(this.#digests),
+      });
+      // An index that would be refused later must not be written.
+      decodePageIndex(bytes);
+      return bytes;
+    } catch (error) {
+      return toQemuFileError(error).reason;
+    }
+  }
+
+  #endExtent(): void {
+    this.#digests.push(lowerHalf(this.#digest));
+    this.#digest = new Digest();
+  }
+
+  #addGap(from: number, to: number): void {
+    const last = this.#gaps.at(-1);
+    if (last !== undefined && last.to === from) {
+      this.#gaps[this.#gaps.length - 1] = { from: last.from, to };
+    } else if (to > from) {
+      this.#gaps.push({ from, to });
+    }
+  }
+}

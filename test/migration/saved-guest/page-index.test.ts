@@ -1,0 +1,293 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { rmSync, writeFileSync } from 'node:fs';
+import { after, before, test } from 'node:test';
+import { openFrom } from '../../../adapters/index.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import { unwrap } from '../../../lib/migration/containers/unwrap.ts';
+import { MigrationReader } from '../../../lib/migration/reader/migration-reader.ts';
+import { openSavedGuest } from '../../../lib/migration/saved-guest/open-saved-guest.ts';
+import { decodePageIndex } from '../../../lib/migration/saved-guest/page-index.ts';
+import { PageIndexBuilder } from '../../../lib/migration/saved-guest/page-index-builder.ts';
+import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
+import { recording, unpack } from '../../fixtures/recording.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import {
+  be32,
+  be64,
+  blockList,
+  configuration,
+  counted,
+  end,
+  eos,
+  header,
+  page,
+  piece,
+  section,
+  stream,
+  zeroPage,
+} from '../../helpers/stream-bytes.ts';
+import { xxh64 as xxh64Hex } from '../../helpers/xxh64.ts';
+
+const PAGE = 4096;
+const EXTENT = 262_144;
+const folder = makeTempDir();
+after(() => folder.remove());
+
+const xxh64 = (bytes: Uint8Array): bigint => BigInt(`0x${xxh64Hex(bytes)}`);
+
+/** Index a stream as it is read, in chunks of an odd size. */
+async function indexOf(bytes: Buffer): Promise<Uint8Array | string> {
+  const builder = await PageIndexBuilder.create();
+  async function* chunks(): AsyncGenerator<Buffer> {
+    for (let at = 0; at < bytes.length; at += 100_003) {
+      const chunk = bytes.subarray(at, at + 100_003);
+      builder.addBytes(chunk);
+      yield chunk;
+    }
+  }
+  const reader = new MigrationReader(chunks(), { pages: builder.pages });
+  for await (const event of reader) builder.addEvent(event);
+  return builder.finish(reader.ram);
+}
+
+async function built(bytes: Buffer): Promise<Buffer> {
+  const index = await indexOf(bytes);
+  assert.ok(typeof index !== 'string', String(index));
+  return Buffer.from(index);
+}
+
+async function open(bytes: Uint8Array, index: Uint8Array): Promise<SavedGuest> {
+  const path = folder.join('stream');
+  rmSync(path, { force: true });
+  writeFileSync(path, bytes);
+  return openSavedGuest(await unwrap(await openFrom({ scheme: 'file', path, offset: 0 })), {
+    index,
+  });
+}
+
+async function contents({ pages }: SavedGuest, block: number): Promise<Buffer> {
+  const bytes = Buffer.alloc(pages.blocks[block]?.usedLength ?? 0, 0xee);
+  await pages.read(block, 0, bytes);
+  return bytes;
+}
+
+const data = (fill: number): Buffer => Buffer.alloc(PAGE, fill);
+const machine = configuration('pc-i440fx-7.2');
+const start = section('start', 2, ['ram', 0, 4], blockList(['a', 8 * PAGE]), eos);
+
+/** 1 page, 1 of zeros, 2 pages; and then the first one again. */
+const SMALL = stream(
+  header,
+  machine,
+  start,
+  piece('part', 2, page('a', 0, data(1)), zeroPage(null, PAGE), eos),
+  piece('part', 2, page(null, 2 * PAGE, data(3)), page(null, 3 * PAGE, data(4)), eos),
+  piece('end', 2, page('a', 0, data(5)), eos),
+  section('full', 5, ['dev', 0, 1], '12345678'),
+  end,
+);
+
+/** The index of `SMALL`, by hand. */
+function smallIndex(changes: { runs?: string; gaps?: string; size?: number } = {}): Buffer {
+  const startBytes = header.length + machine.length + start.length;
+  const word = 8;
+  const named = word + 2;
+  // PART: type and id, records, EOS, footer.
+  const first = 5 + named + PAGE + word + 1 + 8 + 5;
+  const second = 5 + 2 * (word + PAGE) + 8 + 5;
+  const parts = [startBytes, startBytes + first + second] as const;
+  const endRecords = [parts[1] + 5, parts[1] + 5 + named + PAGE] as const;
+  const newest = endRecords[0] + named;
+  const later = startBytes + first + 5 + word;
+  const varint = (value: number): Buffer =>
+    value < 128
+      ? Buffer.of(value)
+      : stream(Buffer.of((value % 128) + 128), varint(Math.floor(value / 128)));
+  const back = newest + (word + PAGE) - later;
+  const body = stream(
+    Buffer.from('qemu-file index\n'),
+    be32(1),
+    be32(PAGE),
+    be64(changes.size ?? SMALL.length),
+    be32(1),
+    be32(2),
+    be32(2),
+    be32(Number(xxh64(SMALL) & 0xffffffffn)),
+    counted('a'),
+    be64(8 * PAGE),
+    changes.gaps ??
+      stream(
+        varint(parts[0]),
+        varint(first + second),
+        varint(endRecords[0] - parts[1]),
+        varint(endRecords[1] - endRecords[0]),
+      ),
+    changes.runs ??
+      stream(varint(0), varint(1), varint(newest * 2), varint(1), varint(2), varint(back * 2 - 1)),
+  );
+  return stream(body, be64(xxh64(body)));
+}
+
+function rejects(promise: Promise<unknown>, code: string, reason: RegExp): Promise<void> {
+  return assert.rejects(promise, (error: unknown) => {
+    assert.ok(error instanceof QemuFileError);
+    assert.equal(error.code, code);
+    assert.match(error.reason, reason);
+    return true;
+  });
+}
+
+for (const name of ['pc', 'q10-pc', 'microvm', 'no-footers', 'return-path']) {
+  test(`a recorded stream is opened with its index as without: ${name}`, async () => {
+    const made = recording(name);
+    const main = made.files.find(({ kind }) => kind === 'main');
+    assert.ok(main);
+    const bytes = unpack(main);
+    const index = await built(bytes);
+    const guest = await open(bytes, index);
+    for (const { name: block, sha256 } of made.facts.ram) {
+      const at = guest.pages.blocks.findIndex((found) => found.name === block);
+      const memory = await contents(guest, at);
+      assert.equal(createHash('sha256').update(memory).digest('hex'), sha256);
+    }
+    const path = folder.join('other');
+    writeFileSync(path, bytes);
+    const other = await openSavedGuest(
+      await unwrap(await openFrom({ scheme: 'file', path, offset: 0 })),
+    );
+    const frameOf = (from: SavedGuest): object => ({ ...from, pages: null, close: null });
+    assert.deepEqual(frameOf(guest), frameOf(other));
+    await Promise.all([guest.close(), other.close()]);
+  });
+}
+
+test('an index has the bytes that its format says', async () => {
+  assert.deepEqual(await built(SMALL), smallIndex());
+});
+
+test('a guest opened with its index has the last copy of each page', async () => {
+  const guest = await open(SMALL, smallIndex());
+  assert.deepEqual(await contents(guest, 0), Buffer.concat([5, 0, 3, 4, 0, 0, 0, 0].map(data)));
+  assert.deepEqual(
+    guest.sections.map(({ name, body }) => [name, Buffer.from(body).toString('hex')]),
+    [['dev', '12345678']],
+  );
+  await guest.close();
+});
+
+test('only what is read of a stream with an index is read from its file', async () => {
+  const pages = Array.from({ length: 200 }, (_, index) =>
+    page(null, (index + 1) * PAGE, data(index)),
+  );
+  const bytes = stream(
+    header,
+    machine,
+    section('start', 2, ['ram', 0, 4], blockList(['a', 256 * PAGE]), eos),
+    piece('part', 2, page('a', 0, data(1)), ...pages, eos),
+    piece('end', 2, eos),
+    end,
+  );
+  const index = await built(bytes);
+  // Damage in the middle of the stream, which opening does not read.
+  bytes.fill(0, EXTENT + 100, EXTENT + 200);
+  const guest = await open(bytes, index);
+  const target = Buffer.alloc(PAGE);
+  await guest.pages.read(0, 0, target);
+  assert.deepEqual(target, data(1));
+  await rejects(
+    Promise.resolve(guest.pages.read(0, 70 * PAGE, target)),
+    'EBADMSG',
+    /pages from 0x46000 of "a" cannot be read: .*bytes 262144 to 524288 have another digest/,
+  );
+  await guest.close();
+});
+
+test('an index of another file is refused', async () => {
+  const other = Buffer.from(SMALL);
+  other[other.length - 8] = 0x99;
+  await rejects(open(other, smallIndex()), 'EBADMSG', /another digest.*remove the index/);
+});
+
+test('an index of a longer file is refused', async () => {
+  await rejects(open(SMALL, smallIndex({ size: SMALL.length + 1 })), 'EBADMSG', /for a stream of/);
+  await rejects(open(SMALL.subarray(0, -1), smallIndex()), 'EBADMSG', /for a stream of/);
+});
+
+test('an index whose stream lists other blocks is refused', async () => {
+  const index = smallIndex();
+  const body = index.subarray(0, -8);
+  body[body.indexOf(counted('a'), 44) + 1] = 0x62;
+  await rejects(open(SMALL, stream(body, be64(xxh64(body)))), 'EBADMSG', /other RAM blocks/);
+});
+
+test('an index that says an older place of a page is noticed by the record there', async () => {
+  // The run of page 2 is said to be page 4.
+  const index = smallIndex();
+  const body = index.subarray(0, -8);
+  const at = body.length - 1 - 3;
+  assert.deepEqual([body[at - 1], body[at]], [1, 2]);
+  body[at - 1] = 3;
+  const guest = await open(SMALL, stream(body, be64(xxh64(body))));
+  await rejects(contents(guest, 0), 'EBADMSG', /page at 0x4000 of "a" is not where it was/);
+  await guest.close();
+});
+
+let index: Buffer;
+before(async () => {
+  index = await built(SMALL);
+});
+
+test('each truncated index is refused', () => {
+  for (let length = 0; length < index.length; length++) {
+    assert.throws(() => decodePageIndex(index.subarray(0, length)), { code: 'EBADMSG' });
+  }
+});
+
+test('each damaged byte of an index is noticed', () => {
+  for (let at = 0; at < index.length; at++) {
+    const copy = Buffer.from(index);
+    copy[at] = (copy[at] as number) ^ 0x10;
+    assert.throws(() => decodePageIndex(copy), QemuFileError);
+  }
+});
+
+test('no forged index leads outside of the stream, the gaps or the blocks', () => {
+  const body = index.subarray(0, -8);
+  for (let at = 20; at < body.length; at++) {
+    for (const value of [0x00, 0x01, 0x7f, 0x80, 0xff]) {
+      const copy = Buffer.from(body);
+      copy[at] = value;
+      let decoded: ReturnType<typeof decodePageIndex>;
+      try {
+        decoded = decodePageIndex(stream(copy, be64(xxh64(copy))));
+      } catch (error) {
+        assert.ok(error instanceof QemuFileError);
+        continue;
+      }
+      const pages = decoded.blocks.reduce(
+        (sum, block) => sum + block.usedLength / decoded.pageSize,
+        0,
+      );
+      for (let run = 0; run < decoded.runs.length; run++) {
+        const position = decoded.runs.positions[run] as number;
+        const count = decoded.runs.counts[run] as number;
+        const last = position + (count - 1) * decoded.runs.stride + decoded.pageSize;
+        assert.ok(decoded.gaps.some(({ from, to }) => position >= from && last <= to));
+        assert.ok((decoded.runs.pages[run] as number) + count <= pages);
+      }
+      for (const { to } of decoded.gaps) assert.ok(to <= decoded.size);
+    }
+  }
+});
+
+for (const [name, why] of [
+  ['xbzrle', /XBZRLE/],
+  ['compress', /not sent as they are/],
+  ['q10-multifd-none', /multifd/],
+] as const) {
+  test(`a stream without random access gets no index, and is read to its end: ${name}`, async () => {
+    const made = recording(name);
+    assert.match(String(await indexOf(unpack(made.files[0] as { file: string }))), why);
+  });
+}
