@@ -144,7 +144,17 @@ describe('the examples of the documents', () => {
   });
 });
 
-const COMMANDS = ['save', 'restore', 'relay', 'inspect', 'verify', 'extract', 'diff'];
+const COMMANDS = [
+  'save',
+  'restore',
+  'relay',
+  'inspect',
+  'verify',
+  'extract',
+  'diff',
+  'convert',
+  'compact',
+];
 /** Options of npm's scripts and of Node in the documents. */
 const OTHER_OPTIONS = new Set(['--quick', '--minutes', '--import']);
 const OPTION = /(?<=[\s`([])--[a-z][a-z-]*(?:=[a-z]+)?/g;

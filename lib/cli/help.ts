@@ -58,6 +58,7 @@ Exit codes: 0 done, 1 the stream is damaged or incomplete, 2 usage, 3 not a migr
 
 Examples:
   qemu-file compact guest.mig small.mig
+  qemu-file convert guest.mig other.mig --rename-block pc.ram=mem
 `;
 
 export const VM_HELP: string = `${ENDPOINTS}

@@ -1,5 +1,6 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import type { CompactFlags } from './commands/compact.ts';
+import type { ConvertFlags } from './commands/convert.ts';
 import type { DiffFlags } from './commands/diff.ts';
 import type { ExtractFlags } from './commands/extract.ts';
 import type { InspectFlags } from './commands/inspect.ts';
@@ -32,6 +33,17 @@ function parsePlacement(
     throw new InvalidArgumentError('Give BLOCK=ADDRESS, such as dimm0=0x140000000.');
   }
   return new Map([...earlier, [block, address]]);
+}
+
+function parseRenaming(
+  text: string,
+  earlier: ReadonlyMap<string, string> = new Map(),
+): ReadonlyMap<string, string> {
+  const [, old, renamed] = /^([^=]+)=([^=]+)$/.exec(text) ?? [];
+  if (old === undefined || renamed === undefined || earlier.has(old)) {
+    throw new InvalidArgumentError('Give OLD=NEW, such as pc.ram=mem, once for each block.');
+  }
+  return new Map([...earlier, [old, renamed]]);
 }
 
 function parseChannels(text: string): number {
@@ -203,6 +215,21 @@ function addWriter(program: Command, name: string, description: string): Command
 }
 
 function addWriters(program: Command, done: (code: number) => void): void {
+  addWriter(
+    program,
+    'convert',
+    'Write a stream again, byte for byte but for what the options change.',
+  )
+    .option(
+      '--rename-block <old=new>',
+      'give a RAM block another name; may be repeated',
+      parseRenaming,
+    )
+    .option('--drop-description', 'leave out the VM description')
+    .action(async (from: string, to: string, flags: ConvertFlags) => {
+      const { runConvert } = await import('./commands/convert.ts');
+      done(await runConvert(from, to, flags));
+    });
   addWriter(
     program,
     'compact',

@@ -1,21 +1,8 @@
-import { parseUri } from '../../../adapters/index.ts';
-import { QemuFileError } from '../../contract/errors.ts';
-import { openScratchStore } from '../../extract/scratch-store.ts';
-import { collectSavedGuest } from '../../migration/saved-guest/collect-saved-guest.ts';
-import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
-import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
-import { MigrationWriter } from '../../migration/writer/migration-writer.ts';
-import { writerOptionsOf, writeSavedGuest } from '../../migration/writer/write-saved-guest.ts';
-import { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { sizeOf } from '../endpoints/open-endpoints.ts';
-import { type OpenStream, openStream } from '../endpoints/open-stream.ts';
-import { type RewriteFlags, type Rewritten, rewriteStream } from './rewrite-command.ts';
+import { type RewriteFlags, rewriteStream } from './rewrite-command.ts';
+import { writeGuest } from './write-guest.ts';
 
 /** Options of `qemu-file compact`. */
 export type CompactFlags = RewriteFlags;
-
-const NO_DESCRIPTION =
-  'there is no VM description: the device sections were written as they came, undescribed';
 
 /**
  * Run `qemu-file compact`.
@@ -26,65 +13,6 @@ const NO_DESCRIPTION =
  */
 export function runCompact(fromText: string, toText: string, flags: CompactFlags): Promise<number> {
   return rewriteStream('compacted', [fromText, toText], flags, (stream, to, signal) =>
-    compact(fromText, stream, to, flags, signal),
+    writeGuest(fromText, stream, to, flags, signal),
   );
-}
-
-async function compact(
-  fromText: string,
-  stream: OpenStream,
-  to: QemuFile,
-  flags: CompactFlags,
-  signal: AbortSignal,
-): Promise<Rewritten> {
-  using scratch = openScratchStore();
-  const { outer } = stream;
-  const size = sizeOf(parseUri(fromText), outer);
-  const collect = ({ unwrapped, channels, description }: OpenStream): Promise<SavedGuest> =>
-    collectSavedGuest(unwrapped.file, {
-      store: scratch.store,
-      channels,
-      description,
-      fileOffset: unwrapped.fileOffset,
-    });
-  const guest = await openGuest(fromText, stream, flags, signal, collect);
-  try {
-    const writer = new MigrationWriter(to, writerOptionsOf(guest));
-    await writeSavedGuest(guest, writer, { signal });
-    const notes = guest.descriptionText === null ? [NO_DESCRIPTION] : [];
-    const before = channelBytes(stream) + (size ?? outer.getPosition);
-    return { before, after: writer.position, notes };
-  } finally {
-    await guest.close();
-  }
-}
-
-/** Return how many bytes were read from the further channels. */
-function channelBytes({ channels }: OpenStream): number {
-  return channels.reduce((sum, file) => sum + (file instanceof QemuFile ? file.getPosition : 0), 0);
-}
-
-/** Open the guest in place, or, where its pages have no places, with its memory in a scratch file. */
-async function openGuest(
-  fromText: string,
-  stream: OpenStream,
-  flags: CompactFlags,
-  signal: AbortSignal,
-  collect: (stream: OpenStream) => Promise<SavedGuest>,
-): Promise<SavedGuest> {
-  const { unwrapped, channels, description } = stream;
-  if (!unwrapped.seekable || channels.length > 0) return collect(stream);
-  try {
-    return await openSavedGuest(unwrapped, { description, signal });
-  } catch (error) {
-    if (!(error instanceof QemuFileError) || error.code !== 'ENOTSUP') throw error;
-  }
-  const { snapshot, quiet = false } = flags;
-  const from = parseUri(fromText);
-  const again = await openStream({ from, channels: [], snapshot, signal, quiet });
-  try {
-    return await collect(again);
-  } finally {
-    await again.close();
-  }
 }

@@ -1,0 +1,89 @@
+import { parseUri, type Uri } from '../../../adapters/index.ts';
+import { QemuFileError } from '../../contract/errors.ts';
+import { copyStream } from '../../migration/writer/copy-stream.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { isMappedRam, rebaseMappedRam } from '../../relay/rebase-mapped-ram.ts';
+import type { OpenStream } from '../endpoints/open-stream.ts';
+import { UsageError } from '../shell/command-errors.ts';
+import { exclusive, type RewriteFlags, type Rewritten, rewriteStream } from './rewrite-command.ts';
+import { writeGuest } from './write-guest.ts';
+
+/** Options of `qemu-file convert`. */
+export interface ConvertFlags extends RewriteFlags {
+  /** New names of RAM blocks, by their old names. */
+  renameBlock?: ReadonlyMap<string, string>;
+  /** Leave out the VM description. */
+  dropDescription?: boolean;
+}
+
+/**
+ * Run `qemu-file convert`.
+ *
+ * @param fromText - The endpoint to read, as typed.
+ * @param toText - The endpoint to write, as typed.
+ * @returns The exit code.
+ */
+export function runConvert(fromText: string, toText: string, flags: ConvertFlags): Promise<number> {
+  return rewriteStream('converted', [fromText, toText], flags, (stream, to, signal) =>
+    convert([fromText, toText], stream, to, flags, signal),
+  );
+}
+
+async function convert(
+  [fromText, toText]: readonly [string, string],
+  stream: OpenStream,
+  to: QemuFile,
+  flags: ConvertFlags,
+  signal: AbortSignal,
+): Promise<Rewritten> {
+  const { unwrapped, description, channels } = stream;
+  const { renameBlock, dropDescription } = flags;
+  if (channels.length > 0) {
+    // Pages of the channels become part of the stream.
+    if (renameBlock !== undefined) throw exclusive('--channel', '--rename-block');
+    if (dropDescription === true) throw exclusive('--channel', '--drop-description');
+    return writeGuest(fromText, stream, to, flags, signal);
+  }
+  const { fileOffset } = unwrapped;
+  const toOffset = offsetOf(parseUri(toText));
+  // A live source is never mapped-ram, and its first bytes must not wait for more of them.
+  const isMapped = unwrapped.seekable && (await isMappedRam(unwrapped.file));
+  if (isMapped) checkPlace(parseUri(toText), flags, fileOffset);
+  const isMoved = isMapped && fileOffset !== toOffset;
+  const from = isMoved ? rebaseMappedRam(unwrapped.file, fileOffset, toOffset) : unwrapped.file;
+  const { bytes, trailingBytes, warnings } = await copyOrUsage(() =>
+    copyStream(from, to, {
+      renameBlocks: renameBlock,
+      dropDescription,
+      description: isMoved ? undefined : description,
+      fileOffset: isMoved ? toOffset : fileOffset,
+    }),
+  );
+  const notes = [...warnings];
+  if (trailingBytes > 0) notes.push(`${trailingBytes} bytes after the stream were left out`);
+  return { before: bytes, after: to.putPosition, notes };
+}
+
+/** Return the offset in its file at which an endpoint has the stream. */
+function offsetOf(uri: Uri): number {
+  return uri.scheme === 'file' ? uri.offset : 0;
+}
+
+/** Offsets in a mapped-ram stream count from the start of its file: another place must be a file, too. */
+function checkPlace(to: Uri, { compress }: ConvertFlags, fileOffset: number): void {
+  if (to.scheme === 'file' && compress === undefined) return;
+  if (fileOffset === 0 && compress === undefined) return;
+  throw new UsageError(
+    'a mapped-ram stream goes to a file, not compressed: give a file, or use compact',
+  );
+}
+
+/** Report names and values that do not fit the stream as mistakes of the command line. */
+async function copyOrUsage<T>(copy: () => Promise<T>): Promise<T> {
+  try {
+    return await copy();
+  } catch (error) {
+    if (!(error instanceof QemuFileError) || error.code !== 'EINVAL') throw error;
+    throw new UsageError(error.reason);
+  }
+}

@@ -1,0 +1,150 @@
+// A converted stream is the stream, but for what was to change; nothing appears where that is impossible.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import { describe, test } from 'node:test';
+import { recording, unpack } from '../../fixtures/recording.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { run } from '../../helpers/command.ts';
+import { readStream } from '../../helpers/read-stream.ts';
+import { assertSays, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
+import { savedGuestOf } from '../../helpers/saved-guest.ts';
+import { mountSmallDisk, requireSmallDisk } from '../../helpers/small-disk.ts';
+
+function bytesOf(name: string): Buffer {
+  const [main] = recording(name).files;
+  assert.ok(main);
+  return unpack(main);
+}
+
+const stream = (dir: TempDir, name = 'microvm'): string => putRecording(dir, name)[0] ?? '';
+
+describe('convert', () => {
+  test('writes a stream byte for byte, from a file and from a pipe, compressed or not', async () => {
+    await using dir = makeTempDir();
+    const bytes = bytesOf('microvm');
+    const [to, packed] = [dir.join('to'), dir.join('packed')];
+    const ended = await run(['convert', stream(dir), to, '--json']);
+    assertSays(ended, 0, /converted .* \(8727063 bytes\) to .* \(8727063 bytes\)/);
+    assert.equal(jsonIn(ended).bytesAfter, bytes.length);
+    assert.ok(fs.readFileSync(to).equals(bytes));
+    assertSays(await run(['convert', to, packed, '--compress', 'gzip']), 0);
+    const plain = await run(['convert', '-', '-', '--quiet'], fs.readFileSync(packed));
+    assertSays(plain, 0);
+    assert.ok(plain.stdout.equals(bytes));
+  });
+
+  test('gives a RAM block another name', async () => {
+    await using dir = makeTempDir();
+    const to = dir.join('to');
+    const args = ['convert', stream(dir), to, '--rename-block', 'microvm.ram=mem'];
+    assertSays(await run(args), 0);
+    const [was, is] = [
+      await readStream([bytesOf('microvm')]),
+      await readStream([fs.readFileSync(to)]),
+    ];
+    assert.deepEqual(
+      is.reader.ram.blocks.map(({ name }) => name),
+      was.reader.ram.blocks.map(({ name }) => (name === 'microvm.ram' ? 'mem' : name)),
+    );
+    assert.ok(is.ram.get('mem')?.equals(was.ram.get('microvm.ram') ?? Buffer.alloc(0)));
+  });
+
+  test('leaves out the VM description', async () => {
+    await using dir = makeTempDir();
+    assertSays(await run(['convert', stream(dir), dir.join('to'), '--drop-description']), 0);
+    const { events } = await readStream([bytesOf('microvm')]);
+    const described = events.find(({ type }) => type === 'vmDescription');
+    assert.ok(
+      fs.readFileSync(dir.join('to')).equals(bytesOf('microvm').subarray(0, described?.offset)),
+    );
+  });
+
+  test('puts the pages of further channels into the stream', async () => {
+    await using dir = makeTempDir();
+    const [main = '', ...channels] = putRecording(dir, 'multifd-none');
+    const to = dir.join('to');
+    const args = channels.flatMap((channel) => ['--channel', channel]);
+    assertSays(await run(['convert', main, to, ...args]), 0);
+    const { pages } = await savedGuestOf(bytesOf('multifd-none'), {
+      channels: channels.map((channel) => fs.createReadStream(channel)),
+    });
+    const { ram } = await readStream([fs.readFileSync(to)]);
+    for (const [index, { name, usedLength }] of pages.blocks.entries()) {
+      const bytes = Buffer.alloc(usedLength);
+      await pages.read(index, 0, bytes);
+      assert.ok(ram.get(name)?.equals(bytes), name);
+    }
+  });
+
+  test('moves a mapped-ram stream to another offset of its file', async () => {
+    await using dir = makeTempDir();
+    const from = stream(dir, 'q10-mapped-ram');
+    const [there, back] = [dir.join('there'), dir.join('back')];
+    assertSays(await run(['convert', from, `file:${there},offset=0x3000`]), 0);
+    assertSays(await run(['verify', `file:${there},offset=0x3000`]), 0);
+    assertSays(await run(['convert', `file:${there},offset=0x3000`, back]), 0);
+    assert.ok(fs.readFileSync(back).equals(fs.readFileSync(from)));
+  });
+});
+
+describe('convert writes nothing', () => {
+  for (const [what, make, args, code, says] of [
+    [
+      'for a stream that was cut',
+      (dir) => put(dir, 'cut', bytesOf('microvm').subarray(0, 8_000_000)),
+      [],
+      1,
+      /ENODATA: .*ends/,
+    ],
+    [
+      'for a stream that is damaged',
+      (dir) => put(dir, 'damaged', bytesOf('microvm').fill(0x55, 10_000, 20_000)),
+      [],
+      1,
+      /EBADMSG/,
+    ],
+    ['for anything else', (dir) => put(dir, 'text', 'no stream at all'), [], 3, /EPROTO/],
+    [
+      'without the block that is to be renamed',
+      stream,
+      ['--rename-block', 'pc.ram=mem'],
+      2,
+      /no RAM block "pc.ram"; its blocks are "microvm.ram"/,
+    ],
+    ['for a name without a new one', stream, ['--rename-block', 'pc.ram'], 2, /Give OLD=NEW/],
+    [
+      'for names in a mapped-ram stream',
+      (dir) => stream(dir, 'q10-mapped-ram'),
+      ['--rename-block', 'microvm.ram=mem'],
+      5,
+      /mapped-ram stream cannot be renamed/,
+    ],
+    [
+      'for a mapped-ram stream that is to be compressed',
+      (dir) => stream(dir, 'q10-mapped-ram'),
+      ['--compress', 'gzip'],
+      2,
+      /mapped-ram stream goes to a file, not compressed/,
+    ],
+  ] as readonly [string, (dir: TempDir) => string, string[], number, RegExp][]) {
+    test(what, async () => {
+      await using dir = makeTempDir();
+      assertSays(await run(['convert', make(dir), dir.join('to'), ...args]), code, says);
+      assert.ok(!fs.existsSync(dir.join('to')));
+    });
+  }
+
+  test('to the file that it reads', async () => {
+    await using dir = makeTempDir();
+    const from = stream(dir);
+    assertSays(await run(['convert', from, from]), 2, /is the file that is read/);
+    assert.ok(fs.readFileSync(from).equals(bytesOf('microvm')));
+  });
+
+  test('to a disk that is full', { skip: requireSmallDisk() }, async () => {
+    await using dir = makeTempDir();
+    await using disk = mountSmallDisk();
+    assertSays(await run(['convert', stream(dir), disk.join('to')]), 4, /\/to: ENOSPC/);
+    assert.deepEqual(fs.readdirSync(disk.path), []);
+  });
+});
