@@ -29,8 +29,17 @@ function counted(text: string): Buffer {
 const EOS = be64(0x10);
 const FOOTER = Buffer.concat([Buffer.from([0x7e]), be32(1)]);
 
-/** Return records of consecutive pages; only the first one carries the name of the block. */
-function records(kind: 'dense' | 'zero', first: number, count: number): Buffer {
+/**
+ * Return records of consecutive pages; only the first one carries the name of the block.
+ *
+ * @param changedEvery - One in so many pages has other contents than without it; 0 for none.
+ */
+function records(
+  kind: 'dense' | 'zero',
+  first: number,
+  count: number,
+  changedEvery: number,
+): Buffer {
   const size = 8 + (kind === 'dense' ? PAGE : 1);
   const bytes = Buffer.alloc(size * count, 0x5a);
   for (let index = 0; index < count; index++) {
@@ -40,6 +49,7 @@ function records(kind: 'dense' | 'zero', first: number, count: number): Buffer {
     if (kind === 'zero') bytes[at + 8] = 0;
     // All pages differ, as in a guest.
     else bytes.writeUInt32LE(first + index, at + 100);
+    if (changedEvery > 0 && (first + index) % changedEvery === 0) bytes[at + 1000] = 1;
   }
   return bytes;
 }
@@ -47,12 +57,14 @@ function records(kind: 'dense' | 'zero', first: number, count: number): Buffer {
 /**
  * Write a stream with `pages` pages into a file.
  *
+ * @param changedEvery - One in so many dense pages has other contents than in the stream without it.
  * @returns The size of the file in bytes.
  */
 export async function writeStream(
   path: string,
   kind: 'dense' | 'zero',
   pages: number,
+  changedEvery = 0,
 ): Promise<number> {
   const file = createWriteStream(path);
   const write = async (...parts: Buffer[]): Promise<void> => {
@@ -71,7 +83,7 @@ export async function writeStream(
     Buffer.from([0]),
   );
   for (let first = 0; first < pages; first += PIECE_RECORDS) {
-    await write(records(kind, first, Math.min(PIECE_RECORDS, pages - first)));
+    await write(records(kind, first, Math.min(PIECE_RECORDS, pages - first), changedEvery));
   }
   const json = Buffer.from('{"page_size": 4096, "devices": []}');
   await write(EOS, FOOTER, Buffer.from([3]), be32(1), EOS, FOOTER);

@@ -1,6 +1,7 @@
 import { MigrationStreamError } from '../format/stream-error.ts';
 import type { PageSource } from '../memory/page-source.ts';
 import { findMovedPages } from './moved-pages.ts';
+import { PageChecksums } from './page-checksums.ts';
 import { type PageKindCounts, PageKinds, type PageRange } from './page-kinds.ts';
 import { WINDOW_BYTES, type Window, windowsOf } from './page-windows.ts';
 import { type CompareOptions, type SharedBlock, shareBlocks, Turns } from './shared-blocks.ts';
@@ -37,9 +38,10 @@ export async function compareBlocks(
     throw new MigrationStreamError('unsupported', reason, {});
   }
   const kinds = new PageKinds();
-  const comparison = new Comparison(a, b, kinds, options);
+  const checksums = new PageChecksums();
+  const comparison = new Comparison(a, b, kinds, checksums, options);
   for (const block of shared) await comparison.compare(block);
-  await findMovedPages(a, b, shared, kinds, options);
+  await findMovedPages({ a, b, blocks: shared, checksums }, kinds, options);
   const byName = new Map(shared.map((block) => [block.name, block]));
   const differences = a.blocks.map(({ name, usedLength }) => {
     const block = byName.get(name);
@@ -86,15 +88,23 @@ class Comparison {
   readonly #a: PageSource;
   readonly #b: PageSource;
   readonly #kinds: PageKinds;
+  readonly #checksums: PageChecksums;
   readonly #turns: Turns;
   readonly #bufferA: Buffer = Buffer.alloc(WINDOW_BYTES);
   readonly #bufferB: Buffer = Buffer.alloc(WINDOW_BYTES);
   readonly #zeros: Buffer = Buffer.alloc(WINDOW_BYTES);
 
-  constructor(a: PageSource, b: PageSource, kinds: PageKinds, options: CompareOptions) {
+  constructor(
+    a: PageSource,
+    b: PageSource,
+    kinds: PageKinds,
+    checksums: PageChecksums,
+    options: CompareOptions,
+  ) {
     this.#a = a;
     this.#b = b;
     this.#kinds = kinds;
+    this.#checksums = checksums;
     this.#turns = new Turns(options);
   }
 
@@ -115,8 +125,9 @@ class Comparison {
     const readA = hasA ? this.#a.read(block.a, at, bytesA) : undefined;
     const readB = hasB ? this.#b.read(block.b, at, bytesB) : undefined;
     if (readA !== undefined || readB !== undefined) await Promise.all([readA, readB]);
-    if (bytesA.equals(bytesB)) return;
     const { pageSize } = this.#a;
+    if (hasA) this.#checksums.add(block.a, at, bytesA, pageSize);
+    if (bytesA.equals(bytesB)) return;
     const first = block.first + at / pageSize;
     for (let start = 0; start < length; start += pageSize) {
       const end = start + pageSize;
