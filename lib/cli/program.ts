@@ -264,6 +264,7 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
       new Option('--compress <format>', 'compress the stream').choices(['gzip', 'zstd'] as const),
     )
     .option('--manifest <file>', 'write digests of sections and RAM blocks to a file')
+    .option('--index', 'write an index of the pages beside the stream, for restore --lazy')
     .option('--pause', 'stop the guest first; a restored guest is then stopped as well')
     .option('--resume', 'let the guest continue here afterwards')
     .option('--keep-paused', 'leave the guest stopped afterwards (the default)');

@@ -1,6 +1,7 @@
 import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
 import { type LazyProgress, type LazyRestoreResult, restoreLazily } from '../../vm/index.ts';
 import { openStream } from '../endpoints/open-stream.ts';
+import { readPageIndex } from '../endpoints/read-page-index.ts';
 import { EXIT } from '../shell/exit-codes.ts';
 import { showExactSize } from '../shell/sizes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
@@ -23,7 +24,11 @@ export async function runRestoreLazily(
   const { snapshot } = flags;
   const stream = await openStream({ from: uri, channels: [], snapshot, signal, quiet });
   await using guest = disposable(
-    await openSavedGuest(stream.unwrapped, { description: stream.description, signal }),
+    await openSavedGuest(stream.unwrapped, {
+      description: stream.description,
+      index: await readPageIndex(uri),
+      signal,
+    }),
   );
   let progress: LazyProgress | undefined;
   await parts.meter(() => ({ bytes: progress?.bytes ?? 0, limitedMs: 0 }));

@@ -1,4 +1,5 @@
-import { type CompressFormat, openTo } from '../../../adapters/index.ts';
+import { type CompressFormat, openTo, parseUri, type Uri } from '../../../adapters/index.ts';
+import { PAGE_INDEX_SUFFIX } from '../../migration/saved-guest/page-index.ts';
 import { type MigrationProgress, type SaveResult, saveVm } from '../../vm/index.ts';
 import { isStdout } from '../endpoints/open-endpoints.ts';
 import { EXIT } from '../shell/exit-codes.ts';
@@ -12,6 +13,8 @@ export interface SaveFlags extends VmFlags {
   compress?: CompressFormat;
   /** Path for a manifest. */
   manifest?: string;
+  /** Write an index of the stream's pages beside it. */
+  index?: boolean;
   /** Stop the guest first. */
   pause?: boolean;
 }
@@ -32,6 +35,11 @@ export async function runSave(toText: string, flags: SaveFlags): Promise<number>
     );
     return EXIT.USAGE;
   }
+  const problem = flags.index === true ? indexProblem(toText, flags) : null;
+  if (problem !== null) {
+    await printStderr(problem);
+    return EXIT.USAGE;
+  }
   return runWithVm('to', toText, flags, NOTHING_CHANGED, async (parts) => {
     const { qmp, uri, tls, signal } = parts;
     const to = await openTo(uri, { signal, tls: tls.to });
@@ -41,6 +49,7 @@ export async function runSave(toText: string, flags: SaveFlags): Promise<number>
       maxBandwidth: flags.maxBandwidth,
       compress: flags.compress,
       manifest: flags.manifest !== undefined,
+      index: flags.index,
       pause: flags.pause,
       resume: flags.resume,
       check: flags.check,
@@ -62,9 +71,37 @@ export async function runSave(toText: string, flags: SaveFlags): Promise<number>
         code = EXIT.IO;
       }
     }
+    if (result.index !== null && uri.scheme === 'file') {
+      const path = uri.path + PAGE_INDEX_SUFFIX;
+      try {
+        await writeWholeFile(path, result.index);
+      } catch (error) {
+        const { message } = error as Error;
+        await printStderr(`the guest is saved, but the page index (${path}) is not: ${message}`);
+        code = EXIT.IO;
+      }
+    }
     const isPrinted = await report(toText, flags, result, isStdout(uri));
     return isPrinted ? code : EXIT.IO;
   });
+}
+
+/** Return why no index can be made; null if it can, or the endpoint is not one. */
+function indexProblem(toText: string, { check, compress }: SaveFlags): string | null {
+  if (compress !== undefined) {
+    return '--index and --compress exclude each other: pages of a compressed stream have no places';
+  }
+  if (check === false) {
+    return '--index needs the check that --no-check switches off: remove one of them';
+  }
+  let uri: Uri;
+  try {
+    uri = parseUri(toText);
+  } catch {
+    return null;
+  }
+  if (uri.scheme === 'file') return null;
+  return `--index writes a file beside the stream, but ${toText} is not a file`;
 }
 
 async function report(

@@ -22,6 +22,9 @@ import { MAX_PAGES, MAX_RUNS, type PageRuns } from './page-runs.ts';
  * halves the index and leaves one chance in four billions to miss damage of an extent.
  */
 
+/** What the name of an index has after the name of its stream. */
+export const PAGE_INDEX_SUFFIX = '.qemu-file-index';
+
 const MAGIC = Buffer.from('qemu-file index\n');
 const VERSION = 1;
 const HEADER_BYTES = 44;

@@ -7,11 +7,13 @@ import { verifyStream } from '../../migration/verify/verify.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { MigrationWatch } from '../migration-watch.ts';
 import type { SaveConnection } from './save-connection.ts';
+import { SaveIndex } from './save-index.ts';
 
 /** Options of the check, and how it recognises the end of the stream. */
 export interface SaveCheckOptions {
   check?: boolean | undefined;
   manifest?: boolean | undefined;
+  index?: boolean | undefined;
   /** Whether QEMU waits on the return path for an answer to its stream. */
   hasReturnPath: boolean;
 }
@@ -20,6 +22,8 @@ export interface SaveCheckOptions {
 export class SaveCheck {
   /** Manifest of the stream; null unless it was requested. */
   manifest: Manifest | null = null;
+  /** Page index of the stream; null unless it was requested and could be made. */
+  index: Uint8Array | null = null;
   readonly warnings: string[] = [];
   readonly #connection: SaveConnection;
   readonly #watch: MigrationWatch;
@@ -45,9 +49,11 @@ export class SaveCheck {
 
   /** Read the stream to its end: the `check` of a relay. */
   async run(stream: QemuFile): Promise<void> {
-    const { check, hasReturnPath } = this.#options;
+    const { check, manifest, index, hasReturnPath } = this.#options;
     if (check !== false) {
-      await this.#verify(this.#options.manifest === true ? chunksOf(stream) : stream);
+      const indexing = index === true ? await SaveIndex.create(stream) : null;
+      const read = indexing?.file ?? stream;
+      await this.#verify(manifest === true ? chunksOf(read) : read, indexing);
     }
     // This reaches the end once the sink has taken every byte.
     while ((await stream.fillOrEnd(1)) > 0) stream.skip(stream.lookedAhead);
@@ -59,15 +65,17 @@ export class SaveCheck {
     this.#isAccepted = true;
   }
 
-  async #verify(stream: StreamSource): Promise<void> {
+  async #verify(stream: StreamSource, indexing: SaveIndex | null): Promise<void> {
     const { manifest: hasManifest, hasReturnPath } = this.#options;
     using scratch = openScratchStore();
     const { faults, warnings, manifest, isRamComplete } = await verifyStream(stream, {
       digests: hasManifest === true ? { store: scratch.store } : undefined,
       // Some machine types do not send a VM description.
       withoutDescription: true,
-      onEvent: ({ type }) => {
-        if (type === 'vmDescription' && hasReturnPath) this.#connection.endStream();
+      pages: indexing?.pages,
+      onEvent: (event, reader) => {
+        indexing?.addEvent(event, reader.ram);
+        if (event.type === 'vmDescription' && hasReturnPath) this.#connection.endStream();
       },
     });
     const [fault] = faults;
@@ -77,6 +85,9 @@ export class SaveCheck {
     }
     this.warnings.push(...warnings);
     this.manifest = manifest;
+    const index = fault === undefined ? indexing?.finish() : fault.reason;
+    if (typeof index !== 'string') this.index = index ?? null;
+    else if (indexing !== null) this.warnings.push(`no page index was made: ${index}`);
     if (hasReturnPath) this.#connection.endStream();
   }
 }

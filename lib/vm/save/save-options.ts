@@ -24,6 +24,11 @@ export interface SaveOptions {
   /** Create a manifest of the stream. This takes temporary disk space for guest memory beyond 64 MiB. */
   manifest?: boolean | undefined;
   /**
+   * Create an index of the places of the stream's pages, with which a lazy restore starts without a pass over the
+   * stream. Pages are then not sent as XBZRLE differences. Default false.
+   */
+  index?: boolean | undefined;
+  /**
    * False: do not read the stream, for one that this package cannot read, and rely on QEMU's word that it is
    * complete. QEMU then completes its migration before the sink is closed. Default true.
    */
@@ -47,6 +52,8 @@ export interface SaveResult {
   status: string;
   /** Null unless it was requested. */
   manifest: Manifest | null;
+  /** The page index, for the option `index` of `openSavedGuest`; null unless it was requested and could be made. */
+  index: Uint8Array | null;
   /** Clauses for the user about what did not fail the save. */
   warnings: string[];
 }

@@ -45,8 +45,9 @@ const CONNECT_GRACE_MS = 2000;
  * @param sink - A file as `openTo` returns it, or any Writable; `saveVm` closes or destroys it. The sink must
  *   store the stream: if it leads to another QEMU, the answer of that QEMU is not read, so use `relay` instead.
  * @param options - See `SaveOptions`.
- * @returns Bytes, seconds, run state, manifest and warnings; see `SaveResult`.
- * @throws {QemuFileError} (rejects) `EINVAL` for a manifest without the check; `EBUSY` if the run state does not
+ * @returns Bytes, seconds, run state, manifest, index and warnings; see `SaveResult`.
+ * @throws {QemuFileError} (rejects) `EINVAL` for a manifest or an index without the check, or an index of a compressed
+ *   stream; `EBUSY` if the run state does not
  *   allow a save or a migration is in progress; `ENOTSUP` if QEMU cannot migrate this guest; `EIO` if its migration
  *   fails, with its own reason; `ECONNRESET` if QEMU ends; `ETIMEDOUT` if it does not answer; `ECANCELED` if the
  *   signal aborts or another client cancels; the error of the sink. {MigrationStreamError} if the stream is not
@@ -73,9 +74,8 @@ async function saveInto(qmp: QmpClient, sink: VmSink, options: SaveOptions): Pro
   let to: QemuFile | undefined;
   try {
     to = sinkFile(sink, options.compress);
-    if (options.check === false && options.manifest === true) {
-      throw new QemuFileError('EINVAL', '`manifest` requires `check`', { operation: 'saveVm' });
-    }
+    const problem = optionProblem(options);
+    if (problem !== null) throw new QemuFileError('EINVAL', problem, { operation: 'saveVm' });
     to.maxBandwidth = options.maxBandwidth ?? to.maxBandwidth;
     return await new Save(qmp, to, options).run();
   } catch (error) {
@@ -85,6 +85,16 @@ async function saveInto(qmp: QmpClient, sink: VmSink, options: SaveOptions): Pro
     await to?.close().catch(noop);
     throw failure;
   }
+}
+
+/** Return why options exclude each other; null if they do not. */
+function optionProblem({ check, manifest, index, compress }: SaveOptions): string | null {
+  if (check === false && manifest === true) return '`manifest` requires `check`';
+  if (check === false && index === true) return '`index` requires `check`';
+  if (compress !== undefined && index === true) {
+    return '`index` and `compress` exclude each other: pages of a compressed stream have no places';
+  }
+  return null;
 }
 
 class Save {
@@ -103,7 +113,7 @@ class Save {
   }
 
   async run(): Promise<SaveResult> {
-    const { signal, pause, check } = this.#options;
+    const { signal, pause, check, index } = this.#options;
     const qmp = this.#qmp;
     this.#checkSignal();
     const before = await checkSaveable(qmp);
@@ -114,7 +124,11 @@ class Save {
       const canConfirm = check !== false && !(await suppressesDescription(qmp));
       settings = await changeSettings(qmp, {
         ...SAVE_SETTINGS,
-        capabilities: { ...SAVE_SETTINGS.capabilities, 'return-path': canConfirm },
+        capabilities: {
+          ...SAVE_SETTINGS.capabilities,
+          'return-path': canConfirm,
+          ...(index === true ? { xbzrle: false } : {}),
+        },
       });
       if (pause === true && before.running) await qmp.execute('stop');
       const result = await this.#migrate(settings.has('return-path'));
@@ -274,7 +288,10 @@ class Save {
     }
   }
 
-  #result(result: RelayResult, { manifest, warnings }: SaveCheck): Omit<SaveResult, 'status'> {
+  #result(
+    result: RelayResult,
+    { manifest, index, warnings }: SaveCheck,
+  ): Omit<SaveResult, 'status'> {
     this.#warnings.push(...warnings);
     const { forward, seconds, limitedSeconds } = result;
     return {
@@ -282,6 +299,7 @@ class Save {
       seconds,
       limitedSeconds,
       manifest,
+      index,
       warnings: this.#warnings,
     };
   }

@@ -154,6 +154,21 @@ describe('save and restore refuse, before they do anything,', { concurrency: 2 }
       ['save', '--qmp', 'q', '--no-check', '--manifest', 'm', 'x'],
       /--manifest needs the check/,
     ],
+    [
+      'an index of a compressed stream',
+      ['save', '--qmp', 'q', '--index', '--compress', 'gzip', 'x'],
+      /--index and --compress exclude each other/,
+    ],
+    [
+      'an index of what is not checked',
+      ['save', '--qmp', 'q', '--index', '--no-check', 'x'],
+      /--index needs the check/,
+    ],
+    [
+      'an index of what is not a file',
+      ['save', '--qmp', 'q', '--index', 'tcp:host:1'],
+      /tcp:host:1 is not a file/,
+    ],
   ] as const) {
     test(what, async () => {
       const { code, stderr } = await run(args);

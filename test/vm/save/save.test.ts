@@ -1,13 +1,16 @@
 // saveVm against a played QEMU: orders of events that a real one does not show on demand.
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { Writable } from 'node:stream';
 import { describe, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
-import { memoryPair, openTo } from '../../../adapters/index.ts';
+import { memoryPair, openFrom, openTo } from '../../../adapters/index.ts';
 import { QemuFile, QemuFileError } from '../../../lib/index.ts';
+import { openSavedGuest, unwrap } from '../../../lib/migration/index.ts';
 import { type MigrationProgress, type SaveOptions, saveVm } from '../../../lib/vm/index.ts';
 import { changeSettings } from '../../../lib/vm/migration-settings.ts';
+import { recording } from '../../fixtures/recording.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
 import { watchLeaks } from '../../helpers/leaks.ts';
 import { until } from '../../helpers/until.ts';
@@ -158,6 +161,39 @@ describe('a save', () => {
     assert.equal(result.manifest?.xxh64, '53975d83884d67ca');
     assert.equal(result.status, 'running');
     assert.equal(seen.at(-1)?.status, 'completed');
+    await fake.qmp.close();
+  });
+
+  test('makes an index of its pages, with which the guest is opened', async () => {
+    await using dir = makeTempDir();
+    const fake = await FakeQemu.start();
+    fake.capabilities['xbzrle'] = true;
+    const path = dir.join('vm.mig');
+    const saving = save(fake, dir, await openTo(path), { index: true, manifest: true });
+    const { index, warnings } = await saving;
+    assert.ok(index);
+    assert.deepEqual(warnings, []);
+    assert.equal(fake.capabilities['xbzrle'], true);
+    const file = await unwrap(await openFrom({ scheme: 'file', path, offset: 0 }));
+    const guest = await openSavedGuest(file, { index });
+    const { ram } = recording('return-path').facts;
+    for (const [block, { used, sha256 }] of ram.entries()) {
+      const bytes = Buffer.alloc(used);
+      await guest.pages.read(block, 0, bytes);
+      assert.equal(createHash('sha256').update(bytes).digest('hex'), sha256);
+    }
+    await guest.close();
+    await fake.qmp.close();
+  });
+
+  test('refuses an index of what has no places, before QEMU is asked', async () => {
+    await using dir = makeTempDir();
+    const fake = await FakeQemu.start();
+    for (const options of [{ compress: 'gzip' }, { check: false }] as const) {
+      const saving = save(fake, dir, await openTo(dir.join('vm.mig')), { ...options, index: true });
+      await assert.rejects(saving, { code: 'EINVAL' });
+    }
+    assert.equal(fake.status, undefined);
     await fake.qmp.close();
   });
 
