@@ -1,0 +1,119 @@
+// The snapshot store in a bucket of S3: the same as in a directory, also when writers are killed.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { after, before, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { openStore, type SnapshotStore } from '../../lib/snapshot/index.ts';
+import { MadeGuest, memoryDigest, PAGE } from '../helpers/made-guest.ts';
+import { type S3Server, startS3Server, withoutS3 } from '../helpers/s3.ts';
+import { guestToWrite } from '../helpers/writer-to-kill.ts';
+
+const WRITER = fileURLToPath(new URL('../helpers/writer-to-kill.ts', import.meta.url));
+const ROOT = fileURLToPath(new URL('../../', import.meta.url));
+const LIMITS = { timeout: 120_000 };
+const MIB = 1 << 20;
+
+for (const isModern of [false, true]) {
+  const kind = isModern ? 'with conditional PUT' : 'without conditional PUT';
+  describe(`a store in S3 ${kind}`, { skip: withoutS3 }, () => {
+    let server: S3Server;
+    before(async () => {
+      server = await startS3Server(isModern);
+      process.env.AWS_ACCESS_KEY_ID = server.credentials.accessKeyId;
+      process.env.AWS_SECRET_ACCESS_KEY = server.credentials.secretAccessKey;
+    });
+    after(async () => {
+      delete process.env.AWS_ACCESS_KEY_ID;
+      delete process.env.AWS_SECRET_ACCESS_KEY;
+      await server[Symbol.asyncDispose]();
+    });
+
+    async function newUrl(): Promise<string> {
+      return `s3://${await server.makeBucket()}/vm/store?endpoint=${server.endpoint}`;
+    }
+
+    test('a guest and its child are written and read, and share their pages', LIMITS, async () => {
+      const store = await openStore(await newUrl());
+      const golden = guestToWrite();
+      const child = golden.clone('another state').fill(20, 30, 'changed');
+      const base = await store.writer('base').writeGuest(golden);
+      const info = await store.writer('child', { parent: 'base' }).writeGuest(child);
+      assert.ok(base.ownBytes > 20 * MIB && info.ownBytes < 33 * PAGE * 1.1 + 20_000);
+      assert.equal(await digestOf(store, 'base'), await memoryDigest(golden));
+      assert.equal(await digestOf(store, 'child'), await memoryDigest(child));
+      await store.remove('base');
+      assert.equal(await digestOf(store, 'child'), await memoryDigest(child));
+      assert.deepEqual(
+        (await store.list()).map(({ name }) => name),
+        ['child'],
+      );
+      await store.close();
+    });
+
+    test('of two writers of one name one wins, and the other is told', LIMITS, async () => {
+      const url = await newUrl();
+      const stores = [await openStore(url), await openStore(url)];
+      const guests = ['a', 'b'].map((seed) => new MadeGuest(100).fill(0, 50, seed));
+      const results = await Promise.allSettled(
+        stores.map((store, index) => store.writer('one').writeGuest(guests[index] as MadeGuest)),
+      );
+      const winner = results.findIndex(({ status }) => status === 'fulfilled');
+      const loser = results[1 - winner] as PromiseRejectedResult;
+      assert.equal(loser.status, 'rejected');
+      assert.equal((loser.reason as { code?: unknown }).code, 'EEXIST');
+      const store = stores[0] as SnapshotStore;
+      assert.equal(await digestOf(store, 'one'), await memoryDigest(guests[winner] as MadeGuest));
+      for (const each of stores) await each.close();
+    });
+
+    if (isModern) return;
+    test('a writer that is killed at any object leaves no broken snapshot', LIMITS, async (t) => {
+      const url = await newUrl();
+      const store = await openStore(url);
+      const base = new MadeGuest(6000).fill(0, 2000, 'golden');
+      await store.writer('base').writeGuest(base);
+      const expected = await memoryDigest(guestToWrite());
+      const whens = ['before', 'during', 'after'];
+      let killed = 0;
+      let whole = 0;
+      for (let number = 0; ; number += 1) {
+        const name = `s${number}`;
+        const when = whens[number % whens.length] as string;
+        const wasKilled = await runWriter([url, name, 'base', String(number), when], server);
+        const names = (await store.list()).map((info) => info.name);
+        if (names.includes(name)) {
+          whole += 1;
+          assert.equal(await digestOf(store, name), expected, `${name}, killed ${when}`);
+        }
+        assert.equal(await digestOf(store, 'base'), await memoryDigest(base));
+        if (!wasKilled) break;
+        killed += 1;
+      }
+      assert.ok(killed >= 4, 'mark, packs, map and manifest');
+      t.diagnostic(`${killed} writers killed, ${whole} snapshots whole`);
+      await store.close();
+    });
+  });
+}
+
+async function digestOf(store: SnapshotStore, name: string): Promise<string> {
+  const reader = await store.reader(name);
+  return memoryDigest(reader);
+}
+
+/** Run the writer, and return whether it was killed. */
+async function runWriter(args: readonly string[], server: S3Server): Promise<boolean> {
+  const child = spawn(process.execPath, ['--import', 'tsx', WRITER, ...args], {
+    cwd: ROOT,
+    env: {
+      PATH: process.env.PATH,
+      AWS_ACCESS_KEY_ID: server.credentials.accessKeyId,
+      AWS_SECRET_ACCESS_KEY: server.credentials.secretAccessKey,
+    },
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+  const [code, signal] = (await once(child, 'close')) as [number | null, string | null];
+  assert.ok(signal === 'SIGKILL' || code === 0, `the writer ended with status ${code}`);
+  return signal === 'SIGKILL';
+}
