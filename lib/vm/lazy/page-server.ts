@@ -4,6 +4,7 @@ import { Fifo } from '../../util/fifo.ts';
 import { hex } from '../../util/format.ts';
 import { noop } from '../../util/noop.ts';
 import { FaultTimes } from './fault-times.ts';
+import { BatchPool, isDue, type PageBatch, type PageWindow, trimBatch } from './page-batch.ts';
 import type {
   PageRange,
   PageReason,
@@ -11,16 +12,15 @@ import type {
   PageServerStats,
 } from './page-server-types.ts';
 import { type BlockPages, isUnsent, PAGE_STATE, PageStates } from './page-states.ts';
-import { MAX_RECORD_HEADER_BYTES, RecordChannel } from './record-channel.ts';
+import { RecordChannel } from './record-channel.ts';
+import { backgroundOrder, prefetchOrder, windowAround } from './send-order.ts';
+import { SendPace } from './send-pace.ts';
 
 /*
  * Two senders run side by side. Requests are answered as they come, a few at a time. The unasked pages go out one
  * batch at a time, so that no more than a batch is in front of an answer; the next batch is read meanwhile. A page
  * is claimed when its request comes, or in the moment its batch is written, so each is sent once.
  */
-
-/** Target pages that are sent together: the aligned window around a requested page, a batch of unasked ones. */
-const WINDOW_PAGES = 32;
 
 /** Requests that are answered at the same time. */
 const MAX_ANSWERS = 8;
@@ -31,26 +31,14 @@ const QUIET_MS = 5;
 /** Most ranges of a recorded working set. */
 const MAX_RECORDED_RANGES = 262_144;
 
-const { ZERO, DATA } = PAGE_STATE;
+const { DATA } = PAGE_STATE;
 
-/** A request for a page that was not sent. */
+/** A request for a host page that was not sent. */
 interface Fault {
   readonly block: number;
-  /** Number of the host page. */
   readonly host: number;
-  /** Whether its pages have data. */
   readonly hasData: boolean;
   readonly startMs: number;
-}
-
-/** Adjacent pages of one block that are read together, and the records made of them. */
-interface Batch {
-  block: number;
-  page: number;
-  count: number;
-  reason: PageReason;
-  readonly pages: Buffer;
-  readonly records: Buffer;
 }
 
 /**
@@ -59,13 +47,15 @@ interface Batch {
  */
 export class PageServer {
   /**
-   * Resolves when all pages with data were sent and the source is unchanged; rejects with the first failure: of the
-   * source, with block and page, of a sink, or the error given to `stop`.
+   * Resolves when all pages with data were sent and the source is unchanged: no page is sent after that. Rejects with
+   * the first failure: of the source, with block and page, of a sink, or the error given to `stop`.
    */
   readonly finished: Promise<void>;
   readonly #options: PageServerOptions;
   readonly #source: PageSource;
   readonly #states: PageStates;
+  readonly #pace: SendPace;
+  readonly #batches: BatchPool;
   readonly #requests: RecordChannel;
   readonly #unasked: RecordChannel;
   readonly #times = new FaultTimes();
@@ -78,39 +68,34 @@ export class PageServer {
   };
   readonly #recorded: PageRange[] = [];
   readonly #queue = new Fifo<Fault>();
-  readonly #free: Batch[] = [];
   readonly #zeroPage: Buffer;
-  readonly #dataPages: number;
   #sentDataPages = 0;
   #requestCount = 0;
   #faultCount = 0;
+  /** Requests that are being answered. */
   #answers = 0;
+  /** Whether unasked pages are being sent. */
   #isSending = false;
-  #lastRequestMs = Number.NEGATIVE_INFINITY;
-  #recordUntilMs = Number.NEGATIVE_INFINITY;
-  #budgetMs = 0;
+  /** Whether all pages were sent. */
+  #isDone = false;
   #error: QemuFileError | null = null;
-  #isFinishing = false;
-  #wake: () => void = noop;
   #onIdle: (() => void)[] = [];
   #resolve!: () => void;
   #reject!: (error: Error) => void;
 
   /** @throws {QemuFileError} `ENOTSUP` for host pages that are too large. */
   constructor(options: PageServerOptions) {
-    const { source, sink, requestSink } = options;
+    const { source, sink, requestSink, hostPageSizes, received } = options;
+    const { quietMs = QUIET_MS, recordMs = 0, maxBandwidth } = options;
     this.#options = options;
     this.#source = source;
-    this.#states = new PageStates(source, options.hostPageSizes, options.received);
+    this.#states = new PageStates(source, hostPageSizes, received);
+    this.#pace = new SendPace({ quietMs, recordMs, maxBandwidth });
+    this.#batches = new BatchPool(source.pageSize);
     this.#unasked = new RecordChannel(sink, source);
     this.#requests =
       requestSink === undefined ? this.#unasked : new RecordChannel(requestSink, source);
     this.#zeroPage = Buffer.alloc(source.pageSize);
-    let dataPages = 0;
-    for (const { states, hostPages } of this.#states.blocks) {
-      for (const state of states) if (state === DATA) dataPages += hostPages;
-    }
-    this.#dataPages = dataPages;
     this.finished = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
@@ -120,8 +105,7 @@ export class PageServer {
 
   /** Begin to send pages that nobody asked for: prefetch, then background. Call it once. */
   start(): void {
-    const { recordMs = 0 } = this.#options;
-    if (recordMs > 0) this.#recordUntilMs = performance.now() + recordMs;
+    this.#pace.start();
     this.#isSending = true;
     this.#sendUnasked()
       .catch((error: unknown) => this.#fail(error))
@@ -147,9 +131,9 @@ export class PageServer {
     }
     this.#requestCount += 1;
     const startMs = performance.now();
-    this.#lastRequestMs = startMs;
+    this.#pace.noteRequest(startMs);
     const host = Math.floor(page / pages.hostPages);
-    if (this.#error !== null || !isUnsent(pages.states[host])) return;
+    if (this.#error !== null || this.#isDone || !isUnsent(pages.states[host])) return;
     this.#faultCount += 1;
     const hasData = this.#states.claim(pages, host) === DATA;
     this.#queue.push({ block, host, hasData, startMs });
@@ -176,7 +160,7 @@ export class PageServer {
       faults: this.#faultCount,
       faultMs: this.#times.quantiles,
       pages: { ...this.#sent },
-      dataBytes: this.#dataPages * pageSize,
+      dataBytes: this.#states.dataPages * pageSize,
       sentBytes: this.#sentDataPages * pageSize,
     };
   }
@@ -208,132 +192,61 @@ export class PageServer {
   /** Send the requested page, and after it the pages with data around it. */
   async #answer({ block, host, hasData, startMs }: Fault): Promise<void> {
     const pages = this.#states.blocks[block] as BlockPages;
-    const { hostPages } = pages;
-    const page = host * hostPages;
-    const first = page - (page % Math.max(WINDOW_PAGES, hostPages));
-    const batch = this.#batch(block, first, windowEnd(pages, first), 'around');
-    trim(batch, pages, (state, at) => state === DATA || (hasData && at === host));
-    if (batch.count > 0) await this.#read(batch);
+    const batch = this.#batches.take(windowAround(block, pages, host));
+    trimBatch(batch, pages, (state, at) => state === DATA || (hasData && at === host));
+    await this.#read(batch);
     if (this.#error !== null) return;
     let length = this.#putHostPage(this.#requests, batch, 0, host, hasData, true);
     length = this.#putUnsent(this.#requests, batch, length);
     await this.#requests.write(batch.records.subarray(0, length));
     this.#times.add(performance.now() - startMs);
-    this.#free.push(batch);
+    this.#batches.give(batch);
   }
 
   async #sendUnasked(): Promise<void> {
-    const batches = this.#unaskedBatches();
-    let next = this.#readNext(batches);
+    const windows = this.#unaskedWindows();
+    const isAnswering = (): boolean => this.#answers > 0;
+    let next = this.#readNext(windows);
     for (;;) {
       const batch = await next;
       if (batch === null) return;
-      await this.#waitForTurn(batch.reason);
+      await this.#pace.wait(batch.reason, isAnswering);
       if (this.#error !== null) return;
       const length = this.#putUnsent(this.#unasked, batch, 0);
       const writing =
         length > 0 ? this.#unasked.write(batch.records.subarray(0, length)) : undefined;
-      this.#charge(length);
-      next = this.#readNext(batches);
+      this.#pace.charge(length);
+      next = this.#readNext(windows);
       next.catch(noop);
       await writing;
-      this.#free.push(batch);
+      this.#batches.give(batch);
     }
   }
 
-  async #readNext(batches: Iterator<Batch, void>): Promise<Batch | null> {
-    const { value } = batches.next();
-    if (!value) return null;
-    const pages = this.#states.blocks[value.block] as BlockPages;
-    trim(value, pages, (state) => isDue(state, value.reason));
-    if (value.count > 0) await this.#read(value);
-    return value;
-  }
-
-  /** Yield the batches of pages that nobody asked for, in the order in which to send them. */
-  *#unaskedBatches(): Generator<Batch, void> {
+  *#unaskedWindows(): Generator<PageWindow, void> {
     const { prefetch = [], hasBackground = true } = this.#options;
-    for (const { block, page, count } of prefetch) {
-      const pages = this.#states.blocks[block];
-      if (pages === undefined) continue;
-      const end = Math.min(page + count, pages.pages);
-      let from = page - (page % pages.hostPages);
-      while (from < end) {
-        const to = windowEnd(pages, from);
-        yield this.#batch(block, from, pages.hostPages > 1 ? to : Math.min(to, end), 'prefetched');
-        from = to;
-      }
-    }
-    if (!hasBackground) return;
-    for (const [block, pages] of this.#states.blocks.entries()) {
-      const { states, hostPages } = pages;
-      let host = states.indexOf(DATA);
-      while (host !== -1) {
-        const from = host * hostPages;
-        const to = windowEnd(pages, from);
-        yield this.#batch(block, from, to, 'background');
-        host = states.indexOf(DATA, Math.ceil(to / hostPages));
-      }
-    }
+    yield* prefetchOrder(prefetch, this.#states.blocks);
+    if (hasBackground) yield* backgroundOrder(this.#states.blocks);
   }
 
-  /** Wait until a batch may be sent: not right after a request, not faster than the bandwidth. */
-  async #waitForTurn(reason: PageReason): Promise<void> {
-    const { quietMs = QUIET_MS } = this.#options;
-    for (;;) {
-      const nowMs = performance.now();
-      let untilMs = this.#budgetMs;
-      if (reason === 'background') {
-        untilMs = Math.max(untilMs, this.#recordUntilMs, this.#lastRequestMs + quietMs);
-        if (this.#answers > 0) untilMs = Math.max(untilMs, nowMs + quietMs);
-      }
-      if (untilMs <= nowMs || this.#error !== null) return;
-      await this.#sleep(untilMs - nowMs);
-    }
-  }
-
-  #sleep(ms: number): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, Math.ceil(ms));
-      this.#wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
-  }
-
-  /** Account for bytes that nobody asked for. */
-  #charge(bytes: number): void {
-    const { maxBandwidth } = this.#options;
-    if (maxBandwidth === undefined) return;
-    const fromMs = Math.max(this.#budgetMs, performance.now());
-    this.#budgetMs = fromMs + (bytes / maxBandwidth) * 1000;
-  }
-
-  #batch(block: number, page: number, end: number, reason: PageReason): Batch {
-    const count = end - page;
-    const { pageSize } = this.#source;
-    const most = Math.max(WINDOW_PAGES, count);
-    let batch = this.#free.pop();
-    if (batch === undefined || batch.pages.length < most * pageSize) {
-      const pages = Buffer.allocUnsafeSlow(most * pageSize);
-      const records = Buffer.allocUnsafeSlow(most * (8 + pageSize) + MAX_RECORD_HEADER_BYTES);
-      batch = { block, page, count, reason, pages, records };
-    }
-    batch.block = block;
-    batch.page = page;
-    batch.count = count;
-    batch.reason = reason;
+  async #readNext(windows: Iterator<PageWindow, void>): Promise<PageBatch | null> {
+    const { value: window } = windows.next();
+    if (!window) return null;
+    const batch = this.#batches.take(window);
+    const pages = this.#states.blocks[window.block] as BlockPages;
+    trimBatch(batch, pages, (state) => isDue(state, window.reason));
+    await this.#read(batch);
     return batch;
   }
 
-  #read({ block, page, count, pages }: Batch): Promise<void> | void {
+  #read({ block, page, count, pages }: PageBatch): Promise<void> | void {
+    if (count === 0) return;
     const { pageSize } = this.#source;
     return this.#source.read(block, page * pageSize, pages.subarray(0, count * pageSize));
   }
 
   /** Put the host pages of a batch that were not sent; return the end of the records. */
-  #putUnsent(channel: RecordChannel, batch: Batch, at: number): number {
+  #putUnsent(channel: RecordChannel, batch: PageBatch, at: number): number {
     const { block, page, count, reason } = batch;
     const pages = this.#states.blocks[block] as BlockPages;
     const { states, hostPages } = pages;
@@ -350,7 +263,7 @@ export class PageServer {
   /** Put the target pages of a host page that was claimed; return the end of the records. */
   #putHostPage(
     channel: RecordChannel,
-    batch: Batch,
+    batch: PageBatch,
     at: number,
     host: number,
     hasData: boolean,
@@ -382,7 +295,7 @@ export class PageServer {
   }
 
   #record(block: number, page: number, count: number): void {
-    if (this.#lastRequestMs > this.#recordUntilMs) return;
+    if (!this.#pace.isRecording) return;
     const recorded = this.#recorded;
     const last = recorded.at(-1);
     if (last !== undefined && last.block === block && last.page + last.count === page) {
@@ -397,16 +310,16 @@ export class PageServer {
     this.#error = toQemuFileError(error, { operation: 'PageServer' });
     this.#queue.clear();
     this.#reject(this.#error);
-    this.#wake();
+    this.#pace.stop();
   }
 
   /** Finish if there is nothing left to send. */
   #settle(): void {
     if (!this.#isIdle) return;
     for (const wake of this.#onIdle.splice(0)) wake();
-    if (this.#error !== null || this.#isFinishing) return;
+    if (this.#error !== null || this.#isDone) return;
     if (this.#states.dataLeft > 0 || this.#queue.length > 0) return;
-    this.#isFinishing = true;
+    this.#isDone = true;
     void this.#finish();
   }
 
@@ -418,30 +331,4 @@ export class PageServer {
       this.#fail(error);
     }
   }
-}
-
-/** Return the end of the window that begins at a page: the next multiple of the window, or the host page. */
-function windowEnd({ pages, hostPages }: BlockPages, page: number): number {
-  if (hostPages >= WINDOW_PAGES) return Math.min(page + hostPages, pages);
-  return Math.min(page + WINDOW_PAGES - (page % WINDOW_PAGES), pages);
-}
-
-/** Return whether a host page in this state is to be sent for this reason. */
-function isDue(state: number | undefined, reason: PageReason): boolean {
-  // What was asked for once is asked for again, pages of zeros as well.
-  return state === DATA || (state === ZERO && reason === 'prefetched');
-}
-
-/** Leave out host pages that are not to be sent at both ends of a batch. */
-function trim(
-  batch: Batch,
-  { states, hostPages, pages }: BlockPages,
-  isNeeded: (state: number | undefined, host: number) => boolean,
-): void {
-  let low = batch.page / hostPages;
-  let high = Math.ceil((batch.page + batch.count) / hostPages) - 1;
-  while (low <= high && !isNeeded(states[low], low)) low += 1;
-  while (high >= low && !isNeeded(states[high], high)) high -= 1;
-  batch.page = low * hostPages;
-  batch.count = Math.max(0, Math.min((high + 1) * hostPages, pages) - batch.page);
 }

@@ -30,6 +30,8 @@ export interface BlockPages {
 /** Which pages of a guest were sent. All who send pages claim them here, so that each is sent once. */
 export class PageStates {
   readonly blocks: readonly BlockPages[];
+  /** Target pages of the host pages with data that were not received before. */
+  readonly dataPages: number;
   #dataLeft = 0;
 
   /**
@@ -43,6 +45,7 @@ export class PageStates {
     hostPageSizes: readonly number[] | undefined,
     received: readonly (Uint8Array | null)[] | undefined,
   ) {
+    let dataPages = 0;
     this.blocks = source.blocks.map(({ name, usedLength, hostPageSize }, index) => {
       const hostSize = Math.max(hostPageSizes?.[index] ?? hostPageSize ?? 0, source.pageSize);
       if (hostSize > MAX_HOST_PAGE_BYTES || hostSize % source.pageSize !== 0) {
@@ -57,9 +60,13 @@ export class PageStates {
       }
       const bitmap = received?.[index] ?? null;
       if (bitmap !== null) markReceived(states, bitmap, pages, hostPages);
-      for (const state of states) if (state === DATA) this.#dataLeft += 1;
+      let dataHosts = 0;
+      for (const state of states) if (state === DATA) dataHosts += 1;
+      this.#dataLeft += dataHosts;
+      dataPages += dataHosts * hostPages;
       return { pages, hostPages, states };
     });
+    this.dataPages = dataPages;
   }
 
   /** Host pages with data that were not claimed. */
@@ -91,4 +98,7 @@ function markReceived(
   }
 }
 
-export const isUnsent = (state: number | undefined): boolean => state === DATA || state === ZERO;
+/** Return whether a host page in this state was not sent. */
+export function isUnsent(state: number | undefined): boolean {
+  return state === DATA || state === ZERO;
+}

@@ -79,7 +79,19 @@ test('a requested page goes first, then the pages with data of its aligned windo
 });
 
 test('a requested page of zeros is answered as such, and pages around it follow', async () => {
-  const { sink, server } = serve([['a', 100, [[0, 2]]]], onlyRequests);
+  const { sink, server } = serve(
+    [
+      [
+        'a',
+        100,
+        [
+          [0, 2],
+          [99, 100],
+        ],
+      ],
+    ],
+    onlyRequests,
+  );
   server.request(0, 5 * PAGE);
   await server.idle();
   assert.deepEqual(sink.records, [
@@ -367,6 +379,28 @@ test('a request for what the guest does not have is refused', () => {
   ] as const) {
     assert.throws(() => server.request(block, offset), { code: 'EBADMSG' });
   }
+});
+
+test('nothing is sent after the end, not even pages of zeros that are asked for then', async () => {
+  const { sink, server } = serve([['a', 20, [[0, 2]]]]);
+  server.start();
+  await server.finished;
+  server.request(0, 10 * PAGE);
+  await server.idle();
+  assert.equal(sink.records.length, 2);
+  assert.equal(server.stats.requests, 1);
+});
+
+test('bytes that nobody asked for keep to the bandwidth, and requests do not wait for it', async () => {
+  const { sink, server } = serve([['a', 96, [[0, 96]]]], { maxBandwidth: 1 });
+  server.start();
+  while (sink.writes.length < 1) await new Promise(setImmediate);
+  server.request(0, 70 * PAGE);
+  while (sink.writes.length < 2) await new Promise(setImmediate);
+  assert.deepEqual(sink.writes[1]?.[0]?.page, 70);
+  assert.equal(sink.records.length, 64);
+  server.stop(new Error('enough'));
+  await server.idle();
 });
 
 test('a guest of zeros only is complete at once', async () => {

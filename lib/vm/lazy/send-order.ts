@@ -1,0 +1,50 @@
+import { type PageWindow, WINDOW_PAGES } from './page-batch.ts';
+import type { PageRange } from './page-server-types.ts';
+import { type BlockPages, PAGE_STATE } from './page-states.ts';
+
+/** Yield the pages of a recorded working set, in its order and in parts that are sent at once. */
+export function* prefetchOrder(
+  set: readonly PageRange[],
+  blocks: readonly BlockPages[],
+): Generator<PageWindow, void> {
+  for (const { block, page, count } of set) {
+    const pages = blocks[block];
+    if (pages === undefined) continue;
+    const end = Math.min(page + count, pages.pages);
+    let from = page - (page % pages.hostPages);
+    while (from < end) {
+      const next = windowEnd(pages, from);
+      const to = pages.hostPages > 1 ? next : Math.min(next, end);
+      yield { block, from, to, reason: 'prefetched' };
+      from = next;
+    }
+  }
+}
+
+/** Yield the pages with data that were not sent, in the order of addresses and in parts that are sent at once. */
+export function* backgroundOrder(blocks: readonly BlockPages[]): Generator<PageWindow, void> {
+  for (const [block, pages] of blocks.entries()) {
+    const { states, hostPages } = pages;
+    let host = states.indexOf(PAGE_STATE.DATA);
+    while (host !== -1) {
+      const from = host * hostPages;
+      const to = windowEnd(pages, from);
+      yield { block, from, to, reason: 'background' };
+      host = states.indexOf(PAGE_STATE.DATA, Math.ceil(to / hostPages));
+    }
+  }
+}
+
+/** Return the aligned window that holds a host page. */
+export function windowAround(block: number, pages: BlockPages, host: number): PageWindow {
+  const page = host * pages.hostPages;
+  const from = page - (page % Math.max(WINDOW_PAGES, pages.hostPages));
+  return { block, from, to: windowEnd(pages, from), reason: 'around' };
+}
+
+/** Return the end of the window that a page is in: the next multiple of the window, or the end of the host page. */
+function windowEnd({ pages, hostPages }: BlockPages, page: number): number {
+  const end =
+    hostPages >= WINDOW_PAGES ? page + hostPages : page + WINDOW_PAGES - (page % WINDOW_PAGES);
+  return Math.min(end, pages);
+}
