@@ -226,6 +226,11 @@ function addWriters(program: Command, done: (code: number) => void): void {
       parseRenaming,
     )
     .option('--drop-description', 'leave out the VM description')
+    .option(
+      '--set <device.field=value>',
+      'change a field of a device, as inspect --device shows it; may be repeated',
+      (text: string, earlier: readonly string[] = []) => [...earlier, text],
+    )
     .action(async (from: string, to: string, flags: ConvertFlags) => {
       const { runConvert } = await import('./commands/convert.ts');
       done(await runConvert(from, to, flags));

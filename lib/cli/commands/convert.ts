@@ -1,6 +1,7 @@
 import { parseUri, type Uri } from '../../../adapters/index.ts';
 import { QemuFileError } from '../../contract/errors.ts';
 import { copyStream } from '../../migration/writer/copy-stream.ts';
+import { FieldChanges } from '../../migration/writer/field-changes.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { isMappedRam, rebaseMappedRam } from '../../relay/rebase-mapped-ram.ts';
 import type { OpenStream } from '../endpoints/open-stream.ts';
@@ -14,6 +15,8 @@ export interface ConvertFlags extends RewriteFlags {
   renameBlock?: ReadonlyMap<string, string>;
   /** Leave out the VM description. */
   dropDescription?: boolean;
+  /** Changes of device fields, as `DEVICE.FIELD=VALUE`. */
+  set?: readonly string[];
 }
 
 /**
@@ -37,11 +40,12 @@ async function convert(
   signal: AbortSignal,
 ): Promise<Rewritten> {
   const { unwrapped, description, channels } = stream;
-  const { renameBlock, dropDescription } = flags;
+  const { renameBlock, dropDescription, set } = flags;
   if (channels.length > 0) {
     // Pages of the channels become part of the stream.
     if (renameBlock !== undefined) throw exclusive('--channel', '--rename-block');
     if (dropDescription === true) throw exclusive('--channel', '--drop-description');
+    if (set !== undefined) throw exclusive('--channel', '--set');
     return writeGuest(fromText, stream, to, flags, signal);
   }
   const { fileOffset } = unwrapped;
@@ -55,6 +59,7 @@ async function convert(
     copyStream(from, to, {
       renameBlocks: renameBlock,
       dropDescription,
+      devices: set === undefined ? undefined : new FieldChanges(set),
       description: isMoved ? undefined : description,
       fileOffset: isMoved ? toOffset : fileOffset,
     }),
@@ -78,12 +83,15 @@ function checkPlace(to: Uri, { compress }: ConvertFlags, fileOffset: number): vo
   );
 }
 
+/** Codes of errors about what was typed. */
+const USAGE_CODES: ReadonlySet<string> = new Set(['EINVAL', 'ERANGE']);
+
 /** Report names and values that do not fit the stream as mistakes of the command line. */
 async function copyOrUsage<T>(copy: () => Promise<T>): Promise<T> {
   try {
     return await copy();
   } catch (error) {
-    if (!(error instanceof QemuFileError) || error.code !== 'EINVAL') throw error;
+    if (!(error instanceof QemuFileError) || !USAGE_CODES.has(error.code)) throw error;
     throw new UsageError(error.reason);
   }
 }

@@ -15,19 +15,31 @@ import { RawCopy } from './raw-copy.ts';
  * description. RAM records go through at once, and only names of blocks in them are replaced.
  */
 
-/** What `copyStream` changes. */
-export interface CopyOptions {
-  /** New names of RAM blocks, by their old names. */
-  renameBlocks?: ReadonlyMap<string, string> | undefined;
-  /** Leave out the VM description. */
-  dropDescription?: boolean | undefined;
+/** Changes of device sections. */
+export interface DeviceEdits {
   /**
    * Called with each device section.
    *
    * @returns A body of the same length to write instead; null to copy it as it is.
    * @throws Any error, which ends the copy.
    */
-  editDevice?: ((device: DeviceSection) => Uint8Array | null) | undefined;
+  edit(device: DeviceSection): Uint8Array | null;
+  /**
+   * Called at the end mark, before it is written.
+   *
+   * @throws Any error, which ends the copy.
+   */
+  finish(): void;
+}
+
+/** What `copyStream` changes. */
+export interface CopyOptions {
+  /** New names of RAM blocks, by their old names. */
+  renameBlocks?: ReadonlyMap<string, string> | undefined;
+  /** Leave out the VM description. */
+  dropDescription?: boolean | undefined;
+  /** Changes device sections. */
+  devices?: DeviceEdits | undefined;
   /** What may be the VM description, if it was looked up at the end of the file; as for `MigrationReader`. */
   description?: FoundDescription | undefined;
   /** Offset in its file of the stream's first byte; as for `MigrationReader`. Default 0. */
@@ -123,7 +135,7 @@ class StreamCopy {
       case 'section': {
         const { kind, name } = event.section;
         const isList = name === 'ram' && kind === 'start' && this.#names.size > 0;
-        const isEdited = kind === 'full' && this.#options.editDevice !== undefined;
+        const isEdited = kind === 'full' && this.#options.devices !== undefined;
         this.#boundary = event.offset;
         this.#isFlowing = !isList && !isEdited;
         break;
@@ -144,6 +156,7 @@ class StreamCopy {
         this.#boundary = event.offset + event.bytes;
         break;
       case 'end':
+        this.#options.devices?.finish();
         this.#end = event.offset + 1;
         this.#bytes = this.#end;
         this.#boundary = this.#end;
@@ -225,7 +238,7 @@ class StreamCopy {
   }
 
   #edit(device: DeviceSection): void {
-    const body = this.#options.editDevice?.(device) ?? null;
+    const body = this.#options.devices?.edit(device) ?? null;
     if (body === null) return;
     const { section, bodyOffset } = device;
     const context = { operation: 'copyStream', position: bodyOffset };

@@ -4,6 +4,7 @@ import { setField } from '../devices/set-field.ts';
 import { encodeState } from '../devices/state-encoder.ts';
 import type { DeviceSection } from '../format/events.ts';
 import { deviceKey } from '../verify/summary.ts';
+import type { DeviceEdits } from './copy-stream.ts';
 
 /** A change, as `DEVICE.FIELD=VALUE`. */
 interface Change {
@@ -19,7 +20,7 @@ interface Change {
 }
 
 /** Changes of fields of device sections, each as `DEVICE.FIELD=VALUE`, for a stream that is copied. */
-export class FieldChanges {
+export class FieldChanges implements DeviceEdits {
   readonly #changes: readonly Change[];
   /** Keys of the devices that came. */
   readonly #keys = new Set<string>();

@@ -2,11 +2,12 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
-import { recording, unpack } from '../../fixtures/recording.ts';
+import { fixturePath, recording, unpack } from '../../fixtures/recording.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
 import { run } from '../../helpers/command.ts';
 import { readStream } from '../../helpers/read-stream.ts';
 import { assertSays, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
+import { type RecordedDevice, recordedDevices } from '../../helpers/recorded-devices.ts';
 import { savedGuestOf } from '../../helpers/saved-guest.ts';
 import { mountSmallDisk, requireSmallDisk } from '../../helpers/small-disk.ts';
 
@@ -57,6 +58,28 @@ describe('convert', () => {
     assert.ok(
       fs.readFileSync(dir.join('to')).equals(bytesOf('microvm').subarray(0, described?.offset)),
     );
+  });
+
+  test('changes fields of devices, and nothing else', async () => {
+    await using dir = makeTempDir();
+    const bytes = bytesOf('pc');
+    const expected = Buffer.from(bytes);
+    const offsetOf = (wanted: string): number => {
+      const device = recordedDevices(bytes)?.find(({ description }) => description.name === wanted);
+      return (device as RecordedDevice).body.byteOffset - bytes.byteOffset;
+    };
+    // The scratch register of the serial port, and the first two registers of the processor.
+    expected[offsetOf('serial') + 9] = 0x5a;
+    expected.writeBigUInt64BE(0xfedcba9876543210n, offsetOf('cpu'));
+    expected.writeBigUInt64BE(17n, offsetOf('cpu') + 8);
+    const changes = ['serial.state.scr=0x5A', 'cpu.env.regs[0]=0xfedcba9876543210'];
+    const args = [...changes, 'cpu.env.regs[1]=17'].flatMap((change) => ['--set', change]);
+    const to = dir.join('to');
+    assertSays(await run(['convert', stream(dir, 'pc'), to, ...args]), 0);
+    assert.ok(fs.readFileSync(to).equals(expected));
+    const piped = await run(['convert', '-', '-', '--quiet', ...args], bytes);
+    assertSays(piped, 0);
+    assert.ok(piped.stdout.equals(expected));
   });
 
   test('puts the pages of further channels into the stream', async () => {
@@ -112,6 +135,41 @@ describe('convert writes nothing', () => {
       /no RAM block "pc.ram"; its blocks are "microvm.ram"/,
     ],
     ['for a name without a new one', stream, ['--rename-block', 'pc.ram'], 2, /Give OLD=NEW/],
+    [
+      'for a change of another form',
+      stream,
+      ['--set', 'serial'],
+      2,
+      /"serial" is not DEVICE\.FIELD=VALUE/,
+    ],
+    [
+      'for a change of no device',
+      (dir) => stream(dir, 'pc'),
+      ['--set', 'floppy.a=1'],
+      2,
+      /no device that "floppy\.a=1" begins with; its devices are .*serial/,
+    ],
+    [
+      'for a value that does not fit',
+      (dir) => stream(dir, 'pc'),
+      ['--set', 'timer.cpu_ticks_offset=1', '--set', 'serial.state.scr=256'],
+      2,
+      /serial: "state\.scr" is uint8, 0 to 255: 256 does not fit/,
+    ],
+    [
+      'for a change of a device without a description',
+      (dir) => stream(dir, 'postcopy'),
+      ['--set', 'timer.cpu_ticks_offset=1'],
+      2,
+      /"timer" was not decoded, so none of its fields can be set/,
+    ],
+    [
+      'for a change and a further channel',
+      (dir) => stream(dir, 'multifd-none'),
+      ['--set', 'timer.cpu_ticks_offset=1', '--channel', fixturePath('multifd-none.ch0.mig.gz')],
+      2,
+      /--channel and --set exclude each other/,
+    ],
     [
       'for names in a mapped-ram stream',
       (dir) => stream(dir, 'q10-mapped-ram'),

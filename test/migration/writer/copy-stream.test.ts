@@ -8,6 +8,7 @@ import {
   type CopyResult,
   copyStream,
 } from '../../../lib/migration/writer/copy-stream.ts';
+import { FieldChanges } from '../../../lib/migration/writer/field-changes.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { fixturePath, recordings, unpack } from '../../fixtures/recording.ts';
 import { Source } from '../../helpers/backends.ts';
@@ -130,11 +131,14 @@ describe('a copy', () => {
     const bytes = workedExample();
     for (const size of [1, 100, 10_000]) {
       const { written } = await copied(bytes, size, {
-        editDevice: ({ section: { name }, body, state }) => {
-          assert.deepEqual([name, state?.a], ['demo', 0x12345678]);
-          const other = Buffer.from(body);
-          other[0] = 0xff;
-          return other;
+        devices: {
+          edit: ({ section: { name }, body, state }) => {
+            assert.deepEqual([name, state?.a], ['demo', 0x12345678]);
+            const other = Buffer.from(body);
+            other[0] = 0xff;
+            return other;
+          },
+          finish: () => {},
         },
       });
       const expected = Buffer.from(bytes);
@@ -178,10 +182,30 @@ describe('a copy', () => {
   }
 
   test('refuses a body of another length', async () => {
-    await assert.rejects(copied(workedExample(), 1000, { editDevice: () => Buffer.alloc(3) }), {
+    const devices = { edit: () => Buffer.alloc(3), finish: () => {} };
+    await assert.rejects(copied(workedExample(), 1000, { devices }), {
       code: 'EINVAL',
       message: /a body of 3 bytes for 27 of section "demo"/,
     });
+  });
+
+  test('ends before the end mark where a change was not made', async () => {
+    const chunks: Buffer[] = [];
+    const to = new QemuFile({
+      writevBuffer(buffers) {
+        const chunk = Buffer.concat(buffers);
+        chunks.push(chunk);
+        return chunk.length;
+      },
+    });
+    const from = new QemuFile(new Source([workedExample()]));
+    const devices = new FieldChanges(['demo.b=1']);
+    await assert.rejects(copyStream(from, to, { devices }), {
+      code: 'EINVAL',
+      message: /demo: there is no field "b": the device has "a", "arr", "demo\/extra"/,
+    });
+    await to.flush();
+    assert.ok(Buffer.concat(chunks).length <= 0x10e0);
   });
 
   test('of a stream that is cut ends with its fault, wherever it is cut', async () => {
