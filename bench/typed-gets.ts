@@ -13,6 +13,9 @@ const bufferList = 'bl';
 /** A chunk as large as those of a socket. Its values are small, so that a be64 is a safe integer. */
 const CHUNK = Buffer.alloc(65536, Buffer.of(0, 0, 0, 7, 1, 2, 3, 4));
 
+/** A chunk of counted strings of 19 characters. */
+const TEXTS = Buffer.alloc(65_520, Buffer.from('\x13pc.ram/0000:00:02.0'));
+
 /** Uses the values, so that V8 does not remove the reads. */
 let sum = 0;
 
@@ -20,6 +23,8 @@ let sum = 0;
 interface Get {
   name: string;
   size: number;
+  /** What is read. Default: `CHUNK`. */
+  chunk?: Buffer;
   ours(file: QemuFile): () => void;
   floor(view: DataView): () => void;
   smart(buffer: SmartBuffer): () => void;
@@ -111,18 +116,66 @@ const GETS: Get[] = [
       for (let i = 0; i < OPS; i++) sum = (sum + Number(list.readBigUInt64BE(i * 8))) | 0;
     },
   },
+  {
+    name: 'get be64, bigint',
+    size: 8,
+    ours: (file) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + Number(file.getBe64Big())) | 0;
+    },
+    floor: (view) => () => {
+      let at = 0;
+      for (let i = 0; i < OPS; i++) {
+        if (at + 8 > CHUNK.length) at = 0;
+        sum = (sum + Number(view.getBigUint64(at))) | 0;
+        at += 8;
+      }
+    },
+    smart: (buffer) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + Number(buffer.readBigUInt64BE())) | 0;
+    },
+    list: (list) => () => {
+      for (let i = 0; i < OPS; i++) sum = (sum + Number(list.readBigUInt64BE(i * 8))) | 0;
+    },
+  },
+  {
+    name: 'get counted string',
+    size: 20,
+    chunk: TEXTS,
+    ours: (file) => () => {
+      for (let i = 0; i < OPS; i++) sum += file.getCountedString().length;
+    },
+    floor: () => () => {
+      let at = 0;
+      for (let i = 0; i < OPS; i++) {
+        if (at + 20 > TEXTS.length) at = 0;
+        const end = at + 1 + (TEXTS[at] as number);
+        sum += TEXTS.toString('latin1', at + 1, end).length;
+        at = end;
+      }
+    },
+    smart: (buffer) => () => {
+      for (let i = 0; i < OPS; i++) sum += buffer.readString(buffer.readUInt8()).length;
+    },
+    list: (list) => () => {
+      for (let i = 0; i < OPS; i++) {
+        const at = i * 20;
+        sum += list.toString('utf8', at + 1, at + 1 + list.readUInt8(at)).length;
+      }
+    },
+  },
 ];
 
 const bench: Bench = {
   question: 'What does one typed get cost over bytes in the look-ahead?',
   async *run(mode) {
     for (const get of GETS) {
+      const { chunk = CHUNK } = get;
       const bytes = OPS * get.size;
-      const file = new QemuFile({ getBuffer: () => CHUNK });
+      const file = new QemuFile({ getBuffer: () => chunk });
       const read = get.ours(file);
-      const view = new DataView(CHUNK.buffer, CHUNK.byteOffset, CHUNK.length);
+      const view = new DataView(chunk.buffer, chunk.byteOffset, chunk.length);
       const list = new bl.BufferList();
-      while (list.length < bytes) list.append(CHUNK);
+      while (list.length < bytes) list.append(chunk);
       const buffer = SmartBuffer.fromBuffer(list.slice(0, bytes));
       const readSmart = get.smart(buffer);
       const contenders = [

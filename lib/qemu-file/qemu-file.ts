@@ -426,6 +426,8 @@ export class QemuFile extends Lifecycle implements TypedPuts, TypedGets, Positio
   }
 
   getCountedString(encoding: BufferEncoding = 'utf8'): string {
+    const text = this.#lookAhead.counted(encoding);
+    if (text !== undefined) return text;
     this.getHalf.need(1, 'getCountedString');
     const length = this.peekByte(0);
     this.getHalf.need(1 + length, 'getCountedString');

@@ -161,6 +161,36 @@ describe('a counted string', () => {
     }
   });
 
+  test('puts counted strings of one length, in turn and repeatedly, each with its own bytes', async () => {
+    const sink = new Sink();
+    const file = new QemuFile(sink);
+    const texts = ['abc', 'abc', 'abc', 'xyz', 'abc', 'aé', 'aéb', 'aéb', 'aéb', 'xyz', 'xyz'];
+    for (const text of texts) file.putCountedString(text);
+    await file.flush();
+    const wanted = texts.map((text) => {
+      const bytes = Buffer.from(text);
+      return Buffer.concat([Buffer.of(bytes.length), bytes]);
+    });
+    assert.ok(sink.written.equals(Buffer.concat(wanted)));
+  });
+
+  test('keeps the places of staged runs apart when a staging block is used again', async () => {
+    const sink = new Sink();
+    const file = new QemuFile(sink);
+    const wanted: Buffer[] = [];
+    const page = Buffer.alloc(5000, 0x77);
+    for (const sizes of [[8, 8, 8], [8, 4, 8], [1], [8, 8, 8, 8], [16, 8]]) {
+      for (const size of sizes) {
+        const bytes = pattern(size);
+        file.putBuffer(bytes);
+        file.putBufferAsync(page);
+        wanted.push(bytes, page);
+      }
+      await file.flush();
+    }
+    assert.ok(sink.written.equals(Buffer.concat(wanted)));
+  });
+
   test('can have 255 bytes, not 256, and the length counts bytes', async () => {
     const { sink, file } = sunk();
     file.putCountedString('x'.repeat(255));

@@ -31,6 +31,9 @@ export class LookAhead {
   #view: DataView = EMPTY_VIEW;
   #start = 0;
   #end = 0;
+  /** The window as a Buffer, made when a text is read, and the window that it was made of. */
+  #text: Buffer = Buffer.alloc(0);
+  #textOf: Uint8Array = EMPTY;
   readonly #next: Fifo<Uint8Array> = new Fifo();
   #nextBytes = 0;
   readonly #blocks: ReadBlocks;
@@ -128,6 +131,30 @@ export class LookAhead {
     const at = this.#start;
     this.#start = at + 8;
     return this.#view.getBigInt64(at);
+  }
+
+  /** Return a counted string, consumed; undefined, with nothing consumed, if the window does not hold all of it. */
+  counted(encoding: BufferEncoding): string | undefined {
+    const from = this.#start + 1;
+    if (from > this.#end) return undefined;
+    const to = from + this.#view.getUint8(from - 1);
+    if (to > this.#end) return undefined;
+    const window = this.#window;
+    if (this.#textOf !== window) {
+      this.#text = Buffer.from(window.buffer, window.byteOffset, window.length);
+      this.#textOf = window;
+    }
+    this.#start = to;
+    // V8 decodes ASCII as latin1 in half the time.
+    const isAscii = encoding === 'utf8' && this.#isAscii(from, to);
+    return this.#text.toString(isAscii ? 'latin1' : encoding, from, to);
+  }
+
+  #isAscii(from: number, to: number): boolean {
+    const window = this.#window;
+    let bits = 0;
+    for (let at = from; at < to; at++) bits |= window[at] as number;
+    return bits < 0x80;
   }
 
   /** Return the next `size` bytes as a view, consumed. It is valid until the backend is asked again. */

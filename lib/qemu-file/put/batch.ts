@@ -1,3 +1,5 @@
+import type { StagingBlock } from './staging.ts';
+
 /** The buffers that leave together in one `writevBuffer` call. */
 export interface Batch {
   /** The buffers, in stream order. */
@@ -7,7 +9,7 @@ export interface Batch {
   /** Functions to call once the backend took the batch, or failed. */
   releases: (() => void)[];
   /** The staging block that some entries point into, to be recycled; null if there is none. */
-  block: Buffer | null;
+  block: StagingBlock | null;
 }
 
 /** Split the first `bytes` off a batch. The releases and the staging block stay with the rest. */

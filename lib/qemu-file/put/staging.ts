@@ -13,11 +13,43 @@ const TWO_TO_MINUS_32 = 2 ** -32;
 /** Bits above the lower 32 of the greatest safe integer. */
 const HIGH_BITS = 21;
 
-const NO_BLOCK = Buffer.alloc(0);
-const NO_VIEW = new DataView(NO_BLOCK.buffer, 0, 0);
+/** A staging block, which is used again after its batch. */
+export interface StagingBlock {
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+  /**
+   * The views of runs of staged bytes that batches got. Records of the same sizes have their runs in the same places,
+   * and a view costs more than all other work on a small run (bench/ram-records.ts).
+   */
+  readonly runs: Uint8Array[];
+}
+
+const NO_BYTES = new Uint8Array(0);
+const NO_BLOCK: StagingBlock = { bytes: NO_BYTES, view: new DataView(NO_BYTES.buffer), runs: [] };
+
+/** Texts that were put, by their lengths: names of sections and blocks are put again and again. */
+const texts: string[] = new Array<string>(256).fill('');
+/** The bytes of these texts, once they were put twice. */
+const textBytes: (Uint8Array | null)[] = new Array<Uint8Array | null>(256).fill(null);
 
 /** Spare staging blocks kept per file; more are left to the garbage collector. */
 const SPARE_BLOCKS = 4;
+
+function newBlock(size: number): StagingBlock {
+  const { buffer, byteOffset, length } = allocateBlock(size);
+  // Not a Buffer: small copies into a Uint8Array are compiled inline.
+  const bytes = new Uint8Array(buffer, byteOffset, length);
+  return { bytes, view: new DataView(buffer, byteOffset, length), runs: [] };
+}
+
+/** Keep the bytes of the text of this length that was put last; return null if it is not ASCII. */
+function keepBytes(text: string): Uint8Array | null {
+  const bytes = Buffer.from(text, 'utf8');
+  if (bytes.length > text.length) return null;
+  const kept = new Uint8Array(bytes);
+  textBytes[text.length] = kept;
+  return kept;
+}
 
 function outOfRange(method: string, value: unknown, range: string): RangeError {
   return new RangeError(`${method}: ${String(value)} is not an integer in ${range}`);
@@ -35,11 +67,14 @@ export class Staging {
   readonly size: number;
   readonly #host: StagingHost;
   #fastLimit = 0;
-  #block: Buffer = NO_BLOCK;
+  #block: StagingBlock = NO_BLOCK;
+  #bytes: Uint8Array = NO_BYTES;
   /** Where the next byte goes. */
   #index = 0;
-  #view: DataView = NO_VIEW;
-  readonly #spare: Buffer[] = [];
+  #view: DataView = NO_BLOCK.view;
+  /** Number of runs of this block that have a view. */
+  #runCount = 0;
+  readonly #spare: StagingBlock[] = [];
 
   constructor(size: number, host: StagingHost) {
     this.size = size;
@@ -125,13 +160,21 @@ export class Staging {
     const start = this.#index + 1;
     const end = start + length;
     if (length > 255 || end >= this.#fastLimit) return false;
-    const block = this.#block;
-    for (let i = 0; i < length; i++) {
-      const code = text.charCodeAt(i);
-      if (code > 0x7f) return false;
-      block[start + i] = code;
+    const target = this.#bytes;
+    if (texts[length] === text) {
+      const bytes = textBytes[length] ?? keepBytes(text);
+      if (bytes === null) return false;
+      for (let i = 0; i < length; i++) target[start + i] = bytes[i] as number;
+    } else {
+      texts[length] = text;
+      textBytes[length] = null;
+      for (let i = 0; i < length; i++) {
+        const code = text.charCodeAt(i);
+        if (code > 0x7f) return false;
+        target[start + i] = code;
+      }
     }
-    block[start - 1] = length;
+    target[start - 1] = length;
     this.#index = end;
     return true;
   }
@@ -140,7 +183,7 @@ export class Staging {
   copy(bytes: Uint8Array): void {
     const end = this.#index + bytes.length;
     if (end < this.#fastLimit) {
-      this.#block.set(bytes, this.#index);
+      this.#bytes.set(bytes, this.#index);
       this.#index = end;
       return;
     }
@@ -148,7 +191,7 @@ export class Staging {
     while (from < bytes.length) {
       if (this.#index >= this.#fastLimit && !this.#host.makeRoom(1)) return;
       const chunk = Math.min(bytes.length - from, this.size - this.#index);
-      this.#block.set(
+      this.#bytes.set(
         from === 0 && chunk === bytes.length ? bytes : bytes.subarray(from, from + chunk),
         this.#index,
       );
@@ -164,17 +207,24 @@ export class Staging {
 
   /** Return the staged bytes from `start` on, as a view. */
   viewFrom(start: number): Uint8Array {
-    // Half the price of a Buffer's subarray (bench/ram-records.ts).
-    const { buffer, byteOffset } = this.#block;
-    return new Uint8Array(buffer, byteOffset + start, this.#index - start);
+    const { bytes, runs } = this.#block;
+    const at = bytes.byteOffset + start;
+    const length = this.#index - start;
+    const kept = runs[this.#runCount];
+    const fits = kept !== undefined && kept.byteOffset === at && kept.length === length;
+    const run = fits ? kept : new Uint8Array(bytes.buffer, at, length);
+    if (!fits) runs[this.#runCount] = run;
+    this.#runCount += 1;
+    return run;
   }
 
   /** Let puts go straight ahead. */
   openBlock(): void {
     if (this.#block === NO_BLOCK) {
-      const block = this.#spare.pop() ?? allocateBlock(this.size);
+      const block = this.#spare.pop() ?? newBlock(this.size);
       this.#block = block;
-      this.#view = new DataView(block.buffer, block.byteOffset, block.length);
+      this.#bytes = block.bytes;
+      this.#view = block.view;
     }
     this.#fastLimit = this.size;
   }
@@ -185,17 +235,19 @@ export class Staging {
   }
 
   /** Detach the block, for the batch that holds its bytes; return null if it is empty. */
-  takeBlock(): Buffer | null {
+  takeBlock(): StagingBlock | null {
     this.#fastLimit = 0;
     if (this.#index === 0) return null;
     const block = this.#block;
     this.#block = NO_BLOCK;
+    this.#bytes = NO_BYTES;
     this.#index = 0;
+    this.#runCount = 0;
     return block;
   }
 
   /** Keep a detached block for later puts. */
-  recycleBlock(block: Buffer): void {
+  recycleBlock(block: StagingBlock): void {
     if (this.#spare.length < SPARE_BLOCKS) this.#spare.push(block);
   }
 
