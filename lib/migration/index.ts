@@ -111,8 +111,14 @@ export {
   type StreamSummary,
 } from './verify/summary.ts';
 export { type Verification, type VerifyOptions, verifyStream } from './verify/verify.ts';
-export { type CopyOptions, type CopyResult, copyStream } from './writer/copy-stream.ts';
+export {
+  type CopyOptions,
+  type CopyResult,
+  copyStream,
+  type DeviceEdits,
+} from './writer/copy-stream.ts';
 export type { RawCommand, WritableCommand } from './writer/encode-command.ts';
+export { FieldChanges } from './writer/field-changes.ts';
 export {
   MigrationWriter,
   type SectionHeader,

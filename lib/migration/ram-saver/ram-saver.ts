@@ -157,7 +157,11 @@ export class RamSaver {
   async setup(): Promise<void> {
     this.#advance('setup', 'new', 'iterating');
     this.#writer.beginSection({ ...this.#section, kind: 'start' });
-    this.#writer.ram.listBlocks(this.#source.blocks);
+    // QEMU expects host page sizes and addresses in the list only with postcopy and x-ignore-shared.
+    const blocks = this.#source.blocks.map(({ name, usedLength }) => {
+      return { name, usedLength, hostPageSize: null, address: null };
+    });
+    this.#writer.ram.listBlocks(blocks);
     this.#writer.endSection();
     await this.#ready();
   }

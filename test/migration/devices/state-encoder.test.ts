@@ -113,6 +113,61 @@ describe('a state', () => {
       'fe 00 01 01 82 01 00 41 00 00 01 11 70',
     ],
     [
+      'of a version that lacks fields',
+      deviceOf([field('a', 'uint32', 4), field('c', 'uint32', 4), field('d', 'uint64', 8)]),
+      { a: 10, c: 30, d: 40 },
+      '0000000a 0000001e 0000000000000028',
+    ],
+    [
+      'of a later version',
+      deviceOf([
+        field('a', 'uint32', 4),
+        field('b', 'uint32', 4),
+        field('c', 'uint32', 4),
+        field('d', 'uint64', 8),
+        field('e', 'uint32', 4),
+        field('f', 'uint64', 8),
+      ]),
+      { a: 10, b: 20, c: 30, d: 40, e: 50, f: 60 },
+      '0000000a 00000014 0000001e 0000000000000028 00000032 000000000000003c',
+    ],
+    [
+      'with null among pointers to integers',
+      deviceOf([
+        field('ar', 'int32', 4, { array_len: 4 }),
+        field('ar', 'nullptr', 1),
+        field('ar', 'int32', 4, { array_len: 2 }),
+      ]),
+      { ar: [0, null, 2, 3] },
+      '00000000 30 00000002 00000003',
+    ],
+    [
+      'with a tree',
+      deviceOf([field('id', 'int32', 4), field('domain', 'gtree', 63)]),
+      {
+        id: 6,
+        domain: stream(
+          '00000002 01 0000000000001000 0000000000001fff 000000000000a000 00000001',
+          '01 0000000000004000 0000000000004fff 00000000000e0000 00000002 00',
+        ),
+      },
+      `00000006 00000002
+       01 0000000000001000 0000000000001fff 000000000000a000 00000001
+       01 0000000000004000 0000000000004fff 00000000000e0000 00000002 00`,
+    ],
+    [
+      'with a list of integers',
+      deviceOf([field('id', 'uint32', 4), field('list', 'qlist', 21)]),
+      { id: 1, list: stream('01 0000000a 01 00000b00 01 000c0000 01 0d000000 00') },
+      '00000001 01 0000000a 01 00000b00 01 000c0000 01 0d000000 00',
+    ],
+    [
+      'with a temporary structure',
+      deviceOf([field('a', 'uint32', 4), field('d', 'uint64', 8), field('', 'tmp', 16)]),
+      { a: 2, d: 1, '': stream('0000000000000002 0000000000000008') },
+      '00000002 0000000000000001 0000000000000002 0000000000000008',
+    ],
+    [
       'with arrays that are listed one element at a time',
       deviceOf([
         field('single', 'uint8', 1, { array_len: 1 }),

@@ -137,7 +137,8 @@ describe('memory that does not change', () => {
     const reads: [number, number, number][] = [];
     const source: PageSource = {
       pageSize: PAGE,
-      blocks: [{ name: 'a', usedLength: 200 * PAGE, hostPageSize: null, address: null }],
+      // Neither is in the list: QEMU would take them for other fields.
+      blocks: [{ name: 'a', usedLength: 200 * PAGE, hostPageSize: 2 << 20, address: 4096n }],
       extents: () => [
         { at: 3 * PAGE, length: 2 * PAGE },
         { at: 100 * PAGE, length: 90 * PAGE },
