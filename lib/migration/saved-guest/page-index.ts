@@ -15,7 +15,8 @@ import { MAX_PAGES, MAX_RUNS, type PageRuns } from './page-runs.ts';
  *   blocks           u8 length, name, be64 bytes in use
  *   gaps             varint distance from the end of the gap before, varint length: parts that only hold pages
  *   runs             varint pages since the end of the run before, varint pages,
- *                    varint zigzag of the distance in the stream from the end of the run before
+ *                    varint zigzag of the distance in the stream from where the run is expected: after the end of
+ *                    the run before and a record of zeros for each page between them
  *   be64             XXH64 of all bytes before
  *
  * XXH64 is there to find damage, not forgery: who can change the file can change its index as well. Half of it
@@ -28,6 +29,8 @@ export const PAGE_INDEX_SUFFIX = '.qemu-file-index';
 const MAGIC = Buffer.from('qemu-file index\n');
 const VERSION = 1;
 const HEADER_BYTES = 44;
+/** Bytes of the record of a page of zeros. */
+const ZERO_RECORD_BYTES = 9;
 const DIGEST_BYTES = 8;
 
 /** A part of a stream that holds only RAM records. */
@@ -96,9 +99,10 @@ export function encodePageIndex(index: PageIndex): Uint8Array {
   for (let at = 0; at < runs.length; at++) {
     const count = runs.counts[at] as number;
     const start = runs.positions[at] as number;
-    out.varint((runs.pages[at] as number) - page);
+    const skipped = (runs.pages[at] as number) - page;
+    out.varint(skipped);
     out.varint(count);
-    const distance = start - position;
+    const distance = start - position - skipped * ZERO_RECORD_BYTES;
     out.varint(distance >= 0 ? distance * 2 : -distance * 2 - 1);
     page = (runs.pages[at] as number) + count;
     position = start + count * runs.stride;
@@ -187,9 +191,11 @@ function readRuns(
   let position = 0;
   let gap: Gap | undefined;
   for (let at = 0; at < length; at++) {
-    page += input.varint();
+    const skipped = input.varint();
+    page += skipped;
     const count = input.varint();
     const zigzag = input.varint();
+    position += skipped * ZERO_RECORD_BYTES;
     position += zigzag % 2 === 0 ? zigzag / 2 : -(zigzag + 1) / 2;
     const end = position + (count - 1) * stride + limits.pageSize;
     if (count === 0 || page + count > limits.pages) throw damaged('a run is outside of the blocks');
