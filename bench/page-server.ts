@@ -1,9 +1,11 @@
 // How fast is a saved guest opened, and how fast are its pages served, without QEMU?
-import { mkdtempSync, openSync, readSync, rmSync } from 'node:fs';
+import { createReadStream, mkdtempSync, openSync, readFileSync, readSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { openFrom } from '../adapters/index.ts';
 import { unwrap } from '../lib/migration/containers/unwrap.ts';
+import { MigrationReader } from '../lib/migration/reader/migration-reader.ts';
 import { openSavedGuest } from '../lib/migration/saved-guest/open-saved-guest.ts';
+import { PageIndexBuilder } from '../lib/migration/saved-guest/page-index-builder.ts';
 import type { SavedGuest } from '../lib/migration/saved-guest/saved-guest.ts';
 import { PageServer } from '../lib/vm/lazy/page-server.ts';
 import type { PageSink } from '../lib/vm/lazy/page-server-types.ts';
@@ -19,6 +21,7 @@ const MIN_REQUESTS_PER_SECOND = 15_000;
 const MIN_ORDERED_GB_PER_SECOND = 1;
 /** On a quiet machine of two shared cores that is 150 ms. */
 const MAX_PASS_RATIO = 1.25;
+const MAX_INDEX_KB_PER_GIB = 20;
 const REQUESTS = 30_000;
 /** Requests that are made before the server gets a turn. */
 const REQUEST_BURST = 4;
@@ -44,6 +47,20 @@ function readMs(path: string, pages: number): number {
   const start = performance.now();
   while (readSync(fd, buffer, 0, buffer.length, null) > 0);
   return ((performance.now() - start) * GIB) / (pages * PAGE);
+}
+
+/** Return the KB of the page index of a stream, per GiB of the guest's memory, and check that it opens the guest. */
+async function indexKilobytes(path: string, pages: number): Promise<number> {
+  const bytes = readFileSync(path);
+  const builder = await PageIndexBuilder.create();
+  builder.addBytes(bytes);
+  const reader = new MigrationReader(createReadStream(path), { pages: builder.pages });
+  for await (const event of reader) builder.addEvent(event);
+  const index = builder.finish(reader.ram);
+  if (typeof index === 'string') throw new Error(index);
+  const file = await unwrap(await openFrom({ scheme: 'file', path, offset: 0 }));
+  await (await openSavedGuest(file, { index })).close();
+  return (index.length * GIB) / (pages * PAGE) / 1000;
 }
 
 /** Return the answered requests per second, for pages in random order. */
@@ -118,6 +135,20 @@ const bench: Bench = {
         reached: (value) => atLeast(value, MIN_ORDERED_GB_PER_SECOND),
       });
       await guest.close();
+      const ordinary = join(folder, 'ordinary.mig');
+      await writeStream(ordinary, 'ordinary', pages);
+      const sizes = await alternate(
+        [{ name: ours, run: () => indexKilobytes(ordinary, pages) }],
+        1,
+      );
+      yield rowOf(sizes, {
+        name: 'page index of an ordinary guest, per GiB',
+        unit: 'KB',
+        ours,
+        against: [],
+        mustReach: `≤ ${MAX_INDEX_KB_PER_GIB} KB`,
+        reached: (value) => atMost(value, MAX_INDEX_KB_PER_GIB),
+      });
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }
