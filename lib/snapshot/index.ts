@@ -5,6 +5,7 @@ export type { SnapshotPages } from './read/snapshot-pages.ts';
 export { SnapshotReader } from './read/snapshot-reader.ts';
 export { SnapshotStore, type SnapshotStoreOptions } from './store.ts';
 export {
+  type SnapshotFileOptions,
   type SnapshotProgress,
   type SnapshotStreamOptions,
   SnapshotWriter,

@@ -56,8 +56,13 @@ export class SnapshotStore {
   writer(name: string, options: SnapshotWriterOptions = {}): SnapshotWriter {
     checkSnapshotName(name, 'writeSnapshot');
     if (options.parent !== undefined) checkSnapshotName(options.parent, 'writeSnapshot');
-    const begin = (): Promise<Begun> => this.#begin(name, options);
-    return new SnapshotWriter({ storage: this.storage, cache: this.#cache, begin }, name, options);
+    const store = {
+      storage: this.storage,
+      cache: this.#cache,
+      check: () => this.#checkWritable(name, options),
+      begin: () => this.#begin(name, options),
+    };
+    return new SnapshotWriter(store, name, options);
   }
 
   /**
@@ -119,20 +124,28 @@ export class SnapshotStore {
     return this.storage.close();
   }
 
-  async #begin(name: string, { parent, replace, signal }: SnapshotWriterOptions): Promise<Begun> {
+  /** Check that a name is free, and return the manifest of the parent; null without one. */
+  async #checkWritable(
+    name: string,
+    { parent, replace, signal }: SnapshotWriterOptions,
+  ): Promise<SnapshotManifest | null> {
     const options = { signal };
     await this.#makeMark(options);
     if (replace !== true && (await this.storage.stat(manifestKey(name), options)) !== null) {
       throw nameExists(this.storage, name);
     }
-    let manifest: SnapshotManifest | null = null;
-    if (parent !== undefined) manifest = await readManifest(this.storage, parent, options);
+    return parent === undefined ? null : readManifest(this.storage, parent, options);
+  }
+
+  async #begin(name: string, options: SnapshotWriterOptions): Promise<Begun> {
+    const { signal } = options;
+    const manifest = await this.#checkWritable(name, options);
     const maps = manifest === null ? [] : [manifest.map.sha256];
     const mark = await WriterMark.put(this.storage, { maps }, signal);
     try {
       let map: SnapshotMap | null = null;
       // Only a map that is read after the mark was put is safe from the removal of garbage.
-      if (manifest !== null) map = await readMap(this.storage, manifest.map, options);
+      if (manifest !== null) map = await readMap(this.storage, manifest.map, { signal });
       return {
         parent: manifest === null || map === null ? null : { manifest, map },
         end: () => mark.remove(),

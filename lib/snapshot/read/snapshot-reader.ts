@@ -8,6 +8,7 @@ import type { SnapshotInfo } from '../format/manifest.ts';
 import type { SnapshotMap } from '../format/map.ts';
 import type { FrameCache } from './frame-cache.ts';
 import { SnapshotPages } from './snapshot-pages.ts';
+import { streamOf } from './snapshot-stream.ts';
 
 /** A snapshot that is read: a saved guest with random access to its memory. */
 export class SnapshotReader implements SavedGuest {
@@ -38,6 +39,16 @@ export class SnapshotReader implements SavedGuest {
     this.sectionsBeforeRam = map.sectionsBeforeRam;
     this.descriptionText = map.descriptionText;
     this.pages = new SnapshotPages(map, cache);
+  }
+
+  /**
+   * Return a file from which the snapshot is read as a migration stream: one round, each page once. Any number of
+   * files can be read at the same time.
+   *
+   * @param onClose - Called when the file is closed.
+   */
+  stream(onClose?: () => Promise<void>): QemuFile {
+    return streamOf(this, onClose);
   }
 
   /** Does nothing: the store that opened the snapshot holds all resources. */

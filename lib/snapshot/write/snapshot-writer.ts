@@ -8,17 +8,18 @@ import {
 } from '../../migration/saved-guest/collect-frame.ts';
 import type { GuestFrame } from '../../migration/saved-guest/read-frame.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
-import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
 import type { SnapshotInfo, SnapshotManifest } from '../format/manifest.ts';
 import type { SnapshotMap } from '../format/map.ts';
 import type { FrameCache } from '../read/frame-cache.ts';
 import { completeSnapshot } from './complete-snapshot.ts';
+import { openBareStream } from './open-bare-stream.ts';
 import { PackWriter } from './pack-writer.ts';
 import { PageIntake } from './page-intake.ts';
 import { PageStorer } from './page-storer.ts';
 import { ParentPages } from './parent-pages.ts';
-import { SnapshotSink } from './snapshot-sink.ts';
+import { sinkOf } from './snapshot-sink.ts';
 
 /** Options of a snapshot that is written. */
 export interface SnapshotWriterOptions {
@@ -40,6 +41,12 @@ export interface SnapshotProgress {
   readonly storedBytes: number;
 }
 
+/** Options of the file that takes a stream. */
+export interface SnapshotFileOptions {
+  onWritten?: ((info: SnapshotInfo) => void) | undefined;
+  onClose?: (() => Promise<void>) | undefined;
+}
+
 /** What of a stream is not in its bytes; see `MigrationReader`. */
 export type SnapshotStreamOptions = Omit<CollectFrameOptions, 'ready' | 'onEvent'>;
 
@@ -50,8 +57,10 @@ const READ_BYTES = 1_048_576;
 export interface WriterStore {
   readonly storage: ObjectStorage;
   readonly cache: FrameCache;
-  /** Check that the name is free, read the parent, and mark that a writer is at work. */
-  begin(name: string, options: SnapshotWriterOptions): Promise<Begun>;
+  /** Check that the name is free, and that there is the parent. */
+  check(): Promise<SnapshotManifest | null>;
+  /** Check, mark that a writer is at work, and read the parent. */
+  begin(): Promise<Begun>;
 }
 
 /** What a writer has from its store. */
@@ -81,7 +90,8 @@ export class SnapshotWriter {
   /**
    * Write a migration stream. Pages that came again replace the earlier ones.
    *
-   * @param source - A `QemuFile`, which stays open, or chunks of bytes, of any layout.
+   * @param source - A `QemuFile`, which stays open, or chunks of bytes: a stream of any layout, which may be in
+   *   the containers that `unwrap` opens.
    * @param options - Further channels, and what is known of the stream.
    * @returns What the store says about the snapshot.
    * @throws {MigrationStreamError} (rejects) as `MigrationReader`.
@@ -89,7 +99,11 @@ export class SnapshotWriter {
    *   parent, `EBADMSG` if the parent is damaged, `ECANCELED`; the errors of the source and of the storage.
    */
   writeStream(source: StreamSource, options: SnapshotStreamOptions = {}): Promise<SnapshotInfo> {
-    return this.#write((intake, ready) => collectFrame(source, intake, { ...options, ready }));
+    return this.#write(async (intake, ready) => {
+      await using stream = await openBareStream(source);
+      const { file, fileOffset } = stream;
+      return collectFrame(file, intake, { fileOffset, ...options, ready });
+    });
   }
 
   /**
@@ -119,27 +133,40 @@ export class SnapshotWriter {
   }
 
   /**
+   * Check that the snapshot can be written, before a guest is stopped for it: as each write does at its start.
+   *
+   * @throws {QemuFileError} (rejects) `EEXIST`, `ENOENT`, `EBADMSG`; the error of the storage.
+   */
+  async check(): Promise<void> {
+    await this.#store.check();
+  }
+
+  /**
    * Return a file that takes a migration stream. Closing it publishes the snapshot, or rejects with the reason why
    * there is none; destroying it gives the snapshot up.
    *
-   * @param onWritten - Called with what the store says about the snapshot, before the file is closed.
+   * @param options - `onWritten` is called with what the store says about the snapshot, before the file is closed;
+   *   `onClose` when nothing is read or written any more.
    * @example
    * ```js
    * await saveVm(qmp, store.writer('agent-1', { parent: 'base' }).file());
    * ```
    */
-  file(onWritten?: (info: SnapshotInfo) => void): QemuFile {
-    const sink = new SnapshotSink(async (chunks) => {
-      const info = await this.writeStream(chunks);
-      onWritten?.(info);
+  file(options: SnapshotFileOptions = {}): QemuFile {
+    return sinkOf(async (stream) => {
+      try {
+        const info = await this.writeStream(stream);
+        options.onWritten?.(info);
+      } finally {
+        await options.onClose?.();
+      }
     });
-    return new QemuFile(sink.ops);
   }
 
   async #write(feed: Feed): Promise<SnapshotInfo> {
     const { signal } = this.#options;
     if (signal?.aborted) throw abortError(signal, 'writeSnapshot');
-    const begun = await this.#store.begin(this.#name, this.#options);
+    const begun = await this.#store.begin();
     try {
       return await this.#storeGuest(begun, feed);
     } finally {

@@ -1,0 +1,103 @@
+import {
+  isStoreUrl,
+  type OpenFromOptions,
+  type OpenToOptions,
+  openFrom,
+  openTo,
+  parseStoreUrl,
+  parseUri,
+  type StoreUrl,
+  type Uri,
+} from '../../../adapters/index.ts';
+import { QemuFileError } from '../../contract/errors.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { openStore, type SnapshotReader } from '../../snapshot/index.ts';
+import { noop } from '../../util/noop.ts';
+
+/** Where a command reads from or writes to: one of QEMU's URIs, or a snapshot in a store. */
+export type Endpoint = Uri | StoreUrl;
+
+/** Values of the options that `addStoreOptions` adds. */
+export interface StoreFlags {
+  /** Name of the snapshot that a new one is compared with. */
+  parent?: string;
+  /** Replace a snapshot of the same name. */
+  replace?: boolean;
+}
+
+/** A snapshot that is open. */
+export interface OpenSnapshot {
+  readonly guest: SnapshotReader;
+  /** Close the store. */
+  close(): Promise<void>;
+}
+
+/**
+ * Parse an endpoint.
+ *
+ * @throws {QemuFileError} `EINVAL` as `parseUri` and `parseStoreUrl`; also for a store without the name of a snapshot.
+ */
+export function parseEndpoint(text: string): Endpoint {
+  if (!isStoreUrl(text)) return parseUri(text);
+  const url = parseStoreUrl(text);
+  if (url.snapshot !== undefined) return url;
+  const reason = `${text}: the name of a snapshot is missing: add #NAME`;
+  throw new QemuFileError('EINVAL', reason, { operation: 'parseEndpoint' });
+}
+
+/** Return whether an endpoint is a snapshot in a store. */
+export function isSnapshot(endpoint: Endpoint): endpoint is StoreUrl {
+  return endpoint.scheme === 'store' || endpoint.scheme === 's3';
+}
+
+/** Return why the options of a store do not fit an endpoint; undefined if they do. */
+export function refuseStoreFlags(to: Endpoint, flags: StoreFlags): string | undefined {
+  if (isSnapshot(to) || (flags.parent === undefined && flags.replace === undefined)) {
+    return undefined;
+  }
+  const option = flags.parent === undefined ? '--replace' : '--parent';
+  return `${option} needs a snapshot store to write to, such as store:/srv/vm#name`;
+}
+
+/** Open the snapshot of an endpoint. */
+export async function openSnapshot(url: StoreUrl, signal: AbortSignal): Promise<OpenSnapshot> {
+  const store = await openStore(url);
+  try {
+    const guest = await store.reader(url.snapshot ?? '', { signal });
+    return { guest, close: () => store.close() };
+  } catch (error) {
+    await store.close().catch(noop);
+    throw error;
+  }
+}
+
+/** Open an endpoint to read from; a snapshot is read as a stream of one round. */
+export async function openFromEndpoint(
+  from: Endpoint,
+  options: OpenFromOptions & { signal: AbortSignal },
+): Promise<QemuFile> {
+  if (!isSnapshot(from)) return openFrom(from, options);
+  const { guest, close } = await openSnapshot(from, options.signal);
+  return guest.stream(close);
+}
+
+/** Open an endpoint to write to; a snapshot appears when the file is closed. */
+export async function openToEndpoint(
+  to: Endpoint,
+  options: OpenToOptions & { signal: AbortSignal },
+  flags: StoreFlags,
+): Promise<QemuFile> {
+  if (!isSnapshot(to)) return openTo(to, options);
+  const { signal } = options;
+  const { parent, replace } = flags;
+  const store = await openStore(to);
+  try {
+    const writer = store.writer(to.snapshot ?? '', { parent, replace, signal });
+    // What can be refused is refused before a guest is stopped for it.
+    await writer.check();
+    return writer.file({ onClose: () => store.close() });
+  } catch (error) {
+    await store.close().catch(noop);
+    throw error;
+  }
+}
