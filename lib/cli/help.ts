@@ -12,6 +12,9 @@ Endpoints are QEMU's own: <from> takes what QEMU's -incoming takes, <to> what it
   file:path[,offset=N]   a file, a device or a FIFO; N as in 4096, 0x1000, 4k
   path                   the same, without an offset and without a colon before the first slash
   -                      standard input or standard output
+  store:DIR#NAME         a snapshot in a store in a directory: <to> makes it, store and snapshot
+  s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME&pathStyle=true]#NAME
+                         a snapshot in a store in an S3 bucket
 `;
 
 export const RELAY_HELP: string = `${ENDPOINTS}
@@ -73,4 +76,14 @@ Examples:
   qemu-file save --qmp /run/vm.qmp vm.mig.zst --compress zstd
   qemu-system-x86_64 … -incoming defer -qmp unix:/run/new.qmp,server=on,wait=off
   qemu-file restore --qmp /run/new.qmp vm.mig.zst
+`;
+
+export const STORE_HELP: string = `
+A store is a directory or a bucket:
+  store:DIR[#NAME]
+  s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME&pathStyle=true][#NAME]
+save, relay and compact write snapshots into it; whatever reads a stream reads them.
+
+Exit codes: 0 done, 1 fsck: a snapshot is damaged, 2 usage, 4 anything else failed,
+130 interrupted (128 + the signal's number).
 `;

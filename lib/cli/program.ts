@@ -8,8 +8,10 @@ import type { RelayFlags } from './commands/relay.ts';
 import type { RestoreFlags } from './commands/restore-flags.ts';
 import type { SaveFlags } from './commands/save.ts';
 import type { VerifyFlags } from './commands/verify.ts';
+import { addStoreOptions } from './endpoints/store-options.ts';
 import { addTlsOptions } from './endpoints/tls-options.ts';
 import { DIFF_HELP, READ_HELP, RELAY_HELP, VM_HELP, WRITE_HELP } from './help.ts';
+import { addStore } from './program-store.ts';
 import { EXIT } from './shell/exit-codes.ts';
 import { parseSize } from './shell/sizes.ts';
 import { guardOutputs } from './shell/stdio.ts';
@@ -106,7 +108,7 @@ function addRelay(program: Command, done: (code: number) => void): void {
     )
     .option('--json', 'print the result as one JSON object at the end')
     .option('--quiet', 'print errors only');
-  addTlsOptions(command, ['from', 'to'])
+  addTlsOptions(addStoreOptions(command), ['from', 'to'])
     .addHelpText('after', RELAY_HELP)
     .action(async (from: string, to: string, flags: RelayFlags) => {
       const { runRelay } = await import('./commands/relay.ts');
@@ -195,7 +197,7 @@ function addDiff(program: Command, done: (code: number) => void): void {
 
 /** Add a command that reads a stream and writes another, with the options that all of them have. */
 function addWriter(program: Command, name: string, description: string): Command {
-  return program
+  const command = program
     .command(name)
     .description(description)
     .argument('<from>', 'the endpoint to read from')
@@ -205,7 +207,8 @@ function addWriter(program: Command, name: string, description: string): Command
       'a further channel of the migration (multifd, postcopy-preempt); may be repeated',
       collect,
     )
-    .option('--snapshot <name>', 'a snapshot of a qcow2 image, by name or ID')
+    .option('--snapshot <name>', 'a snapshot of a qcow2 image, by name or ID');
+  return addStoreOptions(command)
     .addOption(
       new Option('--compress <format>', 'compress the stream').choices(['gzip', 'zstd'] as const),
     )
@@ -273,7 +276,7 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
     .option('--pause', 'stop the guest first; a restored guest is then stopped as well')
     .option('--resume', 'let the guest continue here afterwards')
     .option('--keep-paused', 'leave the guest stopped afterwards (the default)');
-  addTlsOptions(save, ['to']).action(async (to: string, flags: SaveFlags) => {
+  addTlsOptions(addStoreOptions(save), ['to']).action(async (to: string, flags: SaveFlags) => {
     const { runSave } = await import('./commands/save.ts');
     done(await runSave(to, flags));
   });
@@ -307,6 +310,7 @@ function makeProgram(version: string, done: (code: number) => void): Command {
   addDiff(program, done);
   addWriters(program, done);
   addVmCommands(program, done);
+  addStore(program, done);
   return program;
 }
 

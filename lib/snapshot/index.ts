@@ -1,5 +1,8 @@
 /** The snapshot store: many snapshots of guests in a directory or in object storage. */
 export type { SnapshotInfo } from './format/manifest.ts';
+export type { FsckOptions, FsckResult, StoreDamage } from './maintain/check-store.ts';
+export type { GcOptions, GcResult } from './maintain/collect-garbage.ts';
+export type { CopyOptions } from './maintain/copy-snapshot.ts';
 export { openStore } from './open-store.ts';
 export type { SnapshotPages } from './read/snapshot-pages.ts';
 export { SnapshotReader } from './read/snapshot-reader.ts';

@@ -11,6 +11,9 @@ import {
 import { MAX_MANIFEST_BYTES, STORE_VERSION } from './format/limits.ts';
 import { laterVersion, type SnapshotInfo, type SnapshotManifest } from './format/manifest.ts';
 import type { SnapshotMap } from './format/map.ts';
+import { checkStore, type FsckOptions, type FsckResult } from './maintain/check-store.ts';
+import { collectGarbage, type GcOptions, type GcResult } from './maintain/collect-garbage.ts';
+import { type CopyOptions, copySnapshot } from './maintain/copy-snapshot.ts';
 import { FrameCache } from './read/frame-cache.ts';
 import { noSnapshot, readManifest, readMap } from './read/read-objects.ts';
 import { decodeConfiguration, SnapshotReader } from './read/snapshot-reader.ts';
@@ -119,6 +122,53 @@ export class SnapshotStore {
     await this.storage.remove(key, options);
   }
 
+  /**
+   * Copy a snapshot to another store: only what that one lacks. Each object is checked on the way.
+   *
+   * @param name - Name of the snapshot.
+   * @param target - The other store; it may be this one.
+   * @returns What the other store says about the copy.
+   * @throws {QemuFileError} (rejects) `EINVAL`, `ENOENT`; `EEXIST` if the other store has one of that name;
+   *   `EBADMSG` if an object is damaged or missing; the errors of both storages.
+   */
+  async copy(
+    name: string,
+    target: SnapshotStore,
+    options: CopyOptions = {},
+  ): Promise<SnapshotInfo> {
+    const { signal, replace } = options;
+    const targetName = options.name ?? name;
+    checkSnapshotName(name, 'copySnapshot');
+    checkSnapshotName(targetName, 'copySnapshot');
+    await this.#checkMark({ signal });
+    const manifest = await readManifest(this.storage, name, { signal });
+    await target.#checkWritable(targetName, { replace, signal });
+    const job = { from: this.storage, manifest, to: target.storage, name: targetName };
+    return infoOf(await copySnapshot(job, options));
+  }
+
+  /**
+   * Remove the packs and maps that no snapshot needs, and what interrupted writers left. It may run beside writers.
+   *
+   * @throws {QemuFileError} (rejects) `ENOENT` if there is no store; `EBADMSG` if a manifest or a map is damaged: then
+   *   nothing is removed; the error of the storage.
+   * @throws {RangeError} (rejects) for a negative grace period.
+   */
+  async gc(options: GcOptions = {}): Promise<GcResult> {
+    await this.#checkMark({ signal: options.signal });
+    return collectGarbage(this.storage, options);
+  }
+
+  /**
+   * Check the objects of the store, and return those that are damaged or missing.
+   *
+   * @throws {QemuFileError} (rejects) `ENOENT` if there is no store; the error of the storage.
+   */
+  async fsck(options: FsckOptions = {}): Promise<FsckResult> {
+    await this.#checkMark({ signal: options.signal });
+    return checkStore(this.storage, options);
+  }
+
   /** Close the storage. Readers and writers must be done. */
   close(): Promise<void> {
     return this.storage.close();
@@ -170,14 +220,26 @@ export class SnapshotStore {
   async #makeMark(options: StorageOptions): Promise<void> {
     if (this.#isMarked) return;
     if (!(await this.#hasMark(options))) {
-      for await (const { key } of this.storage.list('', options)) {
-        const reason = `${this.name} is not a snapshot store, and not empty: it has ${quote(key)}; choose another place`;
+      const found = await this.#firstObject(options);
+      if (found !== null) {
+        const reason = `${this.name} is not a snapshot store, and not empty: it has ${quote(found)}; choose another place`;
         throw new QemuFileError('EINVAL', reason, { operation: 'openStore' });
       }
       const text = JSON.stringify({ format: FORMAT, version: STORE_VERSION });
       await this.storage.put(STORE_MARK, [Buffer.from(`${text}\n`)], options);
     }
     this.#isMarked = true;
+  }
+
+  /** Return the key of any object in the storage; null if there is none, or no directory yet. */
+  async #firstObject(options: StorageOptions): Promise<string | null> {
+    try {
+      for await (const { key } of this.storage.list('', options)) return key;
+    } catch (error) {
+      const failure = toQemuFileError(error);
+      if (failure.code !== 'ENOENT') throw failure;
+    }
+    return null;
   }
 
   async #hasMark(options: StorageOptions): Promise<boolean> {
@@ -205,7 +267,7 @@ export class SnapshotStore {
   }
 }
 
-function infoOf(manifest: SnapshotManifest): SnapshotInfo {
-  const { map: _map, ...info } = manifest;
+function infoOf(manifest: SnapshotInfo): SnapshotInfo {
+  const { map: _map, ...info } = manifest as SnapshotManifest;
   return info;
 }

@@ -1,9 +1,9 @@
-import { parseUri, type Uri } from '../../../adapters/index.ts';
 import { QemuFileError } from '../../contract/errors.ts';
 import { copyStream } from '../../migration/writer/copy-stream.ts';
 import { FieldChanges } from '../../migration/writer/field-changes.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { isMappedRam, rebaseMappedRam } from '../../relay/rebase-mapped-ram.ts';
+import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
 import type { OpenStream } from '../endpoints/open-stream.ts';
 import { UsageError } from '../shell/command-errors.ts';
 import { exclusive, type RewriteFlags, type Rewritten, rewriteStream } from './rewrite-command.ts';
@@ -49,10 +49,10 @@ async function convert(
     return writeGuest(fromText, stream, to, flags, signal);
   }
   const { fileOffset } = unwrapped;
-  const toOffset = offsetOf(parseUri(toText));
+  const toOffset = offsetOf(parseEndpoint(toText));
   // A live source is never mapped-ram, and its first bytes must not wait for more of them.
   const isMapped = unwrapped.seekable && (await isMappedRam(unwrapped.file));
-  if (isMapped) checkPlace(parseUri(toText), flags, fileOffset);
+  if (isMapped) checkPlace(parseEndpoint(toText), flags, fileOffset);
   const isMoved = isMapped && fileOffset !== toOffset;
   const from = isMoved ? rebaseMappedRam(unwrapped.file, fileOffset, toOffset) : unwrapped.file;
   const { bytes, trailingBytes, warnings } = await copyOrUsage(() =>
@@ -70,12 +70,12 @@ async function convert(
 }
 
 /** Return the offset in its file at which an endpoint has the stream. */
-function offsetOf(uri: Uri): number {
+function offsetOf(uri: Endpoint): number {
   return uri.scheme === 'file' ? uri.offset : 0;
 }
 
 /** Offsets in a mapped-ram stream count from the start of its file: another place must be a file, too. */
-function checkPlace(to: Uri, { compress }: ConvertFlags, fileOffset: number): void {
+function checkPlace(to: Endpoint, { compress }: ConvertFlags, fileOffset: number): void {
   if (to.scheme === 'file' && compress === undefined) return;
   if (fileOffset === 0 && compress === undefined) return;
   throw new UsageError(

@@ -6,6 +6,7 @@ import { mapCells } from '../../migration/diff/diff-map.ts';
 import { matchAny } from '../../migration/diff/ignore.ts';
 import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
+import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
 import { isStdin, sizeOf } from '../endpoints/open-endpoints.ts';
 import { openGuest } from '../endpoints/open-guest.ts';
 import type { DiffReport } from '../report/html.ts';
@@ -39,7 +40,7 @@ const CHANNELS_HINT = '; give each channel with --a-channel or --b-channel';
 interface Side {
   /** As typed. */
   readonly text: string;
-  readonly from: Uri;
+  readonly from: Endpoint;
   readonly channels: readonly Uri[];
   readonly snapshot: string | undefined;
 }
@@ -98,7 +99,7 @@ function parseSide(
   channels: readonly string[] | undefined,
   snapshot: string | undefined,
 ): Side {
-  const from = parseUri(text);
+  const from = parseEndpoint(text);
   return { text, from, channels: (channels ?? []).map((channel) => parseUri(channel)), snapshot };
 }
 

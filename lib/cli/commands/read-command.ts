@@ -1,6 +1,7 @@
 import { parseUri, type Uri } from '../../../adapters/index.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { bytesRead } from '../../vm/decompress.ts';
+import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
 import { sizeOf } from '../endpoints/open-endpoints.ts';
 import { type OpenStream, openStream } from '../endpoints/open-stream.ts';
 import { OutputError, UsageError } from '../shell/command-errors.ts';
@@ -32,10 +33,10 @@ export async function readStream(
   work: (stream: OpenStream, signal: AbortSignal) => Promise<number>,
   meterOf?: { readonly measure: () => Measure; readonly total: number | undefined },
 ): Promise<number> {
-  let from: Uri;
+  let from: Endpoint;
   let channels: Uri[];
   try {
-    from = parseUri(fromText);
+    from = parseEndpoint(fromText);
     channels = (flags.channel ?? []).map((text) => parseUri(text));
   } catch (error) {
     await printStderr(toQemuFileError(error).reason);

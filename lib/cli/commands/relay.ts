@@ -1,8 +1,9 @@
-import { parseUri, type Uri } from '../../../adapters/index.ts';
+import type { Uri } from '../../../adapters/index.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import { BandwidthBudget } from '../../qemu-file/put/bandwidth-budget.ts';
 import type { RelayEnd } from '../../relay/relay.ts';
+import { type Endpoint, parseEndpoint, refuseStoreFlags } from '../endpoints/endpoint.ts';
 import { isStdin, isStdout } from '../endpoints/open-endpoints.ts';
 import { isTlsUsage, readTls, type TlsEnds } from '../endpoints/tls-credentials.ts';
 import { withControl } from '../relay/control-socket.ts';
@@ -36,18 +37,20 @@ export async function runRelay(
   toText: string,
   flags: RelayFlags,
 ): Promise<number> {
-  let from: Uri;
-  let to: Uri;
+  let from: Endpoint;
+  let to: Endpoint;
   try {
-    from = parseUri(fromText);
-    to = parseUri(toText);
+    from = parseEndpoint(fromText);
+    to = parseEndpoint(toText);
   } catch (error) {
     await printStderr(toQemuFileError(error).reason);
     return EXIT.USAGE;
   }
   const isSeveral = (flags.channels ?? 1) > 1;
   const refusal =
-    refuseControl(from, flags) ?? (isSeveral ? refuseSeveral({ from, to }, flags) : undefined);
+    refuseControl(from, flags) ??
+    refuseStoreFlags(toText, flags) ??
+    (isSeveral ? refuseSeveral({ from, to }, flags) : undefined);
   if (refusal !== undefined) {
     await printStderr(refusal);
     return EXIT.USAGE;
@@ -95,7 +98,7 @@ export async function runRelay(
 }
 
 /** Return why `--control` cannot be used as given; undefined if it can. */
-function refuseControl(from: Uri, { control }: RelayFlags): string | undefined {
+function refuseControl(from: Endpoint, { control }: RelayFlags): string | undefined {
   if (control !== '-' || !isStdin(from)) return undefined;
   return 'standard input is already <from>: give --control the path of a socket';
 }

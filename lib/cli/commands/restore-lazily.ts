@@ -1,5 +1,7 @@
 import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
+import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { type LazyProgress, type LazyRestoreResult, restoreLazily } from '../../vm/index.ts';
+import { isSnapshot, openSnapshotGuest } from '../endpoints/endpoint.ts';
 import { openStream } from '../endpoints/open-stream.ts';
 import { readPageIndex } from '../endpoints/read-page-index.ts';
 import { EXIT } from '../shell/exit-codes.ts';
@@ -22,14 +24,16 @@ export async function runRestoreLazily(
   const { qmp, uri, signal } = parts;
   const quiet = flags.quiet === true;
   const { snapshot } = flags;
-  const stream = await openStream({ from: uri, channels: [], snapshot, signal, quiet });
-  await using guest = disposable(
-    await openSavedGuest(stream.unwrapped, {
+  const open = async (): Promise<SavedGuest> => {
+    if (isSnapshot(uri)) return openSnapshotGuest(uri, signal);
+    const stream = await openStream({ from: uri, channels: [], snapshot, signal, quiet });
+    return openSavedGuest(stream.unwrapped, {
       description: stream.description,
       index: await readPageIndex(uri),
       signal,
-    }),
-  );
+    });
+  };
+  await using guest = disposable(await open());
   let progress: LazyProgress | undefined;
   await parts.meter(() => ({ bytes: progress?.bytes ?? 0, limitedMs: 0 }));
   const calledAt = performance.now();

@@ -1,7 +1,7 @@
-import { openFrom } from '../../../adapters/index.ts';
 import { bytesRead } from '../../vm/decompress.ts';
 import { type RestoreResult, restoreVm } from '../../vm/index.ts';
 import { connectionFilter } from '../endpoints/connection-filter.ts';
+import { openFromEndpoint } from '../endpoints/endpoint.ts';
 import { printListening, sizeOf } from '../endpoints/open-endpoints.ts';
 import { EXIT } from '../shell/exit-codes.ts';
 import type { Measure } from '../shell/progress.ts';
@@ -29,7 +29,7 @@ export function runRestore(fromText: string, flags: RestoreFlags): Promise<numbe
     const quiet = flags.quiet === true;
     const onListening = quiet ? undefined : printListening;
     const filter = connectionFilter({ from: uri, tls, quiet, anything: flags.check === false });
-    const from = await openFrom(uri, { signal, onListening, tls: tls.from, ...filter });
+    const from = await openFromEndpoint(uri, { signal, onListening, tls: tls.from, ...filter });
     const measure = (): Measure => ({ bytes: bytesRead(from), limitedMs: 0 });
     await parts.meter(measure, sizeOf(uri, from));
     const result = await restoreVm(qmp, from, {

@@ -1,9 +1,16 @@
 import { fstatSync, type Stats, statSync } from 'node:fs';
-import { type CompressFormat, openTo, parseUri, type Uri } from '../../../adapters/index.ts';
+import type { CompressFormat } from '../../../adapters/index.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import type { QemuFileOptions } from '../../qemu-file/options.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { sinkFile } from '../../vm/save/sink.ts';
+import {
+  type Endpoint,
+  openToEndpoint,
+  parseEndpoint,
+  refuseStoreFlags,
+  type StoreFlags,
+} from '../endpoints/endpoint.ts';
 import { isStdout } from '../endpoints/open-endpoints.ts';
 import type { OpenStream } from '../endpoints/open-stream.ts';
 import { OutputError, UsageError } from '../shell/command-errors.ts';
@@ -12,7 +19,7 @@ import { printStderr, writeText } from '../shell/stdio.ts';
 import { type ReadFlags, readStream } from './read-command.ts';
 
 /** Options of the commands that read a stream and write another. */
-export interface RewriteFlags extends ReadFlags {
+export interface RewriteFlags extends ReadFlags, StoreFlags {
   compress?: CompressFormat;
 }
 
@@ -43,11 +50,16 @@ export async function rewriteStream(
   flags: RewriteFlags,
   work: (stream: OpenStream, to: QemuFile, signal: AbortSignal) => Promise<Rewritten>,
 ): Promise<number> {
-  let to: Uri;
+  let to: Endpoint;
   try {
-    to = parseUri(toText);
+    to = parseEndpoint(toText);
   } catch (error) {
     await printStderr(toQemuFileError(error).reason);
+    return EXIT.USAGE;
+  }
+  const refusal = refuseStoreFlags(toText, flags);
+  if (refusal !== undefined) {
+    await printStderr(refusal);
     return EXIT.USAGE;
   }
   let output: QemuFile | undefined;
@@ -57,7 +69,7 @@ export async function rewriteStream(
     flags,
     async (stream, signal) => {
       checkNotSame(stream.outer, to, toText);
-      const report = await writeTo(toText, to, flags.compress, signal, (file) => {
+      const report = await writeTo(toText, to, flags, signal, (file) => {
         output = file;
         return work(stream, file, signal);
       });
@@ -70,15 +82,16 @@ export async function rewriteStream(
 /** Open TO, have it written, and close it; on a failure nothing appears under its name. */
 async function writeTo(
   toText: string,
-  uri: Uri,
-  compress: CompressFormat | undefined,
+  uri: Endpoint,
+  flags: RewriteFlags,
   signal: AbortSignal,
   write: (file: QemuFile) => Promise<Rewritten>,
 ): Promise<Rewritten> {
   let file: QemuFile;
   try {
     const options = uri.scheme === 'file' ? TO_FILE : {};
-    file = sinkFile(await openTo(uri, { signal, file: { ...options, signal } }), compress);
+    const opened = await openToEndpoint(uri, { signal, file: { ...options, signal } }, flags);
+    file = sinkFile(opened, flags.compress);
   } catch (error) {
     throw new OutputError(toText, toQemuFileError(error));
   }
@@ -114,7 +127,7 @@ async function finish(file: QemuFile): Promise<void> {
 }
 
 /** Refuse to write to the file that is read. */
-function checkNotSame(from: QemuFile, to: Uri, toText: string): void {
+function checkNotSame(from: QemuFile, to: Endpoint, toText: string): void {
   if (to.scheme !== 'file' || from.getFd() < 0) return;
   let target: Stats;
   try {

@@ -1,6 +1,13 @@
-import { type CompressFormat, openTo, parseUri, type Uri } from '../../../adapters/index.ts';
+import type { CompressFormat } from '../../../adapters/index.ts';
 import { PAGE_INDEX_SUFFIX } from '../../migration/saved-guest/page-index.ts';
 import { type MigrationProgress, type SaveResult, saveVm } from '../../vm/index.ts';
+import {
+  type Endpoint,
+  openToEndpoint,
+  parseEndpoint,
+  refuseStoreFlags,
+  type StoreFlags,
+} from '../endpoints/endpoint.ts';
 import { isStdout } from '../endpoints/open-endpoints.ts';
 import { EXIT } from '../shell/exit-codes.ts';
 import { showExactSize, showSize } from '../shell/sizes.ts';
@@ -9,7 +16,7 @@ import { writeWholeFile } from '../shell/write-file.ts';
 import { runWithVm, type VmFlags } from './vm-command.ts';
 
 /** Options of `qemu-file save`. */
-export interface SaveFlags extends VmFlags {
+export interface SaveFlags extends VmFlags, StoreFlags {
   compress?: CompressFormat;
   /** Path for a manifest. */
   manifest?: string;
@@ -35,14 +42,15 @@ export async function runSave(toText: string, flags: SaveFlags): Promise<number>
     );
     return EXIT.USAGE;
   }
-  const problem = flags.index === true ? indexProblem(toText, flags) : null;
+  const problem =
+    refuseStoreFlags(toText, flags) ?? (flags.index === true ? indexProblem(toText, flags) : null);
   if (problem !== null) {
     await printStderr(problem);
     return EXIT.USAGE;
   }
   return runWithVm('to', toText, flags, NOTHING_CHANGED, async (parts) => {
     const { qmp, uri, tls, signal } = parts;
-    const to = await openTo(uri, { signal, tls: tls.to });
+    const to = await openToEndpoint(uri, { signal, tls: tls.to }, flags);
     let progress: MigrationProgress | undefined;
     await parts.meter(() => ({ bytes: progress?.transferred ?? 0, limitedMs: to.limitedMs }));
     const result = await saveVm(qmp, to, {
@@ -94,9 +102,9 @@ function indexProblem(toText: string, { check, compress }: SaveFlags): string | 
   if (check === false) {
     return '--index needs the check that --no-check switches off: remove one of them';
   }
-  let uri: Uri;
+  let uri: Endpoint;
   try {
-    uri = parseUri(toText);
+    uri = parseEndpoint(toText);
   } catch {
     return null;
   }

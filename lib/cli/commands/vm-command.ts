@@ -1,6 +1,7 @@
-import { parseUri, type SocketTarget, type Uri } from '../../../adapters/index.ts';
+import { parseUri, type SocketTarget } from '../../../adapters/index.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { QmpClient } from '../../vm/index.ts';
+import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
 import { isTlsUsage, readTls, type TlsEnds, type TlsFlags } from '../endpoints/tls-credentials.ts';
 import type { TlsSide } from '../endpoints/tls-options.ts';
 import { UsageError } from '../shell/command-errors.ts';
@@ -26,7 +27,7 @@ export interface VmFlags extends TlsFlags {
 export interface VmWork {
   qmp: QmpClient;
   /** The endpoint of the stream. */
-  uri: Uri;
+  uri: Endpoint;
   /** TLS at that endpoint. */
   tls: TlsEnds;
   signal: AbortSignal;
@@ -51,13 +52,13 @@ export async function runWithVm(
   work: (parts: VmWork) => Promise<number>,
 ): Promise<number> {
   let monitor: SocketTarget;
-  let uri: Uri;
+  let uri: Endpoint;
   let tls: TlsEnds;
   try {
     if (flags.resume === true && flags.keepPaused === true) {
       throw new UsageError('--resume and --keep-paused exclude each other: remove one of them');
     }
-    uri = parseUri(uriText);
+    uri = parseEndpoint(uriText);
     monitor = monitorOf(flags.qmp);
     tls = await readTls(flags, { [side]: uri }, (text) => void printStderr(text));
   } catch (error) {

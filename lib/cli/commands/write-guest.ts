@@ -1,4 +1,3 @@
-import { parseUri } from '../../../adapters/index.ts';
 import { QemuFileError } from '../../contract/errors.ts';
 import { openScratchStore } from '../../extract/scratch-store.ts';
 import { collectSavedGuest } from '../../migration/saved-guest/collect-saved-guest.ts';
@@ -7,6 +6,7 @@ import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../migration/writer/migration-writer.ts';
 import { writerOptionsOf, writeSavedGuest } from '../../migration/writer/write-saved-guest.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { parseEndpoint } from '../endpoints/endpoint.ts';
 import { sizeOf } from '../endpoints/open-endpoints.ts';
 import { type OpenStream, openStream } from '../endpoints/open-stream.ts';
 import type { RewriteFlags, Rewritten } from './rewrite-command.ts';
@@ -28,7 +28,7 @@ export async function writeGuest(
 ): Promise<Rewritten> {
   using scratch = openScratchStore();
   const { outer } = stream;
-  const size = sizeOf(parseUri(fromText), outer);
+  const size = sizeOf(parseEndpoint(fromText), outer);
   const collect = ({ unwrapped, channels, description }: OpenStream): Promise<SavedGuest> =>
     collectSavedGuest(unwrapped.file, {
       store: scratch.store,
@@ -69,7 +69,7 @@ async function openGuest(
     if (!(error instanceof QemuFileError) || error.code !== 'ENOTSUP') throw error;
   }
   const { snapshot, quiet = false } = flags;
-  const from = parseUri(fromText);
+  const from = parseEndpoint(fromText);
   const again = await openStream({ from, channels: [], snapshot, signal, quiet });
   try {
     return await collect(again);

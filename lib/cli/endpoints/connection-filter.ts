@@ -1,4 +1,4 @@
-import type { OpenFromOptions, Rejection, Uri, Verdict } from '../../../adapters/index.ts';
+import type { OpenFromOptions, Rejection, Verdict } from '../../../adapters/index.ts';
 import { describeTarget } from '../../../adapters/index.ts';
 import {
   describeContainer,
@@ -7,12 +7,13 @@ import {
 } from '../../migration/containers/sniff.ts';
 import { COMMAND, ITEM, MULTIFD_MAGIC } from '../../migration/format/wire.ts';
 import { printStderr } from '../shell/stdio.ts';
+import type { Endpoint } from './endpoint.ts';
 import type { TlsEnds } from './tls-credentials.ts';
 import { rejectionHint } from './tls-hints.ts';
 
 /** Which connections a listening command accepts. */
 export interface FilterOptions {
-  from: Uri;
+  from: Endpoint;
   /** Accept any peer that sends something, not only migration streams and their containers. */
   anything?: boolean | undefined;
   /** How the listening end speaks TLS, if it does. */

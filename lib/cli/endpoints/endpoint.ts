@@ -10,6 +10,7 @@ import {
   type Uri,
 } from '../../../adapters/index.ts';
 import { QemuFileError } from '../../contract/errors.ts';
+import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { openStore, type SnapshotReader } from '../../snapshot/index.ts';
 import { noop } from '../../util/noop.ts';
@@ -50,11 +51,20 @@ export function isSnapshot(endpoint: Endpoint): endpoint is StoreUrl {
   return endpoint.scheme === 'store' || endpoint.scheme === 's3';
 }
 
-/** Return why the options of a store do not fit an endpoint; undefined if they do. */
-export function refuseStoreFlags(to: Endpoint, flags: StoreFlags): string | undefined {
-  if (isSnapshot(to) || (flags.parent === undefined && flags.replace === undefined)) {
-    return undefined;
+/**
+ * Return why the options of a store do not fit an endpoint; undefined if they do.
+ *
+ * @param toText - The endpoint to write to, as typed.
+ */
+export function refuseStoreFlags(
+  toText: string,
+  flags: StoreFlags & { compress?: string },
+): string | undefined {
+  if (isStoreUrl(toText)) {
+    if (flags.compress === undefined) return undefined;
+    return '--compress is for files: a snapshot store compresses by itself';
   }
+  if (flags.parent === undefined && flags.replace === undefined) return undefined;
   const option = flags.parent === undefined ? '--replace' : '--parent';
   return `${option} needs a snapshot store to write to, such as store:/srv/vm#name`;
 }
@@ -69,6 +79,24 @@ export async function openSnapshot(url: StoreUrl, signal: AbortSignal): Promise<
     await store.close().catch(noop);
     throw error;
   }
+}
+
+/** Open the snapshot of an endpoint as a guest, which closes the store when it is closed. */
+export async function openSnapshotGuest(url: StoreUrl, signal: AbortSignal): Promise<SavedGuest> {
+  const { guest, close } = await openSnapshot(url, signal);
+  const { configuration, configurationBytes, hasFooters, ram, sections } = guest;
+  const { sectionsBeforeRam, descriptionText, pages } = guest;
+  return {
+    configuration,
+    configurationBytes,
+    hasFooters,
+    ram,
+    sections,
+    sectionsBeforeRam,
+    descriptionText,
+    pages,
+    close,
+  };
 }
 
 /** Open an endpoint to read from; a snapshot is read as a stream of one round. */

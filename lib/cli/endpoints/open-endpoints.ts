@@ -2,10 +2,8 @@ import { fstatSync } from 'node:fs';
 import {
   describeTarget,
   type KeepPartial,
-  openFrom,
   openTo,
   type SocketTarget,
-  type Uri,
 } from '../../../adapters/index.ts';
 import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import type { QemuFileOptions } from '../../qemu-file/options.ts';
@@ -13,12 +11,21 @@ import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { RelayEnd } from '../../relay/relay.ts';
 import { printStderr } from '../shell/stdio.ts';
 import { connectionFilter } from './connection-filter.ts';
+import {
+  type Endpoint,
+  isSnapshot,
+  openFromEndpoint,
+  openToEndpoint,
+  type StoreFlags,
+} from './endpoint.ts';
 import type { TlsEnds } from './tls-credentials.ts';
 
 /** The endpoints of a relay, and how to open them. */
 export interface Endpoints {
-  from: Uri;
-  to: Uri;
+  from: Endpoint;
+  to: Endpoint;
+  /** How a snapshot is written, if `to` is one. */
+  store?: StoreFlags | undefined;
   /** Path of the copy. */
   tee?: string | undefined;
   /** Options of the file that is opened for `to`. */
@@ -50,8 +57,8 @@ export interface OpenFailure {
  * Open all endpoints or none: if one fails, the open ones are destroyed.
  *
  * A socket `to` is opened after `from`, because a QEMU that waits for a migration gives up if a connection ends
- * without one. A file `to` is opened at once, so that a file which cannot be written is reported before a
- * source connects.
+ * without one. A file or a snapshot `to` is opened at once, so that one which cannot be written is reported before
+ * a source connects.
  */
 export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints | OpenFailure> {
   const { from, to, tee, toOptions, keepPartial, tls } = endpoints;
@@ -74,11 +81,17 @@ export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints
   const onListening = endpoints.quiet ? undefined : printListening;
   const filter = connectionFilter(endpoints);
   const openingFrom = open('from', () =>
-    openFrom(from, { signal, onListening, tls: tls?.from, ...filter }),
+    openFromEndpoint(from, { signal, onListening, tls: tls?.from, ...filter }),
   );
   const startTo = (): Promise<QemuFile> =>
-    open('to', () => openTo(to, { signal, file: toOptions, keepPartial, tls: tls?.to }));
-  const openingTo = to.scheme === 'file' ? startTo() : openingFrom.then(startTo);
+    open('to', () =>
+      openToEndpoint(
+        to,
+        { signal, file: toOptions, keepPartial, tls: tls?.to },
+        endpoints.store ?? {},
+      ),
+    );
+  const openingTo = to.scheme === 'file' || isSnapshot(to) ? startTo() : openingFrom.then(startTo);
   const openingTee =
     tee === undefined
       ? Promise.resolve(undefined)
@@ -100,7 +113,7 @@ export function printListening(address: SocketTarget): void {
 }
 
 /** Return how many bytes an endpoint will provide; undefined unless it is a regular file. */
-export function sizeOf(uri: Uri, file: QemuFile): number | undefined {
+export function sizeOf(uri: Endpoint, file: QemuFile): number | undefined {
   const fd = file.getFd();
   if (fd < 0 || (uri.scheme !== 'file' && uri.scheme !== 'stdio')) return undefined;
   const stats = fstatSync(fd);
@@ -109,16 +122,16 @@ export function sizeOf(uri: Uri, file: QemuFile): number | undefined {
 }
 
 /** Return whether an endpoint writes to standard output, which then cannot carry anything else. */
-export function isStdout(uri: Uri): boolean {
+export function isStdout(uri: Endpoint): boolean {
   return isStandard(uri, 1, 'stdout');
 }
 
 /** Return whether an endpoint reads standard input, which then cannot carry anything else. */
-export function isStdin(uri: Uri): boolean {
+export function isStdin(uri: Endpoint): boolean {
   return isStandard(uri, 0, 'stdin');
 }
 
-function isStandard(uri: Uri, fd: number, name: string): boolean {
+function isStandard(uri: Endpoint, fd: number, name: string): boolean {
   if (uri.scheme === 'stdio') return true;
   if (uri.scheme === 'fd') return uri.fd === fd;
   const paths = [`/dev/${name}`, `/dev/fd/${fd}`, `/proc/self/fd/${fd}`];

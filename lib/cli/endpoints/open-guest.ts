@@ -4,6 +4,7 @@ import { collectSavedGuest } from '../../migration/saved-guest/collect-saved-gue
 import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { isSnapshot, openSnapshotGuest } from './endpoint.ts';
 import { openStream, type StreamChoice } from './open-stream.ts';
 
 /**
@@ -19,6 +20,8 @@ export async function openGuest(
   scratch: ScratchStore,
   onOpen: (outer: QemuFile) => void,
 ): Promise<SavedGuest> {
+  const { from, signal } = choice;
+  if (isSnapshot(from)) return openSnapshotGuest(from, signal);
   const guest = await openInPlace(choice);
   if (guest !== null) return guest;
   const stream = await openStream(choice);

@@ -9,6 +9,7 @@ import type { StreamSource } from '../../migration/format/stream-source.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { decompress } from '../../vm/decompress.ts';
 import { connectionFilter } from './connection-filter.ts';
+import { type Endpoint, openFromEndpoint } from './endpoint.ts';
 import { printListening } from './open-endpoints.ts';
 
 /** An open migration stream. */
@@ -26,7 +27,7 @@ export interface OpenStream {
 
 /** Which stream to open. */
 export interface StreamChoice {
-  from: Uri;
+  from: Endpoint;
   channels: readonly Uri[];
   /** Name or id of a snapshot in a disk image. */
   snapshot?: string | undefined;
@@ -51,7 +52,12 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
   try {
     const onListening = quiet ? undefined : printListening;
     const filter = connectionFilter(choice);
-    const outer = await openFrom(from, { signal, onListening, ...filter, file: { signal } });
+    const outer = await openFromEndpoint(from, {
+      signal,
+      onListening,
+      ...filter,
+      file: { signal },
+    });
     opened.push(outer);
     const unwrapped = await unwrap(outer, { decompress, snapshot });
     opened.push(unwrapped.file);

@@ -2,8 +2,8 @@ import { readdir } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { type ConnectionOptions, createSecureContext, type TlsOptions } from 'node:tls';
-import type { Uri } from '../../../adapters/index.ts';
 import { QemuFileError } from '../../contract/errors.ts';
+import type { Endpoint } from './endpoint.ts';
 import {
   badFile,
   readCertificates,
@@ -91,7 +91,7 @@ const PSK_COMMON = { ciphers: PSK_CIPHERS, maxVersion: 'TLSv1.2' } as const;
  */
 export async function readTls(
   flags: TlsFlags,
-  ends: { readonly from?: Uri | undefined; readonly to?: Uri | undefined },
+  ends: { readonly from?: Endpoint | undefined; readonly to?: Endpoint | undefined },
   warn: Warn,
 ): Promise<TlsEnds> {
   const from = sideOf('from', flags);
@@ -133,7 +133,7 @@ function sideOf(side: TlsSide, flags: TlsFlags): SideFlags | undefined {
   return Object.values(given).some((value) => value !== undefined) ? given : undefined;
 }
 
-function checkEndpoint(side: TlsSide, uri: Uri | undefined): void {
+function checkEndpoint(side: TlsSide, uri: Endpoint | undefined): void {
   if (uri?.scheme === 'tcp' || uri?.scheme === 'unix') return;
   throw usage(
     `--${side}-tls…: only tcp: and unix: endpoints can speak TLS, and <${side}> is neither`,

@@ -6,7 +6,6 @@ import {
   openTo,
   type SocketTarget,
   socketOps,
-  type Uri,
   type Verdict,
 } from '../../../adapters/index.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
@@ -16,6 +15,7 @@ import type { RelayDirection } from '../../relay/relay.ts';
 import { relayChannels } from '../../relay/relay-channels.ts';
 import type { ChannelResult } from '../../relay/relay-channels-types.ts';
 import { connectionFilter } from '../endpoints/connection-filter.ts';
+import type { Endpoint } from '../endpoints/endpoint.ts';
 import { printListening } from '../endpoints/open-endpoints.ts';
 import { Meter } from '../shell/progress.ts';
 import { NOTHING_MOVED, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
@@ -87,7 +87,7 @@ export async function relaySeveral(
         return file;
       },
       connect: ({ signal: stop }) =>
-        openTo(to, {
+        openTo(to as Extract<Endpoint, { scheme: 'tcp' | 'unix' }>, {
           signal: stop,
           tls: tls.to,
           // Since 10.0 QEMU takes a further channel that ends without close_notify for a broken one.
@@ -120,7 +120,7 @@ function classifyChannel(start: Buffer): Verdict {
   return kindOfChannel(start) === 'unknown' ? 'reject' : 'accept';
 }
 
-function targetOf(uri: Uri): SocketTarget | undefined {
+function targetOf(uri: Endpoint): SocketTarget | undefined {
   if (uri.scheme === 'tcp') return { host: uri.host, port: uri.port };
   return uri.scheme === 'unix' ? { path: uri.path } : undefined;
 }

@@ -1,19 +1,19 @@
-import type { Uri } from '../../../adapters/index.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { isMappedRam, rebaseMappedRam } from '../../relay/rebase-mapped-ram.ts';
+import type { Endpoint } from '../endpoints/endpoint.ts';
 import type { OpenFailure } from '../endpoints/open-endpoints.ts';
 
 /** The two ends of a relay, as far as offsets in a mapped-ram stream depend on them. */
 export interface RelayRoute {
-  readonly from: Uri;
-  readonly to: Uri;
+  readonly from: Endpoint;
+  readonly to: Endpoint;
   /** Path of the copy, which begins at offset 0. */
   readonly tee?: string | undefined;
 }
 
 /** Return the offset in its file at which an end of a relay has the stream. */
-export function streamOffsetOf(end: Uri): number {
+export function streamOffsetOf(end: Endpoint): number {
   return end.scheme === 'file' ? end.offset : 0;
 }
 

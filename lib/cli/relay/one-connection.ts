@@ -39,6 +39,7 @@ export async function relayOne(
       return isKept;
     },
     anything: flags.check === false,
+    store: flags,
     tls,
     signal,
     quiet,

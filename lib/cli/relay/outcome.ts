@@ -1,8 +1,8 @@
-import type { Uri } from '../../../adapters/index.ts';
 import type { QemuFileError } from '../../contract/errors.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import type { RelayDirection, RelayEnd, RelayResult } from '../../relay/relay.ts';
 import type { ChannelResult } from '../../relay/relay-channels-types.ts';
+import type { Endpoint, StoreFlags } from '../endpoints/endpoint.ts';
 import type { TlsEnds, TlsFlags } from '../endpoints/tls-credentials.ts';
 import { tlsHint } from '../endpoints/tls-hints.ts';
 import { type EndingSignal, isEmptyInput } from '../shell/exit-codes.ts';
@@ -10,7 +10,7 @@ import { showExactSize, showSize } from '../shell/sizes.ts';
 import { streamFaultOf } from './stream-check.ts';
 
 /** Options of `qemu-file relay`. */
-export interface RelayFlags extends TlsFlags {
+export interface RelayFlags extends TlsFlags, StoreFlags {
   /** Bytes per second; 0 is no limit. */
   maxBandwidth?: number;
   /** Most connections of the migration; default 1. */
@@ -30,8 +30,8 @@ export interface RelayFlags extends TlsFlags {
 
 /** The parsed endpoints of a relay. */
 export interface RelayEnds {
-  from: Uri;
-  to: Uri;
+  from: Endpoint;
+  to: Endpoint;
   tls: TlsEnds;
 }
 

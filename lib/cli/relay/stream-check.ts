@@ -1,5 +1,4 @@
 import { statSync } from 'node:fs';
-import type { Uri } from '../../../adapters/index.ts';
 import type { QemuFileError } from '../../contract/errors.ts';
 import { openScratchStore } from '../../extract/scratch-store.ts';
 import { describeContainer, SNIFF_SIZE, sniffContainer } from '../../migration/containers/sniff.ts';
@@ -7,6 +6,7 @@ import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
 import type { RelayCheck } from '../../relay/check-tap.ts';
+import type { Endpoint } from '../endpoints/endpoint.ts';
 import { printStderr } from '../shell/stdio.ts';
 
 /** Options of the check during a relay. */
@@ -34,7 +34,7 @@ export interface RunningCheck {
 }
 
 /** Return whether an endpoint is a regular file, or will become one. */
-function isFile(to: Uri): boolean {
+function isFile(to: Endpoint): boolean {
   if (to.scheme !== 'file') return false;
   try {
     return statSync(to.path).isFile();
@@ -44,7 +44,7 @@ function isFile(to: Uri): boolean {
 }
 
 /** Return the check for a relay; undefined if the relay has none. */
-export function startCheck(to: Uri, request: CheckRequest): RunningCheck | undefined {
+export function startCheck(to: Endpoint, request: CheckRequest): RunningCheck | undefined {
   const isExplicit = request.check === true || request.manifest !== undefined;
   const isImplied = request.check !== false && (request.overTls === true || isFile(to));
   if (!isExplicit && !isImplied) return undefined;

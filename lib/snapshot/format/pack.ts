@@ -24,6 +24,8 @@ import {
 const MAGIC = Buffer.from('QFILPACK');
 /** Bytes of the head before the frame table. */
 const FIXED_BYTES: number = MAGIC.length + 5 * 4 + DIGEST_BYTES;
+/** Bytes of a pack that tell how long its head is. */
+export const HEAD_START_BYTES: number = FIXED_BYTES;
 /** Bytes of a frame in the table: codec, stored length, SHA-256. */
 const ENTRY_BYTES: number = 1 + 4 + DIGEST_BYTES;
 /** Most frames of a pack: even a frame of one byte needs its entry. */
@@ -56,6 +58,15 @@ export interface PackHead {
 /** Return the number of bytes of a head. */
 export function headBytes(frames: number): number {
   return FIXED_BYTES + frames * ENTRY_BYTES;
+}
+
+/**
+ * Return the number of bytes of a head from its first bytes, before they can be checked.
+ *
+ * @param start - The first `HEAD_START_BYTES` of a pack.
+ */
+export function headBytesOf(start: Buffer): number {
+  return headBytes(Math.min(start.readUInt32BE(MAGIC.length + 16), MAX_FRAMES));
 }
 
 /** Return the number of frames that hold `pages`. */

@@ -42,6 +42,11 @@ export class SnapshotPages implements PageSource {
     }
   }
 
+  /** Number of packs and of runs of pages, and bytes of a page. */
+  get layout(): { readonly packs: number; readonly runs: number; readonly pageSize: number } {
+    return { packs: this.#map.packs.length, runs: this.#map.runs.length, pageSize: this.pageSize };
+  }
+
   *extents(block: number): Generator<Extent> {
     const { runs } = this.#map;
     const first = this.#firstOf(block);

@@ -102,7 +102,7 @@ export class SnapshotWriter {
     return this.#write(async (intake, ready) => {
       await using stream = await openBareStream(source);
       const { file, fileOffset } = stream;
-      return collectFrame(file, intake, { fileOffset, ...options, ready });
+      return await collectFrame(file, intake, { fileOffset, ...options, ready });
     });
   }
 

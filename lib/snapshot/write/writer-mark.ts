@@ -9,6 +9,10 @@ const RENEW_MS = 60_000;
 /** Age at which the mark of a writer that was killed does not count any more, in milliseconds. */
 export const STALE_MARK_MS = 900_000;
 
+/** Ends of the keys of a mark's objects: one as old as the writer, one as old as its last sign of life. */
+const START = '.start';
+const ALIVE = '.alive';
+
 /** What a mark says: the maps whose packs must stay. */
 export interface MarkContent {
   readonly maps: readonly string[];
@@ -27,9 +31,18 @@ export class WriterMark {
   private constructor(storage: ObjectStorage, content: MarkContent) {
     this.#storage = storage;
     this.#body = Buffer.from(`${JSON.stringify(content)}\n`);
-    // The renewed mark must stay as old as the writer, so its age is written beside it.
     this.#timer = setInterval(() => void this.#renew(), RENEW_MS);
     this.#timer.unref();
+  }
+
+  /** Return whether an object is the start of a mark, which is as old as the writer. */
+  static isStart(key: string): boolean {
+    return key.endsWith(START);
+  }
+
+  /** Return the part of a key that is the same for all objects of a mark. */
+  static idOf(key: string): string {
+    return key.replace(/\.[a-z]+$/, '');
   }
 
   /** Put a mark. */
@@ -40,7 +53,7 @@ export class WriterMark {
   ): Promise<WriterMark> {
     const mark = new WriterMark(storage, content);
     try {
-      await storage.put(`${mark.#key}.start`, [mark.#body], { signal });
+      await storage.put(mark.#key + START, [mark.#body], { signal });
     } catch (error) {
       clearInterval(mark.#timer);
       throw error;
@@ -51,11 +64,11 @@ export class WriterMark {
   /** Remove the mark. Never rejects: a mark that stays does not count after a while. */
   async remove(): Promise<void> {
     clearInterval(this.#timer);
-    await this.#storage.remove(`${this.#key}.alive`).catch(noop);
-    await this.#storage.remove(`${this.#key}.start`).catch(noop);
+    await this.#storage.remove(this.#key + ALIVE).catch(noop);
+    await this.#storage.remove(this.#key + START).catch(noop);
   }
 
   async #renew(): Promise<void> {
-    await this.#storage.put(`${this.#key}.alive`, [this.#body]).catch(noop);
+    await this.#storage.put(this.#key + ALIVE, [this.#body]).catch(noop);
   }
 }

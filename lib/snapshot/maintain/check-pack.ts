@@ -1,0 +1,101 @@
+import type { ObjectStorage, StorageOptions } from '../../../adapters/storage/object-storage.ts';
+import { type Codec, decompress } from '../format/compression.ts';
+import { damaged } from '../format/damage.ts';
+import { sha256 } from '../format/digest.ts';
+import { packKey } from '../format/keys.ts';
+import { DIGEST_BYTES, MAX_PACK_BYTES } from '../format/limits.ts';
+import {
+  decodeHead,
+  HEAD_START_BYTES,
+  headBytesOf,
+  type PackHead,
+  packBytes,
+  pagesOfFrame,
+} from '../format/pack.ts';
+import { fingerprintPages } from '../write/fingerprint.ts';
+
+/**
+ * Check the head and the size of a pack.
+ *
+ * @param bytes - Size of the object.
+ * @throws {QemuFileError} (rejects) `EBADMSG` if it is damaged; the error of the storage.
+ */
+export async function checkHead(
+  storage: ObjectStorage,
+  digest: string,
+  bytes: number,
+  options: StorageOptions,
+): Promise<PackHead> {
+  const key = packKey(digest);
+  if (bytes < HEAD_START_BYTES) throw damaged(key, `it has only ${bytes} bytes`);
+  const start = await storage.getRange(key, 0, HEAD_START_BYTES, options);
+  const length = headBytesOf(start);
+  if (length > bytes) throw damaged(key, `it has only ${bytes} bytes`);
+  const rest = await storage.getRange(key, start.length, length - start.length, options);
+  const head = decodeHead(Buffer.concat([start, rest]), digest);
+  if (packBytes(head) !== bytes) {
+    throw damaged(key, `it has ${bytes} bytes, and should have ${packBytes(head)}`);
+  }
+  return head;
+}
+
+/**
+ * Read a pack whole and check every byte against the digests in its head, and that against its name.
+ *
+ * @throws {QemuFileError} (rejects) `EBADMSG` if it is damaged; the error of the storage.
+ */
+export async function readPack(
+  storage: ObjectStorage,
+  digest: string,
+  options: StorageOptions,
+): Promise<{ head: PackHead; bytes: Buffer }> {
+  const key = packKey(digest);
+  const bytes = await storage.get(key, MAX_PACK_BYTES, options);
+  if (bytes.length < HEAD_START_BYTES) throw damaged(key, `it has only ${bytes.length} bytes`);
+  const head = decodeHead(bytes.subarray(0, headBytesOf(bytes)), digest);
+  const { offsets, codecs, digests, fingerprintsDigest } = head;
+  if (packBytes(head) !== bytes.length) {
+    throw damaged(key, `it has ${bytes.length} bytes, and should have ${packBytes(head)}`);
+  }
+  for (let frame = 0; frame < codecs.length; frame++) {
+    const stored = bytes.subarray(offsets[frame], offsets[frame + 1]);
+    const expected = digests.subarray(frame * DIGEST_BYTES, (frame + 1) * DIGEST_BYTES);
+    if (!sha256(stored).equals(expected)) {
+      throw damaged(key, `frame ${frame} has another SHA-256 than its head says`);
+    }
+  }
+  if (!sha256(bytes.subarray(offsets[codecs.length])).equals(fingerprintsDigest)) {
+    throw damaged(key, 'the list of its pages has another SHA-256 than its head says');
+  }
+  return { head, bytes };
+}
+
+/**
+ * Check that the frames of a pack decompress to the pages in its list.
+ *
+ * @throws {QemuFileError} (rejects) `EBADMSG`.
+ */
+export async function checkPages(digest: string, head: PackHead, bytes: Buffer): Promise<void> {
+  const { offsets, codecs, pageSize, pagesPerFrame } = head;
+  const key = packKey(digest);
+  const fingerprints = Buffer.alloc(pagesPerFrame * DIGEST_BYTES);
+  let listed = offsets[codecs.length] as number;
+  for (let frame = 0; frame < codecs.length; frame++) {
+    const codec = codecs[frame] as Codec;
+    const count = pagesOfFrame(head, frame);
+    let pages: Uint8Array;
+    try {
+      const stored = bytes.subarray(offsets[frame], offsets[frame + 1]);
+      pages = await decompress({ codec, bytes: stored }, count * pageSize);
+    } catch (error) {
+      throw damaged(key, `frame ${frame} does not decompress: ${(error as Error).message}`, error);
+    }
+    const buffer = Buffer.from(pages.buffer, pages.byteOffset, pages.length);
+    fingerprintPages(buffer, count, pageSize, fingerprints);
+    const length = count * DIGEST_BYTES;
+    if (fingerprints.compare(bytes, listed, listed + length, 0, length) !== 0) {
+      throw damaged(key, `the pages of frame ${frame} are not those in its list`);
+    }
+    listed += length;
+  }
+}
