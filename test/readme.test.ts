@@ -7,6 +7,7 @@ import * as adapters from '../adapters/index.ts';
 import * as library from '../lib/index.ts';
 import { QemuFile } from '../lib/index.ts';
 import * as migration from '../lib/migration/index.ts';
+import * as snapshot from '../lib/snapshot/index.ts';
 import * as vm from '../lib/vm/index.ts';
 import { run } from './helpers/command.ts';
 import { DOCUMENTS, ROOT, readDocument, readExamples } from './helpers/documents.ts';
@@ -122,6 +123,7 @@ const MODULES: Readonly<Record<string, object>> = {
   'qemu-file/adapters': adapters,
   'qemu-file/adapters/faulty': faulty,
   'qemu-file/migration': migration,
+  'qemu-file/snapshot': snapshot,
   'qemu-file/vm': vm,
 };
 
@@ -154,14 +156,20 @@ const COMMANDS = [
   'diff',
   'convert',
   'compact',
+  'store',
 ];
+const STORE_COMMANDS = ['ls', 'show', 'rm', 'copy', 'gc', 'fsck'];
 /** Options of npm's scripts and of Node in the documents. */
 const OTHER_OPTIONS = new Set(['--quick', '--minutes', '--import']);
 const OPTION = /(?<=[\s`([])--[a-z][a-z-]*(?:=[a-z]+)?/g;
 
 describe('the options of the command', async () => {
   const helps = await Promise.all(
-    [[], ...COMMANDS.map((command) => [command])].map(async (args) => {
+    [
+      [],
+      ...COMMANDS.map((command) => [command]),
+      ...STORE_COMMANDS.map((command) => ['store', command]),
+    ].map(async (args) => {
       const { code, stdout } = await run([...args, '--help']);
       assert.equal(code, 0);
       return stdout.toString();

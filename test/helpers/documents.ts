@@ -12,6 +12,7 @@ export const DOCUMENTS: readonly string[] = [
   'lib/cli/README.md',
   'lib/migration/README.md',
   'lib/qemu-file/README.md',
+  'lib/snapshot/README.md',
   'lib/vm/README.md',
 ];
 
