@@ -77,12 +77,14 @@ export {
   type ReturnPathMessage,
   ReturnPathReader,
 } from './reader/return-path.ts';
+export { type CollectFrameOptions, collectFrame } from './saved-guest/collect-frame.ts';
 export {
   type CollectSavedGuestOptions,
   collectSavedGuest,
 } from './saved-guest/collect-saved-guest.ts';
 export { type OpenSavedGuestOptions, openSavedGuest } from './saved-guest/open-saved-guest.ts';
 export { PageIndexBuilder } from './saved-guest/page-index-builder.ts';
+export type { GuestFrame } from './saved-guest/read-frame.ts';
 export type { SavedGuest, SavedSection } from './saved-guest/saved-guest.ts';
 export {
   type CheckedSection,

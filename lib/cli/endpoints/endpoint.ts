@@ -30,7 +30,7 @@ export interface StoreFlags {
 export interface OpenSnapshot {
   readonly guest: SnapshotReader;
   /** Close the store. */
-  close(): Promise<void>;
+  readonly close: () => Promise<void>;
 }
 
 /**
