@@ -158,9 +158,9 @@ const bench: Bench = {
     const folder = mkdtempSync('/dev/shm/qemu-file-commands-');
     const file = join(folder, 'vm.mig');
     const out = join(folder, 'out');
-    const rounds = quick ? 1 : 5;
+    const rounds = quick ? 3 : 5;
     try {
-      const bytes = await writeStream(file, 'dense', ((quick ? 64 : 2048) * 2 ** 20) / PAGE);
+      const bytes = await writeStream(file, 'dense', ((quick ? 256 : 2048) * 2 ** 20) / PAGE);
       const manifest = ['extract', file, '--manifest', `${out}.json`, '--quiet'];
       await start(process.execPath, [MAIN, ...manifest]).ended;
       for (const job of jobsOf(file, out)) yield await rowOfJob(job, out, rounds);

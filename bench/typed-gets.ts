@@ -2,7 +2,7 @@
 import bl from 'bl';
 import { QemuFile } from 'qemu-file';
 import { SmartBuffer } from 'smart-buffer';
-import { nanosecondsPerOp, OPS } from './harness/micro.ts';
+import { microRounds, nanosecondsPerOp, OPS, ofC } from './harness/micro.ts';
 import { alternate, atMost, type Bench, ratio, rowOf } from './harness/row.ts';
 
 const ours = 'qemu-file';
@@ -25,6 +25,8 @@ interface Get {
   size: number;
   /** What is read. Default: `CHUNK`. */
   chunk?: Buffer;
+  /** Nanoseconds in C. */
+  inC?: number;
   ours(file: QemuFile): () => void;
   floor(view: DataView): () => void;
   smart(buffer: SmartBuffer): () => void;
@@ -35,6 +37,7 @@ const GETS: Get[] = [
   {
     name: 'get byte',
     size: 1,
+    inC: 1.4,
     ours: (file) => () => {
       for (let i = 0; i < OPS; i++) sum = (sum + file.getByte()) | 0;
     },
@@ -119,6 +122,7 @@ const GETS: Get[] = [
   {
     name: 'get be64, bigint',
     size: 8,
+    inC: 14,
     ours: (file) => () => {
       for (let i = 0; i < OPS; i++) sum = (sum + Number(file.getBe64Big())) | 0;
     },
@@ -141,6 +145,7 @@ const GETS: Get[] = [
     name: 'get counted string',
     size: 20,
     chunk: TEXTS,
+    inC: 11,
     ours: (file) => () => {
       for (let i = 0; i < OPS; i++) sum += file.getCountedString().length;
     },
@@ -198,13 +203,14 @@ const bench: Bench = {
         ),
         nanosecondsPerOp(bufferList, get.list(list), mode),
       ];
-      const rounds = await alternate(contenders, mode.quick ? 1 : 7);
+      const rounds = await alternate(contenders, microRounds(mode));
       const toFloor = ratio(rounds, ours, floor);
       yield rowOf(rounds, {
         name: get.name,
         unit: 'ns',
         ours,
         against: [floor, smart, bufferList],
+        recorded: get.inC === undefined ? [] : ofC(get.inC),
         mustReach: '≤ 2 × floor',
         reached: () => atMost(toFloor, 2),
       });

@@ -99,6 +99,8 @@ export interface RowOf {
   ours: string;
   /** Names of the others; the first one is the base of `ratio`. */
   against: readonly string[];
+  /** Figures of programs that do not run here, for the table only. */
+  recorded?: readonly Figure[];
   mustReach?: string;
   /** Return whether the demand is met; null where that is unknown. */
   reached?(value: number): boolean | null;
@@ -113,7 +115,10 @@ export function rowOf(rounds: Rounds, row: RowOf): Row {
     name: row.name,
     value,
     unit: row.unit,
-    against: row.against.map((name) => ({ name, value: figure(rounds, name) })),
+    against: [
+      ...row.against.map((name) => ({ name, value: figure(rounds, name) })),
+      ...(row.recorded ?? []),
+    ],
     ratio: first === undefined ? null : ratio(rounds, row.ours, first),
     spread: spreadOf(values),
     mustReach: row.mustReach ?? '',
