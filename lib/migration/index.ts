@@ -67,7 +67,6 @@ export { type Extent, RamImage, type RamImageOptions } from './memory/ram-image.
 export { type MapCell, RamMap } from './memory/ram-map.ts';
 export type { RamTable } from './ram/ram-table.ts';
 export { applyXbzrle, xbzrleFault } from './ram/xbzrle.ts';
-export { encodeXbzrle } from './ram-saver/encode-xbzrle.ts';
 export { RamSaver, type RamSaverOptions, type RamSaverProgress } from './ram-saver/ram-saver.ts';
 export type { CommandItem } from './reader/commands.ts';
 export { MigrationReader, type ReaderOptions } from './reader/migration-reader.ts';

@@ -1,3 +1,5 @@
+import { Buffer } from 'node:buffer';
+
 /** Longest run that two length bytes can express. */
 const MAX_RUN = 0x3fff;
 
@@ -5,6 +7,17 @@ const MAX_RUN = 0x3fff;
 export const SAME = 0;
 /** The encoding would be longer than its target: the page has to be sent as it is. */
 export const TOO_LONG = -1;
+
+/** A page as bytes and as words, over the same memory. */
+export interface PageView {
+  readonly bytes: Buffer;
+  readonly words: Int32Array;
+}
+
+/** Return views of a page; `at` and `length` are multiples of 4. */
+export function pageView(memory: ArrayBuffer, at: number, length: number): PageView {
+  return { bytes: Buffer.from(memory, at, length), words: new Int32Array(memory, at, length / 4) };
+}
 
 /**
  * Encode the changes of a page; `applyXbzrle` has the format.
@@ -15,13 +28,23 @@ export const TOO_LONG = -1;
  * @returns Bytes of the encoding; `SAME`; `TOO_LONG`.
  * @see QEMU `xbzrle_encode_buffer`
  */
-export function encodeXbzrle(old: Uint8Array, page: Uint8Array, target: Uint8Array): number {
+export function encodeXbzrle(
+  { bytes: old, words: oldWords }: PageView,
+  { bytes: page, words }: PageView,
+  target: Uint8Array,
+): number {
   const end = page.length;
   const room = target.length;
   let length = 0;
   let at = 0;
   while (at < end) {
     const kept = at;
+    while (at % 4 !== 0 && old[at] === page[at]) at++;
+    if (at % 4 === 0) {
+      let word = at >>> 2;
+      while (word < words.length && oldWords[word] === words[word]) word++;
+      at = word << 2;
+    }
     while (at < end && old[at] === page[at]) at++;
     // The bytes after the last change are not sent.
     if (at === end) return length;

@@ -1,4 +1,5 @@
 import { Buffer } from 'node:buffer';
+import { type PageView, pageView } from './encode-xbzrle.ts';
 import { createScannedMemory, type ZeroScan } from './zero-scan.ts';
 
 /** A buffer for a run of pages, with views that are made once. */
@@ -7,7 +8,7 @@ export class PageBuffer {
   /** Most pages of a run. */
   readonly capacity: number;
   /** The pages one by one. */
-  readonly pages: readonly Buffer[];
+  readonly pages: readonly PageView[];
   /** The first N pages, at index N. */
   readonly runs: readonly Buffer[];
   readonly #isZero: ZeroScan;
@@ -22,7 +23,7 @@ export class PageBuffer {
     const { memory, isZero } = createScannedMemory(pageSize * capacity);
     const at = (page: number): number => page * pageSize;
     this.pages = Array.from({ length: capacity }, (_, page) =>
-      Buffer.from(memory, at(page), pageSize),
+      pageView(memory, at(page), pageSize),
     );
     this.runs = Array.from({ length: capacity + 1 }, (_, count) =>
       Buffer.from(memory, 0, at(count)),

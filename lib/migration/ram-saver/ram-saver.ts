@@ -4,6 +4,7 @@ import type { BytesSent } from '../../qemu-file/ram-hooks.ts';
 import type { LivePageSource } from '../memory/live-page-source.ts';
 import type { PageSource } from '../memory/page-source.ts';
 import type { MigrationWriter, SectionHeader } from '../writer/migration-writer.ts';
+import type { PageView } from './encode-xbzrle.ts';
 import { PageBuffer } from './page-buffer.ts';
 import { PendingPages } from './pending-pages.ts';
 import { SEND_PAGE, XbzrleCache } from './xbzrle-cache.ts';
@@ -267,7 +268,7 @@ export class RamSaver {
       }
       if (zeros > 0) this.#putZeros(block, first + at - zeros, zeros);
       zeros = 0;
-      if (!isSent) this.#sendPage(block, first + at, buffer.pages[at] as Buffer);
+      if (!isSent) this.#sendPage(block, first + at, buffer.pages[at] as PageView);
     }
     if (zeros > 0) this.#putZeros(block, first + count - zeros, zeros);
   }
@@ -308,14 +309,14 @@ export class RamSaver {
     for (let at = 0; at < count; at++) cache.zero(number + at, this.#round);
   }
 
-  #sendPage(block: number, page: number, bytes: Buffer): void {
+  #sendPage(block: number, page: number, view: PageView): void {
     const pageSize = this.#pageSize;
     const { ram } = this.#writer;
     const offset = page * pageSize;
     // Only pages of later rounds have been sent before.
     if (this.#cache !== null && this.#round > 1) {
       const number = (this.#firstPages[block] as number) + page;
-      const length = this.#cache.encode(number, bytes, this.#round);
+      const length = this.#cache.encode(number, view, this.#round);
       if (length === 0) {
         this.#unchanged++;
         return;
@@ -326,7 +327,7 @@ export class RamSaver {
         return;
       }
     }
-    ram.page(block, offset, bytes);
+    ram.page(block, offset, view.bytes);
     this.#normal++;
   }
 

@@ -1,6 +1,6 @@
 import { Buffer } from 'node:buffer';
 import { QemuFileError } from '../../contract/errors.ts';
-import { encodeXbzrle, TOO_LONG } from './encode-xbzrle.ts';
+import { encodeXbzrle, type PageView, pageView, TOO_LONG } from './encode-xbzrle.ts';
 
 /** Rounds during which a page keeps its slot after it was last used. @see QEMU `CACHED_PAGE_LIFETIME` */
 const LIFETIME_ROUNDS = 2;
@@ -17,7 +17,7 @@ export const SEND_PAGE: number = TOO_LONG;
  */
 export class XbzrleCache {
   readonly #slots: number;
-  readonly #pages: readonly Buffer[];
+  readonly #pages: readonly PageView[];
   /** Number of the page in a slot, counted through all blocks. */
   readonly #numbers: Float64Array;
   /** The round in which a slot was last used. */
@@ -37,9 +37,9 @@ export class XbzrleCache {
       throw new QemuFileError('EINVAL', reason, { operation: 'xbzrleCacheBytes' });
     }
     this.#slots = 2 ** Math.floor(Math.log2(bytes / pageSize));
-    const memory = Buffer.allocUnsafeSlow(this.#slots * pageSize);
+    const memory = new ArrayBuffer(this.#slots * pageSize);
     this.#pages = Array.from({ length: this.#slots }, (_, slot) =>
-      memory.subarray(slot * pageSize, (slot + 1) * pageSize),
+      pageView(memory, slot * pageSize, pageSize),
     );
     this.#numbers = new Float64Array(this.#slots).fill(EMPTY);
     this.#used = new Uint32Array(this.#slots);
@@ -60,16 +60,16 @@ export class XbzrleCache {
    * @param round - Number of the round.
    * @returns Bytes of `encoding`; 0 if nothing changed; `SEND_PAGE`.
    */
-  encode(number: number, page: Buffer, round: number): number {
+  encode(number: number, page: PageView, round: number): number {
     const slot = number % this.#slots;
-    const old = this.#pages[slot] as Buffer;
+    const old = this.#pages[slot] as PageView;
     if (this.#numbers[slot] !== number) {
       this.#insert(slot, number, page, round);
       return SEND_PAGE;
     }
     this.#used[slot] = round;
     const length = encodeXbzrle(old, page, this.#target);
-    if (length !== 0) page.copy(old);
+    if (length !== 0) page.bytes.copy(old.bytes);
     this.#length = length;
     return length;
   }
@@ -79,7 +79,7 @@ export class XbzrleCache {
     const slot = number % this.#slots;
     if (this.#numbers[slot] !== number) return;
     this.#used[slot] = round;
-    (this.#pages[slot] as Buffer).fill(0);
+    (this.#pages[slot] as PageView).bytes.fill(0);
   }
 
   /** Forget a page that was sent by other means. */
@@ -88,12 +88,12 @@ export class XbzrleCache {
     if (this.#numbers[slot] === number) this.#numbers[slot] = EMPTY;
   }
 
-  #insert(slot: number, number: number, page: Buffer, round: number): void {
+  #insert(slot: number, number: number, page: PageView, round: number): void {
     const isFresh =
       this.#numbers[slot] !== EMPTY && (this.#used[slot] as number) + LIFETIME_ROUNDS > round;
     if (isFresh) return;
     this.#numbers[slot] = number;
     this.#used[slot] = round;
-    page.copy(this.#pages[slot] as Buffer);
+    page.bytes.copy((this.#pages[slot] as PageView).bytes);
   }
 }

@@ -2,12 +2,22 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { applyXbzrle, xbzrleFault } from '../../../lib/migration/ram/xbzrle.ts';
-import { encodeXbzrle, SAME, TOO_LONG } from '../../../lib/migration/ram-saver/encode-xbzrle.ts';
+import {
+  encodeXbzrle,
+  type PageView,
+  pageView,
+  SAME,
+  TOO_LONG,
+} from '../../../lib/migration/ram-saver/encode-xbzrle.ts';
 
 function encode(old: Uint8Array, page: Uint8Array, room = page.length): Buffer | number {
   const target = Buffer.alloc(room);
-  const length = encodeXbzrle(old, page, target);
+  const length = encodeXbzrle(viewOf(old), viewOf(page), target);
   return length > 0 ? target.subarray(0, length) : length;
+}
+
+function viewOf(bytes: Uint8Array): PageView {
+  return pageView(Uint8Array.from(bytes).buffer, 0, bytes.length);
 }
 
 function pageWith(changes: Readonly<Record<number, number>>): Buffer {

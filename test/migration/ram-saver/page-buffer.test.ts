@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import type { PageView } from '../../../lib/migration/ram-saver/encode-xbzrle.ts';
 import { PageBuffer } from '../../../lib/migration/ram-saver/page-buffer.ts';
 
 describe('a page is all zeros', () => {
@@ -8,7 +9,7 @@ describe('a page is all zeros', () => {
       const buffer = new PageBuffer(pageSize, 3);
       const all = buffer.runs[3] as Buffer;
       all.fill(0xff);
-      const page = buffer.pages[1] as Buffer;
+      const page = (buffer.pages[1] as PageView).bytes;
       page.fill(0);
       assert.deepEqual(
         [0, 1, 2].map((at) => buffer.isZero(at)),
@@ -28,7 +29,7 @@ test('runs and pages are views of the same memory', () => {
   const buffer = new PageBuffer(1024, 4);
   (buffer.runs[3] as Buffer).fill(7);
   assert.deepEqual(
-    buffer.pages.map((page) => page[1023]),
+    buffer.pages.map(({ bytes }) => bytes[1023]),
     [7, 7, 7, 0],
   );
   assert.deepEqual(
