@@ -210,6 +210,12 @@ function addWriter(program: Command, name: string, description: string): Command
     .option('--snapshot <name>', 'a snapshot of a qcow2 image, by name or ID');
   return addStoreOptions(command)
     .addOption(
+      new Option(
+        '--layout <layout>',
+        'where pages lie: in one sequence, or each at its place in a file (QEMU 9.0 and later)',
+      ).choices(['sequential', 'mapped-ram'] as const),
+    )
+    .addOption(
       new Option('--compress <format>', 'compress the stream').choices(['gzip', 'zstd'] as const),
     )
     .option('--json', 'print one JSON object')

@@ -120,6 +120,7 @@ export {
 } from './writer/copy-stream.ts';
 export type { RawCommand, WritableCommand } from './writer/encode-command.ts';
 export { FieldChanges } from './writer/field-changes.ts';
+export { MappedRamWriter } from './writer/mapped-ram-writer.ts';
 export {
   MigrationWriter,
   type SectionHeader,
@@ -127,6 +128,7 @@ export {
 } from './writer/migration-writer.ts';
 export { RamWriter, type RamWriterContext } from './writer/ram-writer.ts';
 export {
+  type StreamLayout,
   type WriteSavedGuestOptions,
   writerOptionsOf,
   writeSavedGuest,

@@ -1,43 +1,120 @@
-// Streams that we write: each QEMU loads them, and the guest's memory is unchanged.
+// Streams that we write: each QEMU loads them, and the guest's memory is what it was.
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
 import { openTo } from '../../adapters/index.ts';
 import { MigrationWriter } from '../../lib/migration/writer/migration-writer.ts';
 import { writerOptionsOf, writeSavedGuest } from '../../lib/migration/writer/write-saved-guest.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
+import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { run } from '../helpers/command.ts';
 import { savedGuestOf } from '../helpers/saved-guest.ts';
 import { firmware, memoryProblems } from './guest.ts';
-import { differingPages, type QemuOptions, requireQemu, startQemu } from './harness.ts';
+import {
+  differingPages,
+  type MigrationSettings,
+  type QemuOptions,
+  requireQemu,
+  startQemu,
+} from './harness.ts';
 import { requireQemu10 } from './qemu10.ts';
 import { BUSY_GUEST, qemu10, UNLIMITED } from './scenario.ts';
+
+const mapped = { capabilities: { 'mapped-ram': true } };
+
+/** Main memory with a name that the user gave it. */
+const NAMED_MEMORY = ['-object', 'memory-backend-ram,id=mem,size=16M'];
+
+/** A guest that was saved, and its memory. */
+interface Saved {
+  readonly dir: TempDir;
+  readonly path: string;
+  readonly ram: Buffer;
+  readonly guest: QemuOptions;
+}
+
+/** Save a guest that is busy, in several rounds. */
+async function save(dir: TempDir, options: QemuOptions): Promise<Saved> {
+  const guest = { firmware: firmware(BUSY_GUEST), ...options };
+  const path = dir.join('saved');
+  await using source = await startQemu(guest);
+  await source.waitGuestReady();
+  await source.migrate(`exec:cat > ${path}`, {
+    parameters: { 'max-bandwidth': UNLIMITED, 'downtime-limit': 20 },
+  });
+  return { dir, path, ram: await source.readRam(), guest };
+}
+
+async function runWell(...args: string[]): Promise<void> {
+  const { code, stderr } = await run(args);
+  assert.equal(code, 0, `${args.join(' ')}: ${stderr}`);
+}
+
+/** Assert that a QEMU loads the guest, whole, and that the guest goes on. */
+async function assertLoads(
+  { ram, guest }: Saved,
+  uri: string,
+  options: QemuOptions = {},
+  settings: MigrationSettings = {},
+): Promise<void> {
+  const waiting = { startStopped: true, incoming: 'defer' };
+  await using destination = await startQemu({ ...guest, ...waiting, ...options });
+  await destination.migrateIncoming(uri, settings);
+  await destination.waitIncomingEnd();
+  const restored = await destination.readRam();
+  assert.deepEqual(differingPages(restored, ram), []);
+  assert.deepEqual(memoryProblems(restored, BUSY_GUEST), []);
+  await destination.resume();
+  await destination.waitCounterRises();
+}
 
 for (const [version, skip, options] of [
   ['7.2', requireQemu(), (): QemuOptions => ({})],
   ['10.0', requireQemu10(), qemu10],
 ] as const) {
-  describe(`a stream of one round that QEMU ${version} loads`, { skip }, () => {
-    test('is written from a saved guest, by writeSavedGuest', async () => {
+  describe(`QEMU ${version} loads`, { skip }, () => {
+    test('a stream of one round, by writeSavedGuest', async () => {
       await using dir = makeTempDir();
-      const [saved, compact] = [dir.join('saved'), dir.join('compact')];
-      const guest = { firmware: firmware(BUSY_GUEST), ...options() };
-      await using source = await startQemu(guest);
-      await source.waitGuestReady();
-      await source.migrate(`exec:cat > ${saved}`, { parameters: { 'max-bandwidth': UNLIMITED } });
-      const ram = await source.readRam();
-      const savedGuest = await savedGuestOf(await readFile(saved));
-      const file = await openTo({ scheme: 'file', path: compact, offset: 0 });
-      await writeSavedGuest(savedGuest, new MigrationWriter(file, writerOptionsOf(savedGuest)));
+      const saved = await save(dir, options());
+      const guest = await savedGuestOf(await readFile(saved.path));
+      const file = await openTo({ scheme: 'file', path: dir.join('compact'), offset: 0 });
+      await writeSavedGuest(guest, new MigrationWriter(file, writerOptionsOf(guest)));
       await file.close();
+      await assertLoads(saved, `exec:cat ${dir.join('compact')}`);
+    });
 
-      const incoming = `exec:cat ${compact}`;
-      await using destination = await startQemu({ ...guest, startStopped: true, incoming });
-      await destination.waitIncomingEnd();
-      const restored = await destination.readRam();
-      assert.deepEqual(differingPages(restored, ram), []);
-      assert.deepEqual(memoryProblems(restored, BUSY_GUEST), []);
-      await destination.resume();
-      await destination.waitCounterRises();
+    test('what compact and convert write', async () => {
+      await using dir = makeTempDir();
+      const saved = await save(dir, options());
+      const [compact, renamed] = [dir.join('compact'), dir.join('renamed')];
+      await runWell('compact', saved.path, compact);
+      await assertLoads(saved, `exec:cat ${compact}`);
+      await runWell('convert', saved.path, renamed, '--rename-block', 'microvm.ram=mem');
+      const machine =
+        'microvm,acpi=off,rtc=off,isa-serial=off,x-option-roms=off,auto-kernel-cmdline=off';
+      await assertLoads(saved, `exec:cat ${renamed}`, {
+        machine: `${machine},memory-backend=mem`,
+        extraArgs: NAMED_MEMORY,
+      });
     });
   });
 }
+
+describe('QEMU 10.0 loads from a file, with mapped-ram,', { skip: requireQemu10() }, () => {
+  test('what convert makes of a sequential stream, at any offset, and the way back', async () => {
+    await using dir = makeTempDir();
+    const saved = await save(dir, qemu10());
+    const [file, back] = [`file:${dir.join('mapped')},offset=0x3000`, dir.join('back')];
+    await runWell('convert', saved.path, file, '--layout', 'mapped-ram');
+    await assertLoads(saved, file, {}, mapped);
+    await runWell('convert', file, back, '--layout', 'sequential');
+    await assertLoads(saved, `exec:cat ${back}`);
+  });
+
+  test('what compact makes of it', async () => {
+    await using dir = makeTempDir();
+    const saved = await save(dir, qemu10());
+    const file = dir.join('mapped');
+    await runWell('compact', saved.path, file, '--layout', 'mapped-ram');
+    await assertLoads(saved, `file:${file}`, {}, mapped);
+  });
+});

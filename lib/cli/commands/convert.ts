@@ -40,18 +40,20 @@ async function convert(
   signal: AbortSignal,
 ): Promise<Rewritten> {
   const { unwrapped, description, channels } = stream;
-  const { renameBlock, dropDescription, set } = flags;
-  if (channels.length > 0) {
-    // Pages of the channels become part of the stream.
-    if (renameBlock !== undefined) throw exclusive('--channel', '--rename-block');
-    if (dropDescription === true) throw exclusive('--channel', '--drop-description');
-    if (set !== undefined) throw exclusive('--channel', '--set');
-    return writeGuest(fromText, stream, to, flags, signal);
-  }
+  const { layout, renameBlock, dropDescription, set } = flags;
   const { fileOffset } = unwrapped;
   const toOffset = offsetOf(parseEndpoint(toText));
   // A live source is never mapped-ram, and its first bytes must not wait for more of them.
   const isMapped = unwrapped.seekable && (await isMappedRam(unwrapped.file));
+  const isOther = layout !== undefined && (layout === 'mapped-ram') !== isMapped;
+  // Pages of further channels become part of the stream.
+  if (isOther || channels.length > 0) {
+    const why = isOther ? '--layout' : '--channel';
+    if (renameBlock !== undefined) throw exclusive(why, '--rename-block');
+    if (dropDescription === true) throw exclusive(why, '--drop-description');
+    if (set !== undefined) throw exclusive(why, '--set');
+    return writeGuest(fromText, stream, to, flags, signal);
+  }
   if (isMapped) checkPlace(parseEndpoint(toText), flags, fileOffset);
   const isMoved = isMapped && fileOffset !== toOffset;
   const from = isMoved ? rebaseMappedRam(unwrapped.file, fileOffset, toOffset) : unwrapped.file;

@@ -1,6 +1,7 @@
 import { fstatSync, type Stats, statSync } from 'node:fs';
 import type { CompressFormat } from '../../../adapters/index.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
+import type { StreamLayout } from '../../migration/writer/write-saved-guest.ts';
 import type { QemuFileOptions } from '../../qemu-file/options.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { sinkFile } from '../../vm/save/sink.ts';
@@ -21,6 +22,8 @@ import { type ReadFlags, readStream } from './read-command.ts';
 /** Options of the commands that read a stream and write another. */
 export interface RewriteFlags extends ReadFlags, StoreFlags {
   compress?: CompressFormat;
+  /** Where pages lie. Default: `convert` leaves it, `compact` writes `sequential`. */
+  layout?: StreamLayout;
 }
 
 /** What a command that writes a stream reports. */
@@ -57,7 +60,7 @@ export async function rewriteStream(
     await printStderr(toQemuFileError(error).reason);
     return EXIT.USAGE;
   }
-  const refusal = refuseStoreFlags(toText, flags);
+  const refusal = refuseStoreFlags(toText, flags) ?? layoutMistake(to, flags);
   if (refusal !== undefined) {
     await printStderr(refusal);
     return EXIT.USAGE;
@@ -77,6 +80,16 @@ export async function rewriteStream(
     },
     { measure, total: undefined },
   );
+}
+
+/** Return why a stream of this layout cannot go there; undefined if it can. */
+function layoutMistake(to: Endpoint, { layout, compress }: RewriteFlags): string | undefined {
+  if (layout !== 'mapped-ram') return undefined;
+  if (compress !== undefined) {
+    return exclusive('--layout mapped-ram', '--compress').message;
+  }
+  if (to.scheme === 'file') return undefined;
+  return '--layout mapped-ram needs a file to write to, which can seek';
 }
 
 /** Open TO, have it written, and close it; on a failure nothing appears under its name. */

@@ -39,7 +39,7 @@ export async function writeGuest(
   const guest = await openGuest(fromText, stream, flags, signal, collect);
   try {
     const writer = new MigrationWriter(to, writerOptionsOf(guest));
-    await writeSavedGuest(guest, writer, { signal });
+    await writeSavedGuest(guest, writer, { layout: flags.layout, signal });
     const notes = guest.descriptionText === null ? [NO_DESCRIPTION] : [];
     const before = channelBytes(stream) + (size ?? outer.getPosition);
     return { before, after: writer.position, notes };

@@ -1,47 +1,78 @@
 import { abortError } from '../../contract/errors.ts';
 import type { PageSource } from '../memory/page-source.ts';
-import type { MigrationWriter } from './migration-writer.ts';
 
 /** Bytes that are read from the source at a time. */
 const CHUNK_BYTES = 1_048_576;
-/** Most pages of zeros that are written without asking whether the file is full. */
+/** Most pages of zeros that are written without asking whether the target is full. */
 const MAX_ZERO_RUN = 16_384;
 
-/** Copies pages of a source to a writer, pages of zeros as ZERO records, through buffers that are used again. */
+/** Where pages are written: records of a stream, or places in a file. */
+export interface PageTarget {
+  /** Write adjacent pages; call `onRelease` when their memory may be used again. */
+  page(block: number, offset: number, bytes: Uint8Array, onRelease: () => void): void;
+  /** Write a run of pages of zeros. */
+  zero(block: number, offset: number, count: number): void;
+  /** Wait until there is room for more. */
+  ready(): void | Promise<void>;
+}
+
+/** Copies pages of a source to a target, pages of zeros apart, through buffers that are used again. */
 export class PageCopier {
   readonly #pages: PageSource;
-  readonly #writer: MigrationWriter;
+  readonly #target: PageTarget;
   readonly #signal: AbortSignal | undefined;
   readonly #free: Buffer[] = [];
   readonly #zeroPage: Buffer;
 
-  constructor(pages: PageSource, writer: MigrationWriter, signal: AbortSignal | undefined) {
+  constructor(pages: PageSource, target: PageTarget, signal: AbortSignal | undefined) {
     this.#pages = pages;
-    this.#writer = writer;
+    this.#target = target;
     this.#signal = signal;
     this.#zeroPage = Buffer.alloc(pages.pageSize);
   }
 
+  /**
+   * Copy all blocks, in the order of addresses.
+   *
+   * @param onProgress - Called with the bytes of memory that were dealt with.
+   */
+  async copyAll(onProgress: ((bytes: number) => void) | undefined): Promise<void> {
+    const pages = this.#pages;
+    let done = 0;
+    for (const [index, { usedLength }] of pages.blocks.entries()) {
+      let at = 0;
+      for (const extent of pages.extents(index)) {
+        await this.#zeros(index, at, extent.at);
+        await this.#copy(index, extent.at, extent.length);
+        at = extent.at + extent.length;
+        onProgress?.(done + at);
+      }
+      await this.#zeros(index, at, usedLength);
+      done += usedLength;
+      onProgress?.(done);
+    }
+  }
+
   /** Write zeros from byte `at` to byte `end` of a block. */
-  async zeros(block: number, at: number, end: number): Promise<void> {
+  async #zeros(block: number, at: number, end: number): Promise<void> {
     const { pageSize } = this.#pages;
     for (let from = at; from < end; ) {
       const count = Math.min((end - from) / pageSize, MAX_ZERO_RUN);
-      this.#writer.ram.zero(block, from, count);
+      this.#target.zero(block, from, count);
       from += count * pageSize;
       await this.#ready();
     }
   }
 
   /** Write the contents of a block from byte `at`. */
-  async copy(block: number, at: number, length: number): Promise<void> {
+  async #copy(block: number, at: number, length: number): Promise<void> {
     for (let done = 0; done < length; ) {
       const take = Math.min(CHUNK_BYTES, length - done);
       const buffer = this.#free.pop() ?? Buffer.allocUnsafeSlow(CHUNK_BYTES);
-      const target = take === CHUNK_BYTES ? buffer : buffer.subarray(0, take);
-      const reading = this.#pages.read(block, at + done, target);
+      const bytes = take === CHUNK_BYTES ? buffer : buffer.subarray(0, take);
+      const reading = this.#pages.read(block, at + done, bytes);
       if (reading !== undefined) await reading;
-      this.#write(block, at + done, target, buffer);
+      this.#write(block, at + done, bytes, buffer);
       done += take;
       await this.#ready();
     }
@@ -49,7 +80,7 @@ export class PageCopier {
 
   /** Write pages in runs: of zeros, and of others by reference. */
   #write(block: number, offset: number, bytes: Buffer, buffer: Buffer): void {
-    const { ram } = this.#writer;
+    const target = this.#target;
     const { pageSize } = this.#pages;
     const { length } = bytes;
     let references = 1;
@@ -58,15 +89,19 @@ export class PageCopier {
       if (references === 0) this.#free.push(buffer);
     };
     let from = 0;
+    let isZero = this.#isZero(bytes, 0);
     while (from < length) {
-      const isZero = this.#isZero(bytes, from);
-      let end = from + pageSize;
-      while (end < length && this.#isZero(bytes, end) === isZero) end += pageSize;
-      if (isZero) {
-        ram.zero(block, offset + from, (end - from) / pageSize);
+      const wasZero = isZero;
+      let end = from;
+      do {
+        end += pageSize;
+        if (end < length) isZero = this.#isZero(bytes, end);
+      } while (end < length && isZero === wasZero);
+      if (wasZero) {
+        target.zero(block, offset + from, (end - from) / pageSize);
       } else {
         references += 1;
-        ram.pageAsync(block, offset + from, bytes.subarray(from, end), release);
+        target.page(block, offset + from, bytes.subarray(from, end), release);
       }
       from = end;
     }
@@ -74,16 +109,15 @@ export class PageCopier {
   }
 
   #isZero(bytes: Buffer, at: number): boolean {
-    return (
-      bytes.compare(this.#zeroPage, 0, this.#pages.pageSize, at, at + this.#pages.pageSize) === 0
-    );
+    // Two bytes rule out most data at no cost.
+    if (bytes[at] !== 0 || bytes[at + this.#pages.pageSize - 1] !== 0) return false;
+    const { pageSize } = this.#pages;
+    return bytes.compare(this.#zeroPage, 0, pageSize, at, at + pageSize) === 0;
   }
 
-  /** Wait until the file takes more. */
   async #ready(): Promise<void> {
     const signal = this.#signal;
     if (signal?.aborted) throw abortError(signal, 'writeSavedGuest');
-    const { file } = this.#writer;
-    if (file.rateLimitExceeded()) await file.drain({ signal });
+    await this.#target.ready();
   }
 }

@@ -1,15 +1,21 @@
+import { QemuFileError } from '../../contract/errors.ts';
 import type { Configuration } from '../format/events.ts';
 import type { PageSource, PageSourceBlock } from '../memory/page-source.ts';
 import type { SavedGuest, SavedSection } from '../saved-guest/saved-guest.ts';
-import type { MigrationWriter, SectionHeader } from './migration-writer.ts';
+import { MappedRamWriter } from './mapped-ram-writer.ts';
+import type { MigrationWriter } from './migration-writer.ts';
 import { PageCopier } from './page-copier.ts';
 
-/** Capabilities of the layout that the guest came in, which do not apply to the one that is written. */
-const LAYOUT_CAPABILITIES: ReadonlySet<string> = new Set(['mapped-ram']);
+const MAPPED_RAM = 'mapped-ram';
 const IGNORE_SHARED = 'x-ignore-shared';
+
+/** Where the pages of a stream lie: as records in one section, or each at a place of its own in the file. */
+export type StreamLayout = 'sequential' | 'mapped-ram';
 
 /** Options of `writeSavedGuest`. */
 export interface WriteSavedGuestOptions {
+  /** Default `sequential`. With `mapped-ram`, the writer's file must be able to seek. */
+  layout?: StreamLayout | undefined;
   /** Ends the work with `ECANCELED`. */
   signal?: AbortSignal | undefined;
   /** Called with the number of bytes of guest memory that were dealt with, pages of zeros included. */
@@ -24,28 +30,34 @@ export interface WriteSavedGuestOptions {
  * @param guest - The guest; it stays open.
  * @param writer - A writer with nothing written, made with `writerOptionsOf(guest)`. Its file is flushed, not
  *   closed.
- * @throws {QemuFileError} (rejects) the errors of the guest's pages and of the writer's file; `ECANCELED`.
+ * @throws {QemuFileError} (rejects) the errors of the guest's pages and of the writer's file; `ECANCELED`;
+ *   `ENOTSUP` for a guest that cannot be in a mapped-ram file: of an old machine type, or with shared memory.
  */
 export async function writeSavedGuest(
   guest: SavedGuest,
   writer: MigrationWriter,
   options: WriteSavedGuestOptions = {},
 ): Promise<void> {
-  const { configuration, pages, descriptionText } = guest;
+  const { descriptionText } = guest;
+  const isMapped = options.layout === 'mapped-ram';
   const ram = { ...guest.ram, name: 'ram' };
   const early = guest.sections.slice(0, guest.sectionsBeforeRam ?? 0);
   const later = guest.sections.slice(early.length);
-  const isShared = configuration?.capabilities.includes(IGNORE_SHARED) === true;
 
+  const configured = configurationOf(guest, isMapped);
   writer.header();
-  const configured = configurationOf(guest);
   if (configured !== null) writer.configuration(configured);
   for (const section of early) writer.section(section, section.body);
   writer.beginSection({ ...ram, kind: 'start' });
-  writer.ram.listBlocks(listedBlocks(pages, isShared));
+  const mapped = isMapped ? await writeMapped(guest.pages, writer, options) : null;
+  if (mapped === null) writer.ram.listBlocks(listedBlocks(guest));
   writer.endSection();
   writeSections(later, 'start', writer);
-  await writePages(pages, { ...ram, kind: 'part' }, writer, options);
+  if (mapped === null) {
+    writer.beginSection({ ...ram, kind: 'part' });
+    await writeRecords(guest.pages, writer, options);
+    writer.endSection();
+  }
   writeSections(later, 'part', writer);
   writer.beginSection({ ...ram, kind: 'end' });
   writer.endSection();
@@ -64,22 +76,31 @@ export function writerOptionsOf({ hasFooters, pages }: SavedGuest): {
   return { hasFooters, pageSize: pages.pageSize };
 }
 
-/** Return the configuration as it was sent, unless it has capabilities of another layout. */
-function configurationOf({
-  configuration,
-  configurationBytes,
-}: SavedGuest): Configuration | Uint8Array | null {
-  if (configuration === null) return null;
-  const capabilities = configuration.capabilities.filter((name) => !LAYOUT_CAPABILITIES.has(name));
-  const isSame = capabilities.length === configuration.capabilities.length;
-  return isSame && configurationBytes !== null
-    ? configurationBytes
-    : { ...configuration, capabilities };
+/** Return the configuration as it was sent, unless the layout needs another. */
+function configurationOf(
+  { configuration, configurationBytes }: SavedGuest,
+  isMapped: boolean,
+): Configuration | Uint8Array | null {
+  const refuse = (why: string): never => {
+    const reason = `the guest cannot be in a mapped-ram file: ${why}`;
+    throw new QemuFileError('ENOTSUP', reason, { operation: 'writeSavedGuest' });
+  };
+  if (configuration === null) {
+    return isMapped ? refuse('its machine type has no configuration section') : null;
+  }
+  const { capabilities } = configuration;
+  if (isMapped && capabilities.includes(IGNORE_SHARED)) refuse(`it has ${IGNORE_SHARED}`);
+  if (capabilities.includes(MAPPED_RAM) === isMapped && configurationBytes !== null) {
+    return configurationBytes;
+  }
+  const others = capabilities.filter((name) => name !== MAPPED_RAM);
+  return { ...configuration, capabilities: isMapped ? [...others, MAPPED_RAM] : others };
 }
 
 /** Return the blocks with the fields that QEMU expects in a list: host page sizes belong to postcopy. */
-function listedBlocks({ blocks }: PageSource, isShared: boolean): PageSourceBlock[] {
-  return blocks.map(({ name, usedLength, address }) => ({
+function listedBlocks({ pages, configuration }: SavedGuest): PageSourceBlock[] {
+  const isShared = configuration?.capabilities.includes(IGNORE_SHARED) === true;
+  return pages.blocks.map(({ name, usedLength, address }) => ({
     name,
     usedLength,
     hostPageSize: null,
@@ -97,27 +118,38 @@ function writeSections(
   }
 }
 
-/** Write all pages in one PART. */
-async function writePages(
+/** Write all pages as records of the open section. */
+async function writeRecords(
   pages: PageSource,
-  section: SectionHeader,
-  writer: MigrationWriter,
+  { ram, file }: MigrationWriter,
   { signal, onProgress }: WriteSavedGuestOptions,
 ): Promise<void> {
-  writer.beginSection(section);
-  const copier = new PageCopier(pages, writer, signal);
-  let done = 0;
-  for (const [index, { usedLength }] of pages.blocks.entries()) {
-    let at = 0;
-    for (const extent of pages.extents(index)) {
-      await copier.zeros(index, at, extent.at);
-      await copier.copy(index, extent.at, extent.length);
-      at = extent.at + extent.length;
-      onProgress?.(done + at);
-    }
-    await copier.zeros(index, at, usedLength);
-    done += usedLength;
-    onProgress?.(done);
-  }
-  writer.endSection();
+  const target = {
+    page: (block: number, offset: number, bytes: Uint8Array, onRelease: () => void) =>
+      ram.pageAsync(block, offset, bytes, onRelease),
+    zero: (block: number, offset: number, count: number) => ram.zero(block, offset, count),
+    ready: () => (file.rateLimitExceeded() ? file.drain({ signal }) : undefined),
+  };
+  await new PageCopier(pages, target, signal).copyAll(onProgress);
+}
+
+/** Write the list of blocks, and all pages to their places. */
+async function writeMapped(
+  pages: PageSource,
+  { file }: MigrationWriter,
+  { signal, onProgress }: WriteSavedGuestOptions,
+): Promise<MappedRamWriter> {
+  const mapped = new MappedRamWriter(file, pages.pageSize);
+  await mapped.listBlocks(pages.blocks);
+  const target = {
+    page: (block: number, offset: number, bytes: Uint8Array, onRelease: () => void) => {
+      mapped.page(block, offset, bytes);
+      onRelease();
+    },
+    zero: (block: number, offset: number, count: number) => mapped.zero(block, offset, count),
+    ready: () => mapped.ready(),
+  };
+  await new PageCopier(pages, target, signal).copyAll(onProgress);
+  await mapped.finish();
+  return mapped;
 }

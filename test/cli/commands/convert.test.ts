@@ -110,6 +110,30 @@ describe('convert', () => {
   });
 });
 
+describe('convert --layout', () => {
+  test('writes a mapped-ram file with holes, and the sequential stream again', async () => {
+    await using dir = makeTempDir();
+    const [mapped, back] = [dir.join('mapped'), dir.join('back')];
+    assertSays(await run(['convert', stream(dir), mapped, '--layout', 'mapped-ram']), 0);
+    assertSays(await run(['verify', mapped]), 0);
+    assertSays(await run(['convert', mapped, back, '--layout', 'sequential']), 0);
+    const was = await readStream([bytesOf('microvm')]);
+    for (const path of [mapped, back]) {
+      const { ram, reader } = await readStream([fs.readFileSync(path)]);
+      for (const [name, bytes] of was.ram) assert.ok(ram.get(name)?.equals(bytes), name);
+      const { machine, capabilities } = reader.configuration ?? {};
+      assert.deepEqual([machine, capabilities], ['microvm', path === mapped ? ['mapped-ram'] : []]);
+    }
+  });
+
+  test('leaves a stream that has this layout byte for byte', async () => {
+    await using dir = makeTempDir();
+    const from = stream(dir, 'q10-mapped-ram');
+    assertSays(await run(['convert', from, dir.join('to'), '--layout', 'mapped-ram']), 0);
+    assert.ok(fs.readFileSync(dir.join('to')).equals(fs.readFileSync(from)));
+  });
+});
+
 describe('convert writes nothing', () => {
   for (const [what, make, args, code, says] of [
     [
@@ -178,6 +202,20 @@ describe('convert writes nothing', () => {
       /mapped-ram stream cannot be renamed/,
     ],
     [
+      'for a mapped-ram layout that is to be compressed',
+      stream,
+      ['--layout', 'mapped-ram', '--compress', 'gzip'],
+      2,
+      /--layout mapped-ram and --compress exclude each other/,
+    ],
+    [
+      'for a change of the layout together with other changes',
+      stream,
+      ['--layout', 'mapped-ram', '--drop-description'],
+      2,
+      /--layout and --drop-description exclude each other/,
+    ],
+    [
       'for a mapped-ram stream that is to be compressed',
       (dir) => stream(dir, 'q10-mapped-ram'),
       ['--compress', 'gzip'],
@@ -191,6 +229,13 @@ describe('convert writes nothing', () => {
       assert.ok(!fs.existsSync(dir.join('to')));
     });
   }
+
+  test('to a pipe, with --layout mapped-ram', async () => {
+    await using dir = makeTempDir();
+    const ended = await run(['convert', stream(dir), '-', '--layout', 'mapped-ram']);
+    assertSays(ended, 2, /needs a file to write to/);
+    assert.equal(ended.stdout.length, 0);
+  });
 
   test('to the file that it reads', async () => {
     await using dir = makeTempDir();
