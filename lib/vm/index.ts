@@ -1,4 +1,5 @@
 export type { LazyProgress, LazyRestoreOptions, LazyRestoreResult } from './lazy/lazy-options.ts';
+export { recoverLazily } from './lazy/recover-lazily.ts';
 export { restoreLazily } from './lazy/restore-lazily.ts';
 export type { MigrationProgress } from './migration-watch.ts';
 export { QmpClient } from './qmp/qmp-client.ts';

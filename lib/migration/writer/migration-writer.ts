@@ -37,6 +37,8 @@ export interface WriterOptions {
   hasFooters?: boolean | undefined;
   /** Bytes of a target page. Default 4096. */
   pageSize?: number | undefined;
+  /** Sections whose START an earlier connection carried: the stream continues it (postcopy recovery). */
+  started?: readonly SectionHeader[] | undefined;
 }
 
 const DEFAULT_PAGE_SIZE = 4096;
@@ -99,10 +101,11 @@ export class MigrationWriter {
 
   /** @param file - The file to write to; its next byte is the stream's first. */
   constructor(file: QemuFile, options: WriterOptions = {}) {
-    const { hasFooters = true, pageSize = DEFAULT_PAGE_SIZE } = options;
+    const { hasFooters = true, pageSize = DEFAULT_PAGE_SIZE, started = [] } = options;
     this.#outer = file;
     this.#file = file;
     this.#hasFooters = hasFooters;
+    for (const section of started) this.#started.set(section.sectionId, section);
     this.#start = file.tellFast();
     this.ram = new RamWriter({ file, pageSize, base: -this.#start });
   }

@@ -42,7 +42,7 @@ export async function checkLazy(
   checkCapabilities(await queryCapabilities(qmp));
   checkHandlers(guest);
   const facts = await readDestinationFacts(qmp);
-  const warnings = checksStream ? compare(guest, facts) : [];
+  const warnings = checksStream ? compareGuest(guest, facts) : [];
   if (facts.blocks === null) {
     throw unsupported(
       'this QEMU does not report the page sizes of its RAM blocks ("info ramblock"), which postcopy needs; restore without --lazy',
@@ -96,7 +96,13 @@ function checkHandlers({ sections, sectionsBeforeRam = 0 }: SavedGuest): void {
   }
 }
 
-function compare(guest: SavedGuest, facts: DestinationFacts): string[] {
+/**
+ * Compare a guest with a destination.
+ *
+ * @returns Differences with which QEMU may load the guest.
+ * @throws {QemuFileError} `EINVAL` for those with which it does not.
+ */
+export function compareGuest(guest: SavedGuest, facts: DestinationFacts): string[] {
   const { configuration, pages, sections } = guest;
   const devices = sections.filter(({ kind }) => kind === 'full');
   const stream = {

@@ -1,9 +1,5 @@
-import { connectSocket, parseUri, type SocketTarget, socketOps } from '../../../adapters/index.ts';
-import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import { onAbort } from '../../contract/wait-for.ts';
+import { abortError, type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
-import { MigrationWriter } from '../../migration/writer/migration-writer.ts';
-import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
 import { checkWaiting } from '../machine-checks.ts';
 import { type ChangedSettings, changeSettings } from '../migration-settings.ts';
@@ -15,15 +11,17 @@ import type { QmpEvent } from '../qmp/qmp-events.ts';
 import { startIncoming } from '../restore/start-incoming.ts';
 import { checkLazy, type LazyDestination } from './check-lazy.ts';
 import type { LazyRestoreOptions, LazyRestoreResult } from './lazy-options.ts';
-import { ReturnPathListener } from './return-path-listener.ts';
+import { lazyError, PostcopySource } from './postcopy-source.ts';
 import { savedRunState } from './saved-run-state.ts';
-import { SimplePageServer } from './simple-page-server.ts';
-import { writeClosing, writeOpening } from './write-opening.ts';
+import { writeOpening } from './write-opening.ts';
 
 const OPERATION = 'restoreLazily';
 /** Milliseconds that QEMU may take to answer the first command. */
 const ANSWER_TIMEOUT_MS = 30_000;
-const PROGRESS_MS = 250;
+/** What QEMU may take to notice a broken connection. */
+const LIMITS = { timeoutMs: 5000 } as const;
+/** QEMU's word for a guest that waits for the rest of its memory. */
+const PAUSED = 'postcopy-paused';
 
 /**
  * Restore a guest that runs before its memory has arrived: be the source of a postcopy migration to a QEMU that was
@@ -67,8 +65,10 @@ class LazyRestore {
   readonly #options: LazyRestoreOptions;
   readonly #warnings: string[] = [];
   readonly #calledAt = performance.now();
-  #connectedAt = 0;
-  #resumeMs: number | null = null;
+  /** Whether the guest has begun to run, and waits for memory that this restore does not send. */
+  #isWaiting = false;
+  /** Number of QEMU's events before the migration. */
+  #eventsBefore = 0;
 
   constructor(qmp: QmpClient, guest: SavedGuest, options: LazyRestoreOptions) {
     this.#qmp = qmp;
@@ -91,7 +91,8 @@ class LazyRestore {
       if (signal?.aborted) throw abortError(signal, OPERATION);
       return await this.#connectAndServe(destination);
     } finally {
-      await this.#restoreSettings(settings);
+      // A guest that waits for the rest of its memory needs them, and its QEMU may not answer.
+      if (!this.#isWaiting) await this.#restoreSettings(settings);
     }
   }
 
@@ -121,88 +122,97 @@ class LazyRestore {
   }
 
   async #connectAndServe(destination: LazyDestination): Promise<LazyRestoreResult> {
+    const { memory } = destination;
     await using directory = await PrivateDirectory.create(this.#options.directory);
     const address = this.#options.address ?? `unix:${directory.join('socket')}`;
+    this.#eventsBefore = this.#qmp.eventCount;
     await startIncoming(this.#qmp, address);
-    this.#qmp.on('event', this.#onEvent);
+    await using source = await PostcopySource.connect(address, {
+      guest: this.#guest,
+      memory,
+      options: this.#options,
+      isRecovery: false,
+    });
+    const onEvent = ({ event }: QmpEvent): void => {
+      if (event === 'RESUME') source.resumeMs ??= source.elapsedMs;
+    };
+    this.#qmp.on('event', onEvent);
     try {
-      return await this.#serve(destination, targetOf(address));
+      return await this.#serve(destination, source);
     } finally {
-      this.#qmp.off('event', this.#onEvent);
+      this.#qmp.off('event', onEvent);
     }
   }
 
   async #serve(
-    { memory, basePageSize }: LazyDestination,
-    target: SocketTarget,
+    { basePageSize, memory }: LazyDestination,
+    source: PostcopySource,
   ): Promise<LazyRestoreResult> {
-    const { signal, tls, onProgress } = this.#options;
-    const file = new QemuFile(socketOps(await connectSocket(target, { signal, tls })));
-    this.#connectedAt = performance.now();
-    const stopFollowing = onAbort(signal, () => {
-      file.destroy(abortError(signal as AbortSignal, OPERATION));
-    });
-    const { hasFooters } = this.#guest;
-    const writer = new MigrationWriter(file, { hasFooters, pageSize: memory.pageSize });
-    const server = new SimplePageServer(this.#guest, memory, writer);
-    const listener = new ReturnPathListener(file, memory, server);
-    const progress = setInterval(() => {
-      onProgress?.({ resumeMs: this.#resumeMs, bytes: server.bytes, total: server.total });
-    }, PROGRESS_MS);
     try {
-      writeOpening(this.#guest, memory, basePageSize, writer);
-      await file.flush();
-      await listener.pong(1, { timeoutMs: ANSWER_TIMEOUT_MS });
-      await Promise.race([server.run(), listener.shut.then(endedEarly)]);
-      writeClosing(this.#guest, writer);
-      await file.flush();
-      const value = await listener.shut;
-      if (value !== 0) {
-        throw lazyError('EIO', `QEMU reports that it could not load the guest (SHUT ${value})`);
-      }
-      const completeMs = this.#sinceConnection();
-      const bytes = writer.position;
-      await file.close().catch(noop);
-      return {
-        bytes,
-        startMs: this.#connectedAt - this.#calledAt,
-        resumeMs: this.#resumeMs,
-        completeMs,
-        requests: server.requests,
-        status: await this.#finalRunState(),
-        warnings: this.#warnings,
-      };
+      writeOpening(this.#guest, memory, basePageSize, source.writer);
+      source.startServing(memory.blocks.map(({ hostPageSize }) => hostPageSize));
+      await source.writer.file.flush();
+      // QEMU answers this before it looks at the guest.
+      await source.listener.pong(1, { timeoutMs: ANSWER_TIMEOUT_MS });
+      await source.serveToEnd();
     } catch (error) {
       const failure = toQemuFileError(error, { operation: OPERATION });
-      file.destroy(failure);
-      throw await this.#failed(failure, listener.hasStarted);
-    } finally {
-      clearInterval(progress);
-      stopFollowing();
-      await file.close().catch(noop);
+      source.break(failure);
+      throw await this.#failed(failure, source);
     }
+    const completeMs = source.elapsedMs;
+    const { connectedAt, resumeMs, writer, stats } = source;
+    return {
+      bytes: writer.position,
+      startMs: connectedAt - this.#calledAt,
+      resumeMs,
+      completeMs,
+      requests: stats?.requests ?? 0,
+      status: await this.#finalRunState(),
+      warnings: this.#warnings,
+    };
   }
 
   /** Return the error of a restore that failed, with what became of the guest. */
-  async #failed(error: QemuFileError, hasStarted: boolean): Promise<QemuFileError> {
-    if (hasStarted) {
+  async #failed(error: QemuFileError, source: PostcopySource): Promise<QemuFileError> {
+    const outcome = source.listener.hasStarted ? PAUSED : await this.#outcome();
+    if (outcome === PAUSED || outcome === null) {
+      this.#isWaiting = true;
       const reason =
         `${error.reason}; the guest keeps what has arrived and waits for the rest: continue with ` +
         '"qemu-file restore --lazy --recover"';
       return lazyError(error.code, reason, error);
     }
+    if (this.#qmp.isClosed) {
+      const reason = `QEMU ended without loading the guest: ${error.reason}; see its standard error for the reason`;
+      return lazyError('EIO', reason, error);
+    }
+    const info = await queryMigration(this.#qmp, LIMITS).catch(noop);
     // QEMU cannot load another stream.
-    const info = await queryMigration(this.#qmp, { timeoutMs: 2000 }).catch(() => undefined);
-    if (!this.#qmp.isClosed) await this.#qmp.execute('quit', {}, { timeoutMs: 2000 }).catch(noop);
+    await this.#qmp.execute('quit', {}, LIMITS).catch(noop);
     const said = info?.['error-desc'];
-    return said === undefined
-      ? error
-      : lazyError('EIO', `QEMU did not load the guest: ${said}`, error);
+    if (said === undefined) return error;
+    return lazyError('EIO', `QEMU did not load the guest: ${said}`, error);
   }
 
-  readonly #onEvent = ({ event }: QmpEvent): void => {
-    if (event === 'RESUME' && this.#resumeMs === null) this.#resumeMs = this.#sinceConnection();
-  };
+  /**
+   * Wait until QEMU has noticed that the connection broke. Only its event is certain to come: its main thread may
+   * wait for a page, and does not answer then.
+   *
+   * @returns QEMU's word for the state of the migration; null if it does not say.
+   */
+  async #outcome(): Promise<string | null> {
+    try {
+      const { data } = await this.#qmp.waitForEvent('MIGRATION', {
+        since: this.#eventsBefore,
+        matches: ({ data: { status } }) => status === PAUSED || status === 'failed',
+        ...LIMITS,
+      });
+      return String(data.status);
+    } catch {
+      return this.#qmp.isClosed ? 'failed' : null;
+    }
+  }
 
   async #finalRunState(): Promise<string> {
     using watch = new MigrationWatch(this.#qmp);
@@ -219,29 +229,4 @@ class LazyRestore {
       this.#warnings.push(`could not restore QEMU's migration settings: ${message}`);
     }
   }
-
-  #sinceConnection(): number {
-    return performance.now() - this.#connectedAt;
-  }
-}
-
-function targetOf(address: string): SocketTarget {
-  const uri = parseUri(address);
-  if (uri.scheme === 'tcp') return { host: uri.host, port: uri.port };
-  if (uri.scheme === 'unix') return { path: uri.path };
-  throw lazyError(
-    'EINVAL',
-    `${address}: postcopy needs a connection that goes both ways; give tcp: or unix:`,
-  );
-}
-
-function endedEarly(value: number): never {
-  throw lazyError(
-    'EIO',
-    `QEMU ended the migration (SHUT ${value}) before all of the guest's memory had arrived`,
-  );
-}
-
-function lazyError(code: string, reason: string, cause?: Error): QemuFileError {
-  return new QemuFileError(code, reason, { operation: OPERATION, cause });
 }

@@ -1,0 +1,148 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { abortError, toQemuFileError } from '../../contract/errors.ts';
+import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
+import { noop } from '../../util/noop.ts';
+import { MigrationWatch, settledRunState } from '../migration-watch.ts';
+import { type DestinationFacts, readDestinationFacts } from '../preflight/destination-facts.ts';
+import { PrivateDirectory } from '../private-directory.ts';
+import type { QmpClient } from '../qmp/qmp-client.ts';
+import { QmpError } from '../qmp/qmp-error.ts';
+import { compareGuest } from './check-lazy.ts';
+import { DestinationMemory } from './destination-memory.ts';
+import { inferHostPageSize } from './infer-host-page-size.ts';
+import type { LazyRestoreOptions, LazyRestoreResult } from './lazy-options.ts';
+import { lazyError, PostcopySource } from './postcopy-source.ts';
+
+const OPERATION = 'recoverLazily';
+/** Milliseconds that QEMU may take to notice that its source is gone. */
+const PAUSE_TIMEOUT_MS = 10_000;
+const PAUSE_POLL_MS = 50;
+/** Milliseconds that QEMU may take for an answer in the handshake. */
+const ANSWER_TIMEOUT_MS = 30_000;
+/** Milliseconds that the main thread of QEMU may take, if it is free at all. */
+const FACTS_TIMEOUT_MS = 300;
+
+/**
+ * Go on with a lazy restore whose source has died, or whose connection broke: the guest is in `postcopy-paused`. What
+ * has arrived is not sent again.
+ *
+ * @param qmp - A client of the QEMU that was connected with `oob`, because QEMU's main thread may wait for a page; it
+ *   stays open.
+ * @param guest - The guest that was being restored, from the same file; it stays open.
+ * @param options - As for `restoreLazily`, without `resume` and `keepPaused`.
+ * @returns As `restoreLazily`; `resumeMs` is the time until QEMU went on.
+ * @throws {QemuFileError} (rejects) `EINVAL` if QEMU has no lazy restore to go on with, or another guest; `EIO` and
+ *   `ECONNRESET` if it fails again; `ETIMEDOUT` if QEMU does not answer; `ECANCELED`; the error of the guest's pages.
+ * @see QEMU `qmp_migrate_recover` in migration/migration.c
+ */
+export async function recoverLazily(
+  qmp: QmpClient,
+  guest: SavedGuest,
+  options: LazyRestoreOptions = {},
+): Promise<LazyRestoreResult> {
+  const calledAt = performance.now();
+  const { signal } = options;
+  try {
+    if (signal?.aborted) throw abortError(signal, OPERATION);
+    // QEMU answers this only if its main thread does not wait for a page: nothing depends on it.
+    const asked = readDestinationFacts(qmp).catch(noop);
+    await using directory = await PrivateDirectory.create(options.directory);
+    const address = options.address ?? `unix:${directory.join('socket')}`;
+    await startRecovery(qmp, address, signal);
+    const facts = await Promise.race([asked, delay(FACTS_TIMEOUT_MS, undefined, { ref: false })]);
+    if (facts && options.check !== false) compareGuest(guest, facts);
+    const memory = memoryOf(guest, facts ?? undefined);
+    await using source = await PostcopySource.connect(address, {
+      guest,
+      memory,
+      options,
+      isRecovery: true,
+    });
+    try {
+      await handshake(source, guest, memory, facts instanceof Object && facts.blocks !== null);
+      source.resumeMs = source.elapsedMs;
+      await source.serveToEnd();
+    } catch (error) {
+      source.break(error as Error);
+      throw error;
+    }
+    const { connectedAt, resumeMs, writer, stats, elapsedMs: completeMs } = source;
+    return {
+      bytes: writer.position,
+      startMs: connectedAt - calledAt,
+      resumeMs,
+      completeMs,
+      requests: stats?.requests ?? 0,
+      status: await finalRunState(qmp),
+      warnings: [],
+    };
+  } catch (error) {
+    throw toQemuFileError(error, { operation: OPERATION });
+  }
+}
+
+/** Make QEMU listen for a new source, as soon as it has noticed that the former one is gone. */
+async function startRecovery(
+  qmp: QmpClient,
+  uri: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const deadline = performance.now() + PAUSE_TIMEOUT_MS;
+  for (;;) {
+    try {
+      await qmp.execute('migrate-recover', { uri }, { oob: true, signal });
+      return;
+    } catch (error) {
+      if (!(error instanceof QmpError) || !/postcopy is paused/.test(error.description))
+        throw error;
+      if (performance.now() > deadline) {
+        const reason = `QEMU has no lazy restore to go on with: ${error.description}`;
+        throw lazyError('EINVAL', reason, error);
+      }
+    }
+    await delay(PAUSE_POLL_MS, undefined, { signal });
+  }
+}
+
+/** Return the memory of the destination, with the page sizes that it reported, if it did. */
+function memoryOf({ pages }: SavedGuest, facts: DestinationFacts | undefined): DestinationMemory {
+  const reported = facts?.blocks ?? null;
+  if (reported !== null) return DestinationMemory.of(pages, reported);
+  const blocks = pages.blocks.map(({ name, usedLength }) => {
+    return { name, usedLength, hostPageSize: pages.pageSize };
+  });
+  return new DestinationMemory(pages.pageSize, blocks);
+}
+
+/** Learn which pages the destination has, and make it go on. */
+async function handshake(
+  source: PostcopySource,
+  { ram }: SavedGuest,
+  memory: DestinationMemory,
+  isReported: boolean,
+): Promise<void> {
+  const { writer, listener } = source;
+  const limits = { timeoutMs: ANSWER_TIMEOUT_MS };
+  const received: Uint8Array[] = [];
+  for (const { name } of memory.blocks) {
+    writer.command({ name: 'RECV_BITMAP', block: name });
+    await writer.file.flush();
+    received.push(await listener.bitmap(name, limits));
+  }
+  writer.command({ name: 'POSTCOPY_RESUME' });
+  await writer.file.flush();
+  await listener.resumed(limits);
+  writer.beginSection({ kind: 'part', name: 'ram', ...ram });
+  const sizes = memory.blocks.map(({ usedLength, hostPageSize }, index) =>
+    isReported
+      ? hostPageSize
+      : inferHostPageSize(usedLength, received[index] as Uint8Array, memory.pageSize),
+  );
+  source.startServing(sizes, received);
+}
+
+async function finalRunState(qmp: QmpClient): Promise<string> {
+  using watch = new MigrationWatch(qmp);
+  await watch.ended;
+  return (await settledRunState(qmp)).status;
+}
