@@ -18,6 +18,7 @@ import { guardOutputs } from './shell/stdio.ts';
 
 /** More than QEMU's 255 multifd channels, the main channel and the postcopy-preempt channel. */
 const MAX_CHANNELS = 1024;
+const MAX_RECORD_SECONDS = 86_400;
 
 function parseBandwidth(text: string): number {
   const size = parseSize(text);
@@ -46,6 +47,12 @@ function parseRenaming(
     throw new InvalidArgumentError('Give OLD=NEW, such as pc.ram=mem, once for each block.');
   }
   return new Map([...earlier, [old, renamed]]);
+}
+
+function parseSeconds(text: string): number {
+  const seconds = /^\d{1,5}(?:\.\d{1,3})?$/.test(text) ? Number(text) : Number.NaN;
+  if (seconds <= MAX_RECORD_SECONDS) return seconds;
+  throw new InvalidArgumentError(`Give seconds from 0 to ${MAX_RECORD_SECONDS}.`);
 }
 
 function parseChannels(text: string): number {
@@ -294,9 +301,17 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
     .argument('<from>', 'the endpoint to read from')
     .option('--snapshot <name>', 'a snapshot of a qcow2 image, by name or ID')
     .option('--lazy', 'run the guest at once, and fetch its memory when it is needed (postcopy)')
+    // A flag of its own: an optional value of --lazy would take the endpoint after it.
+    .option('--lazy=auto', 'the same where it is possible, else an ordinary restore')
+    .option('--recover', 'with --lazy: go on with a restore whose qemu-file or connection died')
+    .option('--address <uri>', 'with --lazy: where QEMU listens, tcp: or unix:; default private')
+    .option('--preempt', 'with --lazy: pages that are asked for come over a second connection')
+    .option('--record <file>', 'with --lazy: write which pages were asked for at first')
+    .option('--record-seconds <n>', 'how long --record waits before the rest follows', parseSeconds)
+    .option('--prefetch <file>', 'with --lazy: send the pages that --record wrote first')
     .option('--resume', 'run the guest, even if it was stopped when it was saved')
     .option('--keep-paused', 'leave the guest stopped, even if it was running when it was saved');
-  addTlsOptions(restore, ['from']).action(async (from: string, flags: RestoreFlags) => {
+  addTlsOptions(restore, ['from', 'to']).action(async (from: string, flags: RestoreFlags) => {
     const { runRestore } = await import('./commands/restore.ts');
     done(await runRestore(from, flags));
   });

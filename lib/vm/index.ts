@@ -1,6 +1,12 @@
 export type { LazyProgress, LazyRestoreOptions, LazyRestoreResult } from './lazy/lazy-options.ts';
+export type { PageRange, PageReason, PageServerStats } from './lazy/page-server-types.ts';
 export { recoverLazily } from './lazy/recover-lazily.ts';
 export { restoreLazily } from './lazy/restore-lazily.ts';
+export {
+  decodeWorkingSet,
+  encodeWorkingSet,
+  MAX_WORKING_SET_BYTES,
+} from './lazy/working-set.ts';
 export type { MigrationProgress } from './migration-watch.ts';
 export { QmpClient } from './qmp/qmp-client.ts';
 export { QmpError } from './qmp/qmp-error.ts';

@@ -6,4 +6,15 @@ export interface RestoreFlags extends VmFlags {
   snapshot?: string;
   /** Run the guest first, and fetch its memory when it is needed. */
   lazy?: boolean;
+  /** As `lazy`, but restore ordinarily where that is not possible. */
+  'lazy=auto'?: boolean;
+  /** Go on with a lazy restore whose source has died. */
+  recover?: boolean;
+  /** Send pages that are asked for over a second connection. */
+  preempt?: boolean;
+  /** Path for the pages that were asked for. */
+  record?: string;
+  recordSeconds?: number;
+  /** Path of such pages, to send first. */
+  prefetch?: string;
 }

@@ -1,78 +1,137 @@
+import { statSync } from 'node:fs';
+import { QemuFileError } from '../../contract/errors.ts';
 import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
-import { type LazyProgress, type LazyRestoreResult, restoreLazily } from '../../vm/index.ts';
-import { isSnapshot, openSnapshotGuest } from '../endpoints/endpoint.ts';
+import {
+  type LazyProgress,
+  type LazyRestoreOptions,
+  type LazyRestoreResult,
+  recoverLazily,
+  restoreLazily,
+} from '../../vm/index.ts';
+import { type Endpoint, isSnapshot, openSnapshotGuest } from '../endpoints/endpoint.ts';
 import { openStream } from '../endpoints/open-stream.ts';
 import { readPageIndex } from '../endpoints/read-page-index.ts';
 import { EXIT } from '../shell/exit-codes.ts';
+import type { Measure } from '../shell/progress.ts';
 import { showExactSize } from '../shell/sizes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
 import type { RestoreFlags } from './restore-flags.ts';
 import type { VmWork } from './vm-command.ts';
+import { readWorkingSet, writeWorkingSet } from './working-set-file.ts';
+
+const RECORD_SECONDS = 10;
 
 /**
  * Run `qemu-file restore --lazy`.
  *
  * @param fromText - The endpoint, as typed.
  * @returns The exit code.
+ * @throws {QemuFileError} (rejects) `ENOTSUP` if a lazy restore is not possible; nothing was sent then. Otherwise as
+ *   `restoreLazily` and `recoverLazily`.
  */
 export async function runRestoreLazily(
   fromText: string,
   flags: RestoreFlags,
   parts: VmWork,
 ): Promise<number> {
-  const { qmp, uri, signal } = parts;
-  const quiet = flags.quiet === true;
-  const { snapshot } = flags;
-  const open = async (): Promise<SavedGuest> => {
-    if (isSnapshot(uri)) return openSnapshotGuest(uri, signal);
-    const stream = await openStream({ from: uri, channels: [], snapshot, signal, quiet });
-    return openSavedGuest(stream.unwrapped, {
-      description: stream.description,
-      index: await readPageIndex(uri),
+  const { qmp, uri, tls, signal } = parts;
+  const guest = await openGuest(uri, flags, signal);
+  try {
+    const { prefetch: path, record, recordSeconds = RECORD_SECONDS } = flags;
+    const prefetch = path === undefined ? [] : await readWorkingSet(path, record, guest.pages);
+    let progress: LazyProgress | undefined;
+    await parts.meter(() => measureOf(progress));
+    const options: LazyRestoreOptions = {
+      address: flags.address,
+      tls: tls.to,
+      preempt: flags.preempt,
+      maxBandwidth: flags.maxBandwidth,
+      prefetch,
+      recordMs: record === undefined ? 0 : recordSeconds * 1000,
+      resume: flags.resume,
+      keepPaused: flags.keepPaused,
+      check: flags.check,
       signal,
-    });
-  };
-  await using guest = disposable(await open());
-  let progress: LazyProgress | undefined;
-  await parts.meter(() => ({ bytes: progress?.bytes ?? 0, limitedMs: 0 }));
-  const calledAt = performance.now();
-  const result = await restoreLazily(qmp, guest.value, {
-    resume: flags.resume,
-    keepPaused: flags.keepPaused,
-    check: flags.check,
-    signal,
-    onProgress: (now) => {
-      progress = now;
-    },
-  });
-  const startMs = result.startMs + calledAt;
-  return (await report(fromText, flags, { ...result, startMs })) ? EXIT.DONE : EXIT.IO;
+      onProgress: (now) => {
+        progress = now;
+      },
+    };
+    const calledAt = performance.now();
+    const restore = flags.recover === true ? recoverLazily : restoreLazily;
+    const { workingSet, ...result } = await restore(qmp, guest, options);
+    // From here on the guest is restored: a failure must not look like a failed restore.
+    let code: number = EXIT.DONE;
+    if (record !== undefined) {
+      const kept = record === path ? prefetch : [];
+      const isWritten = await writeWorkingSet(record, [...kept, ...workingSet], guest.pages);
+      if (!isWritten) code = EXIT.IO;
+    }
+    const startMs = result.startMs + calledAt;
+    return (await report(fromText, flags, { ...result, startMs })) ? code : EXIT.IO;
+  } finally {
+    await guest.close();
+  }
 }
 
-function disposable<T extends { close(): Promise<void> }>(
-  value: T,
-): AsyncDisposable & { value: T } {
-  return { value, [Symbol.asyncDispose]: () => value.close() };
+async function openGuest(
+  uri: Endpoint,
+  { snapshot, quiet }: RestoreFlags,
+  signal: AbortSignal,
+): Promise<SavedGuest> {
+  if (isSnapshot(uri)) return openSnapshotGuest(uri, signal);
+  if (uri.scheme !== 'file' || statSync(uri.path, { throwIfNoEntry: false })?.isFIFO() === true) {
+    const reason =
+      'a lazy restore needs a stream with random access; write it to a file first (qemu-file relay FROM FILE)';
+    throw new QemuFileError('ENOTSUP', reason, { operation: 'restoreLazily' });
+  }
+  const isQuiet = quiet === true;
+  const stream = await openStream({ from: uri, channels: [], snapshot, signal, quiet: isQuiet });
+  return openSavedGuest(stream.unwrapped, {
+    description: stream.description,
+    index: await readPageIndex(uri),
+    signal,
+  });
+}
+
+function measureOf(progress: LazyProgress | undefined): Measure {
+  const { bytes = 0, total = 0, resumeMs = null } = progress ?? {};
+  const share = total === 0 ? 0 : Math.floor((bytes / total) * 100);
+  const state = resumeMs === null ? 'starting' : `running since ${showMs(resumeMs)}`;
+  return { bytes, limitedMs: 0, line: `${state} · ${share} % of memory` };
 }
 
 async function report(
   from: string,
-  { json, quiet }: RestoreFlags,
-  result: LazyRestoreResult,
+  { json, quiet, recover }: RestoreFlags,
+  result: Omit<LazyRestoreResult, 'workingSet'>,
 ): Promise<boolean> {
+  const { bytes, resumeMs, completeMs, status, warnings } = result;
+  const { requests, faults, faultMs, pages, blockedMs } = result;
+  if (quiet !== true) for (const warning of warnings) await printStderr(warning);
+  const state =
+    status === 'running' && resumeMs !== null
+      ? `the guest ${recover === true ? 'went on' : 'ran'} after ${showMs(resumeMs)}`
+      : `the guest is stopped (${status})`;
+  // The second time belongs to the first one, so both are printed whatever was asked for.
+  await printStderr(
+    `restored ${showExactSize(bytes)} lazily; ${state}, all its memory was there after ${showMs(completeMs)}`,
+  );
   if (quiet !== true) {
-    const { bytes, resumeMs, completeMs, status, warnings } = result;
-    for (const warning of warnings) await printStderr(warning);
-    const ran = resumeMs === null ? `is stopped (${status})` : `ran after ${ms(resumeMs)}`;
+    const blocked = blockedMs === null ? '' : `; all CPUs waited ${showMs(blockedMs)}`;
     await printStderr(
-      `restored ${showExactSize(bytes)} lazily; the guest ${ran}, all its memory was there after ${ms(completeMs)}`,
+      `${requests} requests, ${faults} of them for pages that were not sent yet: p50 ${showMs(faultMs.p50)}, p99 ` +
+        `${showMs(faultMs.p99)}, at most ${showMs(faultMs.max)}${blocked}`,
+    );
+    await printStderr(
+      `pages: ${pages.requested} requested, ${pages.around} around them, ${pages.prefetched} prefetched, ` +
+        `${pages.background} in the background, ${pages.zero} of zeros`,
     );
   }
   if (json !== true) return true;
   return writeText(process.stdout, `${JSON.stringify({ from, ...result })}\n`);
 }
 
-function ms(value: number): string {
-  return `${Math.round(value)} ms`;
+function showMs(value: number): string {
+  return `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
 }

@@ -1,3 +1,4 @@
+import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { bytesRead } from '../../vm/decompress.ts';
 import { type RestoreResult, restoreVm } from '../../vm/index.ts';
 import { connectionFilter } from '../endpoints/connection-filter.ts';
@@ -8,7 +9,7 @@ import type { Measure } from '../shell/progress.ts';
 import { showExactSize, showSize } from '../shell/sizes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
 import type { RestoreFlags } from './restore-flags.ts';
-import { runWithVm } from './vm-command.ts';
+import { runWithVm, type VmWork } from './vm-command.ts';
 
 const NOTHING_CHANGED = 'no guest was restored';
 
@@ -19,29 +20,61 @@ const NOTHING_CHANGED = 'no guest was restored';
  * @param flags - Options.
  * @returns The exit code.
  */
-export function runRestore(fromText: string, flags: RestoreFlags): Promise<number> {
+export async function runRestore(fromText: string, flags: RestoreFlags): Promise<number> {
+  const isAuto = flags['lazy=auto'] === true;
+  const isLazy = flags.lazy === true || isAuto;
+  const [stray] = LAZY_ONLY.filter((name) => flags[name] !== undefined);
+  if (!isLazy && stray !== undefined) {
+    await printStderr(`--${optionOf(stray)} needs --lazy: add it`);
+    return EXIT.USAGE;
+  }
   return runWithVm('from', fromText, flags, NOTHING_CHANGED, async (parts) => {
-    if (flags.lazy === true) {
+    if (isLazy) {
       const { runRestoreLazily } = await import('./restore-lazily.ts');
-      return runRestoreLazily(fromText, flags, parts);
+      try {
+        return await runRestoreLazily(fromText, flags, parts);
+      } catch (error) {
+        if (!isAuto || flags.recover === true || !isImpossible(error)) throw error;
+        await printStderr(`restoring ordinarily, because ${toQemuFileError(error).reason}`);
+      }
     }
-    const { qmp, uri, tls, signal } = parts;
-    const quiet = flags.quiet === true;
-    const onListening = quiet ? undefined : printListening;
-    const filter = connectionFilter({ from: uri, tls, quiet, anything: flags.check === false });
-    const from = await openFromEndpoint(uri, { signal, onListening, tls: tls.from, ...filter });
-    const measure = (): Measure => ({ bytes: bytesRead(from), limitedMs: 0 });
-    await parts.meter(measure, sizeOf(uri, from));
-    const result = await restoreVm(qmp, from, {
-      maxBandwidth: flags.maxBandwidth,
-      snapshot: flags.snapshot,
-      resume: flags.resume,
-      keepPaused: flags.keepPaused,
-      check: flags.check,
-      signal,
-    });
-    return (await report(fromText, flags, result)) ? EXIT.DONE : EXIT.IO;
+    return restoreEagerly(fromText, flags, parts);
   });
+}
+
+/** Options that only a lazy restore has. */
+const LAZY_ONLY = ['recover', 'address', 'preempt', 'record', 'recordSeconds', 'prefetch'] as const;
+
+function optionOf(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+/** Return whether an error says that a lazy restore is not possible; nothing was sent then. */
+function isImpossible(error: unknown): boolean {
+  return error instanceof QemuFileError && error.code === 'ENOTSUP';
+}
+
+async function restoreEagerly(
+  fromText: string,
+  flags: RestoreFlags,
+  parts: VmWork,
+): Promise<number> {
+  const { qmp, uri, tls, signal } = parts;
+  const quiet = flags.quiet === true;
+  const onListening = quiet ? undefined : printListening;
+  const filter = connectionFilter({ from: uri, tls, quiet, anything: flags.check === false });
+  const from = await openFromEndpoint(uri, { signal, onListening, tls: tls.from, ...filter });
+  const measure = (): Measure => ({ bytes: bytesRead(from), limitedMs: 0 });
+  await parts.meter(measure, sizeOf(uri, from));
+  const result = await restoreVm(qmp, from, {
+    maxBandwidth: flags.maxBandwidth,
+    snapshot: flags.snapshot,
+    resume: flags.resume,
+    keepPaused: flags.keepPaused,
+    check: flags.check,
+    signal,
+  });
+  return (await report(fromText, flags, result)) ? EXIT.DONE : EXIT.IO;
 }
 
 async function report(

@@ -17,6 +17,10 @@ export interface VmFlags extends TlsFlags {
   maxBandwidth?: number;
   /** False: the command does not check the stream. */
   check?: boolean;
+  /** Address on which QEMU listens for its guest; default a private socket. */
+  address?: string;
+  /** Connect to the monitor so that commands can run out of band. */
+  recover?: boolean;
   resume?: boolean;
   keepPaused?: boolean;
   json?: boolean;
@@ -60,7 +64,8 @@ export async function runWithVm(
     }
     uri = parseEndpoint(uriText);
     monitor = monitorOf(flags.qmp);
-    tls = await readTls(flags, { [side]: uri }, (text) => void printStderr(text));
+    const to = flags.address === undefined ? {} : { to: parseUri(flags.address) };
+    tls = await readTls(flags, { ...to, [side]: uri }, (text) => void printStderr(text));
   } catch (error) {
     const failure = toQemuFileError(error);
     await printStderr(failure.reason);
@@ -72,7 +77,7 @@ export async function runWithVm(
   let meter: Meter | undefined;
   try {
     try {
-      qmp = await QmpClient.connect(monitor, { signal });
+      qmp = await QmpClient.connect(monitor, { signal, oob: flags.recover });
     } catch (error) {
       if (signal.aborted) throw error;
       await printStderr(`${flags.qmp}: ${toQemuFileError(error).message}`);

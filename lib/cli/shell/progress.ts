@@ -46,6 +46,8 @@ export interface Measure {
   bytes: number;
   /** Milliseconds that bytes have waited for the rate limit. */
   limitedMs: number;
+  /** The text of the line, where bytes and rate are not what matters. */
+  line?: string;
 }
 
 /** The progress line of a command, on standard error. */
@@ -94,7 +96,8 @@ export class Meter {
   }
 
   #frame(): string {
-    const { bytes, limitedMs } = this.#measure();
+    const { bytes, limitedMs, line } = this.#measure();
+    if (line !== undefined) return line;
     const now = performance.now();
     const elapsed = now - this.#at;
     const isLimited = limitedMs - this.#limitedMs > elapsed * MIN_LIMITED_SHARE;

@@ -1,15 +1,17 @@
 import { connectSocket, parseUri, type SocketTarget, socketOps } from '../../../adapters/index.ts';
 import { abortError, QemuFileError } from '../../contract/errors.ts';
 import { onAbort } from '../../contract/wait-for.ts';
+import { RAM_FLAG } from '../../migration/format/wire.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../migration/writer/migration-writer.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { noop } from '../../util/noop.ts';
-import type { DestinationMemory } from './destination-memory.ts';
+import { quote } from '../../util/format.ts';
+import type { DestinationMemory, LazyBlock } from './destination-memory.ts';
 import { FileSink } from './file-sink.ts';
 import type { LazyRestoreOptions } from './lazy-options.ts';
+import { PageServer } from './page-server.ts';
+import type { PageRange, PageServerStats } from './page-server-types.ts';
 import { ReturnPathListener } from './return-path-listener.ts';
-import { SimplePageServer as PageServer } from './simple-page-server.ts';
 import { writeClosing } from './write-opening.ts';
 
 const OPERATION = 'restoreLazily';
@@ -17,12 +19,15 @@ const PROGRESS_MS = 250;
 
 /** What a `PostcopySource` works with. */
 interface Connected {
+  readonly address: string;
   readonly guest: SavedGuest;
   readonly memory: DestinationMemory;
   readonly file: QemuFile;
   readonly options: LazyRestoreOptions;
   /** Whether the guest runs already, and lost its former source. */
   readonly isRecovery: boolean;
+  /** Whether the preempt channel ends with an end mark, as QEMU before 8.0 expects. */
+  readonly endsPreempt: boolean;
 }
 
 /** The source's end of a postcopy migration: a connection, its return path, and the pages. */
@@ -37,20 +42,18 @@ export class PostcopySource implements AsyncDisposable {
   readonly #stopFollowing: () => void;
   #server: PageServer | undefined;
   /** Requests that came before there was a server. */
-  #early: (readonly [block: number, offset: number])[] = [];
+  #early: (readonly [block: number, offset: number, length: number])[] = [];
+  #hostPageSizes: readonly number[] = [];
+  #preempt: QemuFile | undefined;
 
   /**
-   * Connect to a QEMU that listens for a migration.
+   * Connect to a destination.
    *
    * @throws {QemuFileError} (rejects) as `connectSocket`; `EINVAL` for an address of another kind.
    */
-  static async connect(
-    address: string,
-    connected: Omit<Connected, 'file'>,
-  ): Promise<PostcopySource> {
-    const { signal, tls } = connected.options;
-    const socket = await connectSocket(targetOf(address), { signal, tls });
-    return new PostcopySource({ ...connected, file: new QemuFile(socketOps(socket)) });
+  static async connect(connected: Omit<Connected, 'file'>): Promise<PostcopySource> {
+    const { address, options } = connected;
+    return new PostcopySource({ ...connected, file: await connect(address, options) });
   }
 
   private constructor(connected: Connected) {
@@ -58,13 +61,13 @@ export class PostcopySource implements AsyncDisposable {
     const { signal } = options;
     this.#connected = connected;
     this.#stopFollowing = onAbort(signal, () => {
-      file.destroy(abortError(signal as AbortSignal, OPERATION));
+      this.break(abortError(signal as AbortSignal, OPERATION));
     });
     const { hasFooters, ram } = guest;
     const started = connected.isRecovery ? [{ kind: 'start', name: 'ram', ...ram } as const] : [];
     this.writer = new MigrationWriter(file, { hasFooters, pageSize: memory.pageSize, started });
     this.listener = new ReturnPathListener(file, memory, {
-      request: (block, offset) => this.#request(block, offset),
+      request: (block, offset, length) => this.#request(block, offset, length),
     });
   }
 
@@ -74,29 +77,50 @@ export class PostcopySource implements AsyncDisposable {
   }
 
   /** What the page server has done. */
-  get stats(): PageServer['stats'] | undefined {
-    return this.#server?.stats;
+  get stats(): PageServerStats {
+    return (this.#server as PageServer).stats;
+  }
+
+  /** The pages that were sent because of requests while they were recorded. */
+  get workingSet(): readonly PageRange[] {
+    return (this.#server as PageServer).workingSet;
   }
 
   /**
-   * Begin to answer requests. A PART of `ram` must be open.
+   * Open the second connection (postcopy-preempt), which is told from the first one by its order alone; the pages
+   * that are asked for go over it.
+   */
+  async openPreemptChannel(): Promise<void> {
+    const { address, options } = this.#connected;
+    this.#preempt = await connect(address, options);
+  }
+
+  /**
+   * Begin to send pages: those that are asked for, and the others after them. A PART of `ram` must be open.
    *
    * @param hostPageSizes - Bytes of the destination's pages, by block.
    * @param received - The pages that the destination has already, by block.
+   * @throws {QemuFileError} As `PageServer`.
    */
   startServing(hostPageSizes: readonly number[], received?: readonly Uint8Array[]): void {
-    const { guest, file } = this.#connected;
+    const { guest, file, options } = this.#connected;
     const server = new PageServer({
       source: guest.pages,
       sink: new FileSink(file),
+      requestSink: this.#preempt && new FileSink(this.#preempt),
       hostPageSizes,
       received,
+      prefetch: options.prefetch,
+      hasBackground: options.background,
+      recordMs: options.recordMs,
+      // 0 is no limit, as in the options of all commands.
+      maxBandwidth: options.maxBandwidth || undefined,
     });
-    // Reported by serveToEnd.
-    server.finished.catch(noop);
     this.#server = server;
-    for (const [block, offset] of this.#early) server.request(block, offset);
+    this.#hostPageSizes = hostPageSizes;
+    for (const early of this.#early) this.#request(...early);
     this.#early = [];
+    server.start();
   }
 
   /**
@@ -107,24 +131,22 @@ export class PostcopySource implements AsyncDisposable {
    *   must then be broken.
    */
   async serveToEnd(): Promise<void> {
-    const { guest, file, options } = this.#connected;
+    const { guest, file } = this.#connected;
     const server = this.#server as PageServer;
-    const progress = setInterval(() => {
-      const { sentBytes: bytes, dataBytes: total } = server.stats;
-      options.onProgress?.({ resumeMs: this.resumeMs, bytes, total });
-    }, PROGRESS_MS);
+    const progress = setInterval(() => this.#reportProgress(), PROGRESS_MS);
     try {
-      server.start();
       await Promise.race([server.finished, this.listener.shut.then(endedEarly)]);
+      this.#reportProgress();
+      if (this.#connected.endsPreempt) {
+        this.#preempt?.putBe64(RAM_FLAG.EOS);
+        await this.#preempt?.flush();
+      }
       writeClosing(guest, this.writer);
       await file.flush();
       const value = await this.listener.shut;
       if (value !== 0) {
         throw lazyError('EIO', `QEMU reports that it could not load the guest (SHUT ${value})`);
       }
-    } catch (error) {
-      server.stop(error as Error);
-      throw error;
     } finally {
       clearInterval(progress);
     }
@@ -132,18 +154,41 @@ export class PostcopySource implements AsyncDisposable {
 
   /** Break the connection: QEMU must not take it for the end. */
   break(error: Error): void {
+    this.#server?.stop(error);
     this.#connected.file.destroy(error);
+    this.#preempt?.destroy(error);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopFollowing();
-    await this.#connected.file.close().catch(noop);
+    await Promise.allSettled([this.#connected.file.close(), this.#preempt?.close()]);
+    // A guest may be closed afterwards: nothing reads it any more.
+    await this.#server?.idle();
   }
 
-  #request(block: number, offset: number): void {
-    if (this.#server === undefined) this.#early.push([block, offset]);
-    else this.#server.request(block, offset);
+  #request(block: number, offset: number, length: number): void {
+    if (this.#server === undefined) {
+      this.#early.push([block, offset, length]);
+      return;
+    }
+    const size = this.#hostPageSizes[block] ?? 0;
+    if (length > size) {
+      const { name } = this.#connected.memory.blocks[block] as LazyBlock;
+      const reason = `RAM block ${quote(name)} has pages of ${length} bytes at the destination, not of ${size}`;
+      throw lazyError('ENOTSUP', reason);
+    }
+    this.#server.request(block, offset);
   }
+
+  #reportProgress(): void {
+    const { sentBytes: bytes, dataBytes: total } = this.stats;
+    this.#connected.options.onProgress?.({ resumeMs: this.resumeMs, bytes, total });
+  }
+}
+
+/** Connect to a QEMU that listens for a migration. */
+async function connect(address: string, { signal, tls }: LazyRestoreOptions): Promise<QemuFile> {
+  return new QemuFile(socketOps(await connectSocket(targetOf(address), { signal, tls })));
 }
 
 /** Return the address of a migration as a socket's. */

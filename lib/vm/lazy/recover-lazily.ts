@@ -2,13 +2,13 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { abortError, toQemuFileError } from '../../contract/errors.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { noop } from '../../util/noop.ts';
-import { MigrationWatch, settledRunState } from '../migration-watch.ts';
 import { type DestinationFacts, readDestinationFacts } from '../preflight/destination-facts.ts';
 import { PrivateDirectory } from '../private-directory.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { QmpError } from '../qmp/qmp-error.ts';
 import { compareGuest } from './check-lazy.ts';
 import { DestinationMemory } from './destination-memory.ts';
+import { finishLazily } from './finish-lazily.ts';
 import { inferHostPageSize } from './infer-host-page-size.ts';
 import type { LazyRestoreOptions, LazyRestoreResult } from './lazy-options.ts';
 import { lazyError, PostcopySource } from './postcopy-source.ts';
@@ -52,13 +52,16 @@ export async function recoverLazily(
     const facts = await Promise.race([asked, delay(FACTS_TIMEOUT_MS, undefined, { ref: false })]);
     if (facts && options.check !== false) compareGuest(guest, facts);
     const memory = memoryOf(guest, facts ?? undefined);
-    await using source = await PostcopySource.connect(address, {
+    await using source = await PostcopySource.connect({
+      address,
       guest,
       memory,
       options,
       isRecovery: true,
+      endsPreempt: qmp.greeting.version.major < 8,
     });
     try {
+      if (options.preempt === true) await source.openPreemptChannel();
       await handshake(source, guest, memory, facts instanceof Object && facts.blocks !== null);
       source.resumeMs = source.elapsedMs;
       await source.serveToEnd();
@@ -66,16 +69,8 @@ export async function recoverLazily(
       source.break(error as Error);
       throw error;
     }
-    const { connectedAt, resumeMs, writer, stats, elapsedMs: completeMs } = source;
-    return {
-      bytes: writer.position,
-      startMs: connectedAt - calledAt,
-      resumeMs,
-      completeMs,
-      requests: stats?.requests ?? 0,
-      status: await finalRunState(qmp),
-      warnings: [],
-    };
+    const startMs = source.connectedAt - calledAt;
+    return await finishLazily(qmp, source, { startMs, warnings: [] });
   } catch (error) {
     throw toQemuFileError(error, { operation: OPERATION });
   }
@@ -139,10 +134,4 @@ async function handshake(
       : inferHostPageSize(usedLength, received[index] as Uint8Array, memory.pageSize),
   );
   source.startServing(sizes, received);
-}
-
-async function finalRunState(qmp: QmpClient): Promise<string> {
-  using watch = new MigrationWatch(qmp);
-  await watch.ended;
-  return (await settledRunState(qmp)).status;
 }

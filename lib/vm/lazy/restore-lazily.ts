@@ -2,24 +2,27 @@ import { abortError, type QemuFileError, toQemuFileError } from '../../contract/
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { noop } from '../../util/noop.ts';
 import { checkWaiting } from '../machine-checks.ts';
-import { type ChangedSettings, changeSettings } from '../migration-settings.ts';
-import { MigrationWatch, queryMigration, settledRunState } from '../migration-watch.ts';
+import { type ChangedSettings, changeSettings, queryCapabilities } from '../migration-settings.ts';
+import { queryMigration } from '../migration-watch.ts';
 import { PrivateDirectory } from '../private-directory.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { QmpError } from '../qmp/qmp-error.ts';
 import type { QmpEvent } from '../qmp/qmp-events.ts';
 import { startIncoming } from '../restore/start-incoming.ts';
 import { checkLazy, type LazyDestination } from './check-lazy.ts';
+import { finishLazily } from './finish-lazily.ts';
 import type { LazyRestoreOptions, LazyRestoreResult } from './lazy-options.ts';
 import { lazyError, PostcopySource } from './postcopy-source.ts';
 import { savedRunState } from './saved-run-state.ts';
-import { writeOpening } from './write-opening.ts';
+import { FIRST_PING, writeOpening } from './write-opening.ts';
 
 const OPERATION = 'restoreLazily';
 /** Milliseconds that QEMU may take to answer the first command. */
-const ANSWER_TIMEOUT_MS = 30_000;
+const PONG_LIMITS = { timeoutMs: 30_000 } as const;
 /** What QEMU may take to notice a broken connection. */
 const LIMITS = { timeoutMs: 5000 } as const;
+/** Settings with which QEMU counts how long the guest waits for pages. */
+const COUNTING = { capabilities: { 'postcopy-blocktime': true }, parameters: {} } as const;
 /** QEMU's word for a guest that waits for the rest of its memory. */
 const PAUSED = 'postcopy-paused';
 
@@ -86,26 +89,38 @@ class LazyRestore {
     const destination = await checkLazy(this.#qmp, this.#guest, check !== false);
     this.#warnings.push(...destination.warnings);
     const settings = await this.#changeSettings();
+    // A kernel may lack what QEMU counts with; that is no reason not to restore.
+    const counting = await changeSettings(this.#qmp, COUNTING).catch(noop);
     try {
       await this.#setRunState();
       if (signal?.aborted) throw abortError(signal, OPERATION);
       return await this.#connectAndServe(destination);
     } finally {
       // A guest that waits for the rest of its memory needs them, and its QEMU may not answer.
-      if (!this.#isWaiting) await this.#restoreSettings(settings);
+      if (!this.#isWaiting) {
+        if (counting) await this.#restoreSettings(counting);
+        await this.#restoreSettings(settings);
+      }
     }
   }
 
   async #changeSettings(): Promise<ChangedSettings> {
+    const { preempt = false, tls } = this.#options;
+    const known = await queryCapabilities(this.#qmp);
+    if (preempt && known['postcopy-preempt'] === undefined) {
+      const reason =
+        'this QEMU does not have the capability postcopy-preempt; use QEMU 7.1 or later';
+      throw lazyError('ENOTSUP', reason);
+    }
     try {
       return await changeSettings(this.#qmp, {
         capabilities: {
           events: true,
           'postcopy-ram': true,
-          'postcopy-preempt': false,
+          'postcopy-preempt': preempt,
           'x-colo': false,
         },
-        parameters: this.#options.tls === undefined ? { 'tls-creds': '' } : {},
+        parameters: tls === undefined ? { 'tls-creds': '' } : {},
       });
     } catch (error) {
       if (!(error instanceof QmpError)) throw error;
@@ -127,11 +142,13 @@ class LazyRestore {
     const address = this.#options.address ?? `unix:${directory.join('socket')}`;
     this.#eventsBefore = this.#qmp.eventCount;
     await startIncoming(this.#qmp, address);
-    await using source = await PostcopySource.connect(address, {
+    await using source = await PostcopySource.connect({
+      address,
       guest: this.#guest,
       memory,
       options: this.#options,
       isRecovery: false,
+      endsPreempt: this.#isBefore8,
     });
     const onEvent = ({ event }: QmpEvent): void => {
       if (event === 'RESUME') source.resumeMs ??= source.elapsedMs;
@@ -148,34 +165,33 @@ class LazyRestore {
     { basePageSize, memory }: LazyDestination,
     source: PostcopySource,
   ): Promise<LazyRestoreResult> {
+    const { writer, listener } = source;
+    const { preempt = false } = this.#options;
     try {
-      writeOpening(this.#guest, memory, basePageSize, source.writer);
+      // QEMU 7.2 takes the second connection for the preempt channel only if it is there before its own answer.
+      if (preempt && this.#isBefore8) await source.openPreemptChannel();
+      writeOpening(this.#guest, memory, basePageSize, writer);
+      const flushed = writer.file.flush();
+      if (preempt && !this.#isBefore8) {
+        await listener.pong(FIRST_PING, PONG_LIMITS);
+        await source.openPreemptChannel();
+      }
       source.startServing(memory.blocks.map(({ hostPageSize }) => hostPageSize));
-      await source.writer.file.flush();
-      // QEMU answers this before it looks at the guest.
-      await source.listener.pong(1, { timeoutMs: ANSWER_TIMEOUT_MS });
+      await flushed;
+      await listener.pong(FIRST_PING, PONG_LIMITS);
       await source.serveToEnd();
     } catch (error) {
       const failure = toQemuFileError(error, { operation: OPERATION });
       source.break(failure);
       throw await this.#failed(failure, source);
     }
-    const completeMs = source.elapsedMs;
-    const { connectedAt, resumeMs, writer, stats } = source;
-    return {
-      bytes: writer.position,
-      startMs: connectedAt - this.#calledAt,
-      resumeMs,
-      completeMs,
-      requests: stats?.requests ?? 0,
-      status: await this.#finalRunState(),
-      warnings: this.#warnings,
-    };
+    const startMs = source.connectedAt - this.#calledAt;
+    return finishLazily(this.#qmp, source, { startMs, warnings: this.#warnings });
   }
 
   /** Return the error of a restore that failed, with what became of the guest. */
   async #failed(error: QemuFileError, source: PostcopySource): Promise<QemuFileError> {
-    const outcome = source.listener.hasStarted ? PAUSED : await this.#outcome();
+    const outcome = await this.#outcome();
     if (outcome === PAUSED || outcome === null) {
       this.#isWaiting = true;
       const reason =
@@ -184,15 +200,16 @@ class LazyRestore {
       return lazyError(error.code, reason, error);
     }
     if (this.#qmp.isClosed) {
-      const reason = `QEMU ended without loading the guest: ${error.reason}; see its standard error for the reason`;
+      const when = source.listener.hasStarted ? 'while the guest ran' : 'before the guest ran';
+      const reason = `QEMU ended ${when}: ${error.reason}; see its standard error for the reason`;
       return lazyError('EIO', reason, error);
     }
     const info = await queryMigration(this.#qmp, LIMITS).catch(noop);
     // QEMU cannot load another stream.
     await this.#qmp.execute('quit', {}, LIMITS).catch(noop);
     const said = info?.['error-desc'];
-    if (said === undefined) return error;
-    return lazyError('EIO', `QEMU did not load the guest: ${said}`, error);
+    const reason = `${error.reason}${said === undefined ? '' : `; QEMU reports: ${said}`}; no guest runs, and QEMU was ended`;
+    return lazyError(error.code, reason, error);
   }
 
   /**
@@ -214,10 +231,8 @@ class LazyRestore {
     }
   }
 
-  async #finalRunState(): Promise<string> {
-    using watch = new MigrationWatch(this.#qmp);
-    await watch.ended;
-    return (await settledRunState(this.#qmp)).status;
+  get #isBefore8(): boolean {
+    return this.#qmp.greeting.version.major < 8;
   }
 
   async #restoreSettings(settings: ChangedSettings): Promise<void> {

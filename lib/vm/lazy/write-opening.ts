@@ -4,7 +4,8 @@ import type { MigrationWriter } from '../../migration/writer/migration-writer.ts
 import type { DestinationMemory, LazyBlock } from './destination-memory.ts';
 import { START_PING } from './return-path-listener.ts';
 
-const FIRST_PING = 1;
+/** The value of the PING that QEMU answers before it looks at the guest. */
+export const FIRST_PING = 1;
 
 /**
  * Write a postcopy migration up to the point where pages are served: the first part of the stream, with an empty
