@@ -1,5 +1,5 @@
 // How soon does a guest run whose memory is in object storage, near and far?
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   directoryStorage,
@@ -133,7 +133,6 @@ async function fill(places: Places, mib: number): Promise<boolean> {
   const memory = join(places.folder, 'memory');
   const file = join(places.folder, 'guest.mig');
   const monitor = join(places.folder, 'source');
-  mkdirSync(join(places.folder, 'store'));
   writeMemory(memory, mib);
   {
     await using guest = await Guest.start(monitor, mib, memory);

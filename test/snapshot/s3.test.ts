@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { openStore, type SnapshotStore } from '../../lib/snapshot/index.ts';
+import { makeTempDir } from '../helpers/cleanup.ts';
 import { MadeGuest, memoryDigest, PAGE } from '../helpers/made-guest.ts';
 import { type S3Server, startS3Server, withoutS3 } from '../helpers/s3.ts';
 import { guestToWrite } from '../helpers/writer-to-kill.ts';
@@ -67,6 +68,54 @@ for (const isModern of [false, true]) {
       for (const each of stores) await each.close();
     });
 
+    test('is copied to and from a directory, checked, and freed of garbage', LIMITS, async () => {
+      await using directory = makeTempDir();
+      const store = await openStore(await newUrl());
+      const local = await openStore(`store:${directory.join('store')}`);
+      const golden = guestToWrite();
+      const child = golden.clone().fill(20, 30, 'changed');
+      await store.writer('base').writeGuest(golden);
+      await store.writer('child', { parent: 'base' }).writeGuest(child);
+      await store.copy('child', local);
+      assert.equal(await digestOf(local, 'child'), await memoryDigest(child));
+      await assert.rejects(local.copy('child', store), { code: 'EEXIST' });
+      await local.copy('child', store, { name: 'back' });
+      assert.equal(await digestOf(store, 'back'), await memoryDigest(child));
+      for (const each of [store, local]) {
+        assert.deepEqual((await each.fsck({ deep: true })).damage, []);
+      }
+      for (const name of ['base', 'child', 'back']) await store.remove(name);
+      const { removed, kept } = await store.gc({ graceMs: 0 });
+      assert.ok(removed.length >= 4, 'packs and maps');
+      assert.equal(kept, 0);
+      assert.deepEqual(await store.list(), []);
+      assert.equal((await store.gc({ graceMs: 0 })).removed.length, 0);
+      await store.close();
+      await local.close();
+    });
+
+    test('names each snapshot that a damaged object hurts', LIMITS, async () => {
+      const store = await openStore(await newUrl());
+      const golden = guestToWrite();
+      await store.writer('base').writeGuest(golden);
+      await store.writer('child', { parent: 'base' }).writeGuest(golden.clone().fill(20, 30, 'x'));
+      let pack = '';
+      let bytes = 0;
+      for await (const object of store.storage.list('packs/')) {
+        if (object.bytes > bytes) ({ key: pack, bytes } = object);
+      }
+      const content = await store.storage.get(pack, 32 * MIB);
+      const middle = content.length >> 1;
+      content[middle] = (content[middle] as number) ^ 1;
+      await store.storage.put(pack, [content]);
+      const { damage } = await store.fsck({ deep: true });
+      assert.deepEqual(
+        damage.map(({ key, snapshots }) => [key, [...snapshots].sort()]),
+        [[pack, ['base', 'child']]],
+      );
+      await store.close();
+    });
+
     if (isModern) return;
     test('a writer that is killed at any object leaves no broken snapshot', LIMITS, async (t) => {
       const url = await newUrl();
@@ -91,6 +140,7 @@ for (const isModern of [false, true]) {
         killed += 1;
       }
       assert.ok(killed >= 4, 'mark, packs, map and manifest');
+      assert.deepEqual((await store.fsck({ deep: true })).damage, []);
       t.diagnostic(`${killed} writers killed, ${whole} snapshots whole`);
       await store.close();
     });
