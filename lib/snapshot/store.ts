@@ -210,6 +210,8 @@ export class SnapshotStore {
   async #checkMark(options: StorageOptions): Promise<void> {
     if (this.#isMarked) return;
     if (!(await this.#hasMark(options))) {
+      // Listing fails by itself, and says why, if there is no such directory or bucket.
+      for await (const _object of this.storage.list('', options)) break;
       const reason = `${this.name} is not a snapshot store: it has no object "${STORE_MARK}"`;
       throw new QemuFileError('ENOENT', reason, { operation: 'openStore' });
     }

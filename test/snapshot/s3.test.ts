@@ -94,6 +94,21 @@ for (const isModern of [false, true]) {
       await local.close();
     });
 
+    test('says whether the bucket or the store in it is missing', LIMITS, async () => {
+      const { endpoint } = server;
+      const empty = await openStore(await newUrl());
+      const nowhere = await openStore(`s3://nowhere?endpoint=${endpoint}`);
+      const noStore = { code: 'ENOENT', reason: /is not a snapshot store: it has no object/ };
+      const noBucket = { code: 'ENOENT', reason: /s3:\/\/nowhere\S*: there is no such bucket/ };
+      await assert.rejects(empty.list(), noStore);
+      await assert.rejects(empty.reader('one'), noStore);
+      await assert.rejects(nowhere.list(), noBucket);
+      await assert.rejects(nowhere.reader('one'), noBucket);
+      await assert.rejects(nowhere.writer('one').writeGuest(new MadeGuest(1)), noBucket);
+      await empty.close();
+      await nowhere.close();
+    });
+
     test('names each snapshot that a damaged object hurts', LIMITS, async () => {
       const store = await openStore(await newUrl());
       const golden = guestToWrite();
