@@ -23,6 +23,10 @@ const PAGE = 4096;
 /** Pages that the program changes before each part. */
 const CHANGED_PAGES = [200, 120, 60, 20];
 
+/** How often memory changes while it is read, and how many pages of it do. */
+const BUSY_CHANGES = 150;
+const BUSY_PAGES = 100;
+
 /** Copy the memory of a saved guest into buffers of the test. */
 async function copyMemory({ pages }: SavedGuest): Promise<MemoryBlock[]> {
   const blocks: MemoryBlock[] = [];
@@ -32,6 +36,34 @@ async function copyMemory({ pages }: SavedGuest): Promise<MemoryBlock[]> {
     blocks.push({ name, memory });
   }
   return blocks;
+}
+
+/** Memory that changes whenever a part of it has been read, up to a number of times. */
+class BusySource extends MemoryPageSource {
+  #left = BUSY_CHANGES;
+  readonly #busy: number;
+  readonly #memory: Buffer;
+
+  constructor(blocks: readonly MemoryBlock[], busy: number) {
+    super(blocks);
+    this.#busy = busy;
+    this.#memory = (blocks[busy] as MemoryBlock).memory as Buffer;
+  }
+
+  /** Change nothing any more. */
+  stop(): void {
+    this.#left = 0;
+  }
+
+  override read(block: number, offset: number, target: Uint8Array): void {
+    super.read(block, offset, target);
+    if (block !== this.#busy || this.#left === 0) return;
+    this.#left -= 1;
+    // Free pages: the page after the guest's own ones, and others up to the end.
+    const page = this.#memory.length - PAGE * (1 + ((this.#left * 37) % BUSY_PAGES));
+    this.#memory.writeUInt32LE(this.#left + 1, page + 4 * (this.#left % 64));
+    this.markDirty(block, page, 1);
+  }
 }
 
 interface Sent {
@@ -58,7 +90,7 @@ async function send(
   for (let page = 0; page < patternPages; page++) {
     memory.writeUInt32LE(0xdeadbeef, GUEST.pattern + page * PAGE + 16);
   }
-  const source = new MemoryPageSource(blocks);
+  const source = new BusySource(blocks, main);
   const change = (pages: number, round: number): void => {
     for (let at = 0; at < pages; at++) {
       const free = (lastPage - at) * PAGE;
@@ -83,6 +115,7 @@ async function send(
     if (round < CHANGED_PAGES.length - 1) while (!isReady) isReady = await saver.iterate();
     change(pages, round);
   }
+  source.stop();
   await saver.complete();
   for (const { body, ...header } of guest.sections) writer.section(header, body);
   writer.end();
