@@ -1,12 +1,18 @@
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
+import { openFrom } from '../../../adapters/index.ts';
 import { RAM_SAVE_CONTROL_DELAYED, RAM_SAVE_CONTROL_NOT_SUPP } from '../../../lib/index.ts';
+import { unwrap } from '../../../lib/migration/containers/unwrap.ts';
 import type { LivePageSource } from '../../../lib/migration/memory/live-page-source.ts';
 import { MemoryPageSource } from '../../../lib/migration/memory/memory-page-source.ts';
 import type { PageSource } from '../../../lib/migration/memory/page-source.ts';
 import { RamSaver, type RamSaverOptions } from '../../../lib/migration/ram-saver/ram-saver.ts';
+import { openSavedGuest } from '../../../lib/migration/saved-guest/open-saved-guest.ts';
 import { MigrationWriter } from '../../../lib/migration/writer/migration-writer.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
+import { type RecordedFile, recording, unpack } from '../../fixtures/recording.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
 import { savedGuestOf } from '../../helpers/saved-guest.ts';
 import {
   be64,
@@ -160,6 +166,23 @@ describe('memory that does not change', () => {
     const expected = Buffer.alloc(200 * PAGE);
     expected.fill(5, 3 * PAGE, 5 * PAGE).fill(5, 100 * PAGE, 190 * PAGE);
     assert.ok((await loaded(await finish())).a?.equals(expected));
+  });
+
+  test('of a saved guest is read from its file', async () => {
+    await using dir = makeTempDir();
+    const [main] = recording('pc').files;
+    const bytes = unpack(main as RecordedFile);
+    const path = dir.join('saved');
+    writeFileSync(path, bytes);
+    const guest = await openSavedGuest(
+      await unwrap(await openFrom({ scheme: 'file', path, offset: 0 })),
+    );
+    const { saver, finish } = start(guest.pages);
+    await saver.setup();
+    while (!(await saver.iterate()));
+    await saver.complete();
+    await guest.close();
+    assert.deepEqual(await loaded(await finish()), await loaded(bytes));
   });
 
   test('of larger pages is sent', async () => {
