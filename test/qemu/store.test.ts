@@ -1,0 +1,135 @@
+// Real guests in a snapshot store: saved with a parent, restored at once and lazily, copied, with the parent gone.
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { openStore } from '../../lib/snapshot/index.ts';
+import { QmpClient, saveVm } from '../../lib/vm/index.ts';
+import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { run } from '../helpers/command.ts';
+import { firmware, type GuestProgram, memoryProblems } from './guest.ts';
+import { type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
+import { findQemu10, requireQemu10 } from './qemu10.ts';
+
+const program: GuestProgram = { patternBytes: 3 << 20, dirtyBytes: 1 << 19 };
+const image = firmware(program);
+
+interface Machine extends AsyncDisposable {
+  qemu: Qemu;
+  monitor: string;
+}
+
+async function machine(options: QemuOptions): Promise<Machine> {
+  const dir = makeTempDir();
+  const monitor = dir.join('qmp');
+  const extraArgs = ['-qmp', `unix:${monitor},server=on,wait=off`];
+  const qemu = await startQemu({ firmware: image, extraArgs, ...options });
+  return {
+    qemu,
+    monitor,
+    [Symbol.asyncDispose]: async () => {
+      await qemu.stop();
+      dir.remove();
+    },
+  };
+}
+
+/** Runs the command, which must succeed, and returns its standard output. */
+async function command(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await run(args);
+  assert.equal(code, 0, `${args.join(' ')}: ${stderr.toString()}`);
+  return stdout.toString();
+}
+
+for (const { version, skip, binary } of [
+  { version: '7.2', skip: requireQemu(), binary: undefined },
+  { version: '10.0', skip: requireQemu10(), binary: findQemu10() },
+]) {
+  const which: QemuOptions = binary === undefined ? {} : { binary };
+
+  describe(`a guest of QEMU ${version} in a store`, { skip }, () => {
+    let dir: TempDir;
+    let store: string;
+    before(async () => {
+      dir = makeTempDir();
+      store = `store:${dir.join('store')}`;
+      await using source = await machine(which);
+      await source.qemu.waitGuestReady();
+      await command('save', '--qmp', source.monitor, '--resume', `${store}#base`);
+      await source.qemu.waitCounterRises();
+      await command(
+        'save',
+        '--qmp',
+        source.monitor,
+        '--resume',
+        `${store}#child`,
+        '--parent',
+        'base',
+      );
+      await source.qemu.waitCounterRises();
+      await source.qemu.pause();
+      await using qmp = await QmpClient.connect(source.monitor);
+      const opened = await openStore(store);
+      await saveVm(qmp, opened.writer('still', { parent: 'child' }).file());
+      await opened.close();
+    });
+    after(() => dir.remove());
+
+    /** Restores a snapshot, and checks that the guest runs and that its memory is right. */
+    const restore = async (snapshot: string, ...options: string[]): Promise<void> => {
+      await using restored = await machine({ ...which, incoming: 'defer' });
+      await command('restore', '--qmp', restored.monitor, '--resume', ...options, snapshot);
+      await restored.qemu.waitCounterRises();
+      await restored.qemu.pause();
+      assert.deepEqual(memoryProblems(await restored.qemu.readRam(), program), []);
+    };
+
+    test('costs what changed, and nothing is damaged', async () => {
+      const list = JSON.parse(await command('store', 'ls', store, '--json')) as {
+        name: string;
+        parent: string | null;
+        ownBytes: number;
+        machine: string;
+      }[];
+      const [base, child, still] = list;
+      assert.deepEqual(
+        list.map(({ name, parent }) => [name, parent]),
+        [
+          ['base', null],
+          ['child', 'base'],
+          ['still', 'child'],
+        ],
+      );
+      assert.equal(base?.machine, 'microvm');
+      assert.ok((child?.ownBytes ?? 0) < (base?.ownBytes ?? 0) / 2, JSON.stringify(list));
+      assert.ok((still?.ownBytes ?? 0) < (base?.ownBytes ?? 0) / 2, JSON.stringify(list));
+      await command('store', 'fsck', '--deep', store);
+      await command('verify', `${store}#child`);
+    });
+
+    test('is restored, at once and lazily', async () => {
+      await restore(`${store}#base`);
+      await restore(`${store}#child`);
+      await restore(`${store}#still`, '--lazy');
+    });
+
+    test('is restored from a copy after its parents are gone', async () => {
+      await command('store', 'copy', `${store}#still`, `store:${dir.join('other')}`);
+      for (const name of ['base', 'child', 'still'])
+        await command('store', 'rm', `${store}#${name}`);
+      await command('store', 'gc', '--grace', '0', store);
+      await restore(`store:${dir.join('other')}#still`);
+    });
+
+    test('arrives there by a plain migrate, through a relay', async () => {
+      await using source = await machine(which);
+      await source.qemu.waitGuestReady();
+      const socket = dir.join('relay.sock');
+      const relayed = run(['relay', `unix:${socket}`, `${store}#relayed`, '--quiet']);
+      const { code, stderr } = await Promise.all([
+        relayed,
+        source.qemu.migrate(`exec:socat -u - UNIX-CONNECT:${socket},retry=100,interval=0.1`),
+      ]).then(([ended]) => ended);
+      assert.equal(code, 0, stderr.toString());
+      await restore(`${store}#relayed`);
+    });
+  });
+}
