@@ -157,6 +157,7 @@ const COMMANDS = [
   'convert',
   'compact',
   'store',
+  'template',
 ];
 const STORE_COMMANDS = ['ls', 'show', 'rm', 'copy', 'gc', 'fsck'];
 /** Options of npm's scripts and of Node in the documents. */

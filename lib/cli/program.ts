@@ -7,6 +7,7 @@ import type { InspectFlags } from './commands/inspect.ts';
 import type { RelayFlags } from './commands/relay.ts';
 import type { RestoreFlags } from './commands/restore-flags.ts';
 import type { SaveFlags } from './commands/save.ts';
+import type { TemplateFlags } from './commands/template.ts';
 import type { VerifyFlags } from './commands/verify.ts';
 import { addStoreOptions } from './endpoints/store-options.ts';
 import { addTlsOptions } from './endpoints/tls-options.ts';
@@ -177,6 +178,20 @@ function addReaders(program: Command, done: (code: number) => void): void {
     });
 }
 
+function addTemplate(program: Command, done: (code: number) => void): void {
+  addReader(program, 'template', 'Make a template of a guest, whose clones share its memory.')
+    .argument('<dir>', 'the directory to make; absent or empty')
+    .option(
+      '--block <name>',
+      'a RAM block that clones map, instead of those chosen by rule; repeatable, in the order of NUMA nodes',
+      collect,
+    )
+    .action(async (from: string, dir: string, flags: TemplateFlags) => {
+      const { runTemplate } = await import('./commands/template.ts');
+      done(await runTemplate(from, dir, flags));
+    });
+}
+
 function addDiff(program: Command, done: (code: number) => void): void {
   program
     .command('diff')
@@ -298,7 +313,7 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
     'restore',
     'Load a guest into a QEMU started with -incoming defer.',
   )
-    .argument('<from>', 'the endpoint to read from')
+    .argument('<from>', 'the endpoint to read from, or the directory of a template')
     .option('--snapshot <name>', 'a snapshot of a qcow2 image, by name or ID')
     .option('--lazy', 'run the guest at once, and fetch its memory when it is needed (postcopy)')
     // A flag of its own: an optional value of --lazy would take the endpoint after it.
@@ -309,6 +324,7 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
     .option('--record <file>', 'with --lazy: write which pages were asked for at first')
     .option('--record-seconds <n>', 'how long --record waits before the rest follows', parseSeconds)
     .option('--prefetch <file>', 'with --lazy: send the pages that --record wrote first')
+    .option('--verify', 'of a template: read its memory and compare its digests first')
     .option('--resume', 'run the guest, even if it was stopped when it was saved')
     .option('--keep-paused', 'leave the guest stopped, even if it was running when it was saved');
   addTlsOptions(restore, ['from', 'to']).action(async (from: string, flags: RestoreFlags) => {
@@ -329,6 +345,7 @@ function makeProgram(version: string, done: (code: number) => void): Command {
   addRelay(program, done);
   addReaders(program, done);
   addDiff(program, done);
+  addTemplate(program, done);
   addWriters(program, done);
   addVmCommands(program, done);
   addStore(program, done);

@@ -23,3 +23,6 @@ export type { RestoreOptions, RestoreResult } from './restore/restore-options.ts
 export { saveVm } from './save/save.ts';
 export type { SaveOptions, SaveResult } from './save/save-options.ts';
 export type { VmSink } from './save/sink.ts';
+export { makeTemplate, type TemplateOptions } from './template/make-template.ts';
+export { type RestoreTemplateOptions, restoreTemplate } from './template/restore-template.ts';
+export type { Template, TemplateBlock } from './template/template-file.ts';

@@ -17,4 +17,6 @@ export interface RestoreFlags extends VmFlags {
   recordSeconds?: number;
   /** Path of such pages, to send first. */
   prefetch?: string;
+  /** Of a template: read its memory and compare its digests first. */
+  verify?: boolean;
 }

@@ -1,6 +1,8 @@
+import { statSync } from 'node:fs';
+import { parseUri } from '../../../adapters/index.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { bytesRead } from '../../vm/decompress.ts';
-import { type RestoreResult, restoreVm } from '../../vm/index.ts';
+import { type RestoreResult, restoreTemplate, restoreVm } from '../../vm/index.ts';
 import { connectionFilter } from '../endpoints/connection-filter.ts';
 import { openFromEndpoint } from '../endpoints/endpoint.ts';
 import { printListening, sizeOf } from '../endpoints/open-endpoints.ts';
@@ -21,14 +23,21 @@ const NOTHING_CHANGED = 'no guest was restored';
  * @returns The exit code.
  */
 export async function runRestore(fromText: string, flags: RestoreFlags): Promise<number> {
+  const template = templateDirectory(fromText);
   const isAuto = flags['lazy=auto'] === true;
   const isLazy = flags.lazy === true || isAuto;
-  const [stray] = LAZY_ONLY.filter((name) => flags[name] !== undefined);
-  if (!isLazy && stray !== undefined) {
-    await printStderr(`--${optionOf(stray)} needs --lazy: add it`);
+  const mistake = restoreMistake(fromText, template, isLazy, flags);
+  if (mistake !== null) {
+    await printStderr(mistake);
     return EXIT.USAGE;
   }
   return runWithVm('from', fromText, flags, NOTHING_CHANGED, async (parts) => {
+    if (template !== null) {
+      const { maxBandwidth, resume, keepPaused, check, verify } = flags;
+      const options = { maxBandwidth, resume, keepPaused, check, verify, signal: parts.signal };
+      const result = await restoreTemplate(parts.qmp, template, options);
+      return (await report(fromText, flags, result)) ? EXIT.DONE : EXIT.IO;
+    }
     if (isLazy) {
       const { runRestoreLazily } = await import('./restore-lazily.ts');
       try {
@@ -75,6 +84,34 @@ async function restoreEagerly(
     signal,
   });
   return (await report(fromText, flags, result)) ? EXIT.DONE : EXIT.IO;
+}
+
+/** Return the directory that an endpoint names; null if it is something else. */
+function templateDirectory(fromText: string): string | null {
+  try {
+    const uri = parseUri(fromText);
+    const isDirectory = uri.scheme === 'file' && statSync(uri.path).isDirectory();
+    return isDirectory ? uri.path : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Return why options do not fit what is restored, or each other; null if they do. */
+function restoreMistake(
+  fromText: string,
+  template: string | null,
+  isLazy: boolean,
+  flags: RestoreFlags,
+): string | null {
+  if (template !== null && (isLazy || flags.snapshot !== undefined)) {
+    return `${fromText} is a template: remove --lazy and --snapshot`;
+  }
+  if (template === null && flags.verify === true) {
+    return '--verify is for templates: use "qemu-file verify FILE"';
+  }
+  const [stray] = LAZY_ONLY.filter((name) => flags[name] !== undefined);
+  return isLazy || stray === undefined ? null : `--${optionOf(stray)} needs --lazy: add it`;
 }
 
 async function report(

@@ -277,7 +277,7 @@ class Mapper {
 }
 
 /** Return whether a block belongs to a device or to the machine itself; all others are memory backends. */
-function isOfDevice(name: string): boolean {
+export function isOfDevice(name: string): boolean {
   return (
     /^(\/rom@|[0-9a-f]{4}:[0-9a-f]{2}:|system\.flash|virt\.flash|isa-bios$)/.test(name) ||
     /\.(rom|mrom|vram|bios|prom|sram|tcx\..*|macio)$/.test(name)

@@ -69,8 +69,7 @@ export class LayoutFacts {
     if (event.type !== 'device' || event.state === null) return;
     const { state, section } = event;
     if (section.name === 'mc146818rtc') {
-      const cmos = bytesOf(state.cmos_data);
-      if (cmos !== null) this.#pcMemory = readCmos(cmos);
+      this.#pcMemory = readPcMemory(state) ?? this.#pcMemory;
       return;
     }
     const device = this.#device(section.name);
@@ -114,6 +113,12 @@ export class LayoutFacts {
 function bytesOf(value: StateValue | undefined): Uint8Array | null {
   if (!(value instanceof Uint8Array) || value.length > MAX_STATE_BYTES) return null;
   return Uint8Array.from(value);
+}
+
+/** Return main memory as the state of a PC's RTC, `mc146818rtc`, reports it; null if it does not. */
+export function readPcMemory(state: DeviceState): PcMemory | null {
+  const cmos = bytesOf(state.cmos_data);
+  return cmos === null ? null : readCmos(cmos);
 }
 
 function readCmos(cmos: Uint8Array): PcMemory | null {

@@ -35,11 +35,16 @@ export class PageCopier {
    * Copy all blocks, in the order of addresses.
    *
    * @param onProgress - Called with the bytes of memory that were dealt with.
+   * @param isOmitted - Returns by its name whether a block is left out. Default: none.
    */
-  async copyAll(onProgress: ((bytes: number) => void) | undefined): Promise<void> {
+  async copyAll(
+    onProgress: ((bytes: number) => void) | undefined,
+    isOmitted: (name: string) => boolean = () => false,
+  ): Promise<void> {
     const pages = this.#pages;
     let done = 0;
-    for (const [index, { usedLength }] of pages.blocks.entries()) {
+    for (const [index, { name, usedLength }] of pages.blocks.entries()) {
+      if (isOmitted(name)) continue;
       let at = 0;
       for (const extent of pages.extents(index)) {
         await this.#zeros(index, at, extent.at);

@@ -16,6 +16,10 @@ export type StreamLayout = 'sequential' | 'mapped-ram';
 export interface WriteSavedGuestOptions {
   /** Default `sequential`. With `mapped-ram`, the writer's file must be able to seek. */
   layout?: StreamLayout | undefined;
+  /** Returns whether the pages of a block are left out of a sequential stream, because the loader has them. Default: none. */
+  omitPages?: ((name: string) => boolean) | undefined;
+  /** Write a VM description even if the guest has none: of the sizes of its sections. Default false. */
+  mustDescribe?: boolean | undefined;
   /** Ends the work with `ECANCELED`. */
   signal?: AbortSignal | undefined;
   /** Called with the number of bytes of guest memory that were dealt with, pages of zeros included. */
@@ -65,6 +69,7 @@ export async function writeSavedGuest(
   writeSections(later, 'full', writer);
   writer.end();
   if (descriptionText !== null) writer.vmDescription(descriptionText);
+  else if (options.mustDescribe === true) writer.vmDescription();
   await writer.file.flush({ signal: options.signal });
 }
 
@@ -122,7 +127,7 @@ function writeSections(
 async function writeRecords(
   pages: PageSource,
   { ram, file }: MigrationWriter,
-  { signal, onProgress }: WriteSavedGuestOptions,
+  { omitPages, signal, onProgress }: WriteSavedGuestOptions,
 ): Promise<void> {
   const target = {
     page: (block: number, offset: number, bytes: Uint8Array, onRelease: () => void) =>
@@ -130,7 +135,7 @@ async function writeRecords(
     zero: (block: number, offset: number, count: number) => ram.zero(block, offset, count),
     ready: () => (file.rateLimitExceeded() ? file.drain({ signal }) : undefined),
   };
-  await new PageCopier(pages, target, signal).copyAll(onProgress);
+  await new PageCopier(pages, target, signal).copyAll(onProgress, omitPages);
 }
 
 /** Write the list of blocks, and all pages to their places. */

@@ -1,0 +1,144 @@
+// Clones of one template: each runs, with memory of its own only where it writes.
+import assert from 'node:assert/strict';
+import { readFileSync, statSync } from 'node:fs';
+import { after, before, describe, test } from 'node:test';
+import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { run } from '../helpers/command.ts';
+import { jsonIn } from '../helpers/reading-command.ts';
+import { firmware, memoryProblems } from './guest.ts';
+import { differingPages, type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
+import { requireQemu10 } from './qemu10.ts';
+import { readRamBlocks } from './ram-blocks.ts';
+import { BUSY_GUEST, qemu10, UNLIMITED } from './scenario.ts';
+
+const MIB = 2 ** 20;
+const MEMORY_MIB = 64;
+const image = firmware(BUSY_GUEST);
+
+interface Made {
+  directory: string;
+  machine: string;
+  qemuVersion: string | null;
+  blocks: { name: string; id: string; bytes: number; sha256: string }[];
+  arguments: string[];
+  notes: string[];
+}
+
+/** A QEMU that waits for the state of a clone. */
+async function startClone(
+  dir: TempDir,
+  name: string,
+  options: QemuOptions,
+  args: readonly string[],
+): Promise<{ qemu: Qemu; qmp: string }> {
+  const qmp = dir.join(`${name}.qmp`);
+  const qemu = await startQemu({
+    ...options,
+    memoryMiB: MEMORY_MIB,
+    firmware: image,
+    startStopped: true,
+    incoming: 'defer',
+    // QEMU merges both -machine; the later -m takes precedence.
+    extraArgs: ['-qmp', `unix:${qmp},server=on,wait=off`, ...args],
+  });
+  return { qemu, qmp };
+}
+
+/** Bytes that only this process has, of the mapping of a file. */
+function privateBytes({ pid }: Qemu, path: string): number {
+  const maps = readFileSync(`/proc/${pid}/smaps`, 'utf8').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+  const own = maps.filter((map) => map.split('\n')[0]?.endsWith(path));
+  assert.ok(own.length > 0, `${path} is mapped`);
+  const sum = own.reduce((kib, map) => {
+    const [, dirty = '0'] = /^Private_Dirty:\s+(\d+) kB/m.exec(map) ?? [];
+    return kib + Number(dirty);
+  }, 0);
+  return sum * 1024;
+}
+
+for (const [version, skip, options] of [
+  ['7.2', requireQemu(), {}],
+  ['10.0', requireQemu10(), qemu10()],
+] as const) {
+  describe(`a template of a guest of QEMU ${version}`, { skip }, () => {
+    const dir = makeTempDir();
+    /** Guest-physical memory, where the firmware covers some pages, and the RAM block. */
+    let memory: Buffer;
+    let contents: Buffer;
+    let made: Made;
+
+    before(async () => {
+      await using source = await startQemu({ ...options, memoryMiB: MEMORY_MIB, firmware: image });
+      await source.waitGuestReady();
+      await source.pause();
+      const parameters = { 'max-bandwidth': UNLIMITED };
+      await source.migrate(`exec:cat >${dir.join('vm.mig')}`, { parameters });
+      memory = await source.readRam();
+      const found = (await readRamBlocks(source)).find(({ name }) => name === 'microvm.ram');
+      assert.ok(found);
+      contents = found.bytes;
+      const ended = await run(['template', dir.join('vm.mig'), dir.join('golden'), '--json']);
+      assert.equal(ended.code, 0, ended.stderr);
+      made = jsonIn(ended) as unknown as Made;
+    });
+    after(() => dir.remove());
+
+    test('has the memory in a sparse file, and the rest in a stream', async () => {
+      const [block] = made.blocks;
+      assert.deepEqual(
+        [made.machine, made.blocks.length, block?.id],
+        ['microvm', 1, 'microvm.ram'],
+      );
+      const path = dir.join('golden/ram/microvm.ram');
+      assert.deepEqual(differingPages(readFileSync(path), contents), []);
+      const { mode, blocks, size } = statSync(path);
+      assert.equal(mode & 0o777, 0o600);
+      assert.ok(blocks * 512 < size / 4, 'there are holes');
+      assert.equal(statSync(dir.join('golden')).mode & 0o777, 0o700);
+      assert.ok(statSync(dir.join('golden/state.mig')).size < 200_000);
+      assert.deepEqual(made.arguments, [
+        ...['-machine', 'microvm,memory-backend=microvm.ram', '-m', `${MEMORY_MIB}M`, '-object'],
+        `memory-backend-file,id=microvm.ram,size=${MEMORY_MIB}M,mem-path=${path},share=off,x-use-canonical-path-for-ramblock-id=off`,
+      ]);
+      const stored = JSON.parse(readFileSync(dir.join('golden/template.json'), 'utf8')) as Made;
+      assert.deepEqual(stored.arguments, made.arguments);
+      assert.deepEqual(stored.blocks, made.blocks);
+    });
+
+    test('starts four clones, each with the memory of the source and little of its own', async () => {
+      const clones = await Promise.all(
+        ['a', 'b', 'c', 'd'].map((name) => startClone(dir, name, options, made.arguments)),
+      );
+      try {
+        const verified = await Promise.all(
+          clones.map(({ qmp }, at) =>
+            run([
+              ...['restore', '--qmp', qmp, dir.join('golden'), '--json'],
+              ...(at === 0 ? ['--verify'] : []),
+            ]),
+          ),
+        );
+        for (const [at, { qemu }] of clones.entries()) {
+          assert.equal(verified[at]?.code, 0, verified[at]?.stderr);
+          assert.deepEqual(jsonIn(verified[at]).warnings, []);
+          assert.deepEqual(differingPages(await qemu.readRam(), memory), []);
+        }
+        for (const { qemu } of clones) {
+          await qemu.resume();
+          await qemu.waitCounterRises();
+          await qemu.pause();
+          assert.deepEqual(memoryProblems(await qemu.readRam(), BUSY_GUEST), []);
+          const own = privateBytes(qemu, 'golden/ram/microvm.ram');
+          assert.ok(own < (BUSY_GUEST.dirtyBytes ?? 0) + 16 * MIB, `${own} bytes`);
+          assert.ok(own > 0);
+        }
+      } finally {
+        for (const { qemu } of clones) await qemu.stop();
+      }
+      assert.deepEqual(
+        differingPages(readFileSync(dir.join('golden/ram/microvm.ram')), contents),
+        [],
+      );
+    });
+  });
+}
