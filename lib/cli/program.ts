@@ -299,6 +299,12 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
     .addOption(
       new Option('--compress <format>', 'compress the stream').choices(['gzip', 'zstd'] as const),
     )
+    .addOption(
+      new Option('--layout <layout>', 'where pages lie, as for convert').choices([
+        'sequential',
+        'mapped-ram',
+      ] as const),
+    )
     .option('--manifest <file>', 'write digests of sections and RAM blocks to a file')
     .option('--index', 'write an index of the pages beside the stream, for restore --lazy')
     .option('--pause', 'stop the guest first; a restored guest is then stopped as well')

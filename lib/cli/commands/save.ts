@@ -1,5 +1,6 @@
 import type { CompressFormat } from '../../../adapters/index.ts';
 import { PAGE_INDEX_SUFFIX } from '../../migration/saved-guest/page-index.ts';
+import type { StreamLayout } from '../../migration/writer/write-saved-guest.ts';
 import { type MigrationProgress, type SaveResult, saveVm } from '../../vm/index.ts';
 import {
   type Endpoint,
@@ -22,8 +23,34 @@ export interface SaveFlags extends VmFlags, StoreFlags {
   manifest?: string;
   /** Write an index of the stream's pages beside it. */
   index?: boolean;
+  /** Where pages lie. */
+  layout?: StreamLayout;
   /** Stop the guest first. */
   pause?: boolean;
+}
+
+/** Return why a stream of this layout cannot go there; undefined if it can. */
+function layoutProblem(
+  toText: string,
+  { layout, compress, manifest, index }: SaveFlags,
+): string | undefined {
+  if (layout !== 'mapped-ram') return undefined;
+  const others = { '--compress': compress, '--manifest': manifest, '--index': index };
+  const [other] = Object.entries(others).find(([, value]) => value !== undefined) ?? [];
+  if (other !== undefined) {
+    return `--layout mapped-ram and ${other} exclude each other: remove one of them`;
+  }
+  if (schemeOf(toText) === 'file') return undefined;
+  return '--layout mapped-ram needs a file to write to, which can seek';
+}
+
+/** Return the scheme of an endpoint; undefined if it is not one, which is reported elsewhere. */
+function schemeOf(text: string): string | undefined {
+  try {
+    return parseEndpoint(text).scheme;
+  } catch {
+    return 'file';
+  }
 }
 
 const NOTHING_CHANGED = 'the migration was cancelled, and the guest continues as before';
@@ -43,7 +70,9 @@ export async function runSave(toText: string, flags: SaveFlags): Promise<number>
     return EXIT.USAGE;
   }
   const problem =
-    refuseStoreFlags(toText, flags) ?? (flags.index === true ? indexProblem(toText, flags) : null);
+    refuseStoreFlags(toText, flags) ??
+    layoutProblem(toText, flags) ??
+    (flags.index === true ? indexProblem(toText, flags) : null);
   if (problem !== null) {
     await printStderr(problem);
     return EXIT.USAGE;
@@ -58,6 +87,7 @@ export async function runSave(toText: string, flags: SaveFlags): Promise<number>
       compress: flags.compress,
       manifest: flags.manifest !== undefined,
       index: flags.index,
+      layout: flags.layout,
       pause: flags.pause,
       resume: flags.resume,
       check: flags.check,

@@ -44,10 +44,15 @@ export class RawCopy {
    *
    * @param limit - Returns the offset up to which bytes are decided; they are copied before the next chunk is
    *   fetched.
+   * @param ready - Called before each chunk is fetched; awaited.
    */
-  async *chunks(limit: () => number): AsyncGenerator<Uint8Array, void> {
+  async *chunks(
+    limit: () => number,
+    ready?: () => void | Promise<void>,
+  ): AsyncGenerator<Uint8Array, void> {
     for (;;) {
       this.copyTo(limit());
+      await ready?.();
       if (this.#to.rateLimitExceeded()) await this.#to.drain();
       const bytes = this.#source.takeChunk();
       if (bytes === null) {
@@ -73,6 +78,11 @@ export class RawCopy {
     this.copyTo(from);
     this.#to.putBuffer(bytes);
     this.#pass(to, false);
+  }
+
+  /** Drop the bytes up to an offset. */
+  dropTo(offset: number): void {
+    this.#pass(offset, false);
   }
 
   /** Return a copy of bytes that were received and neither copied nor replaced. */

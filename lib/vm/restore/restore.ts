@@ -4,6 +4,7 @@ import { channels } from '../../contract/diagnostics-channels.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { MAX_TIMER_MS, onAbort, waitForPromise } from '../../contract/wait-for.ts';
 import type { Unwrapped } from '../../migration/containers/unwrap.ts';
+import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { type RelayFailure, relay } from '../../relay/relay.ts';
@@ -22,6 +23,7 @@ import {
   type RestoreResult,
 } from './restore-options.ts';
 import { type OpenSource, openRestoreSource } from './restore-source.ts';
+import { sequentialStream } from './sequential-stream.ts';
 import { startIncoming } from './start-incoming.ts';
 
 /** Milliseconds that QEMU may take to end a migration whose stream has broken off. */
@@ -110,16 +112,35 @@ class Restore {
       parameters: { 'tls-creds': '' },
     });
     try {
-      if (isMapped && !settings.has('mapped-ram')) {
-        throw restoreError('ENOTSUP', 'mapped-ram files need QEMU 9.0 or later');
-      }
       // While QEMU waits for its guest, `stop` only sets the run state for after the migration.
       if (keepPaused === true) await this.#qmp.execute('stop');
       this.#checkSignal();
-      const moved = isMapped ? await this.#loadFile(unwrapped) : await this.#load(unwrapped.file);
+      const moved = await this.#move(unwrapped, isMapped, settings.has('mapped-ram'));
       return { ...moved, status: await this.#finalRunState() };
     } finally {
       await this.#restoreSettings(settings);
+    }
+  }
+
+  #move(
+    unwrapped: Unwrapped,
+    isMapped: boolean,
+    canMap: boolean,
+  ): Promise<Omit<RestoreResult, 'status'>> {
+    if (!isMapped) return this.#load(unwrapped.file);
+    return canMap ? this.#loadFile(unwrapped) : this.#loadRewritten(unwrapped);
+  }
+
+  /** Send a mapped-ram file to a QEMU before 9.0 as a sequential stream. */
+  async #loadRewritten(unwrapped: Unwrapped): Promise<Omit<RestoreResult, 'status'>> {
+    const { signal } = this.#options;
+    const guest = await openSavedGuest(unwrapped, { signal });
+    const stream = sequentialStream(guest, signal);
+    try {
+      return await this.#load(stream);
+    } finally {
+      await stream.close().catch(noop);
+      await guest.close();
     }
   }
 

@@ -1,5 +1,6 @@
 import type { CompressFormat } from '../../../adapters/index.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
+import type { StreamLayout } from '../../migration/writer/write-saved-guest.ts';
 import type { MigrationSettings } from '../migration-settings.ts';
 import type { MigrationProgress } from '../migration-watch.ts';
 
@@ -11,6 +12,11 @@ export interface SaveOptions {
   maxBandwidth?: number | undefined;
   /** Format in which the stream is compressed on its way to the sink. Default: none. */
   compress?: CompressFormat | undefined;
+  /**
+   * `mapped-ram`: each page has a place of its own in the sink, which must be a file that can seek; pages that are
+   * sent again overwrite it. Default `sequential`.
+   */
+  layout?: StreamLayout | undefined;
   /**
    * Stop the guest first, so that memory does not change and is sent only once. The guest is also stopped when
    * it is restored. Default false.

@@ -11,6 +11,7 @@ import { type MigrationInfo, MigrationWatch, settledRunState } from '../migratio
 import { PrivateDirectory } from '../private-directory.ts';
 import { publishSteps } from '../publish.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
+import { mappedRamSink } from './mapped-ram-sink.ts';
 import { SaveCheck } from './save-check.ts';
 import { SaveConnection } from './save-connection.ts';
 import { migrationError, notCompletedError, unreachableError } from './save-errors.ts';
@@ -47,7 +48,7 @@ const CONNECT_GRACE_MS = 2000;
  * @param options - See `SaveOptions`.
  * @returns Bytes, seconds, run state, manifest, index and warnings; see `SaveResult`.
  * @throws {QemuFileError} (rejects) `EINVAL` for a manifest or an index without the check, or an index of a compressed
- *   stream; `EBUSY` if the run state does not
+ *   stream, or these with the layout mapped-ram; `ESPIPE` for that layout if the sink cannot seek; `EBUSY` if the run state does not
  *   allow a save or a migration is in progress; `ENOTSUP` if QEMU cannot migrate this guest; `EIO` if its migration
  *   fails, with its own reason; `ECONNRESET` if QEMU ends; `ETIMEDOUT` if it does not answer; `ECANCELED` if the
  *   signal aborts or another client cancels; the error of the sink. {MigrationStreamError} if the stream is not
@@ -76,6 +77,7 @@ async function saveInto(qmp: QmpClient, sink: VmSink, options: SaveOptions): Pro
     to = sinkFile(sink, options.compress);
     const problem = optionProblem(options);
     if (problem !== null) throw new QemuFileError('EINVAL', problem, { operation: 'saveVm' });
+    if (options.layout === 'mapped-ram') to = mappedRamSink(to);
     to.maxBandwidth = options.maxBandwidth ?? to.maxBandwidth;
     return await new Save(qmp, to, options).run();
   } catch (error) {
@@ -88,7 +90,14 @@ async function saveInto(qmp: QmpClient, sink: VmSink, options: SaveOptions): Pro
 }
 
 /** Return why options exclude each other; null if they do not. */
-function optionProblem({ check, manifest, index, compress }: SaveOptions): string | null {
+function optionProblem(options: SaveOptions): string | null {
+  const { check, manifest, index, compress, layout } = options;
+  if (layout === 'mapped-ram') {
+    if (compress !== undefined) return '`layout` mapped-ram and `compress` exclude each other';
+    if (manifest === true || index === true) {
+      return '`layout` mapped-ram excludes `manifest` and `index`, which describe the stream as it is sent';
+    }
+  }
   if (check === false && manifest === true) return '`manifest` requires `check`';
   if (check === false && index === true) return '`index` requires `check`';
   if (compress !== undefined && index === true) {
@@ -113,7 +122,7 @@ class Save {
   }
 
   async run(): Promise<SaveResult> {
-    const { signal, pause, check, index } = this.#options;
+    const { signal, pause, check, index, layout } = this.#options;
     const qmp = this.#qmp;
     this.#checkSignal();
     const before = await checkSaveable(qmp);
@@ -127,7 +136,7 @@ class Save {
         capabilities: {
           ...SAVE_SETTINGS.capabilities,
           'return-path': canConfirm,
-          ...(index === true ? { xbzrle: false } : {}),
+          ...(index === true || layout === 'mapped-ram' ? { xbzrle: false } : {}),
         },
       });
       if (pause === true && before.running) await qmp.execute('stop');
