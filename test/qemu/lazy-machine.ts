@@ -35,7 +35,7 @@ function binaryOf(binary: string | undefined): QemuOptions {
 export interface Machine extends AsyncDisposable {
   qemu: Qemu;
   qmp: QmpClient;
-  /** Path of the monitor; it serves one client at a time. */
+  /** Path of another monitor, for one client. */
   monitor: string;
 }
 
@@ -45,10 +45,13 @@ export async function machine(
   extra: readonly string[] = [],
 ): Promise<Machine> {
   const dir = makeTempDir();
-  const monitor = dir.join('qmp');
-  const extraArgs = ['-qmp', `unix:${monitor},server=on,wait=off`, ...extra];
+  const monitor = dir.join('spare');
+  const monitors = [dir.join('qmp'), monitor].flatMap((path) => {
+    return ['-qmp', `unix:${path},server=on,wait=off`];
+  });
+  const extraArgs = [...monitors, ...extra];
   const qemu = await startQemu({ firmware: IMAGE, ...options, extraArgs });
-  const qmp = await QmpClient.connect(monitor, { oob: true });
+  const qmp = await QmpClient.connect(dir.join('qmp'), { oob: true });
   return {
     qemu,
     qmp,

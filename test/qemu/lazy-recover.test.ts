@@ -5,6 +5,7 @@ import { QemuFileError } from '../../lib/index.ts';
 import type { SavedGuest } from '../../lib/migration/index.ts';
 import { recoverLazily, restoreLazily } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { Command, run } from '../helpers/command.ts';
 import {
   assertSound,
   dataBytes,
@@ -14,6 +15,7 @@ import {
   saveGuest,
   watchReads,
 } from './lazy-machine.ts';
+import { endCommand } from './scenario.ts';
 
 for (const { version, skip, options } of QEMUS) {
   describe(`a lazy restore to QEMU ${version} whose source dies`, { skip }, () => {
@@ -34,8 +36,12 @@ for (const { version, skip, options } of QEMUS) {
         await using restored = await machine({ ...options, incoming: 'defer' });
         const death = new AbortController();
         const limit = (dataBytes(guest) * tenth) / 10;
+        let hasStarted = false;
+        restored.qmp.on('event', ({ event }) => {
+          hasStarted ||= event === 'RESUME';
+        });
         const dying = watchReads(guest, (bytes) => {
-          if (bytes > limit) death.abort();
+          if (hasStarted && bytes > limit) death.abort();
         });
         await assert.rejects(
           restoreLazily(restored.qmp, dying, { signal: death.signal }),
@@ -58,5 +64,54 @@ for (const { version, skip, options } of QEMUS) {
         await assertSound(restored);
       });
     }
+
+    test('before the guest runs ends QEMU, or leaves a guest that goes on', async () => {
+      await using restored = await machine({ ...options, incoming: 'defer' });
+      const death = new AbortController();
+      const dying = watchReads(guest, () => death.abort());
+      const restoring = restoreLazily(restored.qmp, dying, { signal: death.signal });
+      const error: unknown = await restoring.catch((reason: unknown) => reason);
+      assert.ok(error instanceof QemuFileError);
+      if (/no guest runs, and QEMU was ended|QEMU ended before/.test(error.message)) return;
+      assert.match(error.message, /--recover/);
+      await recoverLazily(restored.qmp, guest);
+      await assertSound(restored);
+    });
+
+    /** Starts a command that does not end before it is killed: it sends only what the guest asks for. */
+    const startCommand = (monitor: string, ...more: readonly string[]): Command => {
+      const record = ['--record', dir.join('set'), '--record-seconds', '1000'];
+      const path = dir.join('running.mig');
+      return new Command(['restore', '--lazy', '--qmp', monitor, path, ...record, ...more]);
+    };
+
+    test('by kill -9 goes on with a client that was connected before', async () => {
+      await using restored = await machine({ ...options, incoming: 'defer' });
+      const running = restored.qmp.waitForEvent('RESUME');
+      const first = startCommand(restored.monitor);
+      await running;
+      await endCommand(first);
+      await recoverLazily(restored.qmp, guest);
+      await assertSound(restored);
+    });
+
+    test('by kill -9 is taken over by another command, if QEMU can take its connection', async () => {
+      await using restored = await machine({ ...options, incoming: 'defer' });
+      // A guest that is stopped asks for nothing, so QEMU's main thread does not wait for it.
+      const isLoaded = restored.qmp.waitForEvent('MIGRATION', {
+        matches: ({ data }) => data.status === 'active' || data.status === 'postcopy-active',
+      });
+      const first = startCommand(restored.monitor, '--keep-paused');
+      await isLoaded;
+      await restored.qemu.waitStatus(['paused']);
+      await endCommand(first);
+      const { code, stderr } = await run([
+        ...['restore', '--lazy', '--recover', '--qmp', restored.monitor, dir.join('running.mig')],
+      ]);
+      assert.equal(code, 0, stderr);
+      assert.match(stderr, /the guest is stopped \(paused\), all its memory was there after/);
+      await restored.qemu.resume();
+      await assertSound(restored);
+    });
   });
 }

@@ -193,7 +193,6 @@ for (const { version, skip, options } of QEMUS) {
 
     test('is a command that prints both times', async () => {
       await using restored = await machine(incoming);
-      await restored.qmp.close();
       const set = dir.join('set');
       const { code, stderr, stdout } = await run([
         ...['restore', '--lazy=auto', '--json', '--record', set, '--record-seconds', '0.5'],

@@ -39,6 +39,10 @@ export interface VmWork {
   meter(measure: () => Measure, total?: number): Promise<void>;
 }
 
+const NO_NEW_MONITOR =
+  'QEMU takes no new monitor connection while its main thread waits for a page of the guest: only a client that ' +
+  'was connected before with "oob" can recover it (recoverLazily)';
+
 /**
  * Run a command that controls a QEMU: connect to its monitor, show progress, and print errors.
  *
@@ -80,7 +84,9 @@ export async function runWithVm(
       qmp = await QmpClient.connect(monitor, { signal, oob: flags.recover });
     } catch (error) {
       if (signal.aborted) throw error;
-      await printStderr(`${flags.qmp}: ${toQemuFileError(error).message}`);
+      const failure = toQemuFileError(error);
+      await printStderr(`${flags.qmp}: ${failure.message}`);
+      if (flags.recover === true && failure.code === 'ETIMEDOUT') await printStderr(NO_NEW_MONITOR);
       return EXIT.IO;
     }
     const start = async (measure: () => Measure, total?: number): Promise<void> => {

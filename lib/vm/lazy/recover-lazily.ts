@@ -26,8 +26,8 @@ const FACTS_TIMEOUT_MS = 300;
  * Go on with a lazy restore whose source has died, or whose connection broke: the guest is in `postcopy-paused`. What
  * has arrived is not sent again.
  *
- * @param qmp - A client of the QEMU that was connected with `oob`, because QEMU's main thread may wait for a page; it
- *   stays open.
+ * @param qmp - A client of the QEMU that was connected with `oob`, because QEMU's main thread may wait for a page.
+ *   Connect it before the restore: QEMU takes no new client while its main thread waits. It stays open.
  * @param guest - The guest that was being restored, from the same file; it stays open.
  * @param options - As for `restoreLazily`, without `resume` and `keepPaused`.
  * @returns As `restoreLazily`; `resumeMs` is the time until QEMU went on.
