@@ -1,0 +1,238 @@
+// What does a snapshot store cost, against files?
+import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { directoryStorage } from '../adapters/index.ts';
+import { SnapshotStore } from '../lib/snapshot/index.ts';
+import { fingerprintPages } from '../lib/snapshot/write/fingerprint.ts';
+import { Guest, writeMemory } from './harness/guest.ts';
+import { start } from './harness/process.ts';
+import {
+  alternate,
+  atLeast,
+  atMost,
+  type Bench,
+  type Contender,
+  type Row,
+  ratio,
+  rowOf,
+} from './harness/row.ts';
+
+const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
+const MIB = 2 ** 20;
+const PAGE = 4096;
+const READ_BYTES = 1_048_576;
+const store = 'store';
+
+/** Run the command; throw if it fails. */
+async function command(...args: string[]): Promise<void> {
+  const code = await start(process.execPath, [MAIN, ...args, '--quiet']).ended;
+  if (code !== 0) throw new Error(`qemu-file ${args.join(' ')} ended with ${code}`);
+}
+
+/** Change one page in a hundred of a guest's memory. */
+function changeMemory(path: string, mib: number): void {
+  const fd = openSync(path, 'r+');
+  for (let page = 50; page < mib * 256; page += 100) {
+    writeSync(fd, `changed ${page}`, page * PAGE + 1024);
+  }
+  closeSync(fd);
+}
+
+/** Measure the seconds of some work on a fresh QEMU, whose own start is not counted. */
+function timed(
+  name: string,
+  make: () => Promise<Guest | null>,
+  work: (guest: Guest) => Promise<void>,
+): Contender {
+  return {
+    name,
+    run: async () => {
+      await using guest = await make();
+      if (guest === null) return null;
+      const began = performance.now();
+      await work(guest);
+      return (performance.now() - began) / 1000;
+    },
+  };
+}
+
+/** Return the row of the seconds of work, against the seconds of other work. */
+async function rowOfWork(
+  name: string,
+  contenders: readonly [Contender, Contender],
+  maxRatio: number,
+  rounds: number,
+): Promise<Row> {
+  const results = await alternate(contenders, rounds);
+  const [{ name: ours }, { name: peer }] = contenders;
+  return rowOf(results, {
+    name,
+    unit: 's',
+    ours,
+    against: [peer],
+    mustReach: `≤ ${maxRatio.toFixed(2)} × in time`,
+    reached: () => atMost(ratio(results, ours, peer), maxRatio),
+  });
+}
+
+async function rowOfFingerprints(rounds: number): Promise<Row> {
+  const pages = Buffer.alloc(256 * PAGE, 7);
+  const fingerprints = Buffer.alloc(256 * 32);
+  const work = (name: string, once: () => void): Contender => ({
+    name,
+    run: async () => {
+      await Promise.resolve();
+      const began = performance.now();
+      for (let round = 0; round < 128; round++) once();
+      return (128 * pages.length) / 1e6 / (performance.now() - began);
+    },
+  });
+  const results = await alternate(
+    [work('SHA-256', () => fingerprintPages(pages, 256, PAGE, fingerprints))],
+    rounds,
+  );
+  return rowOf(results, {
+    name: 'fingerprints of pages',
+    unit: 'GB/s',
+    ours: 'SHA-256',
+    against: [],
+  });
+}
+
+/** Read a chain of 50 snapshots, against one without a parent and with the same pages. */
+async function rowOfDepth(folder: string, pages: number, rounds: number): Promise<Row> {
+  const storage = directoryStorage(join(folder, 'chain'));
+  const snapshots = new SnapshotStore(storage);
+  const bytes = Buffer.alloc(pages * PAGE);
+  for (let word = 0; word < bytes.length; word += 4)
+    bytes.writeUInt32LE((word * 2654435761) % 2 ** 28, word);
+  const guest = {
+    configuration: null,
+    configurationBytes: null,
+    hasFooters: true,
+    ram: { sectionId: 2, instanceId: 0, versionId: 4 },
+    sections: [],
+    descriptionText: null,
+    pages: {
+      pageSize: PAGE,
+      blocks: [{ name: 'ram', usedLength: bytes.length, hostPageSize: null, address: null }],
+      extents: () => [{ at: 0, length: bytes.length }],
+      read: (_block: number, offset: number, target: Uint8Array) => {
+        target.set(bytes.subarray(offset, offset + target.length));
+      },
+    },
+    close: async () => {},
+  };
+  await snapshots.writer('depth-0').writeGuest(guest);
+  for (let depth = 1; depth <= 50; depth++) {
+    for (let page = depth; page < pages; page += 100) bytes.writeUInt32LE(depth, page * PAGE);
+    await snapshots.writer(`depth-${depth}`, { parent: `depth-${depth - 1}` }).writeGuest(guest);
+  }
+  await snapshots.writer('alone').writeGuest(guest);
+  const read = (name: string): Contender => ({
+    name,
+    run: async () => {
+      const fresh = new SnapshotStore(storage);
+      const began = performance.now();
+      const reader = await fresh.reader(name);
+      const target = Buffer.alloc(READ_BYTES);
+      for (let at = 0; at < bytes.length; at += target.length) {
+        await reader.pages.read(0, at, target);
+      }
+      return bytes.length / 1e6 / (performance.now() - began);
+    },
+  });
+  const results = await alternate([read('depth-50'), read('alone')], rounds);
+  return rowOf(results, {
+    name: 'read a snapshot with 50 ancestors, 1 % changed each time',
+    unit: 'GB/s',
+    ours: 'depth-50',
+    against: ['alone'],
+    mustReach: '≥ 0.8 × one without a parent',
+    reached: () => atLeast(ratio(results, 'depth-50', 'alone'), 0.8),
+  });
+}
+
+const bench: Bench = {
+  question: 'What does a snapshot store cost, against files?',
+  async *run({ quick }) {
+    const folder = mkdtempSync(join(tmpdir(), 'qemu-file-store-'));
+    const memory = join(folder, 'memory');
+    const monitor = join(folder, 'qmp');
+    const out = join(folder, 'out');
+    const url = `store:${join(folder, 'store')}`;
+    const mib = quick ? 64 : 2048;
+    const rounds = quick ? 1 : 3;
+    const fresh = async (path: string | null): Promise<Guest | null> => {
+      rmSync(monitor, { force: true });
+      rmSync(out, { force: true });
+      return Guest.start(monitor, mib, path);
+    };
+    const source = (): Promise<Guest | null> => fresh(memory);
+    try {
+      yield await rowOfFingerprints(quick ? 3 : 9);
+      yield await rowOfDepth(folder, ((quick ? 16 : 256) * MIB) / PAGE, rounds);
+      writeMemory(memory, mib);
+      yield await rowOfWork(
+        `save into a store, ${mib} MiB`,
+        [
+          timed(store, source, (guest) =>
+            command('save', '--qmp', guest.monitor, `${url}#base`, '--replace'),
+          ),
+          timed('save --compress zstd', source, (guest) =>
+            command('save', '--qmp', guest.monitor, out, '--compress', 'zstd'),
+          ),
+        ],
+        1 / 0.8,
+        rounds,
+      );
+      changeMemory(memory, mib);
+      yield await rowOfWork(
+        `save into a store with a parent, 1 % changed, ${mib} MiB`,
+        [
+          timed(store, source, (guest) =>
+            command(
+              'save',
+              '--qmp',
+              guest.monitor,
+              `${url}#child`,
+              '--parent',
+              'base',
+              '--replace',
+            ),
+          ),
+          timed('save', source, (guest) => command('save', '--qmp', guest.monitor, out)),
+        ],
+        1.5,
+        rounds,
+      );
+      {
+        await using guest = await source();
+        if (guest === null) return;
+        await command('save', '--qmp', guest.monitor, join(folder, 'zst'), '--compress', 'zstd');
+      }
+      yield await rowOfWork(
+        `restore from a store, ${mib} MiB`,
+        [
+          timed(
+            store,
+            () => fresh(null),
+            (guest) => command('restore', '--qmp', guest.monitor, `${url}#child`),
+          ),
+          timed(
+            'restore of a .zst',
+            () => fresh(null),
+            (guest) => command('restore', '--qmp', guest.monitor, join(folder, 'zst')),
+          ),
+        ],
+        1,
+        rounds,
+      );
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  },
+};
+export default bench;
