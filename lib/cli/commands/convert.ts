@@ -1,12 +1,14 @@
 import { QemuFileError } from '../../contract/errors.ts';
-import { copyStream } from '../../migration/writer/copy-stream.ts';
+import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
+import { changeGuest } from '../../migration/writer/change-guest.ts';
+import { type CopyOptions, copyStream } from '../../migration/writer/copy-stream.ts';
 import { FieldChanges } from '../../migration/writer/field-changes.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { isMappedRam, rebaseMappedRam } from '../../relay/rebase-mapped-ram.ts';
 import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
 import type { OpenStream } from '../endpoints/open-stream.ts';
 import { UsageError } from '../shell/command-errors.ts';
-import { exclusive, type RewriteFlags, type Rewritten, rewriteStream } from './rewrite-command.ts';
+import { type RewriteFlags, type Rewritten, rewriteStream } from './rewrite-command.ts';
 import { writeGuest } from './write-guest.ts';
 
 /** Options of `qemu-file convert`. */
@@ -40,7 +42,8 @@ async function convert(
   signal: AbortSignal,
 ): Promise<Rewritten> {
   const { unwrapped, description, channels } = stream;
-  const { layout, renameBlock, dropDescription, set } = flags;
+  const { layout } = flags;
+  const changes = changesOf(flags);
   const { fileOffset } = unwrapped;
   const toOffset = offsetOf(parseEndpoint(toText));
   // A live source is never mapped-ram, and its first bytes must not wait for more of them.
@@ -48,27 +51,38 @@ async function convert(
   const isOther = layout !== undefined && (layout === 'mapped-ram') !== isMapped;
   // Pages of further channels become part of the stream.
   if (isOther || channels.length > 0) {
-    const why = isOther ? '--layout' : '--channel';
-    if (renameBlock !== undefined) throw exclusive(why, '--rename-block');
-    if (dropDescription === true) throw exclusive(why, '--drop-description');
-    if (set !== undefined) throw exclusive(why, '--set');
-    return writeGuest(fromText, stream, to, flags, signal);
+    const change = (guest: SavedGuest): SavedGuest => {
+      try {
+        return changeGuest(guest, changes);
+      } catch (error) {
+        throw usageErrorOf(error);
+      }
+    };
+    return writeGuest(fromText, stream, to, flags, signal, change);
   }
   if (isMapped) checkPlace(parseEndpoint(toText), flags, fileOffset);
   const isMoved = isMapped && fileOffset !== toOffset;
   const from = isMoved ? rebaseMappedRam(unwrapped.file, fileOffset, toOffset) : unwrapped.file;
-  const { bytes, trailingBytes, warnings } = await copyOrUsage(() =>
-    copyStream(from, to, {
-      renameBlocks: renameBlock,
-      dropDescription,
-      devices: set === undefined ? undefined : new FieldChanges(set),
-      description: isMoved ? undefined : description,
-      fileOffset: isMoved ? toOffset : fileOffset,
-    }),
-  );
+  const { bytes, trailingBytes, warnings } = await copyStream(from, to, {
+    ...changes,
+    description: isMoved ? undefined : description,
+    fileOffset: isMoved ? toOffset : fileOffset,
+  }).catch((error: unknown) => {
+    throw usageErrorOf(error);
+  });
   const notes = [...warnings];
   if (trailingBytes > 0) notes.push(`${trailingBytes} bytes after the stream were left out`);
   return { before: bytes, after: to.putPosition, notes };
+}
+
+/** Return what changes in a stream or guest. */
+function changesOf({ renameBlock, dropDescription, set }: ConvertFlags): CopyOptions {
+  try {
+    const devices = set === undefined ? undefined : new FieldChanges(set);
+    return { renameBlocks: renameBlock, dropDescription, devices };
+  } catch (error) {
+    throw usageErrorOf(error);
+  }
 }
 
 /** Return the offset in its file at which an endpoint has the stream. */
@@ -88,12 +102,8 @@ function checkPlace(to: Endpoint, { compress }: ConvertFlags, fileOffset: number
 /** Codes of errors about what was typed. */
 const USAGE_CODES: ReadonlySet<string> = new Set(['EINVAL', 'ERANGE']);
 
-/** Report names and values that do not fit the stream as mistakes of the command line. */
-async function copyOrUsage<T>(copy: () => Promise<T>): Promise<T> {
-  try {
-    return await copy();
-  } catch (error) {
-    if (!(error instanceof QemuFileError) || !USAGE_CODES.has(error.code)) throw error;
-    throw new UsageError(error.reason);
-  }
+/** Return names and values that do not fit the stream as a mistake of the command line; other errors as they are. */
+function usageErrorOf(error: unknown): unknown {
+  const isTyped = error instanceof QemuFileError && USAGE_CODES.has(error.code);
+  return isTyped ? new UsageError(error.reason) : error;
 }

@@ -18,6 +18,7 @@ const NO_DESCRIPTION =
  * Write the guest of a stream in one round: each page once.
  *
  * @param fromText - The endpoint that the stream comes from, as typed.
+ * @param change - Returns the guest to write. Default: the guest of the stream.
  */
 export async function writeGuest(
   fromText: string,
@@ -25,6 +26,7 @@ export async function writeGuest(
   to: QemuFile,
   flags: RewriteFlags,
   signal: AbortSignal,
+  change: (guest: SavedGuest) => SavedGuest = (guest) => guest,
 ): Promise<Rewritten> {
   using scratch = openScratchStore();
   const { outer } = stream;
@@ -38,8 +40,9 @@ export async function writeGuest(
     });
   const guest = await openGuest(fromText, stream, flags, signal, collect);
   try {
-    const writer = new MigrationWriter(to, writerOptionsOf(guest));
-    await writeSavedGuest(guest, writer, { layout: flags.layout, signal });
+    const changed = change(guest);
+    const writer = new MigrationWriter(to, writerOptionsOf(changed));
+    await writeSavedGuest(changed, writer, { layout: flags.layout, signal });
     const notes = guest.descriptionText === null ? [NO_DESCRIPTION] : [];
     const before = channelBytes(stream) + (size ?? outer.getPosition);
     return { before, after: writer.position, notes };

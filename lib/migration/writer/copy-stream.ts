@@ -8,6 +8,7 @@ import { MigrationReader } from '../reader/migration-reader.ts';
 import { encodeCommand } from './encode-command.ts';
 import { counted } from './encode-integers.ts';
 import { RawCopy } from './raw-copy.ts';
+import { checkRenaming } from './rename-blocks.ts';
 
 /*
  * The stream is read while it is copied: bytes go to the output by reference, as the reader passes them. Parts
@@ -198,7 +199,10 @@ class StreamCopy {
         'RAM blocks of a mapped-ram stream cannot be renamed in place: add --layout sequential';
       throw new QemuFileError('ENOTSUP', reason, { operation: 'copyStream', position: offset });
     }
-    this.#checkNames(blocks);
+    checkRenaming(
+      blocks.map(({ name }) => name),
+      this.#names,
+    );
     let at = offset + 8;
     for (const block of blocks) {
       this.#rename(block, at);
@@ -206,25 +210,6 @@ class StreamCopy {
       if (block.hostPageSize !== null) at += 8;
       if (block.address !== null) at += 8;
     }
-  }
-
-  #checkNames(blocks: readonly RamBlock[]): void {
-    const refuse = (reason: string): never => {
-      throw new QemuFileError('EINVAL', reason, { operation: 'renameBlocks' });
-    };
-    const names = blocks.map(({ name }) => name);
-    for (const [old, renamed] of this.#names) {
-      if (!names.includes(old)) {
-        refuse(
-          `the stream has no RAM block ${quote(old)}; its blocks are ${names.map(quote).join(', ')}`,
-        );
-      }
-      const bytes = Buffer.byteLength(renamed);
-      if (bytes === 0 || bytes > 255) refuse(`a block name of ${bytes} bytes, not 1 to 255`);
-    }
-    const after = names.map((name) => this.#names.get(name) ?? name);
-    const twice = after.find((name, index) => after.indexOf(name) !== index);
-    if (twice !== undefined) refuse(`two RAM blocks would have the name ${quote(twice)}`);
   }
 
   #renameIn(command: Command, offset: number, end: number): void {
