@@ -157,8 +157,8 @@ const bench: Bench = {
   question: 'How soon does a guest run whose memory is in object storage, near and far?',
   async *run({ quick }): AsyncGenerator<Row> {
     if (withoutS3 !== false) return;
-    const mib = quick ? 32 : 512;
-    const rounds = quick ? 1 : 3;
+    const mib = quick ? 32 : 128;
+    const rounds = quick ? 1 : 2;
     const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
     try {
       const server: S3Server = await startS3Server();
