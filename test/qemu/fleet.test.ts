@@ -4,9 +4,11 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { directoryStorage, s3Storage } from '../../adapters/index.ts';
 import { type SnapshotInfo, SnapshotStore } from '../../lib/snapshot/index.ts';
+import { makeTemplate } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { type S3Server, startS3Server, withoutS3 } from '../helpers/s3.ts';
 import {
+  cloneTemplate,
   copyDisk,
   emptyDisk,
   type FleetOptions,
@@ -66,12 +68,16 @@ describe('a fleet', { skip: requireQemu() || withoutS3 }, () => {
     const disk = here.join('golden.img');
     writeFileSync(disk, emptyDisk());
     const golden = await makeGolden(options, disk, stores.here);
+    const template = await makeTemplate(await stores.here.reader(GOLDEN), here.join('template'));
 
     const clones: Saved[] = [];
     for (let number = 1; number <= CLONES; number += 1) {
       const name = `clone-${number}`;
       const own = copyDisk(disk, here.join(`${name}.img`));
-      const clone = await restoreGuest(options, own, stores.here, GOLDEN, false);
+      const clone =
+        number % 2 === 0
+          ? await restoreGuest(options, own, stores.here, GOLDEN, false)
+          : await cloneTemplate(options, own, here.join('template'), template);
       try {
         await clone.qemu.waitCounterRises(5 * number);
         await writeDisk(clone, number);

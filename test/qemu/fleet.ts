@@ -1,7 +1,14 @@
 // Clones of one golden guest: restored, at work, saved into a snapshot store, killed, restored elsewhere.
 import { copyFileSync } from 'node:fs';
 import type { SnapshotInfo, SnapshotStore } from '../../lib/snapshot/index.ts';
-import { type LazyRestoreResult, QmpClient, restoreLazily, saveVm } from '../../lib/vm/index.ts';
+import {
+  type LazyRestoreResult,
+  QmpClient,
+  restoreLazily,
+  restoreTemplate,
+  saveVm,
+  type Template,
+} from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { firmware, type GuestProgram } from './guest.ts';
 import { type Qemu, startQemu } from './harness.ts';
@@ -9,8 +16,7 @@ import { type Qemu, startQemu } from './harness.ts';
 /** Name of the golden guest's snapshot. */
 export const GOLDEN = 'golden';
 
-const MACHINE =
-  'microvm,acpi=off,rtc=off,isa-serial=off,x-option-roms=off,auto-kernel-cmdline=off,memory-backend=ram';
+const MACHINE = 'microvm,acpi=off,rtc=off,isa-serial=off,x-option-roms=off,auto-kernel-cmdline=off';
 const DISK_BYTES = 65_536;
 
 /** What all guests of a fleet have in common. */
@@ -29,26 +35,32 @@ export interface FleetGuest extends AsyncDisposable {
   readonly disk: string;
 }
 
-/** Start a QEMU with a disk; with `isIncoming` it waits for a guest. */
-async function start(
-  { program, memoryMiB, memoryFile }: FleetOptions,
-  disk: string,
-  isIncoming: boolean,
-): Promise<FleetGuest> {
-  const dir: TempDir = makeTempDir();
-  const monitor = dir.join('qmp');
+/** Return the arguments of a machine with its memory; `isIncoming` for one that waits for a guest. */
+function memoryArguments({ memoryMiB, memoryFile }: FleetOptions, isIncoming: boolean): string[] {
   const size = `size=${memoryMiB}M`;
   const memory =
     isIncoming || memoryFile === undefined
       ? `memory-backend-ram,id=ram,${size}`
       : `memory-backend-file,id=ram,${size},mem-path=${memoryFile},share=off`;
+  return ['-object', memory, '-machine', 'memory-backend=ram'];
+}
+
+/** Start a QEMU with a disk; with `isIncoming` it waits for a guest. */
+async function start(
+  { program, memoryMiB }: FleetOptions,
+  disk: string,
+  isIncoming: boolean,
+  memory: readonly string[],
+): Promise<FleetGuest> {
+  const dir: TempDir = makeTempDir();
+  const monitor = dir.join('qmp');
   const qemu = await startQemu({
     machine: MACHINE,
     firmware: firmware(program),
     memoryMiB,
     ...(isIncoming && { incoming: 'defer' }),
     extraArgs: [
-      ...['-object', memory],
+      ...memory,
       ...['-qmp', `unix:${monitor},server=on,wait=off`],
       ...['-drive', `if=none,id=disk,format=raw,file=${disk}`],
       ...['-device', 'virtio-blk-device,drive=disk'],
@@ -73,7 +85,7 @@ export async function makeGolden(
   disk: string,
   store: SnapshotStore,
 ): Promise<SnapshotInfo> {
-  await using guest = await start(options, disk, false);
+  await using guest = await start(options, disk, false, memoryArguments(options, false));
   await guest.qemu.waitGuestReady();
   return await save(guest, store, GOLDEN, undefined);
 }
@@ -86,12 +98,29 @@ export async function restoreGuest(
   name: string,
   keepPaused: boolean,
 ): Promise<FleetGuest & { result: LazyRestoreResult }> {
-  const guest = await start(options, disk, true);
+  const guest = await start(options, disk, true, memoryArguments(options, true));
   try {
     const reader = await store.reader(name);
     const result = await restoreLazily(guest.qmp, reader, { keepPaused, resume: !keepPaused });
     await reader.close();
     return Object.assign(guest, { result });
+  } catch (error) {
+    await guest[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** Start a clone of a template, which shares its memory until it writes to it. */
+export async function cloneTemplate(
+  options: FleetOptions,
+  disk: string,
+  directory: string,
+  template: Template,
+): Promise<FleetGuest> {
+  const guest = await start(options, disk, true, template.arguments);
+  try {
+    await restoreTemplate(guest.qmp, directory, { resume: true });
+    return guest;
   } catch (error) {
     await guest[Symbol.asyncDispose]();
     throw error;
