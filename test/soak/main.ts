@@ -6,20 +6,24 @@
 import { parseArgs } from 'node:util';
 import { withoutLeaks } from '../helpers/leaks.ts';
 import { below, type Chance, chanceOf } from '../helpers/mutate.ts';
+import { randomLazyRestore } from './lazy-restores.ts';
 import { randomMigration } from './migrations.ts';
 import type { Outcome } from './outcome.ts';
 import { randomSave } from './saves.ts';
+import { randomStore } from './stores.ts';
 import { randomStream } from './streams.ts';
 import { randomRelay } from './transports.ts';
 
 const KINDS: Readonly<Record<string, (chance: Chance) => Promise<Outcome>>> = {
   migrations: randomMigration,
   saves: randomSave,
+  lazy: randomLazyRestore,
+  stores: randomStore,
   relays: randomRelay,
   streams: randomStream,
 };
 
-/** Number of trials of which one is a migration and one a save, the slowest kinds. */
+/** Number of trials of which one is a migration, one a save and one a lazy restore, the slowest kinds. */
 const CYCLE = 60;
 /** Bytes by which this process may grow, independently of its run time. */
 const MAX_GROWTH = 768 * 2 ** 20;
@@ -28,6 +32,8 @@ const REPORT_MS = 60_000;
 function kindOf(index: number): string {
   if (index % CYCLE === 0) return 'migrations';
   if (index % CYCLE === CYCLE / 2) return 'saves';
+  if (index % CYCLE === CYCLE / 4) return 'lazy';
+  if (index % CYCLE === CYCLE / 3) return 'stores';
   return index % 2 === 0 ? 'streams' : 'relays';
 }
 

@@ -2,8 +2,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { chanceOf } from '../helpers/mutate.ts';
 import { requireQemu } from '../qemu/harness.ts';
+import { randomLazyRestore } from './lazy-restores.ts';
 import { randomMigration } from './migrations.ts';
 import { randomSave } from './saves.ts';
+import { randomStore } from './stores.ts';
 import { randomStream } from './streams.ts';
 import { randomRelay } from './transports.ts';
 
@@ -22,4 +24,12 @@ test('a random migration between two QEMUs ends well', { skip: requireQemu() }, 
 
 test('a random save is restored', { skip: requireQemu() }, async () => {
   assert.ok((await randomSave(chanceOf(9004))).how);
+});
+
+test('a random lazy restore is complete', { skip: requireQemu() }, async () => {
+  assert.ok((await randomLazyRestore(chanceOf(1))).how);
+});
+
+test('a random store holds its snapshots', async () => {
+  assert.ok((await randomStore(chanceOf(3))).how);
 });
