@@ -126,6 +126,11 @@ export {
   type SectionHeader,
   type WriterOptions,
 } from './writer/migration-writer.ts';
+export {
+  encodeMultifdHeader,
+  encodeMultifdInitial,
+  type MultifdPacketFields,
+} from './writer/multifd-packets.ts';
 export { RamWriter, type RamWriterContext } from './writer/ram-writer.ts';
 export {
   type StreamLayout,

@@ -54,6 +54,7 @@ class Frame {
   #descriptionText: Uint8Array | null = null;
   #hasFooters = false;
   #ram: Section | null = null;
+  #sectionsBeforeRam = 0;
   #kept = 0;
 
   constructor(bytes: StreamBytes) {
@@ -68,7 +69,10 @@ class Frame {
     } else if (event.type === 'section') {
       this.#bytes.release?.(event.offset);
       const { section } = event;
-      if (section.name === 'ram' && section.kind === 'start') this.#ram = section;
+      if (section.name === 'ram' && section.kind === 'start') {
+        this.#ram = section;
+        this.#sectionsBeforeRam = this.#sections.length;
+      }
     } else if (event.type === 'sectionEnd') {
       if (event.footer !== null) this.#hasFooters = true;
       await this.#keep(event.section, event.footer ?? event.offset);
@@ -107,6 +111,7 @@ class Frame {
       hasFooters: this.#hasFooters,
       ram: { sectionId, instanceId, versionId },
       sections: this.#sections,
+      sectionsBeforeRam: this.#sectionsBeforeRam,
       descriptionText: this.#descriptionText,
     };
   }

@@ -26,11 +26,20 @@ export function encodeConfiguration(configuration: Configuration): Buffer {
     for (const name of capabilities) parts.push(counted(name));
   }
   if (uuid !== null) {
-    const bytes = Buffer.from(uuid.replaceAll('-', ''), 'hex');
-    if (bytes.length !== UUID_BYTES) throw new RangeError(`"${uuid}" is not a UUID`);
-    parts.push(subsection('uuid'), bytes);
+    parts.push(subsection('uuid'), uuidBytes(uuid));
   }
   return Buffer.concat(parts);
+}
+
+/**
+ * Return the 16 bytes of a UUID.
+ *
+ * @throws RangeError for text that is not a UUID.
+ */
+export function uuidBytes(uuid: string): Buffer {
+  const bytes = Buffer.from(uuid.replaceAll('-', ''), 'hex');
+  if (bytes.length !== UUID_BYTES) throw new RangeError(`"${uuid}" is not a UUID`);
+  return bytes;
 }
 
 function subsection(name: string): Buffer {

@@ -3,9 +3,11 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
+import { encodeReturnPath, ReturnPathReader } from '../../../lib/migration/reader/return-path.ts';
 import { fixturePath, recordings, unpack } from '../../fixtures/recording.ts';
 import { piecesOf } from '../../helpers/bytes.ts';
 import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/corpus.ts';
+import { chunksOf } from '../../helpers/read-stream.ts';
 import { rewrite } from '../../helpers/rewrite.ts';
 import { smallStreams } from '../../helpers/small-streams.ts';
 import { workedExample } from '../../helpers/stream-bytes.ts';
@@ -56,6 +58,22 @@ describe('the events of a recording, written again, are its bytes:', () => {
     const file = `${name}.mig.gz`;
     if (corpus(file) === undefined || isMapped(corpusFacts(name).capabilities)) continue;
     test(`corpus ${name}`, () => assertSame(corpusBytes(file), [65_536]));
+  }
+});
+
+describe('the messages of a return path, written again, are its bytes:', () => {
+  for (const { name, files } of recordings()) {
+    const back = files.find(({ kind }) => kind === 'return');
+    if (back === undefined) continue;
+    test(name, async () => {
+      const bytes = unpack(back);
+      const messages: Buffer[] = [];
+      for await (const message of new ReturnPathReader(chunksOf([bytes]))) {
+        messages.push(encodeReturnPath(message));
+      }
+      assert.ok(messages.length > 0);
+      assert.ok(Buffer.concat(messages).equals(bytes));
+    });
   }
 });
 
