@@ -29,6 +29,18 @@ export function writeMemory(path: string, mib: number): void {
   closeSync(fd);
 }
 
+/** Return whether a QEMU answers on its monitor. It listens before it has set up the guest's memory. */
+async function answers(monitor: string): Promise<boolean> {
+  if (!existsSync(monitor)) return false;
+  try {
+    await using qmp = await QmpClient.connect(monitor);
+    await qmp.execute('query-status');
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** A QEMU that holds, or waits for, a guest. */
 export class Guest implements AsyncDisposable {
   readonly monitor: string;
@@ -72,7 +84,7 @@ export class Guest implements AsyncDisposable {
       () => true,
       () => true,
     );
-    while (!existsSync(monitor)) {
+    while (!(await answers(monitor))) {
       if (child.exitCode !== null) throw new Error(`${BINARY} ended with ${child.exitCode}`);
       if (await Promise.race([failed, sleep(POLL_MS, false)])) return null;
     }
