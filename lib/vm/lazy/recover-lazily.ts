@@ -64,7 +64,7 @@ export async function recoverLazily(
       if (options.preempt === true) await source.openPreemptChannel();
       await handshake(source, guest, memory, facts instanceof Object && facts.blocks !== null);
       source.resumeMs = source.elapsedMs;
-      await source.serveToEnd();
+      await source.serveToEnd(Promise.resolve());
     } catch (error) {
       source.break(error as Error);
       throw error;

@@ -13,6 +13,7 @@ import { checkLazy, type LazyDestination } from './check-lazy.ts';
 import { finishLazily } from './finish-lazily.ts';
 import type { LazyRestoreOptions, LazyRestoreResult } from './lazy-options.ts';
 import { lazyError, PostcopySource } from './postcopy-source.ts';
+import { START_PING } from './return-path-listener.ts';
 import { savedRunState } from './saved-run-state.ts';
 import { FIRST_PING, writeOpening } from './write-opening.ts';
 
@@ -179,7 +180,7 @@ class LazyRestore {
       source.startServing(memory.blocks.map(({ hostPageSize }) => hostPageSize));
       await flushed;
       await listener.pong(FIRST_PING, PONG_LIMITS);
-      await source.serveToEnd();
+      await source.serveToEnd(listener.pong(START_PING));
     } catch (error) {
       const failure = toQemuFileError(error, { operation: OPERATION });
       source.break(failure);
