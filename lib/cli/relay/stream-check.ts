@@ -5,6 +5,7 @@ import { describeContainer, SNIFF_SIZE, sniffContainer } from '../../migration/c
 import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { RelayCheck } from '../../relay/check-tap.ts';
 import type { Endpoint } from '../endpoints/endpoint.ts';
 import { printStderr } from '../shell/stdio.ts';
@@ -50,8 +51,7 @@ export function startCheck(to: Endpoint, request: CheckRequest): RunningCheck | 
   if (!isExplicit && !isImplied) return undefined;
   let manifest: Manifest | null = null;
   const check: RelayCheck = async (stream) => {
-    const chunks: AsyncIterator<Uint8Array, unknown> = stream[Symbol.asyncIterator]();
-    const start = await firstBytes(chunks);
+    const start = await firstBytes(stream);
     if (sniffContainer(start)?.kind !== 'qevm' && !isMagicStart(start)) {
       // A relay moves anything, for example compressed streams.
       if (!isExplicit) return;
@@ -59,13 +59,13 @@ export function startCheck(to: Endpoint, request: CheckRequest): RunningCheck | 
       const reason = `not a bare migration stream, but ${what}`;
       throw new MigrationStreamError('not-a-stream', reason, { position: 0 });
     }
-    manifest = await verifyChunks(withStart(start, chunks), request, isExplicit);
+    manifest = await verify(stream, request, isExplicit);
   };
   return { check, manifest: () => manifest };
 }
 
-async function verifyChunks(
-  stream: AsyncIterable<Uint8Array>,
+async function verify(
+  stream: QemuFile,
   { manifest: path, quiet, fileOffset }: CheckRequest,
   isExplicit: boolean,
 ): Promise<Manifest | null> {
@@ -91,26 +91,14 @@ function isMagicStart(start: Uint8Array): boolean {
   return start.length < 4 && start.length > 0 && Buffer.from('QEVM').indexOf(start) === 0;
 }
 
-async function firstBytes(chunks: AsyncIterator<Uint8Array, unknown>): Promise<Uint8Array> {
-  let start = Buffer.alloc(0);
-  while (start.length < SNIFF_SIZE) {
-    const next = await chunks.next();
-    if (next.done === true) break;
-    start = Buffer.concat([start, next.value]);
-    if (sniffContainer(start) !== null) break;
-  }
-  return start;
-}
-
-async function* withStart(
-  start: Uint8Array,
-  chunks: AsyncIterator<Uint8Array, unknown>,
-): AsyncGenerator<Uint8Array, void> {
-  if (start.length > 0) yield start;
-  for (;;) {
-    const next = await chunks.next();
-    if (next.done === true) return;
-    yield next.value;
+/** Return the first bytes of a stream, unconsumed: as many as show what it is. */
+async function firstBytes(stream: QemuFile): Promise<Uint8Array> {
+  for (let wanted = 1; ; wanted = stream.lookedAhead + 1) {
+    const available = await stream.fillOrEnd(Math.min(wanted, SNIFF_SIZE));
+    const start = stream.peekBuffer(Math.min(available, SNIFF_SIZE));
+    if (available < wanted || available >= SNIFF_SIZE || sniffContainer(start) !== null) {
+      return start;
+    }
   }
 }
 
