@@ -40,6 +40,7 @@ export async function checkLazy(
   checksStream: boolean,
 ): Promise<LazyDestination> {
   checkCapabilities(await queryCapabilities(qmp));
+  checkMemory(guest);
   checkHandlers(guest);
   const facts = await readDestinationFacts(qmp);
   const warnings = checksStream ? compareGuest(guest, facts) : [];
@@ -74,6 +75,15 @@ function checkCapabilities(capabilities: Readonly<Record<string, boolean>>): voi
         `("migrate_set_capability ${name} off") or restore without --lazy`,
     );
   }
+}
+
+/** Refuse a stream without the guest's memory: pages that are not in it would be sent as zeros. */
+function checkMemory({ configuration }: SavedGuest): void {
+  if (configuration?.capabilities.includes('x-ignore-shared') !== true) return;
+  throw unsupported(
+    'the guest was saved with x-ignore-shared, so its memory is not in the stream: restore it without --lazy, into a ' +
+      'QEMU that maps the same memory',
+  );
 }
 
 /** Refuse sections that have to end before the guest runs, but do not, and those that exclude postcopy. */
