@@ -59,7 +59,7 @@ const bench: Bench = {
   question: 'What do N clones of one golden guest cost, in bytes and in time?',
   async *run({ quick }): AsyncGenerator<Row> {
     if (requireQemu() !== false) return;
-    const memoryMiB = quick ? 32 : 512;
+    const memoryMiB = quick ? 32 : 256;
     const counts = quick ? [1, 2] : [1, 4, 8];
     const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
     try {

@@ -145,7 +145,7 @@ describe('S3 with faults', { skip: withoutS3 }, () => {
       proxy.faults.push({ do: 'stall', answerBytes: 5000 });
       assert.equal((await storage.get('a', MIB)).length, MIB, 'once is not an error');
     },
-    { maxAttempts: 2, timeoutMs: 500 },
+    { maxAttempts: 2, timeoutMs: 1500 },
   );
 
   check('an aborted request ends at once, and nothing stays open', async (storage) => {
