@@ -157,7 +157,7 @@ const bench: Bench = {
   question: 'How soon does a guest run whose memory is in object storage, near and far?',
   async *run({ quick }): AsyncGenerator<Row> {
     if (withoutS3 !== false) return;
-    const mib = quick ? 32 : 128;
+    const mib = quick ? 32 : 64;
     const rounds = quick ? 1 : 2;
     const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
     try {
