@@ -56,10 +56,12 @@ async function assertLoads(
   uri: string,
   options: QemuOptions = {},
   settings: MigrationSettings = {},
+  { beforeEnd }: { beforeEnd?: () => Promise<void> } = {},
 ): Promise<void> {
   const waiting = { startStopped: true, incoming: 'defer' };
   await using destination = await startQemu({ ...guest, ...waiting, ...options });
   await destination.migrateIncoming(uri, settings);
+  await beforeEnd?.();
   await destination.waitIncomingEnd();
   const restored = await destination.readRam();
   assert.deepEqual(differingPages(restored, ram), []);
@@ -89,6 +91,9 @@ for (const [version, skip, options] of [
       const [compact, renamed] = [dir.join('compact'), dir.join('renamed')];
       await runWell('compact', saved.path, compact);
       await assertLoads(saved, `exec:cat ${compact}`);
+      const socket = `unix:${dir.join('socket')}`;
+      const sending = { beforeEnd: () => runWell('convert', saved.path, socket) };
+      await assertLoads(saved, socket, {}, {}, sending);
       await runWell('convert', saved.path, renamed, '--rename-block', 'microvm.ram=mem');
       const machine =
         'microvm,acpi=off,rtc=off,isa-serial=off,x-option-roms=off,auto-kernel-cmdline=off';
