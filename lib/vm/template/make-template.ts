@@ -68,7 +68,8 @@ export async function makeTemplate(
   await checkFree(final);
   const partial = join(dirname(final), `.${basename(final)}.${randomBytes(6).toString('hex')}`);
   try {
-    await mkdir(join(partial, TEMPLATE_FILES.ram), { recursive: true, mode: 0o700 });
+    await mkdir(partial, { mode: 0o700 });
+    await mkdir(join(partial, TEMPLATE_FILES.ram), { mode: 0o700 });
     const template = await write(guest, machine, blocks, partial, final, options);
     // An empty directory is replaced, another one is an error.
     await rename(partial, final);
