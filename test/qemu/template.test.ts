@@ -1,10 +1,19 @@
 // Clones of one template: each runs, with memory of its own only where it writes.
 import assert from 'node:assert/strict';
-import { readFileSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  cpSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeSync,
+} from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { run } from '../helpers/command.ts';
-import { jsonIn } from '../helpers/reading-command.ts';
+import { assertSays, jsonIn } from '../helpers/reading-command.ts';
 import { firmware, memoryProblems } from './guest.ts';
 import { differingPages, type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
 import { requireQemu10 } from './qemu10.ts';
@@ -139,6 +148,52 @@ for (const [version, skip, options] of [
         differingPages(readFileSync(dir.join('golden/ram/microvm.ram')), contents),
         [],
       );
+    });
+
+    test('refuses a QEMU that does not map the template copy-on-write, and a template that was changed', async () => {
+      const golden = dir.join('golden');
+      const copy = dir.join('copy');
+      cpSync(golden, copy, { recursive: true });
+      const restore = (qmp: string, from: string, ...args: string[]) =>
+        run(['restore', '--qmp', qmp, from, ...args]);
+      const argumentsWith = (change: (argument: string) => string): string[] =>
+        made.arguments.map(change);
+      const wrong: [string[], RegExp][] = [
+        [[], /is not a memory-backend-file; start the clone with -machine microvm,/],
+        [argumentsWith((text) => text.replaceAll('golden/ram', 'copy/ram')), /maps .* instead of/],
+        [
+          argumentsWith((text) =>
+            text.replaceAll('golden/ram', 'copy/ram').replace('share=off', 'share=on'),
+          ),
+          /maps .* instead of/,
+        ],
+      ];
+      for (const [at, [args, says]] of wrong.entries()) {
+        const { qemu, qmp } = await startClone(dir, `wrong-${at}`, options, args);
+        await using _clone = qemu;
+        assertSays(await restore(qmp, golden), 4, says);
+        // Nothing was touched: this QEMU still waits.
+        assert.equal(await qemu.status(), 'inmigrate');
+        if (at === 2) assertSays(await restore(qmp, copy), 4, /share=on: the clone would write/);
+        if (at !== 1) continue;
+        const page = Buffer.alloc(4096, 0xee);
+        const fd = openSync(`${copy}/ram/microvm.ram`, 'r+');
+        writeSync(fd, page, 0, page.length, MIB);
+        closeSync(fd);
+        assertSays(await restore(qmp, copy, '--verify'), 4, /EBADMSG: .*another SHA-256/);
+        truncateSync(`${copy}/ram/microvm.ram`, MIB);
+        assertSays(await restore(qmp, copy), 4, /EBADMSG: .*bytes instead of/);
+        rmSync(`${copy}/ram/microvm.ram`);
+        assertSays(await restore(qmp, copy), 4, /microvm\.ram is missing: make the template again/);
+        cpSync(`${golden}/ram`, `${copy}/ram`, { recursive: true });
+      }
+      const flags: [string[], RegExp][] = [
+        [[golden, '--lazy'], /is a template: remove --lazy/],
+        [[dir.join('vm.mig'), '--verify'], /--verify is for templates/],
+      ];
+      for (const [args, says] of flags) {
+        assertSays(await run(['restore', '--qmp', dir.join('none'), ...args]), 2, says);
+      }
     });
   });
 }
