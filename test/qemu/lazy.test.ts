@@ -12,6 +12,7 @@ import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { run } from '../helpers/command.ts';
 import { differingPages } from './harness.ts';
 import { assertSound, machine, openGuest, QEMUS, saveGuest, watchReads } from './lazy-machine.ts';
+import { requireQemu10 } from './qemu10.ts';
 
 for (const { version, skip, options } of QEMUS) {
   describe(`a lazy restore to QEMU ${version}`, { skip }, () => {
@@ -213,6 +214,28 @@ for (const { version, skip, options } of QEMUS) {
     });
   });
 }
+
+describe('a lazy restore of a mapped-ram file', { skip: requireQemu10() }, () => {
+  test('runs the guest in QEMU 10.0 with all of its memory', async () => {
+    const options = QEMUS.at(-1)?.options ?? {};
+    await using dir = makeTempDir();
+    const path = dir.join('mapped.mig');
+    {
+      await using source = await machine(options);
+      await source.qemu.waitGuestReady();
+      await source.qemu.migrate(`file:${path}`, { capabilities: { 'mapped-ram': true } });
+    }
+    const guest = await openGuest(path);
+    try {
+      await using restored = await machine({ ...options, incoming: 'defer' });
+      const { status } = await restoreLazily(restored.qmp, guest);
+      assert.equal(status, 'running');
+      await assertSound(restored);
+    } finally {
+      await guest.close();
+    }
+  });
+});
 
 /** Checks an error's code and message. */
 function fails(code: string, message: RegExp): (error: unknown) => true {

@@ -22,6 +22,10 @@ const OPERATION = 'restoreLazily';
 const PONG_LIMITS = { timeoutMs: 30_000 } as const;
 /** What QEMU may take to notice a broken connection. */
 const LIMITS = { timeoutMs: 5000 } as const;
+/** What to do where the kernel denies QEMU the page faults of its guest. */
+const USERFAULTFD =
+  '; its host must allow it userfaultfd: "sysctl vm.unprivileged_userfaultfd=1", or from QEMU 8.0 on give its user ' +
+  'access to /dev/userfaultfd (its group), or restore without --lazy';
 /** Settings with which QEMU counts how long the guest waits for pages. */
 const COUNTING = { capabilities: { 'postcopy-blocktime': true }, parameters: {} } as const;
 /** QEMU's word for a guest that waits for the rest of its memory. */
@@ -125,7 +129,10 @@ class LazyRestore {
       });
     } catch (error) {
       if (!(error instanceof QmpError)) throw error;
-      throw lazyError('ENOTSUP', `QEMU refuses postcopy: ${error.description}`, error);
+      const advice = /userfault|not supported|postcopy-ram/i.test(error.description)
+        ? USERFAULTFD
+        : '';
+      throw lazyError('ENOTSUP', `QEMU refuses postcopy: ${error.description}${advice}`, error);
     }
   }
 
