@@ -173,7 +173,7 @@ const bench: Bench = {
     const source = (): Promise<Guest | null> => fresh(memory);
     try {
       yield await rowOfFingerprints(quick ? 3 : 9);
-      yield await rowOfDepth(folder, ((quick ? 16 : 256) * MIB) / PAGE, rounds);
+      yield await rowOfDepth(folder, ((quick ? 64 : 256) * MIB) / PAGE, rounds);
       writeMemory(memory, mib);
       yield await rowOfWork(
         `save into a store, ${mib} MiB`,
