@@ -1,6 +1,6 @@
 // A guest that is saved with an index of its pages while it runs and writes to its memory.
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { openFrom } from '../../adapters/index.ts';
 import { openSavedGuest, unwrap } from '../../lib/migration/index.ts';
@@ -65,5 +65,10 @@ for (const { version, skip, options } of [
     await restored.waitCounterRises();
     await restored.pause();
     assert.deepEqual(memoryProblems(await restored.readRam(), program), []);
+
+    // Another guest of that name has no index, and must not be read with this one.
+    const again = await run(['save', '--qmp', dir.join('destination'), path]);
+    assert.equal(again.code, 0, again.stderr);
+    assert.ok(!existsSync(`${path}.qemu-file-index`));
   });
 }

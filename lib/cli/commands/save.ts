@@ -1,3 +1,4 @@
+import { rm } from 'node:fs/promises';
 import type { CompressFormat } from '../../../adapters/index.ts';
 import { PAGE_INDEX_SUFFIX } from '../../migration/saved-guest/page-index.ts';
 import type { StreamLayout } from '../../migration/writer/write-saved-guest.ts';
@@ -109,10 +110,12 @@ export async function runSave(toText: string, flags: SaveFlags): Promise<number>
         code = EXIT.IO;
       }
     }
-    if (result.index !== null && uri.scheme === 'file') {
+    if (uri.scheme === 'file') {
       const path = uri.path + PAGE_INDEX_SUFFIX;
       try {
-        await writeWholeFile(path, result.index);
+        // An index that is there belongs to the file that this one has replaced.
+        if (result.index === null) await rm(path, { force: true });
+        else await writeWholeFile(path, result.index);
       } catch (error) {
         const { message } = error as Error;
         await printStderr(`the guest is saved, but the page index (${path}) is not: ${message}`);
