@@ -81,10 +81,13 @@ export async function openGuest(path: string): Promise<SavedGuest> {
 }
 
 /** Checks that the guest runs and that every word of its memory is right. */
-export async function assertSound({ qemu }: Machine): Promise<void> {
+export async function assertSound(
+  { qemu }: Machine,
+  program: GuestProgram = PROGRAM,
+): Promise<void> {
   await qemu.waitCounterRises();
   await qemu.pause();
-  assert.deepEqual(memoryProblems(await qemu.readRam(), PROGRAM), []);
+  assert.deepEqual(memoryProblems(await qemu.readRam(), program), []);
 }
 
 /** A guest whose memory reports each read, with the bytes that were read so far; an exception fails the read. */

@@ -39,9 +39,12 @@ export interface VmWork {
   meter(measure: () => Measure, total?: number): Promise<void>;
 }
 
+/** Milliseconds to wait for a QEMU whose main thread may wait for a page. */
+const RECOVER_CONNECT_MS = 5000;
 const NO_NEW_MONITOR =
-  'QEMU takes no new monitor connection while its main thread waits for a page of the guest: only a client that ' +
-  'was connected before with "oob" can recover it (recoverLazily)';
+  'QEMU probably waits for a page of its guest, and takes no new monitor connection meanwhile: recover the guest with ' +
+  'a client that was connected before the restore, with "oob" (recoverLazily), or end this QEMU and restore again ' +
+  'into a new one';
 
 /**
  * Run a command that controls a QEMU: connect to its monitor, show progress, and print errors.
@@ -81,7 +84,8 @@ export async function runWithVm(
   let meter: Meter | undefined;
   try {
     try {
-      qmp = await QmpClient.connect(monitor, { signal, oob: flags.recover });
+      const timeoutMs = flags.recover === true ? RECOVER_CONNECT_MS : undefined;
+      qmp = await QmpClient.connect(monitor, { signal, oob: flags.recover, timeoutMs });
     } catch (error) {
       if (signal.aborted) throw error;
       const failure = toQemuFileError(error);

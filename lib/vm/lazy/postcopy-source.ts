@@ -193,6 +193,15 @@ async function connect(address: string, { signal, tls }: LazyRestoreOptions): Pr
   return new QemuFile(socketOps(await connectSocket(targetOf(address), { signal, tls })));
 }
 
+/**
+ * Check an address of the caller's, before QEMU is told to listen there.
+ *
+ * @throws {QemuFileError} `EINVAL` for one that postcopy cannot use.
+ */
+export function checkAddress(address: string | undefined): void {
+  if (address !== undefined) targetOf(address);
+}
+
 /** Return the address of a migration as a socket's. */
 function targetOf(address: string): SocketTarget {
   const uri = parseUri(address);

@@ -11,7 +11,8 @@ import { DestinationMemory } from './destination-memory.ts';
 import { finishLazily } from './finish-lazily.ts';
 import { inferHostPageSize } from './infer-host-page-size.ts';
 import type { LazyRestoreOptions, LazyRestoreResult } from './lazy-options.ts';
-import { lazyError, PostcopySource } from './postcopy-source.ts';
+import { checkAddress, lazyError, PostcopySource } from './postcopy-source.ts';
+import { publishLazily } from './publish-lazily.ts';
 
 const OPERATION = 'recoverLazily';
 /** Milliseconds that QEMU may take to notice that its source is gone. */
@@ -40,40 +41,49 @@ export async function recoverLazily(
   guest: SavedGuest,
   options: LazyRestoreOptions = {},
 ): Promise<LazyRestoreResult> {
-  const calledAt = performance.now();
-  const { signal } = options;
   try {
-    if (signal?.aborted) throw abortError(signal, OPERATION);
-    // QEMU answers this only if its main thread does not wait for a page: nothing depends on it.
-    const asked = readDestinationFacts(qmp).catch(noop);
-    await using directory = await PrivateDirectory.create(options.directory);
-    const address = options.address ?? `unix:${directory.join('socket')}`;
-    await startRecovery(qmp, address, signal);
-    const facts = await Promise.race([asked, delay(FACTS_TIMEOUT_MS, undefined, { ref: false })]);
-    if (facts && options.check !== false) compareGuest(guest, facts);
-    const memory = memoryOf(guest, facts ?? undefined);
-    await using source = await PostcopySource.connect({
-      address,
-      guest,
-      memory,
-      options,
-      isRecovery: true,
-      endsPreempt: qmp.greeting.version.major < 8,
-    });
-    try {
-      if (options.preempt === true) await source.openPreemptChannel();
-      await handshake(source, guest, memory, facts instanceof Object && facts.blocks !== null);
-      source.resumeMs = source.elapsedMs;
-      await source.serveToEnd(Promise.resolve());
-    } catch (error) {
-      source.break(error as Error);
-      throw error;
-    }
-    const startMs = source.connectedAt - calledAt;
-    return await finishLazily(qmp, source, { startMs, warnings: [] });
+    return await publishLazily(options, (observed) => recover(qmp, guest, observed));
   } catch (error) {
     throw toQemuFileError(error, { operation: OPERATION });
   }
+}
+
+async function recover(
+  qmp: QmpClient,
+  guest: SavedGuest,
+  options: LazyRestoreOptions,
+): Promise<LazyRestoreResult> {
+  const calledAt = performance.now();
+  const { signal } = options;
+  checkAddress(options.address);
+  if (signal?.aborted) throw abortError(signal, OPERATION);
+  // QEMU answers this only if its main thread does not wait for a page: nothing depends on it.
+  const asked = readDestinationFacts(qmp).catch(noop);
+  await using directory = await PrivateDirectory.create(options.directory);
+  const address = options.address ?? `unix:${directory.join('socket')}`;
+  await startRecovery(qmp, address, signal);
+  const facts = await Promise.race([asked, delay(FACTS_TIMEOUT_MS, undefined, { ref: false })]);
+  if (facts && options.check !== false) compareGuest(guest, facts);
+  const memory = memoryOf(guest, facts ?? undefined);
+  await using source = await PostcopySource.connect({
+    address,
+    guest,
+    memory,
+    options,
+    isRecovery: true,
+    endsPreempt: qmp.greeting.version.major < 8,
+  });
+  try {
+    if (options.preempt === true) await source.openPreemptChannel();
+    await handshake(source, guest, memory, facts instanceof Object && facts.blocks !== null);
+    source.resumeMs = source.elapsedMs;
+    await source.serveToEnd(Promise.resolve());
+  } catch (error) {
+    source.break(error as Error);
+    throw error;
+  }
+  const startMs = source.connectedAt - calledAt;
+  return await finishLazily(qmp, source, { startMs, warnings: [] });
 }
 
 /** Make QEMU listen for a new source, as soon as it has noticed that the former one is gone. */

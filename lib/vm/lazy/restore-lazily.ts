@@ -10,9 +10,11 @@ import { QmpError } from '../qmp/qmp-error.ts';
 import type { QmpEvent } from '../qmp/qmp-events.ts';
 import { startIncoming } from '../restore/start-incoming.ts';
 import { checkLazy, type LazyDestination } from './check-lazy.ts';
+import type { DestinationMemory } from './destination-memory.ts';
 import { finishLazily } from './finish-lazily.ts';
 import type { LazyRestoreOptions, LazyRestoreResult } from './lazy-options.ts';
-import { lazyError, PostcopySource } from './postcopy-source.ts';
+import { checkAddress, lazyError, PostcopySource } from './postcopy-source.ts';
+import { publishLazily } from './publish-lazily.ts';
 import { START_PING } from './return-path-listener.ts';
 import { savedRunState } from './saved-run-state.ts';
 import { FIRST_PING, writeOpening } from './write-opening.ts';
@@ -61,7 +63,7 @@ export async function restoreLazily(
   options: LazyRestoreOptions = {},
 ): Promise<LazyRestoreResult> {
   try {
-    return await new LazyRestore(qmp, guest, options).run();
+    return await publishLazily(options, (observed) => new LazyRestore(qmp, guest, observed).run());
   } catch (error) {
     throw toQemuFileError(error, { operation: OPERATION });
   }
@@ -89,6 +91,7 @@ class LazyRestore {
     if (resume === true && keepPaused === true) {
       throw lazyError('EINVAL', '`resume` and `keepPaused` exclude each other');
     }
+    checkAddress(this.#options.address);
     if (signal?.aborted) throw abortError(signal, OPERATION);
     await checkWaiting(this.#qmp);
     const destination = await checkLazy(this.#qmp, this.#guest, check !== false);
@@ -150,14 +153,7 @@ class LazyRestore {
     const address = this.#options.address ?? `unix:${directory.join('socket')}`;
     this.#eventsBefore = this.#qmp.eventCount;
     await startIncoming(this.#qmp, address);
-    await using source = await PostcopySource.connect({
-      address,
-      guest: this.#guest,
-      memory,
-      options: this.#options,
-      isRecovery: false,
-      endsPreempt: this.#isBefore8,
-    });
+    await using source = await this.#connect(address, memory);
     const onEvent = ({ event }: QmpEvent): void => {
       if (event === 'RESUME') source.resumeMs ??= source.elapsedMs;
     };
@@ -166,6 +162,24 @@ class LazyRestore {
       return await this.#serve(destination, source);
     } finally {
       this.#qmp.off('event', onEvent);
+    }
+  }
+
+  async #connect(address: string, memory: DestinationMemory): Promise<PostcopySource> {
+    try {
+      return await PostcopySource.connect({
+        address,
+        guest: this.#guest,
+        memory,
+        options: this.#options,
+        isRecovery: false,
+        endsPreempt: this.#isBefore8,
+      });
+    } catch (error) {
+      // QEMU listens for a source, and cannot be made to listen for another.
+      await this.#qmp.execute('quit', {}, LIMITS).catch(noop);
+      const { code, reason } = toQemuFileError(error, { operation: OPERATION });
+      throw lazyError(code, `${reason}; no guest runs, and QEMU was ended`, error as Error);
     }
   }
 

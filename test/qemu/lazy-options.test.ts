@@ -1,0 +1,198 @@
+// Lazy restores over TLS, with a limited bandwidth, beside an ordinary one, and of a busy guest.
+import assert from 'node:assert/strict';
+import { subscribe, unsubscribe } from 'node:diagnostics_channel';
+import { once } from 'node:events';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { after, before, describe, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
+import { DIAGNOSTICS_CHANNELS, type VmMessage } from '../../lib/contract/diagnostics-channels.ts';
+import type { SavedGuest } from '../../lib/migration/index.ts';
+import { noop } from '../../lib/util/noop.ts';
+import { type LazyProgress, recoverLazily, restoreLazily } from '../../lib/vm/index.ts';
+import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { run } from '../helpers/command.ts';
+import { type Credentials, makeCredentials } from '../helpers/credentials.ts';
+import { firmware, type GuestProgram } from './guest.ts';
+import {
+  assertSound,
+  dataBytes,
+  machine,
+  openGuest,
+  QEMUS,
+  saveGuest,
+  watchReads,
+} from './lazy-machine.ts';
+
+/** A guest that writes to each page of its pattern at each tick. */
+const BUSY: GuestProgram = { patternBytes: 2 << 20, dirtyBytes: 2 << 20, dirtyPagesPerTick: 512 };
+
+for (const { version, skip, options } of QEMUS) {
+  describe(`a lazy restore to QEMU ${version}`, { skip }, () => {
+    let dir: TempDir;
+    let guest: SavedGuest;
+    let path: string;
+    let credentials: Credentials;
+    const incoming = { ...options, incoming: 'defer' };
+    before(async () => {
+      dir = makeTempDir();
+      credentials = makeCredentials(dir.path);
+      path = dir.join('running.mig');
+      await saveGuest(path, options);
+      guest = await openGuest(path);
+    });
+    after(async () => {
+      await guest.close();
+      dir.remove();
+    });
+
+    for (const preempt of [[], ['--preempt']]) {
+      test(['over TLS', ...preempt].join(' '), async () => {
+        const { good } = credentials;
+        await using restored = await machine(incoming, tlsObject(good));
+        await restored.qemu.setMigration({ parameters: { 'tls-creds': 'tls0' } });
+        const { code, stderr } = await run([
+          ...['restore', '--lazy', '--qmp', restored.monitor, path, ...preempt],
+          ...['--address', `tcp:127.0.0.1:${await freePort()}`, '--to-tls', good],
+        ]);
+        assert.equal(code, 0, stderr);
+        await assertSound(restored);
+      });
+    }
+
+    test('over TLS to a QEMU that is not trusted fails, and no guest runs', async () => {
+      await using restored = await machine(incoming, tlsObject(credentials.good));
+      await restored.qemu.setMigration({ parameters: { 'tls-creds': 'tls0' } });
+      const { code, stderr } = await run([
+        ...['restore', '--lazy', '--qmp', restored.monitor, path],
+        ...['--address', `tcp:127.0.0.1:${await freePort()}`, '--to-tls', credentials.stranger],
+      ]);
+      assert.equal(code, 4, stderr);
+      assert.match(stderr, /authority is not trusted here; no guest runs, and QEMU was ended/);
+    });
+
+    test('to an address that goes one way only is refused before QEMU listens', async () => {
+      await using restored = await machine(incoming);
+      const failing = restoreLazily(restored.qmp, guest, { address: `file:${dir.join('none')}` });
+      await assert.rejects(failing, /give tcp: or unix:/);
+      await restoreLazily(restored.qmp, guest);
+    });
+
+    test('of a compressed file, or beside multifd, is an ordinary one with --lazy=auto', async () => {
+      const compressed = dir.join('running.mig.gz');
+      writeFileSync(compressed, gzipSync(readFileSync(path)));
+      {
+        await using restored = await machine(incoming);
+        const { code, stderr } = await run([
+          ...['restore', '--lazy=auto', '--qmp', restored.monitor, compressed],
+        ]);
+        assert.equal(code, 0, stderr);
+        assert.match(stderr, /restoring ordinarily, because .*compact/);
+        await assertSound(restored);
+      }
+      await using restored = await machine(incoming);
+      await restored.qemu.setMigration({ capabilities: { multifd: true } });
+      const { code, stderr } = await run([
+        ...['restore', '--lazy=auto', '--qmp', restored.monitor, path],
+      ]);
+      assert.equal(code, 0, stderr);
+      assert.match(stderr, /restoring ordinarily, because .* multifd is on at the destination/);
+      assert.match(stderr, /restored .* the guest is running/);
+      await assertSound(restored);
+    });
+
+    test('with a bandwidth runs the guest while the background is held back', async () => {
+      await using restored = await machine(incoming);
+      const stop = new AbortController();
+      let onRunning: (now: LazyProgress) => void = noop;
+      const running = new Promise<LazyProgress>((resolve) => {
+        onRunning = resolve;
+      });
+      let progress: LazyProgress | undefined;
+      const restoring = restoreLazily(restored.qmp, guest, {
+        maxBandwidth: 1,
+        signal: stop.signal,
+        onProgress: (now) => {
+          progress = now;
+          if (now.resumeMs !== null) onRunning(now);
+        },
+      });
+      restoring.catch(noop);
+      await running;
+      await restored.qemu.waitCounterRises();
+      stop.abort();
+      await assert.rejects(restoring, /--recover/);
+      assert.ok(progress !== undefined && progress.bytes < progress.total);
+    });
+
+    test('over a second connection that dies goes on with two new ones', async () => {
+      await using restored = await machine(incoming);
+      const death = new AbortController();
+      let hasStarted = false;
+      restored.qmp.on('event', ({ event }) => {
+        hasStarted ||= event === 'RESUME';
+      });
+      const dying = watchReads(guest, (bytes) => {
+        if (hasStarted && bytes > dataBytes(guest) / 2) death.abort();
+      });
+      const failing = restoreLazily(restored.qmp, dying, { preempt: true, signal: death.signal });
+      await assert.rejects(failing, /--recover/);
+      await recoverLazily(restored.qmp, guest, { preempt: true });
+      await assertSound(restored);
+    });
+
+    test('publishes its start, its progress and its end', async () => {
+      const messages: VmMessage[] = [];
+      const onMessage = (message: unknown): void => void messages.push(message as VmMessage);
+      subscribe(DIAGNOSTICS_CHANNELS.vmRestore, onMessage);
+      try {
+        await using restored = await machine(incoming);
+        const { bytes } = await restoreLazily(restored.qmp, guest);
+        assert.equal(messages[0]?.phase, 'start');
+        assert.ok(messages.some(({ phase, status }) => phase === 'progress' && status !== ''));
+        const { phase, bytes: published, error } = messages.at(-1) as VmMessage;
+        assert.deepEqual([phase, published, error], ['end', bytes, undefined]);
+        messages.length = 0;
+        await assert.rejects(restoreLazily(restored.qmp, guest));
+        assert.deepEqual(
+          messages.map(({ phase, error }) => [phase, error === undefined]),
+          [
+            ['start', true],
+            ['end', false],
+          ],
+        );
+      } finally {
+        unsubscribe(DIAGNOSTICS_CHANNELS.vmRestore, onMessage);
+      }
+    });
+
+    test('of a guest that writes everywhere at once leaves no word wrong', async () => {
+      const image = { firmware: firmware(BUSY) };
+      const busyPath = dir.join('busy.mig');
+      await saveGuest(busyPath, { ...options, ...image });
+      const busy = await openGuest(busyPath);
+      try {
+        await using restored = await machine({ ...incoming, ...image });
+        const { status } = await restoreLazily(restored.qmp, busy);
+        assert.equal(status, 'running');
+        await assertSound(restored, BUSY);
+      } finally {
+        await busy.close();
+      }
+    });
+  });
+}
+
+/** Returns the arguments of a QEMU with credentials for TLS. */
+function tlsObject(path: string): string[] {
+  return ['-object', `tls-creds-x509,id=tls0,dir=${path},endpoint=server,verify-peer=on`];
+}
+
+/** Returns a port on which nothing listens. */
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  server.close();
+  return port;
+}
