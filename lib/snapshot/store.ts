@@ -10,7 +10,6 @@ import {
 } from './format/keys.ts';
 import { MAX_MANIFEST_BYTES, STORE_VERSION } from './format/limits.ts';
 import { laterVersion, type SnapshotInfo, type SnapshotManifest } from './format/manifest.ts';
-import type { SnapshotMap } from './format/map.ts';
 import { checkStore, type FsckOptions, type FsckResult } from './maintain/check-store.ts';
 import { collectGarbage, type GcOptions, type GcResult } from './maintain/collect-garbage.ts';
 import { type CopyOptions, copySnapshot } from './maintain/copy-snapshot.ts';
@@ -193,17 +192,21 @@ export class SnapshotStore {
     const maps = manifest === null ? [] : [manifest.map.sha256];
     const mark = await WriterMark.put(this.storage, { maps }, signal);
     try {
-      let map: SnapshotMap | null = null;
-      // Only a map that is read after the mark was put is safe from the removal of garbage.
-      if (manifest !== null) map = await readMap(this.storage, manifest.map, { signal });
-      return {
-        parent: manifest === null || map === null ? null : { manifest, map },
-        end: () => mark.remove(),
-      };
+      const end = (): Promise<void> => mark.remove();
+      if (manifest === null) return { parent: null, end };
+      // The mark keeps what the parent needs, if the parent was still there when the mark was put.
+      const again = await readManifest(this.storage, manifest.name, { signal });
+      if (again.map.sha256 === manifest.map.sha256) {
+        const map = await readMap(this.storage, manifest.map, { signal });
+        return { parent: { manifest, map }, end };
+      }
     } catch (error) {
       await mark.remove();
       throw error;
     }
+    // The parent was replaced.
+    await mark.remove();
+    return this.#begin(name, options);
   }
 
   /** Check that there is a store of a version that this package knows. */

@@ -5,9 +5,11 @@ import { manifestKey, mapKey, packKey } from '../format/keys.ts';
 import { MAX_MAP_BYTES } from '../format/limits.ts';
 import type { SnapshotInfo, SnapshotManifest } from '../format/manifest.ts';
 import { decodeMap, type MapPack } from '../format/map.ts';
+import { checkPresent } from '../write/check-present.ts';
 import { publish } from '../write/publish.ts';
 import { WriterMark } from '../write/writer-mark.ts';
 import { readPack } from './check-pack.ts';
+import { inParallel } from './in-parallel.ts';
 
 /** Packs that are copied at the same time. */
 const MAX_COPIES = 4;
@@ -43,6 +45,7 @@ export async function copySnapshot(job: CopyJob, options: CopyOptions): Promise<
     await to.put(mapKey(sha256), [bytes], { signal });
     const missing = await missingPacks(to, map.packs, { signal });
     await copyPacks(job, missing, options);
+    await checkPresent(to, map.packs, signal);
     const copiedBytes = totalBytes(missing);
     const copy: SnapshotManifest = {
       ...manifest,
@@ -64,7 +67,7 @@ async function missingPacks(
   options: StorageOptions,
 ): Promise<MapPack[]> {
   const missing: MapPack[] = [];
-  await inParallel(packs, async (pack) => {
+  await inParallel(packs, MAX_COPIES, async (pack) => {
     const found = await to.stat(packKey(pack.digest), options);
     if (found?.bytes !== pack.bytes) missing.push(pack);
   });
@@ -78,7 +81,7 @@ async function copyPacks(
 ): Promise<void> {
   const all = totalBytes(packs);
   let copied = 0;
-  await inParallel(packs, async ({ digest, bytes: size }) => {
+  await inParallel(packs, MAX_COPIES, async ({ digest, bytes: size }) => {
     const key = packKey(digest);
     let bytes: Buffer;
     try {
@@ -91,14 +94,6 @@ async function copyPacks(
     copied += size;
     onProgress?.(copied, all);
   });
-}
-
-async function inParallel<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
-  const left = [...items];
-  const run = async (): Promise<void> => {
-    for (let item = left.shift(); item !== undefined; item = left.shift()) await work(item);
-  };
-  await Promise.all(Array.from({ length: MAX_COPIES }, run));
 }
 
 /** Return the name of the parent, if there is a snapshot of that name. */

@@ -1,18 +1,15 @@
 import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts';
 import type { GuestFrame } from '../../migration/saved-guest/read-frame.ts';
-import { damaged } from '../format/damage.ts';
 import { sha256Hex } from '../format/digest.ts';
-import { mapKey, packKey } from '../format/keys.ts';
+import { mapKey } from '../format/keys.ts';
 import type { SnapshotInfo, SnapshotManifest } from '../format/manifest.ts';
 import { encodeMap, type MapPack, type SnapshotMap } from '../format/map.ts';
 import { PackIndex } from '../format/pack-index.ts';
 import { type PageRuns, PageRunsBuilder } from '../format/page-runs.ts';
 import { decodeConfiguration } from '../read/snapshot-reader.ts';
+import { checkPresent } from './check-present.ts';
 import type { PageIntake } from './page-intake.ts';
 import { publish } from './publish.ts';
-
-/** Packs that are looked for at the same time. */
-const MAX_LOOKS = 8;
 
 /** A guest whose pages are stored. */
 export interface StoredGuest {
@@ -36,11 +33,7 @@ export async function completeSnapshot(guest: StoredGuest): Promise<SnapshotInfo
   const shared = parent?.map.packs ?? [];
   const { packs, runs } = usedPacks([...shared, ...own], intake);
   const isOwn = new Set(own);
-  await checkPresent(
-    storage,
-    packs.filter((pack) => !isOwn.has(pack)),
-    signal,
-  );
+  await checkPresent(storage, packs, signal);
   const { pageSize, blockList } = intake;
   const map = await encodeMap({
     configurationBytes: frame.configurationBytes,
@@ -96,28 +89,6 @@ function usedPacks(
     runs.add(page, 1, stored - (unused[index.packOf(stored)] as number));
   });
   return { packs, runs: runs.finish() };
-}
-
-/** Check that the packs of the parent are still there: the parent may have been removed, and garbage collected. */
-async function checkPresent(
-  storage: ObjectStorage,
-  packs: readonly MapPack[],
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  const left = [...packs];
-  const look = async (): Promise<void> => {
-    for (let pack = left.pop(); pack !== undefined; pack = left.pop()) {
-      const key = packKey(pack.digest);
-      const found = await storage.stat(key, { signal });
-      if (found === null) {
-        throw damaged(key, 'it is missing; the parent was removed while the snapshot was written');
-      }
-      if (found.bytes !== pack.bytes) {
-        throw damaged(key, `it has ${found.bytes} bytes, not ${pack.bytes}`);
-      }
-    }
-  };
-  await Promise.all(Array.from({ length: MAX_LOOKS }, look));
 }
 
 async function configurationOf({

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts';
+import type { ObjectStorage, StoredObject } from '../../../adapters/storage/object-storage.ts';
 import { noop } from '../../util/noop.ts';
 import { PREFIX } from '../format/keys.ts';
 
@@ -71,4 +71,20 @@ export class WriterMark {
   async #renew(): Promise<void> {
     await this.#storage.put(this.#key + ALIVE, [this.#body]).catch(noop);
   }
+}
+
+/** Return the keys and times of the starts of those marks whose writers are at work. */
+export function liveMarks(
+  marks: readonly StoredObject[],
+  nowMs: number,
+): { key: string; startMs: number }[] {
+  const lastMs = new Map<string, number>();
+  for (const { key, modifiedMs } of marks) {
+    const id = WriterMark.idOf(key);
+    lastMs.set(id, Math.max(lastMs.get(id) ?? 0, modifiedMs));
+  }
+  return marks
+    .filter(({ key }) => WriterMark.isStart(key))
+    .filter(({ key }) => (lastMs.get(WriterMark.idOf(key)) as number) > nowMs - STALE_MARK_MS)
+    .map(({ key, modifiedMs }) => ({ key, startMs: modifiedMs }));
 }
