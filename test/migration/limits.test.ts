@@ -838,7 +838,13 @@ describe('names out of a stream', () => {
     );
     assert.ok(files.length > 50);
     for (const file of files) {
-      const source = readFileSync(folder + file, 'utf8');
+      let source = readFileSync(folder + file, 'utf8');
+      if (file === join('saved-guest', 'positioned-reads.ts')) {
+        // It reads at positions of a descriptor that the caller opened: these functions take no path.
+        const reads = "import { fstatSync, read, readSync } from 'node:fs';";
+        assert.ok(source.includes(reads));
+        source = source.replace(reads, '');
+      }
       const imports = [...source.matchAll(/from '(?:node:)?([a-z_/]+)'/g)].map(([, name]) => name);
       // The one worker thread runs a fixed program; what comes out of a stream is only bytes to it.
       const hasWorker = file === join('multifd', 'worker-zstd-decoder.ts');

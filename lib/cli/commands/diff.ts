@@ -34,7 +34,7 @@ export interface DiffFlags {
 }
 
 /** What to do about pages that are not in the stream itself. */
-const CHANNELS_HINT = '; give each channel with --a-channel or --b-channel';
+const CHANNEL_OPTIONS = '--a-channel FILE or --b-channel FILE';
 
 /** One of the two endpoints. */
 interface Side {
@@ -198,8 +198,8 @@ async function reportFailure(error: unknown, both: string): Promise<number> {
   }
   const text = error instanceof SideError ? error.text : both;
   const failure = error instanceof SideError ? error.error : toQemuFileError(error);
-  const hint = /multifd channels/.test(failure.reason) ? CHANNELS_HINT : '';
-  await printStderr(`${text}: ${failure.message}${hint}`);
+  const message = failure.message.replace('--channel FILE', CHANNEL_OPTIONS);
+  await printStderr(`${text}: ${message}`);
   // A stream that is damaged, incomplete or not supported cannot be compared.
   if (failure instanceof MigrationStreamError) return EXIT.INPUT;
   const code = readExitCode(failure);

@@ -5,15 +5,16 @@ import type { PageVisitor, RamBlock } from '../format/events.ts';
 export function combineVisitors(visitors: readonly PageVisitor[]): PageVisitor {
   // A lone visitor keeps its missing methods: the reader makes no page views for them.
   if (visitors.length < 2) return visitors[0] ?? {};
-  // Without `placed`, the reader does not look up where pages are.
+  // Without `placed`, the reader does not look up where pages are; without `page`, it can skip their bytes.
   const placed = combined(visitors.map((visitor) => visitor.placed?.bind(visitor)));
+  const page = combined(visitors.map((visitor) => visitor.page?.bind(visitor)));
   return {
     async blocks(blocks: readonly RamBlock[], pageSize: number): Promise<void> {
       for (const visitor of visitors) await visitor.blocks?.(blocks, pageSize);
     },
-    page: combined(visitors.map((visitor) => visitor.page?.bind(visitor))) ?? noop,
     zero: combined(visitors.map((visitor) => visitor.zero?.bind(visitor))) ?? noop,
     xbzrle: combined(visitors.map((visitor) => visitor.xbzrle?.bind(visitor))) ?? noop,
+    ...(page && { page }),
     ...(placed && { placed }),
   };
 }

@@ -4,6 +4,7 @@ import type { FoundDescription } from '../devices/find-vm-description.ts';
 import type { MigrationEvent, PageVisitor } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { openSource, type StreamSource } from '../format/stream-source.ts';
+import { checkDiscarded, DiscardedPages } from '../memory/discarded-pages.ts';
 import { MigrationReader } from '../reader/migration-reader.ts';
 import { hasPagesElsewhere } from './multifd-pages.ts';
 import { type GuestFrame, readFrame, type StreamBytes } from './read-frame.ts';
@@ -29,8 +30,9 @@ export interface CollectFrameOptions {
  *
  * @param source - A `QemuFile`, or chunks of bytes. Its next byte is the stream's first. It stays open.
  * @param pages - Receives the pages.
- * @throws {MigrationStreamError} (rejects) as `MigrationReader`; `unsupported` for a stream without RAM, or with its
- *   pages in channels that are not given.
+ * @throws {MigrationStreamError} (rejects) as `MigrationReader`; `unsupported` for a stream without RAM, with its
+ *   pages in channels that were not given, or with a command that QEMU does not know; `truncated` if pages that postcopy
+ *   discarded did not come after that.
  * @throws {QemuFileError} (rejects) the errors of the source and of `ready`.
  */
 export async function collectFrame(
@@ -41,13 +43,19 @@ export async function collectFrame(
   const { channels = [], description, fileOffset, onFault, onEvent, ready } = options;
   const opened = openSource(source);
   const passed = new PassedBytes(opened.file, ready);
+  const discarded = new DiscardedPages();
   const visitor: PageVisitor = {
-    blocks: (blocks, pageSize) => pages.blocks?.(blocks, pageSize),
+    blocks(blocks, pageSize) {
+      discarded.blocks(blocks, pageSize);
+      return pages.blocks?.(blocks, pageSize);
+    },
     page(block, offset, bytes) {
+      discarded.sent(block, offset, bytes.length);
       pages.page?.(block, offset, bytes);
       passed.release(reader.position - bytes.length);
     },
     zero(block, offset, count) {
+      discarded.zero(block, offset, count);
       pages.zero?.(block, offset, count);
       passed.release(reader.position);
     },
@@ -64,11 +72,16 @@ export async function collectFrame(
     onFault,
   });
   try {
-    const frame = await readFrame(reader, passed, onEvent);
+    const frame = await readFrame(reader, passed, (event) => {
+      discarded.follow(event);
+      onEvent?.(event);
+    });
     if (channels.length === 0 && hasPagesElsewhere(reader)) {
-      const reason = 'its pages are in multifd channels, which were not given';
+      const reason =
+        'its pages are in multifd channels, which were not given (--channel FILE for each channel)';
       throw new MigrationStreamError('unsupported', reason, {});
     }
+    checkDiscarded(discarded, reader.position);
     return frame;
   } finally {
     await passed.file.close().catch(noop);

@@ -18,13 +18,14 @@ export interface CollectSavedGuestOptions extends CollectFrameOptions {
  * @param source - A `QemuFile`, or chunks of bytes. Its next byte is the stream's first. It stays open.
  * @param options - Where the memory is kept, and what is known about the stream.
  * @returns The guest. Closing it does not close the stores.
- * @throws {MigrationStreamError} (rejects) as `MigrationReader`; `unsupported` for a stream without RAM, or with its
- *   pages in channels that are not given.
+ * @throws {MigrationStreamError} (rejects) as `MigrationReader`; `unsupported` for a stream without RAM, with its
+ *   pages in channels that were not given, or with a command that QEMU does not know; `truncated` if pages that postcopy
+ *   discarded did not come after that.
  * @throws {QemuFileError} (rejects) the errors of the source and the stores.
  * @example
  * ```js
  * using scratch = openScratchStore();
- * const guest = await collectSavedGuest(process.stdin, { store: scratch.store });
+ * const guest = await collectSavedGuest(createReadStream('vm.mig'), { store: scratch.store });
  * ```
  */
 export async function collectSavedGuest(

@@ -7,6 +7,8 @@ import type { Unwrapped } from '../containers/unwrap.ts';
 import type { FoundDescription } from '../devices/find-vm-description.ts';
 import type { RamBlock } from '../format/events.ts';
 import type { MigrationStreamError } from '../format/stream-error.ts';
+import { combineVisitors } from '../memory/combine-visitors.ts';
+import { checkDiscarded, DiscardedPages } from '../memory/discarded-pages.ts';
 import type { PageSourceBlock } from '../memory/page-source.ts';
 import { MigrationReader } from '../reader/migration-reader.ts';
 import { EXTENT_BYTES, ExtentCache } from './extent-cache.ts';
@@ -47,6 +49,7 @@ export interface OpenSavedGuestOptions {
  * @returns The guest.
  * @throws {MigrationStreamError} (rejects) `unsupported` (`ENOTSUP`) for a stream whose memory has no random access:
  *   compressed as a whole, from a pipe, with XBZRLE or compressed pages, or with pages in multifd channels;
+ *   or with a command that QEMU does not know; `truncated` if pages that postcopy discarded did not come after that;
  *   otherwise as `MigrationReader`.
  * @throws {QemuFileError} (rejects) `EBADMSG` for an index that is damaged or belongs to another file; `ENOMEM` if the pages are in too many places; `ECANCELED` if aborted; the error of
  *   the file.
@@ -79,24 +82,32 @@ async function read(
 ): Promise<SavedGuest> {
   if (index !== undefined) return readWithIndex(reads, index, onFault);
   const places = new PagePlaces(() => isMapped(reader));
+  const discarded = new DiscardedPages();
   const file = passFile(reads, fileOffset, signal);
   const reader: MigrationReader = new MigrationReader(file, {
-    pages: places,
+    pages: combineVisitors([
+      places,
+      {
+        blocks: (blocks, pageSize) => discarded.blocks(blocks, pageSize),
+        placed: (block, offset, length) => discarded.sent(block, offset, length),
+        zero: (block, offset, count) => discarded.zero(block, offset, count),
+      },
+    ]),
     description,
     fileOffset,
     seekable: true,
     onFault,
   });
-  const frame = await readFrame(reader, {
-    async take(from, to) {
-      const bytes = new Uint8Array(to - from);
-      await reads.read(bytes, from);
-      return bytes;
-    },
-  });
+  const take = async (from: number, to: number): Promise<Uint8Array> => {
+    const bytes = new Uint8Array(to - from);
+    await reads.read(bytes, from);
+    return bytes;
+  };
+  const frame = await readFrame(reader, { take }, (event) => discarded.follow(event));
   if (hasPagesElsewhere(reader)) {
     throw noRandomAccess('its pages are in multifd channels', reader.position);
   }
+  checkDiscarded(discarded, reader.position);
   const { pageSize } = reader.ram;
   const cache = new ExtentCache(reads);
   const blocks = reader.ram.blocks.map(sourceBlock);

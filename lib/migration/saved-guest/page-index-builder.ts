@@ -1,6 +1,7 @@
 import { toQemuFileError } from '../../contract/errors.ts';
 import { Digest, loadDigest } from '../../util/digest.ts';
 import type { MigrationEvent, PageVisitor } from '../format/events.ts';
+import { DiscardedPages } from '../memory/discarded-pages.ts';
 import type { RamTable } from '../ram/ram-table.ts';
 import { EXTENT_BYTES } from './extent-cache.ts';
 import { decodePageIndex, encodePageIndex, type Gap, lowerHalf } from './page-index.ts';
@@ -19,6 +20,7 @@ export class PageIndexBuilder {
   /** Receives the places of the pages. Never throws: what cannot be indexed must not fail the reading. */
   readonly pages: PageVisitor;
   readonly #places = new PagePlaces(() => false);
+  readonly #discarded = new DiscardedPages();
   readonly #gaps: Gap[] = [];
   readonly #digests: number[] = [];
   #digest: Digest;
@@ -35,12 +37,17 @@ export class PageIndexBuilder {
   private constructor() {
     this.#digest = new Digest();
     const places = this.#places;
+    const discarded = this.#discarded;
     this.pages = {
-      blocks: (blocks, pageSize) => places.blocks(blocks, pageSize),
+      blocks(blocks, pageSize) {
+        places.blocks(blocks, pageSize);
+        discarded.blocks(blocks, pageSize);
+      },
       placed: (block, offset, length, position) => {
         if (this.#problem !== null) return;
         try {
           places.placed(block, offset, length, position);
+          discarded.sent(block, offset, length);
         } catch (error) {
           this.#problem = toQemuFileError(error).reason;
         }
@@ -49,6 +56,7 @@ export class PageIndexBuilder {
         if (this.#problem !== null) return;
         try {
           places.zero(block, offset, count);
+          discarded.zero(block, offset, count);
         } catch (error) {
           this.#problem = toQemuFileError(error).reason;
         }
@@ -74,6 +82,11 @@ export class PageIndexBuilder {
 
   /** Add the next event of the reader. */
   addEvent(event: MigrationEvent): void {
+    try {
+      this.#discarded.follow(event);
+    } catch (error) {
+      this.#problem ??= toQemuFileError(error).reason;
+    }
     if (event.type !== 'sectionEnd' || event.section.name !== 'ram') return;
     const { kind, offset } = event.section;
     if (kind === 'part') this.#addGap(offset, event.offset);
@@ -91,6 +104,7 @@ export class PageIndexBuilder {
   finish({ blocks, pageSize, usesMultifd }: RamTable): Uint8Array | string {
     if (usesMultifd) this.#problem ??= 'its pages are in multifd channels';
     if (blocks.length === 0) this.#problem ??= 'the stream has no section "ram"';
+    this.#problem ??= this.#discarded.describe();
     if (this.#problem !== null) return this.#problem;
     if (this.#size % EXTENT_BYTES > 0) this.#endExtent();
     try {

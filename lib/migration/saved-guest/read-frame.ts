@@ -1,6 +1,7 @@
 import type { MaybePromise } from '../../contract/ops.ts';
 import type { Configuration, MigrationEvent, Section } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
+import { unknownCommand } from '../format/unknown-command.ts';
 import { LIMIT } from '../format/wire.ts';
 import type { MigrationReader } from '../reader/migration-reader.ts';
 import type { SavedGuest, SavedSection } from './saved-guest.ts';
@@ -30,8 +31,8 @@ export type GuestFrame = Omit<SavedGuest, 'pages' | 'close'>;
  * @param reader - Reads the stream; its visitor gets the pages.
  * @param bytes - The bytes of the same stream.
  * @param onEvent - Called with each event.
- * @throws {MigrationStreamError} (rejects) as the reader; `unsupported` for a stream without RAM, or with too much
- *   beside it.
+ * @throws {MigrationStreamError} (rejects) as the reader; `unsupported` for a stream without RAM, with too much
+ *   beside it, or with a command that QEMU does not know.
  */
 export async function readFrame(
   reader: MigrationReader,
@@ -79,6 +80,8 @@ class Frame {
     } else if (event.type === 'vmDescription') {
       const { offset, bytes } = event;
       this.#descriptionText = await this.#bytes.take(offset + SHORT_HEADER_BYTES, offset + bytes);
+    } else if (event.type === 'command' && event.command.name === 'UNKNOWN') {
+      throw unknownCommand(event.number, event.offset);
     }
   }
 

@@ -3,8 +3,10 @@ import type { VmDescription } from '../format/device-types.ts';
 import type { Configuration, MigrationEvent, RamBlock, Section } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import type { StreamSource } from '../format/stream-source.ts';
+import { unknownCommand } from '../format/unknown-command.ts';
 import { LIMIT } from '../format/wire.ts';
 import { combineVisitors } from '../memory/combine-visitors.ts';
+import { DiscardedPages } from '../memory/discarded-pages.ts';
 import { MissingPages } from '../memory/missing-pages.ts';
 import type { PageStore } from '../memory/page-store.ts';
 import { MigrationReader, type ReaderOptions } from '../reader/migration-reader.ts';
@@ -120,12 +122,13 @@ class Verifier {
       bytes = digests.through(source);
     }
     const missing = new MissingPages();
+    const discarded = new DiscardedPages();
     const reader = new MigrationReader(bytes, {
       ...this.#options,
       // The digest of the whole stream needs every byte.
       seekable: digests === null && this.#options.seekable === true,
       pages: combineVisitors(
-        [missing, this.#options.pages, image].filter((visitor) => visitor != null),
+        [missing, discarded, this.#options.pages, image].filter((visitor) => visitor != null),
       ),
       ...(all === true ? { onFault: (fault) => void result.faults.push(fault) } : {}),
     });
@@ -134,9 +137,10 @@ class Verifier {
       for await (const event of reader) {
         digests?.add(event);
         this.#note(event);
+        discarded.follow(event);
         onEvent?.(event, reader);
       }
-      this.#judge(reader);
+      this.#judge(reader, discarded.describe());
       // Not a fault: QEMU does not send pages that a balloon or virtio-mem gave back to the host.
       result.warnings.push(...missing.describe());
       if (digests !== null && image !== null) {
@@ -181,10 +185,7 @@ class Verifier {
     } else if (event.type === 'command') {
       if (event.command.name === 'POSTCOPY_LISTEN') this.#isPostcopy = true;
       if (event.command.name === 'UNKNOWN') {
-        const reason = `command ${event.number} is unknown; QEMU stops loading at it`;
-        this.#fault(
-          new MigrationStreamError('unsupported', reason, { position: event.offset + 1 }),
-        );
+        this.#fault(unknownCommand(event.number, event.offset));
       }
     }
   }
@@ -196,7 +197,7 @@ class Verifier {
   }
 
   /** Find what is missing at the end of the stream although QEMU would load it. */
-  #judge(reader: MigrationReader): void {
+  #judge(reader: MigrationReader, discarded: string | null): void {
     const position = this.#end + 1;
     const machine = reader.configuration?.machine ?? '';
     const fault = (reason: string): void =>
@@ -213,8 +214,11 @@ class Verifier {
       }
     }
     if (reader.ram.usesMultifd && (this.#options.channels ?? []).length === 0) {
-      fault('the pages are in multifd channels, which were not given');
+      fault(
+        'the pages are in multifd channels, which were not given (--channel FILE for each channel)',
+      );
     }
+    if (discarded !== null) fault(discarded);
   }
 
   #compare(found: Manifest): void {

@@ -9,14 +9,42 @@ import { readStream } from '../../helpers/read-stream.ts';
 import { assertSays, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
 import { savedGuestOf } from '../../helpers/saved-guest.ts';
 import { mountSmallDisk, requireSmallDisk } from '../../helpers/small-disk.ts';
+import {
+  blockList,
+  command,
+  configuration,
+  end,
+  eos,
+  header,
+  page,
+  piece,
+  section,
+  stream,
+  vmDescription,
+} from '../../helpers/stream-bytes.ts';
 
 /** Return the arguments for a recording with its further channels. */
 function argumentsOf([main = '', ...channels]: readonly string[], to: string): string[] {
-  return ['compact', main, to, ...channels.flatMap((channel) => ['--channel', channel])];
+  const given = channels.filter((path) => !path.endsWith('.ret'));
+  return ['compact', main, to, ...given.flatMap((path) => ['--channel', path])];
 }
 
 function bodyOf(name: string, body: Uint8Array): string {
   return `${name} ${Buffer.from(body).toString('hex')}`;
+}
+
+/** A small stream with a command that no QEMU knows before its end. */
+function withUnknownCommand(): Buffer {
+  return stream(
+    header,
+    configuration('pc-i440fx-7.2'),
+    section('start', 2, ['ram', 0, 4], blockList(['pc.ram', 0x1000]), eos),
+    piece('part', 2, page('pc.ram', 0, Buffer.alloc(4096, 0xaa)), eos),
+    piece('end', 2, eos),
+    command(99, 'aabb'),
+    end,
+    vmDescription({ page_size: 4096, devices: [] }),
+  );
 }
 
 /** Assert that a file holds one round of a recorded guest. */
@@ -55,6 +83,7 @@ describe('compact writes each page once, from a stream', () => {
     ['compress', 'with compressed pages'],
     ['xbzrle', 'with XBZRLE pages'],
     ['multifd-zlib', 'with multifd channels'],
+    ['q10-postcopy-preempt', 'of postcopy-preempt with its channel'],
   ] as const) {
     test(what, async () => {
       await using dir = makeTempDir();
@@ -87,19 +116,19 @@ describe('compact writes each page once, from a stream', () => {
 });
 
 describe('compact writes nothing', () => {
-  const stream = (dir: TempDir, name = 'microvm'): string => putRecording(dir, name)[0] ?? '';
+  const recorded = (dir: TempDir, name = 'microvm'): string => putRecording(dir, name)[0] ?? '';
 
   for (const [what, make, code, says] of [
     [
       'for a stream that was cut',
-      (dir) => put(dir, 'cut', fs.readFileSync(stream(dir)).subarray(0, 1_000_000)),
+      (dir) => put(dir, 'cut', fs.readFileSync(recorded(dir)).subarray(0, 1_000_000)),
       1,
       /ENODATA: .*ends/,
     ],
     [
       'for a stream that is damaged',
       (dir) => {
-        const bytes = fs.readFileSync(stream(dir));
+        const bytes = fs.readFileSync(recorded(dir));
         bytes.fill(0x55, 10_000, 20_000);
         return put(dir, 'damaged', bytes);
       },
@@ -110,9 +139,21 @@ describe('compact writes nothing', () => {
     ['for an empty file', (dir) => put(dir, 'empty', ''), 3, /ENODATA/],
     [
       'for a stream whose channels were not given',
-      (dir) => stream(dir, 'multifd-none'),
+      (dir) => recorded(dir, 'multifd-none'),
       5,
-      /multifd channels, which were not given/,
+      /multifd channels, which were not given \(--channel FILE for each channel\)/,
+    ],
+    [
+      'for a stream of postcopy-preempt whose channel was not given',
+      (dir) => recorded(dir, 'q10-postcopy-preempt'),
+      1,
+      /\d+ pages? of RAM block ".+" that postcopy discarded did not come after that: .*--channel FILE/,
+    ],
+    [
+      'for a stream with a command that QEMU does not know',
+      (dir) => put(dir, 'unknown', withUnknownCommand()),
+      5,
+      /ENOTSUP: command 99 is unknown/,
     ],
     ['for a file that does not exist', (dir) => dir.join('nothing'), 4, /ENOENT/],
   ] as readonly [string, (dir: TempDir) => string, number, RegExp][]) {
@@ -129,7 +170,7 @@ describe('compact writes nothing', () => {
 
   test('to the file that it reads', async () => {
     await using dir = makeTempDir();
-    const from = stream(dir);
+    const from = recorded(dir);
     fs.linkSync(from, dir.join('link'));
     const before = fs.readFileSync(from);
     assertSays(await run(['compact', from, dir.join('link')]), 2, /is the file that is read/);
@@ -138,14 +179,14 @@ describe('compact writes nothing', () => {
 
   test('to a directory that does not exist', async () => {
     await using dir = makeTempDir();
-    assertSays(await run(['compact', stream(dir), dir.join('no/to')]), 4, /no\/to: ENOENT/);
+    assertSays(await run(['compact', recorded(dir), dir.join('no/to')]), 4, /no\/to: ENOENT/);
   });
 
   test('to a disk that is full', { skip: requireSmallDisk() }, async () => {
     await using dir = makeTempDir();
     await using disk = mountSmallDisk();
     const to = disk.join('to');
-    assertSays(await run(['compact', stream(dir), to]), 4, /\/to: ENOSPC/);
+    assertSays(await run(['compact', recorded(dir), to]), 4, /\/to: ENOSPC/);
     assert.deepEqual(fs.readdirSync(disk.path), []);
   });
 });
