@@ -46,6 +46,9 @@ export interface PutSettings {
   budget: BandwidthBudget;
 }
 
+/** Least number of staging blocks that a file keeps. */
+const MIN_SPARE_BLOCKS = 4;
+
 /** Whether puts are accepted: not on a file without a put half, nor after `end()`. */
 type PutState = 'open' | 'notWritable' | 'ended';
 
@@ -83,7 +86,9 @@ export class PutHalf {
       canQueue: () => this.#canQueue(),
       notQueued: (onRelease: () => void) => this.#callRelease(onRelease),
     };
-    this.staging = new Staging(stagingSize, callbacks);
+    // A producer puts some more before it looks at the gate.
+    const maxSpare = Math.max(MIN_SPARE_BLOCKS, Math.ceil((2 * highWaterMark) / stagingSize));
+    this.staging = new Staging(stagingSize, maxSpare, callbacks);
     this.#gather = new GatherList(this.staging, gatherEntries, copyLimit, callbacks);
     this.limiter = new RateLimiter(settings.budget);
     this.#sender = new Sender(ops, this.limiter, digest, {

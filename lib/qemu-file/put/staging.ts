@@ -32,9 +32,6 @@ const texts: string[] = new Array<string>(256).fill('');
 /** The bytes of these texts, once they were put twice. */
 const textBytes: (Uint8Array | null)[] = new Array<Uint8Array | null>(256).fill(null);
 
-/** Spare staging blocks kept per file; more are left to the garbage collector. */
-const SPARE_BLOCKS = 4;
-
 function newBlock(size: number): StagingBlock {
   const { buffer, byteOffset, length } = allocateBlock(size);
   // Not a Buffer: small copies into a Uint8Array are compiled inline.
@@ -75,9 +72,15 @@ export class Staging {
   /** Number of runs of this block that have a view. */
   #runCount = 0;
   readonly #spare: StagingBlock[] = [];
+  readonly #maxSpare: number;
 
-  constructor(size: number, host: StagingHost) {
+  /**
+   * @param maxSpare - Blocks that are kept for later puts; more are left to the garbage collector. It has to cover
+   *   what waits for the backend, because a new block costs more than what is copied into it.
+   */
+  constructor(size: number, maxSpare: number, host: StagingHost) {
     this.size = size;
+    this.#maxSpare = maxSpare;
     this.#host = host;
   }
 
@@ -248,7 +251,7 @@ export class Staging {
 
   /** Keep a detached block for later puts. */
   recycleBlock(block: StagingBlock): void {
-    if (this.#spare.length < SPARE_BLOCKS) this.#spare.push(block);
+    if (this.#spare.length < this.#maxSpare) this.#spare.push(block);
   }
 
   /** Move the cursor. A full block leaves at once, as in QEMU, and not with the next put. */
