@@ -57,6 +57,16 @@ class BusySource extends MemoryPageSource {
 
   override read(block: number, offset: number, target: Uint8Array): void {
     super.read(block, offset, target);
+    this.#change(block);
+  }
+
+  override view(block: number, offset: number, length: number): Uint8Array {
+    const view = super.view(block, offset, length);
+    this.#change(block);
+    return view;
+  }
+
+  #change(block: number): void {
     if (block !== this.#busy || this.#left === 0) return;
     this.#left -= 1;
     // Free pages: the page after the guest's own ones, and others up to the end.

@@ -77,6 +77,10 @@ export class MemoryPageSource implements LivePageSource {
     target.set(memory.subarray(offset, offset + target.length));
   }
 
+  view(block: number, offset: number, length: number): Uint8Array {
+    return (this.#memory[block] as Uint8Array).subarray(offset, offset + length);
+  }
+
   dirty(block: number, bitmap: Uint32Array): void {
     const words = this.#dirty[block] as Uint32Array;
     for (let at = 0; at < words.length; at++) {

@@ -36,6 +36,14 @@ export interface PageSource {
    */
   read(block: number, offset: number, target: Uint8Array): void | Promise<void>;
   /**
+   * Return the memory that holds contents of a block; null where `read` has to copy or fetch them. The caller
+   * does not write to it, and uses it before its next `await`. Absent from sources that always copy.
+   *
+   * @param offset - Offset in the block, in bytes; a multiple of the page size.
+   * @param length - Number of bytes, inside the block; a multiple of the page size.
+   */
+  view?(block: number, offset: number, length: number): Uint8Array | null;
+  /**
    * Check that the pages are still the ones that the source was opened with: the file below was not written to.
    *
    * @throws {QemuFileError} (or rejects) `EIO` if it was.

@@ -4,8 +4,7 @@ import type { BytesSent } from '../../qemu-file/ram-hooks.ts';
 import type { LivePageSource } from '../memory/live-page-source.ts';
 import type { PageSource } from '../memory/page-source.ts';
 import type { MigrationWriter, SectionHeader } from '../writer/migration-writer.ts';
-import type { PageView } from './encode-xbzrle.ts';
-import { PageBuffer } from './page-buffer.ts';
+import { PageRun } from './page-run.ts';
 import { PendingPages } from './pending-pages.ts';
 import { SEND_PAGE, XbzrleCache } from './xbzrle-cache.ts';
 import { SCAN_STEP_BYTES } from './zero-scan.ts';
@@ -17,8 +16,6 @@ import { SCAN_STEP_BYTES } from './zero-scan.ts';
  *   complete()  END     the rest
  */
 
-/** Bytes that are read from the source at a time: they fit in the cache of a processor's core. */
-const READ_BYTES = 262_144;
 /** Longest time in which pages of one PART are sent. @see QEMU `MAX_WAIT` */
 const PART_MS = 50;
 /** Bytes of a page record besides its page. */
@@ -80,7 +77,7 @@ export class RamSaver {
   readonly #signal: AbortSignal | undefined;
   readonly #pageSize: number;
   readonly #pending: PendingPages;
-  readonly #buffer: PageBuffer;
+  readonly #run: PageRun;
   readonly #cache: XbzrleCache | null;
   /** Number of the first page of each block, counted through all blocks. */
   readonly #firstPages: readonly number[];
@@ -119,7 +116,7 @@ export class RamSaver {
     this.#pageSize = pageSize;
     this.#pending = new PendingPages(source);
     this.#changedPages = this.#pending.count;
-    this.#buffer = new PageBuffer(pageSize, Math.max(1, READ_BYTES / pageSize));
+    this.#run = new PageRun(source);
     this.#cache = xbzrleCacheBytes === 0 ? null : new XbzrleCache(xbzrleCacheBytes, pageSize);
     let pages = 0;
     this.#firstPages = blocks.map(({ usedLength }) => {
@@ -233,12 +230,13 @@ export class RamSaver {
   /** Send pages until a time, or until none is left. */
   async #sendPages(untilMs: number): Promise<void> {
     const pending = this.#pending;
-    const { capacity, runs } = this.#buffer;
-    while (pending.take(capacity)) {
+    // The XBZRLE cache must hold what was sent, whatever a thread of the program writes meanwhile.
+    const mustCopy = this.#usesCache;
+    const maxPages = this.#run.maxPages(mustCopy);
+    while (pending.take(maxPages)) {
       const { block, page, run } = pending;
       if (pending.mayHoldData) {
-        const target = runs[run] as Buffer;
-        const reading = this.#source.read(block, page * this.#pageSize, target);
+        const reading = this.#run.load(block, page, run, mustCopy);
         if (reading !== undefined) await reading;
         this.#sendRun(block, page, run);
       } else {
@@ -247,6 +245,11 @@ export class RamSaver {
       await this.#ready();
       if (performance.now() >= untilMs) return;
     }
+  }
+
+  /** Whether pages go through the XBZRLE cache: only those of later rounds have been sent before. */
+  get #usesCache(): boolean {
+    return this.#cache !== null && this.#round > 1;
   }
 
   /** Wait until the file takes more. */
@@ -258,17 +261,17 @@ export class RamSaver {
   }
 
   #sendRun(block: number, first: number, count: number): void {
-    const buffer = this.#buffer;
+    const run = this.#run;
     let zeros = 0;
     for (let at = 0; at < count; at++) {
       const isSent = this.#isSentByHook(block, first + at);
-      if (!isSent && buffer.isZero(at)) {
+      if (!isSent && run.isZero(at)) {
         zeros++;
         continue;
       }
       if (zeros > 0) this.#putZeros(block, first + at - zeros, zeros);
       zeros = 0;
-      if (!isSent) this.#sendPage(block, first + at, buffer.pages[at] as PageView);
+      if (!isSent) this.#sendPage(block, first + at, at);
     }
     if (zeros > 0) this.#putZeros(block, first + count - zeros, zeros);
   }
@@ -309,14 +312,14 @@ export class RamSaver {
     for (let at = 0; at < count; at++) cache.zero(number + at, this.#round);
   }
 
-  #sendPage(block: number, page: number, view: PageView): void {
+  /** Send a page, which is number `at` of the run. */
+  #sendPage(block: number, page: number, at: number): void {
     const pageSize = this.#pageSize;
     const { ram } = this.#writer;
     const offset = page * pageSize;
-    // Only pages of later rounds have been sent before.
-    if (this.#cache !== null && this.#round > 1) {
+    if (this.#cache !== null && this.#usesCache) {
       const number = (this.#firstPages[block] as number) + page;
-      const length = this.#cache.encode(number, view, this.#round);
+      const length = this.#cache.encode(number, this.#run.copiedPage(at), this.#round);
       if (length === 0) {
         this.#unchanged++;
         return;
@@ -327,7 +330,7 @@ export class RamSaver {
         return;
       }
     }
-    ram.page(block, offset, view.bytes);
+    ram.page(block, offset, this.#run.page(at));
     this.#normal++;
   }
 

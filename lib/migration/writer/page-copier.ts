@@ -1,5 +1,6 @@
 import { abortError } from '../../contract/errors.ts';
 import type { PageSource } from '../memory/page-source.ts';
+import { ZeroPage } from '../memory/zero-page.ts';
 
 /** Bytes that are read from the source at a time. */
 const CHUNK_BYTES = 1_048_576;
@@ -22,13 +23,13 @@ export class PageCopier {
   readonly #target: PageTarget;
   readonly #signal: AbortSignal | undefined;
   readonly #free: Buffer[] = [];
-  readonly #zeroPage: Buffer;
+  readonly #zeroPage: ZeroPage;
 
   constructor(pages: PageSource, target: PageTarget, signal: AbortSignal | undefined) {
     this.#pages = pages;
     this.#target = target;
     this.#signal = signal;
-    this.#zeroPage = Buffer.alloc(pages.pageSize);
+    this.#zeroPage = new ZeroPage(pages.pageSize);
   }
 
   /**
@@ -86,6 +87,7 @@ export class PageCopier {
   /** Write pages in runs: of zeros, and of others by reference. */
   #write(block: number, offset: number, bytes: Buffer, buffer: Buffer): void {
     const target = this.#target;
+    const zeroPage = this.#zeroPage;
     const { pageSize } = this.#pages;
     const { length } = bytes;
     let references = 1;
@@ -94,13 +96,13 @@ export class PageCopier {
       if (references === 0) this.#free.push(buffer);
     };
     let from = 0;
-    let isZero = this.#isZero(bytes, 0);
+    let isZero = zeroPage.isAt(bytes, 0);
     while (from < length) {
       const wasZero = isZero;
       let end = from;
       do {
         end += pageSize;
-        if (end < length) isZero = this.#isZero(bytes, end);
+        if (end < length) isZero = zeroPage.isAt(bytes, end);
       } while (end < length && isZero === wasZero);
       if (wasZero) {
         target.zero(block, offset + from, (end - from) / pageSize);
@@ -111,13 +113,6 @@ export class PageCopier {
       from = end;
     }
     release();
-  }
-
-  #isZero(bytes: Buffer, at: number): boolean {
-    // Two bytes rule out most data at no cost.
-    if (bytes[at] !== 0 || bytes[at + this.#pages.pageSize - 1] !== 0) return false;
-    const { pageSize } = this.#pages;
-    return bytes.compare(this.#zeroPage, 0, pageSize, at, at + pageSize) === 0;
   }
 
   async #ready(): Promise<void> {

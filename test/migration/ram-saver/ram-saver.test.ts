@@ -352,6 +352,91 @@ describe('memory that changes', () => {
   });
 });
 
+describe('memory of which the source has a view', () => {
+  /** A source that records how its pages are got. */
+  class RecordingSource extends MemoryPageSource {
+    readonly calls: string[] = [];
+    hasView = true;
+
+    override read(block: number, offset: number, target: Uint8Array): void {
+      this.calls.push(`read ${offset / PAGE} ${target.length / PAGE}`);
+      super.read(block, offset, target);
+    }
+
+    override view(block: number, offset: number, length: number): Uint8Array {
+      this.calls.push(`view ${offset / PAGE} ${length / PAGE}`);
+      return this.hasView ? super.view(block, offset, length) : (null as never);
+    }
+  }
+
+  test('is not read, and arrives also from the middle of a buffer', async () => {
+    const memory = Buffer.alloc(20 * PAGE + 24).subarray(24);
+    for (const page of [0, 2, 15, 16, 19]) memory[page * PAGE + 17] = page + 1;
+    memory[PAGE - 1] = 1;
+    memory[3 * PAGE] = 1;
+    const source = new RecordingSource([{ name: 'a', memory }]);
+    const { saver, finish } = start(source);
+    await saver.setup();
+    await saver.iterate();
+    await saver.complete();
+    assert.deepEqual(source.calls, ['view 0 16', 'view 16 4']);
+    assert.deepEqual(saver.progress.pages, { normal: 6, zero: 14, xbzrle: 0, unchanged: 0 });
+    assert.ok((await loaded(await finish())).a?.equals(memory));
+  });
+
+  test('is read where the source has no view of it', async () => {
+    const memory = memoryOf(1, 0, 2);
+    const source = new RecordingSource([{ name: 'a', memory }]);
+    source.hasView = false;
+    const { saver, finish } = start(source);
+    await saver.setup();
+    await saver.iterate();
+    await saver.complete();
+    assert.deepEqual(source.calls, ['view 0 3', 'read 0 3']);
+    assert.ok((await loaded(await finish())).a?.equals(memory));
+  });
+
+  test('is read in rounds with XBZRLE, whose cache keeps what was sent', async () => {
+    const source = new RecordingSource([{ name: 'a', memory: memoryOf(1, 2) }]);
+    const { saver } = start(source, { xbzrleCacheBytes: 8 * PAGE });
+    await saver.setup();
+    await saver.iterate();
+    source.markDirty(0, 0, 2 * PAGE);
+    await saver.iterate();
+    await saver.iterate();
+    assert.deepEqual(source.calls, ['view 0 2', 'read 0 2']);
+  });
+
+  test('may change once it was sent, while the bytes wait for the transport', async () => {
+    const memory = memoryOf(1, 2);
+    const chunks: Buffer[] = [];
+    let open = (): void => {};
+    const opened = new Promise<void>((resolve) => {
+      open = resolve;
+    });
+    const file = new QemuFile({
+      async writevBuffer(buffers) {
+        await opened;
+        const chunk = Buffer.concat(buffers);
+        chunks.push(chunk);
+        return chunk.length;
+      },
+    });
+    const saver = new RamSaver(
+      new MigrationWriter(file),
+      new MemoryPageSource([{ name: 'a', memory }]),
+    );
+    await saver.setup();
+    await saver.complete();
+    memory.fill(9);
+    open();
+    await file.flush();
+    const sent = Buffer.concat(chunks);
+    assert.ok(sent.includes(memoryOf(1)) && sent.includes(memoryOf(2)));
+    assert.ok(!sent.includes(memoryOf(9)));
+  });
+});
+
 describe('a saver waits', () => {
   test('for a transport that is slow, so that little is pending', async () => {
     const memory = Buffer.alloc(64 << 20, 3);
@@ -387,10 +472,10 @@ describe('a saver waits', () => {
     await saver.iterate();
     limits.push(file.maxBandwidth);
     source.markDirty(0, 0, memory.length);
-    const read = source.read.bind(source);
-    source.read = (...args) => {
+    const view = source.view.bind(source);
+    source.view = (...args) => {
       limits.push(file.maxBandwidth);
-      read(...args);
+      return view(...args);
     };
     await saver.complete();
     limits.push(file.maxBandwidth);
