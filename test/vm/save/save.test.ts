@@ -167,13 +167,13 @@ describe('a save', () => {
   test('makes an index of its pages, with which the guest is opened', async () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
-    fake.capabilities['xbzrle'] = true;
+    fake.capabilities.xbzrle = true;
     const path = dir.join('vm.mig');
     const saving = save(fake, dir, await openTo(path), { index: true, manifest: true });
     const { index, warnings } = await saving;
     assert.ok(index);
     assert.deepEqual(warnings, []);
-    assert.equal(fake.capabilities['xbzrle'], true);
+    assert.equal(fake.capabilities.xbzrle, true);
     const file = await unwrap(await openFrom({ scheme: 'file', path, offset: 0 }));
     const guest = await openSavedGuest(file, { index });
     const { ram } = recording('return-path').facts;
