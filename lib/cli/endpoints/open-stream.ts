@@ -1,13 +1,10 @@
-import { fstatSync } from 'node:fs';
 import { openFrom, type Uri } from '../../../adapters/index.ts';
 import { type Unwrapped, unpack, unwrap } from '../../migration/containers/unwrap.ts';
-import {
-  type FoundDescription,
-  findVmDescription,
-} from '../../migration/devices/find-vm-description.ts';
+import type { FoundDescription } from '../../migration/devices/find-vm-description.ts';
 import type { StreamSource } from '../../migration/format/stream-source.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { decompress } from '../../vm/decompress.ts';
+import { lookUpDescription } from '../../vm/look-up-description.ts';
 import { connectionFilter } from './connection-filter.ts';
 import { type Endpoint, openFromEndpoint } from './endpoint.ts';
 import { printListening } from './open-endpoints.ts';
@@ -34,9 +31,6 @@ export interface StreamChoice {
   signal: AbortSignal;
   quiet: boolean;
 }
-
-/** Bytes at the end of a file that are searched for the VM description: at first, and at most. */
-const TAIL_BYTES = [1_048_576, 33_554_432] as const;
 
 /**
  * Open a stream and its further channels, and unwrap each from its containers.
@@ -75,35 +69,4 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
     await close();
     throw error;
   }
-}
-
-/**
- * Find the VM description at the end of a regular file, followed by nothing but zero padding. In any other
- * file the reader finds it when it gets there.
- */
-async function lookUpDescription({
-  file,
-  seekable,
-  container,
-  fileOffset,
-}: Unwrapped): Promise<FoundDescription | undefined> {
-  const fd = file.getFd();
-  if (!seekable || fd < 0 || (container !== null && container !== 'libvirt')) return undefined;
-  const stats = fstatSync(fd);
-  if (!stats.isFile()) return undefined;
-  for (const size of TAIL_BYTES) {
-    const length = Math.min(size, stats.size - fileOffset);
-    if (length <= 0) return undefined;
-    const tail = Buffer.allocUnsafe(length);
-    await file.getBufferAt(tail, stats.size - length);
-    const found = findVmDescription(tail, stats.size - length - fileOffset);
-    const end = found === null ? 0 : found.offset + found.bytes + fileOffset;
-    if (found !== null && isPadding(tail.subarray(length - (stats.size - end)))) return found;
-    if (length < size) return undefined;
-  }
-  return undefined;
-}
-
-function isPadding(bytes: Uint8Array): boolean {
-  return bytes.every((byte) => byte === 0);
 }

@@ -1,11 +1,11 @@
-import { fstatSync } from 'node:fs';
 import { type Unwrapped, unwrap } from '../../migration/containers/unwrap.ts';
-import { findVmDescription } from '../../migration/devices/find-vm-description.ts';
 import type { Configuration, RamBlock } from '../../migration/format/events.ts';
 import { MigrationStreamError } from '../../migration/format/stream-error.ts';
 import { MigrationReader } from '../../migration/reader/migration-reader.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+
 import { decompress, prefersProgram } from '../decompress.ts';
+import { lookUpDescription } from '../look-up-description.ts';
 import type { StreamFacts } from '../preflight/preflight.ts';
 
 /** A stream to be restored. */
@@ -19,8 +19,6 @@ export interface OpenSource {
 
 /** Bytes from the start of a stream that hold its configuration section and its list of RAM blocks, with a margin. */
 const START_BYTES = 32_768;
-/** Bytes at the end of a file that are searched for the VM description. */
-const TAIL_BYTES = 1_048_576;
 
 /**
  * Find the stream in a source, and read its configuration and its list of RAM blocks without consuming them.
@@ -73,20 +71,8 @@ async function readStart(start: Uint8Array): Promise<StreamStart> {
 }
 
 /** Return the device sections by the VM description at the end of a regular file; null if there is none. */
-async function readSections({
-  file,
-  seekable,
-  container,
-  fileOffset,
-}: Unwrapped): Promise<StreamFacts['sections']> {
-  const fd = file.getFd();
-  if (!seekable || fd < 0 || (container !== null && container !== 'libvirt')) return null;
-  const stats = fstatSync(fd);
-  const length = Math.min(TAIL_BYTES, stats.size - fileOffset);
-  if (!stats.isFile() || length <= 0) return null;
-  const tail = Buffer.allocUnsafe(length);
-  await file.getBufferAt(tail, stats.size - length);
-  const found = findVmDescription(tail, stats.size - length - fileOffset);
+async function readSections(unwrapped: Unwrapped): Promise<StreamFacts['sections']> {
+  const found = await lookUpDescription(unwrapped);
   return (
     found?.description.devices.map(({ name, instance_id: instanceId }) => ({ name, instanceId })) ??
     null
