@@ -202,8 +202,8 @@ function checkCorpus(name: string, { summary, ram, states, endedAt }: SummaryAnd
 
 /** The bytes of a recording of the corpus. */
 function corpusParts(name: string): RecordedParts {
-  const { files, stream_at = 0, ...facts } = corpusFacts(name);
-  const at = (facts as { container?: { payload_at: number } }).container?.payload_at ?? stream_at;
+  const { files, stream_at = 0, container } = corpusFacts(name);
+  const at = container?.payload_at ?? stream_at;
   const [main, ...others] = files;
   assert.ok(main !== undefined);
   return {

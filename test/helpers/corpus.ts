@@ -14,6 +14,8 @@ export interface RecordingFacts {
   capabilities: Record<string, boolean>;
   files: { file: string; holds: string; bytes: number; xxh64: string; sha256: string }[];
   stream_at?: number;
+  /** What the stream is in, if it is not bare. */
+  container?: { payload_at: number };
   pages_by_qemu?: Record<string, number>;
   multifd_packets?: Record<
     string,

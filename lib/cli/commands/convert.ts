@@ -99,11 +99,19 @@ function checkPlace(to: Endpoint, { compress }: ConvertFlags, fileOffset: number
   );
 }
 
-/** Codes of errors about what was typed. */
+/** Codes and operations of errors about what was typed. Files fail with the same codes, in other operations. */
 const USAGE_CODES: ReadonlySet<string> = new Set(['EINVAL', 'ERANGE']);
+const TYPED_OPERATIONS: ReadonlySet<string | undefined> = new Set([
+  'setField',
+  'encodeState',
+  'renameBlocks',
+]);
 
 /** Return names and values that do not fit the stream as a mistake of the command line; other errors as they are. */
 function usageErrorOf(error: unknown): unknown {
-  const isTyped = error instanceof QemuFileError && USAGE_CODES.has(error.code);
+  const isTyped =
+    error instanceof QemuFileError &&
+    USAGE_CODES.has(error.code) &&
+    TYPED_OPERATIONS.has(error.operation);
   return isTyped ? new UsageError(error.reason) : error;
 }

@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { recording, unpack } from '../../fixtures/recording.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
-import { run } from '../../helpers/command.ts';
+import { Command, run } from '../../helpers/command.ts';
 import { readStream } from '../../helpers/read-stream.ts';
 import { assertSays, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
 import { type RecordedDevice, recordedDevices } from '../../helpers/recorded-devices.ts';
@@ -247,6 +247,18 @@ describe('convert writes nothing', () => {
     const ended = await run(['convert', stream(dir), '-', '--layout', 'mapped-ram']);
     assertSays(ended, 2, /needs a file to write to/);
     assert.equal(ended.stdout.length, 0);
+  });
+
+  test('to a file that takes no such bytes: EINVAL of a system call is an error of the file', async () => {
+    await using dir = makeTempDir();
+    // The kernel takes only a number here.
+    const descriptor = fs.openSync('/proc/self/oom_score_adj', 'w');
+    try {
+      const ended = await new Command(['convert', stream(dir), 'fd:3'], '', [descriptor]).ended();
+      assertSays(ended, 4, /fd:3: EINVAL/);
+    } finally {
+      fs.closeSync(descriptor);
+    }
   });
 
   test('to the file that it reads', async () => {
