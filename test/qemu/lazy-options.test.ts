@@ -141,6 +141,22 @@ for (const { version, skip, options } of QEMUS) {
       await assertSound(restored);
     });
 
+    test('of a stopped guest over two connections is recovered without a word about them', async () => {
+      await using restored = await machine(incoming);
+      const death = new AbortController();
+      const failing = restoreLazily(restored.qmp, guest, {
+        ...{ preempt: true, keepPaused: true, maxBandwidth: 1 },
+        signal: death.signal,
+      });
+      failing.catch(noop);
+      await restored.qemu.waitStatus(['paused']);
+      death.abort();
+      await assert.rejects(failing, /--recover/);
+      await recoverLazily(restored.qmp, guest);
+      await restored.qemu.resume();
+      await assertSound(restored);
+    });
+
     test('publishes its start, its progress and its end', async () => {
       const messages: VmMessage[] = [];
       const onMessage = (message: unknown): void => void messages.push(message as VmMessage);

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { abortError, toQemuFileError } from '../../contract/errors.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { noop } from '../../util/noop.ts';
+import { queryCapabilities } from '../migration-settings.ts';
 import { type DestinationFacts, readDestinationFacts } from '../preflight/destination-facts.ts';
 import { PrivateDirectory } from '../private-directory.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
@@ -15,6 +16,8 @@ import { checkAddress, lazyError, PostcopySource } from './postcopy-source.ts';
 import { publishLazily } from './publish-lazily.ts';
 
 const OPERATION = 'recoverLazily';
+/** Why QEMU may not answer a source that has one connection. */
+const FORGOTTEN_PREEMPT = '; if the restore had --preempt (`preempt`), recover with it as well';
 /** Milliseconds that QEMU may take to notice that its source is gone. */
 const PAUSE_TIMEOUT_MS = 10_000;
 const PAUSE_POLL_MS = 50;
@@ -30,7 +33,8 @@ const FACTS_TIMEOUT_MS = 300;
  * @param qmp - A client of the QEMU that was connected with `oob`, because QEMU's main thread may wait for a page.
  *   Connect it before the restore: QEMU takes no new client while its main thread waits. It stays open.
  * @param guest - The guest that was being restored, from the same file; it stays open.
- * @param options - As for `restoreLazily`, without `resume` and `keepPaused`.
+ * @param options - As for `restoreLazily`, without `resume` and `keepPaused`. QEMU waits for a second connection if the
+ *   restore had `preempt`: give it again, unless QEMU's main thread is free to report it.
  * @returns As `restoreLazily`; `resumeMs` is the time until QEMU went on.
  * @throws {QemuFileError} (rejects) `EINVAL` if QEMU has no lazy restore to go on with, or another guest; `EIO` and
  *   `ECONNRESET` if it fails again; `ETIMEDOUT` if QEMU does not answer; `ECANCELED`; the error of the guest's pages.
@@ -57,14 +61,18 @@ async function recover(
   const { signal } = options;
   checkAddress(options.address);
   if (signal?.aborted) throw abortError(signal, OPERATION);
-  // QEMU answers this only if its main thread does not wait for a page: nothing depends on it.
-  const asked = readDestinationFacts(qmp).catch(noop);
+  // QEMU answers these only if its main thread does not wait for a page: nothing depends on it.
+  const askedCapabilities = queryCapabilities(qmp).catch(noop);
+  const askedFacts = readDestinationFacts(qmp).catch(noop);
   await using directory = await PrivateDirectory.create(options.directory);
   const address = options.address ?? `unix:${directory.join('socket')}`;
   await startRecovery(qmp, address, signal);
-  const facts = await Promise.race([asked, delay(FACTS_TIMEOUT_MS, undefined, { ref: false })]);
+  const limit = delay(FACTS_TIMEOUT_MS, undefined, { ref: false });
+  const capabilities = (await Promise.race([askedCapabilities, limit])) ?? undefined;
+  const facts = (await Promise.race([askedFacts, limit])) ?? undefined;
+  const preempt = options.preempt ?? capabilities?.['postcopy-preempt'] === true;
   if (facts && options.check !== false) compareGuest(guest, facts);
-  const memory = memoryOf(guest, facts ?? undefined);
+  const memory = memoryOf(guest, facts);
   await using source = await PostcopySource.connect({
     address,
     guest,
@@ -74,13 +82,15 @@ async function recover(
     endsPreempt: qmp.greeting.version.major < 8,
   });
   try {
-    if (options.preempt === true) await source.openPreemptChannel();
-    await handshake(source, guest, memory, facts instanceof Object && facts.blocks !== null);
+    if (preempt) await source.openPreemptChannel();
+    await handshake(source, guest, memory, facts !== undefined && facts.blocks !== null);
     source.resumeMs = source.elapsedMs;
     await source.serveToEnd(Promise.resolve());
   } catch (error) {
     source.break(error as Error);
-    throw error;
+    const failure = toQemuFileError(error, { operation: OPERATION });
+    if (failure.code !== 'ETIMEDOUT' || preempt) throw failure;
+    throw lazyError('ETIMEDOUT', `${failure.reason}${FORGOTTEN_PREEMPT}`, failure);
   }
   const startMs = source.connectedAt - calledAt;
   return await finishLazily(qmp, source, { startMs, warnings: [] });
