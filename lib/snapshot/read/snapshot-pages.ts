@@ -12,6 +12,12 @@ const READ_AHEAD_BYTES = 4_194_304;
 /** Most frames of one request. */
 const MAX_REQUEST_FRAMES = 8;
 
+/** Frames of a pack from `first` up to, not including, `end`. */
+interface FrameRange {
+  readonly first: number;
+  end: number;
+}
+
 /** The guest memory of a snapshot. */
 export class SnapshotPages implements PageSource {
   readonly pageSize: number;
@@ -146,31 +152,46 @@ export class SnapshotPages implements PageSource {
     this.#ahead = end;
   }
 
-  /** Start to read the frames of the pages from `from` up to `end` that are not at hand. */
+  /**
+   * Start to read the frames of the pages from `from` up to `end` that are not at hand. Pages of an ancestor, between
+   * which there are pages of others, mostly lie in adjacent frames, which are read with one request.
+   */
   #request(from: number, end: number): void {
     const { runs } = this.#map;
+    const wanted = new Map<number, FrameRange>();
     for (let run = Math.max(0, runs.find(from)); run < runs.length; run++) {
       const first = runs.pages[run] as number;
-      if (first >= end) return;
+      if (first >= end) break;
       const start = Math.max(from, first);
       const stop = Math.min(end, first + (runs.counts[run] as number));
       if (stop <= start) continue;
-      this.#requestStored((runs.stored[run] as number) + start - first, stop - start);
+      this.#want(wanted, (runs.stored[run] as number) + start - first, stop - start);
     }
+    for (const [index, range] of wanted) this.#start(index, range);
   }
 
-  #requestStored(stored: number, count: number): void {
+  /** Add the frames of stored pages to those that are wanted, by pack; start to read those that are not adjacent. */
+  #want(wanted: Map<number, FrameRange>, stored: number, count: number): void {
     for (let at = stored; at < stored + count; ) {
       const index = this.#packIndex.packOf(at);
       const base = this.#packIndex.baseOf(index);
       const end = Math.min(stored + count, this.#packIndex.baseOf(index + 1));
       const first = Math.floor((at - base) / this.#perFrame);
       const last = Math.ceil((end - base) / this.#perFrame);
-      for (let frame = first; frame < last; frame += MAX_REQUEST_FRAMES) {
-        const stop = Math.min(last, frame + MAX_REQUEST_FRAMES);
-        this.#cache.start(this.#pack(index), frame, stop);
+      const range = wanted.get(index);
+      if (range !== undefined && first >= range.first && first <= range.end) {
+        range.end = Math.max(range.end, last);
+      } else {
+        if (range !== undefined) this.#start(index, range);
+        wanted.set(index, { first, end: last });
       }
       at = end;
+    }
+  }
+
+  #start(index: number, { first, end }: FrameRange): void {
+    for (let frame = first; frame < end; frame += MAX_REQUEST_FRAMES) {
+      this.#cache.start(this.#pack(index), frame, Math.min(end, frame + MAX_REQUEST_FRAMES));
     }
   }
 
