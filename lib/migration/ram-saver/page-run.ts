@@ -20,6 +20,9 @@ export class PageRun {
   readonly #zeroPage: ZeroPage;
   /** The source's own memory; null while the buffer has the run. */
   #view: Buffer | null = null;
+  /** A view of zeros throughout: one comparison costs less than one for each page. */
+  readonly #zeroRun: ZeroPage;
+  #isZeroRun = false;
 
   constructor(source: PageSource) {
     const { pageSize } = source;
@@ -27,6 +30,7 @@ export class PageRun {
     this.#pageSize = pageSize;
     this.#buffer = new PageBuffer(pageSize, Math.max(1, READ_BYTES / pageSize));
     this.#zeroPage = new ZeroPage(pageSize);
+    this.#zeroRun = new ZeroPage(Math.max(pageSize, VIEW_BYTES));
   }
 
   /** Return the most pages that may be loaded at a time. */
@@ -49,7 +53,9 @@ export class PageRun {
     const offset = first * this.#pageSize;
     const memory = mustCopy ? null : (source.view?.(block, offset, count * this.#pageSize) ?? null);
     if (memory !== null) {
-      this.#view = Buffer.from(memory.buffer, memory.byteOffset, memory.length);
+      const view = Buffer.from(memory.buffer, memory.byteOffset, memory.length);
+      this.#view = view;
+      this.#isZeroRun = memory.length >= VIEW_BYTES && this.#zeroRun.isAt(view, 0);
       return undefined;
     }
     this.#view = null;
@@ -59,7 +65,8 @@ export class PageRun {
   /** Return whether a page of the run is all zeros. */
   isZero(at: number): boolean {
     const view = this.#view;
-    return view === null ? this.#buffer.isZero(at) : this.#zeroPage.isAt(view, at * this.#pageSize);
+    if (view === null) return this.#buffer.isZero(at);
+    return this.#isZeroRun || this.#zeroPage.isAt(view, at * this.#pageSize);
   }
 
   /** Return a page of the run. */
