@@ -4,13 +4,15 @@ import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
 import { encodeReturnPath, ReturnPathReader } from '../../../lib/migration/reader/return-path.ts';
+import { RamWriter } from '../../../lib/migration/writer/ram-writer.ts';
+import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { fixturePath, recordings, unpack } from '../../fixtures/recording.ts';
 import { piecesOf } from '../../helpers/bytes.ts';
 import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/corpus.ts';
-import { chunksOf } from '../../helpers/read-stream.ts';
+import { chunksOf, readStream } from '../../helpers/read-stream.ts';
 import { rewrite } from '../../helpers/rewrite.ts';
 import { smallStreams } from '../../helpers/small-streams.ts';
-import { workedExample } from '../../helpers/stream-bytes.ts';
+import { FLAG, workedExample } from '../../helpers/stream-bytes.ts';
 
 /** Sizes of the chunks that bytes come in: as from a file, and such that nothing is aligned. */
 const CHUNKINGS = [65_536, 4_093] as const;
@@ -19,7 +21,7 @@ const CHUNKINGS = [65_536, 4_093] as const;
 const WITHOUT_FOOTERS: ReadonlySet<string> = new Set(['no-footers', 'old']);
 
 /** In a mapped-ram file the pages are not records. */
-const isMapped = (capabilities: Readonly<Record<string, boolean>>): boolean =>
+const isMapped = (capabilities: Readonly<Record<string, boolean>> = {}): boolean =>
   capabilities['mapped-ram'] === true;
 
 async function assertSame(
@@ -71,6 +73,63 @@ describe('the events of a recording, written again, are its bytes:', () => {
     if (main === undefined || corpus(main.file) === undefined || isMapped(capabilities)) continue;
     const at = container?.payload_at ?? stream_at;
     test(`corpus ${name}`, () => assertSame(corpusBytes(main.file).subarray(at), CHUNKINGS));
+  }
+});
+
+/** Assert that the records of a postcopy-preempt channel, written again, are its bytes. */
+async function assertSameRecords(main: Buffer, channel: Buffer): Promise<void> {
+  const { reader } = await readStream([main], { channels: [chunksOf([channel])] });
+  const { blocks } = reader.ram;
+  const pieces: Buffer[] = [];
+  const file = new QemuFile({
+    writevBuffer(buffers) {
+      const piece = Buffer.concat(buffers);
+      pieces.push(piece);
+      return piece.length;
+    },
+  });
+  const writer = new RamWriter({ file, pageSize: 4096, blocks });
+  let block = -1;
+  for (let at = 0; at < channel.length; ) {
+    const word = Number(channel.readBigUInt64BE(at));
+    const offset = word - (word % 4096);
+    at += 8;
+    if ((word & FLAG.eos) !== 0) {
+      writer.endOfSection();
+      continue;
+    }
+    if ((word & FLAG.continue) === 0) {
+      const name = channel.toString('utf8', at + 1, at + 1 + (channel[at] as number));
+      at += 1 + Buffer.byteLength(name);
+      block = blocks.findIndex((one) => one.name === name);
+      writer.nameNextBlock();
+    }
+    if ((word & FLAG.zero) !== 0) {
+      writer.zero(block, offset, 1, channel[at] as number);
+      at += 1;
+    } else {
+      writer.page(block, offset, channel.subarray(at, at + 4096));
+      at += 4096;
+    }
+  }
+  await file.close();
+  const written = Buffer.concat(pieces);
+  assert.ok(written.length > 4096 && written.equals(channel));
+}
+
+describe('the records of a postcopy-preempt channel, written again, are its bytes:', () => {
+  for (const { name, files } of recordings()) {
+    const [main] = files;
+    const channel = files.find(({ kind }) => kind === 'preempt');
+    if (main === undefined || channel === undefined) continue;
+    test(name, () => assertSameRecords(unpack(main), unpack(channel)));
+  }
+
+  for (const name of corpusNames()) {
+    const file = `${name}.preempt.mig.gz`;
+    if (corpus(file) === undefined) continue;
+    test(`corpus ${name}`, () =>
+      assertSameRecords(corpusBytes(`${name}.mig.gz`), corpusBytes(file)));
   }
 });
 
