@@ -105,7 +105,7 @@ async function assertSameRecords(main: Buffer, channel: Buffer): Promise<void> {
       writer.nameNextBlock();
     }
     if ((word & FLAG.zero) !== 0) {
-      writer.zero(block, offset, 1, channel[at] as number);
+      writer.zero(block, offset, 1, channel[at]);
       at += 1;
     } else {
       writer.page(block, offset, channel.subarray(at, at + 4096));
