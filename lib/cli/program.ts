@@ -1,14 +1,14 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
-import type { CompactFlags } from './commands/compact.ts';
-import type { ConvertFlags } from './commands/convert.ts';
-import type { DiffFlags } from './commands/diff.ts';
+import type { DiffFlags } from './commands/diff/diff.ts';
 import type { ExtractFlags } from './commands/extract.ts';
 import type { InspectFlags } from './commands/inspect.ts';
 import type { RelayFlags } from './commands/relay.ts';
-import type { RestoreFlags } from './commands/restore-flags.ts';
-import type { SaveFlags } from './commands/save.ts';
-import type { TemplateFlags } from './commands/template.ts';
+import type { CompactFlags } from './commands/rewrite/compact.ts';
+import type { ConvertFlags } from './commands/rewrite/convert.ts';
 import type { VerifyFlags } from './commands/verify.ts';
+import type { RestoreFlags } from './commands/vm/restore-flags.ts';
+import type { SaveFlags } from './commands/vm/save.ts';
+import type { TemplateFlags } from './commands/vm/template.ts';
 import { addStoreOptions } from './endpoints/store-options.ts';
 import { addTlsOptions } from './endpoints/tls-options.ts';
 import { DIFF_HELP, READ_HELP, RELAY_HELP, VM_HELP, WRITE_HELP } from './help.ts';
@@ -187,7 +187,7 @@ function addTemplate(program: Command, done: (code: number) => void): void {
       collect,
     )
     .action(async (from: string, dir: string, flags: TemplateFlags) => {
-      const { runTemplate } = await import('./commands/template.ts');
+      const { runTemplate } = await import('./commands/vm/template.ts');
       done(await runTemplate(from, dir, flags));
     });
 }
@@ -212,7 +212,7 @@ function addDiff(program: Command, done: (code: number) => void): void {
     .option('--quiet', 'print errors only')
     .addHelpText('after', DIFF_HELP)
     .action(async (a: string, b: string, flags: DiffFlags) => {
-      const { runDiff } = await import('./commands/diff.ts');
+      const { runDiff } = await import('./commands/diff/diff.ts');
       done(await runDiff(a, b, flags));
     });
 }
@@ -263,7 +263,7 @@ function addWriters(program: Command, done: (code: number) => void): void {
       (text: string, earlier: readonly string[] = []) => [...earlier, text],
     )
     .action(async (from: string, to: string, flags: ConvertFlags) => {
-      const { runConvert } = await import('./commands/convert.ts');
+      const { runConvert } = await import('./commands/rewrite/convert.ts');
       done(await runConvert(from, to, flags));
     });
   addWriter(
@@ -271,7 +271,7 @@ function addWriters(program: Command, done: (code: number) => void): void {
     'compact',
     'Write a stream again with each page once, its last content.',
   ).action(async (from: string, to: string, flags: CompactFlags) => {
-    const { runCompact } = await import('./commands/compact.ts');
+    const { runCompact } = await import('./commands/rewrite/compact.ts');
     done(await runCompact(from, to, flags));
   });
 }
@@ -311,7 +311,7 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
     .option('--resume', 'let the guest continue here afterwards')
     .option('--keep-paused', 'leave the guest stopped afterwards (the default)');
   addTlsOptions(addStoreOptions(save), ['to']).action(async (to: string, flags: SaveFlags) => {
-    const { runSave } = await import('./commands/save.ts');
+    const { runSave } = await import('./commands/vm/save.ts');
     done(await runSave(to, flags));
   });
   const restore = addVmCommand(
@@ -334,7 +334,7 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
     .option('--resume', 'run the guest, even if it was stopped when it was saved')
     .option('--keep-paused', 'leave the guest stopped, even if it was running when it was saved');
   addTlsOptions(restore, ['from', 'to']).action(async (from: string, flags: RestoreFlags) => {
-    const { runRestore } = await import('./commands/restore.ts');
+    const { runRestore } = await import('./commands/vm/restore.ts');
     done(await runRestore(from, flags));
   });
 }

@@ -51,10 +51,7 @@ export {
   type UnplacedBlock,
 } from './memory/guest-map.ts';
 export { type DevicePlace, LayoutFacts, type PcMemory } from './memory/layout-facts.ts';
-export type { LivePageSource } from './memory/live-page-source.ts';
 export type { SizedBlock } from './memory/main-memory.ts';
-export { type MemoryBlock, MemoryPageSource } from './memory/memory-page-source.ts';
-export type { PageSource, PageSourceBlock } from './memory/page-source.ts';
 export {
   MemoryPageStore,
   type PageStore,
@@ -65,6 +62,10 @@ export {
 } from './memory/page-store.ts';
 export { type Extent, RamImage, type RamImageOptions } from './memory/ram-image.ts';
 export { type MapCell, RamMap } from './memory/ram-map.ts';
+export { PageIndexBuilder } from './page-index/page-index-builder.ts';
+export type { LivePageSource } from './page-source/live-page-source.ts';
+export { type MemoryBlock, MemoryPageSource } from './page-source/memory-page-source.ts';
+export type { PageSource, PageSourceBlock } from './page-source/page-source.ts';
 export type { RamTable } from './ram/ram-table.ts';
 export { applyXbzrle, xbzrleFault } from './ram/xbzrle.ts';
 export { RamSaver, type RamSaverOptions, type RamSaverProgress } from './ram-saver/ram-saver.ts';
@@ -76,13 +77,19 @@ export {
   type ReturnPathMessage,
   ReturnPathReader,
 } from './reader/return-path.ts';
+export {
+  type CopyOptions,
+  type CopyResult,
+  copyStream,
+  type DeviceEdits,
+} from './rewrite/copy-stream.ts';
+export { FieldChanges } from './rewrite/field-changes.ts';
 export { type CollectFrameOptions, collectFrame } from './saved-guest/collect-frame.ts';
 export {
   type CollectSavedGuestOptions,
   collectSavedGuest,
 } from './saved-guest/collect-saved-guest.ts';
 export { type OpenSavedGuestOptions, openSavedGuest } from './saved-guest/open-saved-guest.ts';
-export { PageIndexBuilder } from './saved-guest/page-index-builder.ts';
 export type { GuestFrame } from './saved-guest/read-frame.ts';
 export type { SavedGuest, SavedSection } from './saved-guest/saved-guest.ts';
 export {
@@ -112,14 +119,7 @@ export {
   type StreamSummary,
 } from './verify/summary.ts';
 export { type Verification, type VerifyOptions, verifyStream } from './verify/verify.ts';
-export {
-  type CopyOptions,
-  type CopyResult,
-  copyStream,
-  type DeviceEdits,
-} from './writer/copy-stream.ts';
 export type { RawCommand, WritableCommand } from './writer/encode-command.ts';
-export { FieldChanges } from './writer/field-changes.ts';
 export { MappedRamWriter } from './writer/mapped-ram-writer.ts';
 export {
   MigrationWriter,

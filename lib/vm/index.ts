@@ -1,12 +1,16 @@
 export type { LazyProgress, LazyRestoreOptions, LazyRestoreResult } from './lazy/lazy-options.ts';
-export type { PageRange, PageReason, PageServerStats } from './lazy/page-server-types.ts';
-export { recoverLazily } from './lazy/recover-lazily.ts';
-export { restoreLazily } from './lazy/restore-lazily.ts';
+export type {
+  PageRange,
+  PageReason,
+  PageServerStats,
+} from './lazy/page-server/page-server-types.ts';
 export {
   decodeWorkingSet,
   encodeWorkingSet,
   MAX_WORKING_SET_BYTES,
-} from './lazy/working-set.ts';
+} from './lazy/page-server/working-set.ts';
+export { recoverLazily } from './lazy/recover-lazily.ts';
+export { restoreLazily } from './lazy/restore-lazily.ts';
 export type { MigrationProgress } from './migration-watch.ts';
 export { QmpClient } from './qmp/qmp-client.ts';
 export { QmpError } from './qmp/qmp-error.ts';

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { PageSource } from '../../lib/migration/memory/page-source.ts';
+import type { PageSource } from '../../lib/migration/page-source/page-source.ts';
 import type { SavedGuest } from '../../lib/migration/saved-guest/saved-guest.ts';
 
 export const PAGE = 4096;

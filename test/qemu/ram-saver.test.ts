@@ -5,7 +5,7 @@ import { openTo } from '../../adapters/index.ts';
 import {
   type MemoryBlock,
   MemoryPageSource,
-} from '../../lib/migration/memory/memory-page-source.ts';
+} from '../../lib/migration/page-source/memory-page-source.ts';
 import { RamSaver, type RamSaverProgress } from '../../lib/migration/ram-saver/ram-saver.ts';
 import type { SavedGuest } from '../../lib/migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../lib/migration/writer/migration-writer.ts';

@@ -20,7 +20,7 @@ import { printStderr, writeText } from '../shell/stdio.ts';
 import { faultHint } from './fault-hint.ts';
 import { faultToJson } from './json.ts';
 import { type ReadFlags, readStream } from './read-command.ts';
-import { monitorOf } from './vm-command.ts';
+import { monitorOf } from './vm/vm-command.ts';
 
 /** Options of `qemu-file verify`. */
 export interface VerifyFlags extends ReadFlags {

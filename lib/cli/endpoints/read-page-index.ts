@@ -1,7 +1,7 @@
 import { open } from 'node:fs/promises';
 import type { Uri } from '../../../adapters/index.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import { PAGE_INDEX_SUFFIX } from '../../migration/saved-guest/page-index.ts';
+import { PAGE_INDEX_SUFFIX } from '../../migration/page-index/page-index.ts';
 
 /** Longest index: of a stream of some TiB. */
 const MAX_INDEX_BYTES = 268_435_456;

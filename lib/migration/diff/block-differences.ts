@@ -1,5 +1,5 @@
 import { MigrationStreamError } from '../format/stream-error.ts';
-import type { PageSource } from '../memory/page-source.ts';
+import type { PageSource } from '../page-source/page-source.ts';
 import { findMovedPages } from './moved-pages.ts';
 import { PageChecksums } from './page-checksums.ts';
 import { type PageKindCounts, PageKinds, type PageRange } from './page-kinds.ts';

@@ -1,4 +1,4 @@
-import type { PageSource } from '../memory/page-source.ts';
+import type { PageSource } from '../page-source/page-source.ts';
 import type { BlockDifference } from './block-differences.ts';
 import { PAGE_KINDS, type PageKindCounts } from './page-kinds.ts';
 

@@ -1,5 +1,5 @@
 import { loadDigest, xxh64 } from '../../util/digest.ts';
-import type { PageSource } from '../memory/page-source.ts';
+import type { PageSource } from '../page-source/page-source.ts';
 import { ChecksumSet, type PageChecksums, pageChecksum } from './page-checksums.ts';
 import type { PageKinds } from './page-kinds.ts';
 import { NO_PAGE, PageTable } from './page-table.ts';

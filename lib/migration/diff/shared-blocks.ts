@@ -1,5 +1,5 @@
 import { abortError } from '../../contract/errors.ts';
-import type { PageSource } from '../memory/page-source.ts';
+import type { PageSource } from '../page-source/page-source.ts';
 
 /** Bytes compared after which the event loop gets a turn. */
 const YIELD_INTERVAL_BYTES = 67_108_864;

@@ -3,9 +3,9 @@ import { Digest, loadDigest } from '../../util/digest.ts';
 import type { MigrationEvent, PageVisitor } from '../format/events.ts';
 import { DiscardedPages } from '../memory/discarded-pages.ts';
 import type { RamTable } from '../ram/ram-table.ts';
-import { EXTENT_BYTES } from './extent-cache.ts';
+import { EXTENT_BYTES } from '../saved-guest/extent-cache.ts';
+import { PagePlaces } from '../saved-guest/page-places.ts';
 import { decodePageIndex, encodePageIndex, type Gap, lowerHalf } from './page-index.ts';
-import { PagePlaces } from './page-places.ts';
 
 /** Bytes of the type and the id of a PART or END section. */
 const HEADER_BYTES = 5;

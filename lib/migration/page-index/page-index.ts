@@ -1,9 +1,9 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import { Digest } from '../../util/digest.ts';
 import { LIMIT } from '../format/wire.ts';
-import { EXTENT_BYTES } from './extent-cache.ts';
+import { EXTENT_BYTES } from '../saved-guest/extent-cache.ts';
+import { MAX_PAGES, MAX_RUNS, type PageRuns } from '../saved-guest/page-runs.ts';
 import { ByteReader, ByteWriter, damaged } from './index-bytes.ts';
-import { MAX_PAGES, MAX_RUNS, type PageRuns } from './page-runs.ts';
 
 /*
  * The index of a sequential stream, in a file beside it. All integers are big-endian; a varint has 7 bits in each

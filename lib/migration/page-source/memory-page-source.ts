@@ -1,7 +1,7 @@
 import { QemuFileError } from '../../contract/errors.ts';
+import type { Extent } from '../memory/ram-image.ts';
 import type { LivePageSource } from './live-page-source.ts';
 import type { PageSourceBlock } from './page-source.ts';
-import type { Extent } from './ram-image.ts';
 
 /** A block of memory that a program owns. */
 export interface MemoryBlock {

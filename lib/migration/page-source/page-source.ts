@@ -1,4 +1,4 @@
-import type { Extent } from './ram-image.ts';
+import type { Extent } from '../memory/ram-image.ts';
 
 /** A RAM block whose contents a `PageSource` can read. */
 export interface PageSourceBlock {

@@ -1,6 +1,6 @@
 import { Buffer } from 'node:buffer';
-import type { PageSource } from '../memory/page-source.ts';
-import { ZeroPage } from '../memory/zero-page.ts';
+import type { PageSource } from '../page-source/page-source.ts';
+import { ZeroPage } from '../page-source/zero-page.ts';
 import type { PageView } from './encode-xbzrle.ts';
 import { PageBuffer } from './page-buffer.ts';
 

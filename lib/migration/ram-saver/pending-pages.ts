@@ -1,5 +1,5 @@
-import type { LivePageSource } from '../memory/live-page-source.ts';
-import type { PageSource } from '../memory/page-source.ts';
+import type { LivePageSource } from '../page-source/live-page-source.ts';
+import type { PageSource } from '../page-source/page-source.ts';
 
 /**
  * The pages that have still to be sent, of all blocks, as bitmaps. At first these are all pages; those outside

@@ -1,8 +1,8 @@
 import { RAM_SAVE_CONTROL_NOT_SUPP } from '../../contract/constants.ts';
 import { abortError, QemuFileError } from '../../contract/errors.ts';
 import type { BytesSent } from '../../qemu-file/ram-hooks.ts';
-import type { LivePageSource } from '../memory/live-page-source.ts';
-import type { PageSource } from '../memory/page-source.ts';
+import type { LivePageSource } from '../page-source/live-page-source.ts';
+import type { PageSource } from '../page-source/page-source.ts';
 import type { MigrationWriter, SectionHeader } from '../writer/migration-writer.ts';
 import { PageRun } from './page-run.ts';
 import { PendingPages } from './pending-pages.ts';

@@ -6,7 +6,7 @@ import { parseVmDescription } from '../devices/vm-description.ts';
 import type { DeviceDescription } from '../format/device-types.ts';
 import type { DeviceSection } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
-import type { PageSource } from '../memory/page-source.ts';
+import type { PageSource } from '../page-source/page-source.ts';
 import type { SavedGuest, SavedSection } from '../saved-guest/saved-guest.ts';
 import type { CopyOptions, DeviceEdits } from './copy-stream.ts';
 import { checkRenaming } from './rename-blocks.ts';

@@ -5,8 +5,8 @@ import type { FoundDescription } from '../devices/find-vm-description.ts';
 import type { Command, DeviceSection, MigrationEvent, RamBlock } from '../format/events.ts';
 import { ITEM } from '../format/wire.ts';
 import { MigrationReader } from '../reader/migration-reader.ts';
-import { encodeCommand } from './encode-command.ts';
-import { counted } from './encode-integers.ts';
+import { encodeCommand } from '../writer/encode-command.ts';
+import { counted } from '../writer/encode-integers.ts';
 import { RawCopy } from './raw-copy.ts';
 import { checkRenaming } from './rename-blocks.ts';
 

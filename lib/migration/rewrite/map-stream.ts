@@ -3,8 +3,8 @@ import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { Command, Configuration, MigrationEvent, Section } from '../format/events.ts';
 import { ITEM, RAM_FLAG } from '../format/wire.ts';
 import { MigrationReader } from '../reader/migration-reader.ts';
-import { encodeConfiguration } from './encode-configuration.ts';
-import { MappedRamWriter } from './mapped-ram-writer.ts';
+import { encodeConfiguration } from '../writer/encode-configuration.ts';
+import { MappedRamWriter } from '../writer/mapped-ram-writer.ts';
 import { RawCopy } from './raw-copy.ts';
 
 /*

@@ -1,8 +1,8 @@
 import type { PageVisitor, RamBlock } from '../format/events.ts';
 import type { StreamSource } from '../format/stream-source.ts';
-import type { PageSource, PageSourceBlock } from '../memory/page-source.ts';
 import type { PageStore } from '../memory/page-store.ts';
 import { type Extent, RamImage } from '../memory/ram-image.ts';
+import type { PageSource, PageSourceBlock } from '../page-source/page-source.ts';
 import { type CollectFrameOptions, collectFrame } from './collect-frame.ts';
 import type { SavedGuest } from './saved-guest.ts';
 

@@ -1,5 +1,5 @@
 import type { Configuration, SectionKind } from '../format/events.ts';
-import type { PageSource } from '../memory/page-source.ts';
+import type { PageSource } from '../page-source/page-source.ts';
 
 /** A section of a saved guest other than `ram`, or one piece of it, with the body as it was sent. */
 export interface SavedSection {

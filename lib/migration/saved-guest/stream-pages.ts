@@ -1,8 +1,8 @@
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { hex, quote } from '../../util/format.ts';
 import { RAM_FLAG } from '../format/wire.ts';
-import type { PageSource, PageSourceBlock } from '../memory/page-source.ts';
 import type { Extent as PageExtent } from '../memory/ram-image.ts';
+import type { PageSource, PageSourceBlock } from '../page-source/page-source.ts';
 import { EXTENT_BYTES, type Extent, type ExtentCache } from './extent-cache.ts';
 import { findRun, type PageRuns } from './page-runs.ts';
 import type { PositionedReads } from './positioned-reads.ts';

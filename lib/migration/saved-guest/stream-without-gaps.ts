@@ -1,6 +1,6 @@
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import type { Gap } from '../page-index/page-index.ts';
 import { EXTENT_BYTES, type ExtentCache } from './extent-cache.ts';
-import type { Gap } from './page-index.ts';
 import type { StreamBytes } from './read-frame.ts';
 
 /** A part of a stream between two gaps. */

@@ -1,7 +1,7 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { RAM_FLAG } from '../format/wire.ts';
-import type { PageSourceBlock } from '../memory/page-source.ts';
+import type { PageSourceBlock } from '../page-source/page-source.ts';
 import { be32, be64, counted } from './encode-integers.ts';
 import { PlacedWrites } from './placed-writes.ts';
 

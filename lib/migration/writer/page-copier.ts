@@ -1,6 +1,6 @@
 import { abortError } from '../../contract/errors.ts';
-import type { PageSource } from '../memory/page-source.ts';
-import { ZeroPage } from '../memory/zero-page.ts';
+import type { PageSource } from '../page-source/page-source.ts';
+import { ZeroPage } from '../page-source/zero-page.ts';
 
 /** Bytes that are read from the source at a time. */
 const CHUNK_BYTES = 1_048_576;

@@ -2,7 +2,7 @@ import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { hex } from '../../util/format.ts';
 import type { SectionName } from '../format/stream-error.ts';
 import { LIMIT, RAM_FLAG } from '../format/wire.ts';
-import type { PageSourceBlock } from '../memory/page-source.ts';
+import type { PageSourceBlock } from '../page-source/page-source.ts';
 import { writeError } from './write-error.ts';
 
 const { CONTINUE, ZERO, PAGE, XBZRLE, COMPRESS_PAGE, EOS, MEM_SIZE, HOOK, MULTIFD_FLUSH } =

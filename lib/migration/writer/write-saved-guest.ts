@@ -1,6 +1,6 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import type { Configuration } from '../format/events.ts';
-import type { PageSource, PageSourceBlock } from '../memory/page-source.ts';
+import type { PageSource, PageSourceBlock } from '../page-source/page-source.ts';
 import type { SavedGuest, SavedSection } from '../saved-guest/saved-guest.ts';
 import { MappedRamWriter } from './mapped-ram-writer.ts';
 import type { MigrationWriter } from './migration-writer.ts';

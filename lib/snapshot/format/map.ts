@@ -1,5 +1,5 @@
 import { LIMIT } from '../../migration/format/wire.ts';
-import type { PageSourceBlock } from '../../migration/memory/page-source.ts';
+import type { PageSourceBlock } from '../../migration/page-source/page-source.ts';
 import type { SavedSection } from '../../migration/saved-guest/saved-guest.ts';
 import { ByteReader } from './byte-reader.ts';
 import { ByteWriter } from './byte-writer.ts';

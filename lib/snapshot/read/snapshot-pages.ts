@@ -1,6 +1,6 @@
 import { QemuFileError } from '../../contract/errors.ts';
-import type { PageSource, PageSourceBlock } from '../../migration/memory/page-source.ts';
 import type { Extent } from '../../migration/memory/ram-image.ts';
+import type { PageSource, PageSourceBlock } from '../../migration/page-source/page-source.ts';
 import { pagesPerFrame } from '../format/limits.ts';
 import type { SnapshotMap } from '../format/map.ts';
 import { PackIndex } from '../format/pack-index.ts';

@@ -1,4 +1,4 @@
-import type { PageSource } from '../../migration/memory/page-source.ts';
+import type { PageSource } from '../../migration/page-source/page-source.ts';
 import type { DestinationBlock } from '../preflight/destination-facts.ts';
 
 /** A RAM block of the guest, as the destination has it. */

@@ -1,5 +1,5 @@
 import type { ConnectionOptions } from 'node:tls';
-import type { PageRange, PageServerStats } from './page-server-types.ts';
+import type { PageRange, PageServerStats } from './page-server/page-server-types.ts';
 
 /** Options of `restoreLazily`. */
 export interface LazyRestoreOptions {

@@ -7,10 +7,10 @@ import { MigrationWriter } from '../../migration/writer/migration-writer.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { quote } from '../../util/format.ts';
 import type { DestinationMemory, LazyBlock } from './destination-memory.ts';
-import { FileSink } from './file-sink.ts';
 import type { LazyRestoreOptions } from './lazy-options.ts';
-import { PageServer } from './page-server.ts';
-import type { PageRange, PageServerStats } from './page-server-types.ts';
+import { FileSink } from './page-server/file-sink.ts';
+import { PageServer } from './page-server/page-server.ts';
+import type { PageRange, PageServerStats } from './page-server/page-server-types.ts';
 import { ReturnPathListener } from './return-path-listener.ts';
 import { writeClosing } from './write-opening.ts';
 

@@ -1,5 +1,5 @@
 import { toQemuFileError } from '../../contract/errors.ts';
-import { mapStream } from '../../migration/writer/map-stream.ts';
+import { mapStream } from '../../migration/rewrite/map-stream.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { CheckTap } from '../../relay/check-tap.ts';
 import { noop } from '../../util/noop.ts';

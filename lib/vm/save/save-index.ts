@@ -1,6 +1,6 @@
 import type { MigrationEvent, PageVisitor } from '../../migration/format/events.ts';
+import { PageIndexBuilder } from '../../migration/page-index/page-index-builder.ts';
 import type { RamTable } from '../../migration/ram/ram-table.ts';
-import { PageIndexBuilder } from '../../migration/saved-guest/page-index-builder.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 
 /** Size in bytes of the look-ahead, whose memory is used again and again. */

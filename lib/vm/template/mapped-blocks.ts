@@ -4,7 +4,7 @@ import { findBoard } from '../../migration/memory/boards.ts';
 import { isOfDevice } from '../../migration/memory/guest-map.ts';
 import { readPcMemory } from '../../migration/memory/layout-facts.ts';
 import { findMainMemory } from '../../migration/memory/main-memory.ts';
-import type { PageSourceBlock } from '../../migration/memory/page-source.ts';
+import type { PageSourceBlock } from '../../migration/page-source/page-source.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { quote } from '../../util/format.ts';
 

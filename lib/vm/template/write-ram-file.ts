@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import { open } from 'node:fs/promises';
 import { abortError, toQemuFileError } from '../../contract/errors.ts';
 import { PRIVATE_MODE, SparseFile } from '../../extract/sparse-file.ts';
-import type { PageSource } from '../../migration/memory/page-source.ts';
+import type { PageSource } from '../../migration/page-source/page-source.ts';
 
 /** Bytes that are read, hashed and written at a time. */
 const CHUNK_BYTES = 1_048_576;

@@ -6,8 +6,8 @@ import { compareDevices } from '../../../lib/migration/diff/device-differences.t
 import { matchAny } from '../../../lib/migration/diff/ignore.ts';
 import type { PageKindCounts, PageRange } from '../../../lib/migration/diff/page-kinds.ts';
 import type { DeviceState } from '../../../lib/migration/format/device-types.ts';
-import type { PageSource } from '../../../lib/migration/memory/page-source.ts';
 import type { Extent } from '../../../lib/migration/memory/ram-image.ts';
+import type { PageSource } from '../../../lib/migration/page-source/page-source.ts';
 import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
 
 const PAGE = 1024;

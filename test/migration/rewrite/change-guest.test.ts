@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { changeGuest } from '../../../lib/migration/rewrite/change-guest.ts';
+import { FieldChanges } from '../../../lib/migration/rewrite/field-changes.ts';
 import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
-import { changeGuest } from '../../../lib/migration/writer/change-guest.ts';
-import { FieldChanges } from '../../../lib/migration/writer/field-changes.ts';
 import { savedGuestOf } from '../../helpers/saved-guest.ts';
 import { workedExample } from '../../helpers/stream-bytes.ts';
 

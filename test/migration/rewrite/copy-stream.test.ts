@@ -7,8 +7,8 @@ import {
   type CopyOptions,
   type CopyResult,
   copyStream,
-} from '../../../lib/migration/writer/copy-stream.ts';
-import { FieldChanges } from '../../../lib/migration/writer/field-changes.ts';
+} from '../../../lib/migration/rewrite/copy-stream.ts';
+import { FieldChanges } from '../../../lib/migration/rewrite/field-changes.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { fixturePath, recordings, unpack } from '../../fixtures/recording.ts';
 import { Source } from '../../helpers/backends.ts';

@@ -4,7 +4,7 @@ import { decodeState } from '../../../lib/migration/devices/state-decoder.ts';
 import { parseVmDescription } from '../../../lib/migration/devices/vm-description.ts';
 import type { DeviceDescription } from '../../../lib/migration/format/device-types.ts';
 import type { DeviceSection, Section } from '../../../lib/migration/format/events.ts';
-import { FieldChanges } from '../../../lib/migration/writer/field-changes.ts';
+import { FieldChanges } from '../../../lib/migration/rewrite/field-changes.ts';
 
 const json = {
   page_size: 4096,

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { openTo } from '../../../adapters/index.ts';
-import { mapStream } from '../../../lib/migration/writer/map-stream.ts';
+import { mapStream } from '../../../lib/migration/rewrite/map-stream.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { recording, unpack } from '../../fixtures/recording.ts';
 import { Source } from '../../helpers/backends.ts';

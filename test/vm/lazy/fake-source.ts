@@ -1,6 +1,6 @@
 import { QemuFileError } from '../../../lib/contract/errors.ts';
-import type { PageSource } from '../../../lib/migration/memory/page-source.ts';
-import type { PageSink } from '../../../lib/vm/lazy/page-server-types.ts';
+import type { PageSource } from '../../../lib/migration/page-source/page-source.ts';
+import type { PageSink } from '../../../lib/vm/lazy/page-server/page-server-types.ts';
 
 export const PAGE = 4096;
 

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { Readable } from 'node:stream';
 import { describe, test } from 'node:test';
-import type { PageSource } from '../../../lib/migration/memory/page-source.ts';
+import type { PageSource } from '../../../lib/migration/page-source/page-source.ts';
 import { MigrationReader } from '../../../lib/migration/reader/migration-reader.ts';
 import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
 import { makeTemplate } from '../../../lib/vm/index.ts';

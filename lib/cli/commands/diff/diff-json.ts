@@ -1,9 +1,9 @@
-import { stateToJson } from '../../migration/devices/state-decoder.ts';
-import type { BlockDifference } from '../../migration/diff/block-differences.ts';
-import type { GuestDifferences } from '../../migration/diff/compare-guests.ts';
-import type { DeviceDifference } from '../../migration/diff/device-differences.ts';
-import type { FieldDifference } from '../../migration/diff/field-differences.ts';
-import type { StateValue } from '../../migration/format/device-types.ts';
+import { stateToJson } from '../../../migration/devices/state-decoder.ts';
+import type { BlockDifference } from '../../../migration/diff/block-differences.ts';
+import type { GuestDifferences } from '../../../migration/diff/compare-guests.ts';
+import type { DeviceDifference } from '../../../migration/diff/device-differences.ts';
+import type { FieldDifference } from '../../../migration/diff/field-differences.ts';
+import type { StateValue } from '../../../migration/format/device-types.ts';
 
 /** Ranges in one piece of the text. */
 const RANGES_PER_PIECE = 4096;

@@ -1,12 +1,12 @@
-import type { GuestDifferences } from '../../migration/diff/compare-guests.ts';
-import type { DeviceDifference } from '../../migration/diff/device-differences.ts';
-import type { DiffCell } from '../../migration/diff/diff-map.ts';
-import type { FieldDifference } from '../../migration/diff/field-differences.ts';
-import { PAGE_KINDS, type PageKindCounts } from '../../migration/diff/page-kinds.ts';
-import type { StateValue } from '../../migration/format/device-types.ts';
-import { deviceKey } from '../../migration/verify/summary.ts';
-import { hex, printable } from '../../util/format.ts';
-import { showSize } from '../shell/sizes.ts';
+import type { GuestDifferences } from '../../../migration/diff/compare-guests.ts';
+import type { DeviceDifference } from '../../../migration/diff/device-differences.ts';
+import type { DiffCell } from '../../../migration/diff/diff-map.ts';
+import type { FieldDifference } from '../../../migration/diff/field-differences.ts';
+import { PAGE_KINDS, type PageKindCounts } from '../../../migration/diff/page-kinds.ts';
+import type { StateValue } from '../../../migration/format/device-types.ts';
+import { deviceKey } from '../../../migration/verify/summary.ts';
+import { hex, printable } from '../../../util/format.ts';
+import { showSize } from '../../shell/sizes.ts';
 import { valueToJson } from './diff-json.ts';
 
 /** Cells in a line of a map; two maps stand side by side. */

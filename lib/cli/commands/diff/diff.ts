@@ -1,19 +1,19 @@
-import { parseUri, type Uri } from '../../../adapters/index.ts';
-import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import { openScratchStore, type ScratchStore } from '../../extract/scratch-store.ts';
-import { compareGuests, type GuestDifferences } from '../../migration/diff/compare-guests.ts';
-import { mapCells } from '../../migration/diff/diff-map.ts';
-import { matchAny } from '../../migration/diff/ignore.ts';
-import { MigrationStreamError } from '../../migration/format/stream-error.ts';
-import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
-import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
-import { isStdin, sizeOf } from '../endpoints/open-endpoints.ts';
-import { openGuest } from '../endpoints/open-guest.ts';
-import type { DiffReport } from '../report/html.ts';
-import { OutputError, UsageError, writeOutput } from '../shell/command-errors.ts';
-import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
-import { Meter } from '../shell/progress.ts';
-import { printStderr, writeText } from '../shell/stdio.ts';
+import { parseUri, type Uri } from '../../../../adapters/index.ts';
+import { type QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
+import { openScratchStore, type ScratchStore } from '../../../extract/scratch-store.ts';
+import { compareGuests, type GuestDifferences } from '../../../migration/diff/compare-guests.ts';
+import { mapCells } from '../../../migration/diff/diff-map.ts';
+import { matchAny } from '../../../migration/diff/ignore.ts';
+import { MigrationStreamError } from '../../../migration/format/stream-error.ts';
+import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
+import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
+import { isStdin, sizeOf } from '../../endpoints/open-endpoints.ts';
+import { openGuest } from '../../endpoints/open-guest.ts';
+import type { DiffReport } from '../../report/html.ts';
+import { OutputError, UsageError, writeOutput } from '../../shell/command-errors.ts';
+import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';
+import { Meter } from '../../shell/progress.ts';
+import { printStderr, writeText } from '../../shell/stdio.ts';
 import { differencesToJson } from './diff-json.ts';
 import { DIFF_MAP_CELLS, DIFF_MAP_WIDTH, type DiffNames, showDifferences } from './diff-text.ts';
 
@@ -115,7 +115,7 @@ async function diff(a: Side, b: Side, flags: DiffFlags, signal: AbortSignal): Pr
     mapCells(guests[0].pages, guests[1].pages, block, maxCells);
   const names = { a: a.text, b: b.text };
   if (flags.html !== undefined) {
-    const { diffHtml } = await import('../report/html.ts');
+    const { diffHtml } = await import('../../report/html.ts');
     await writeOutput(flags.html, await diffHtml({ ...names, differences, mapOf }));
   }
   if (!(await print(names, differences, mapOf, flags))) return EXIT.IO;

@@ -1,13 +1,13 @@
-import { QemuFileError } from '../../contract/errors.ts';
-import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
-import { changeGuest } from '../../migration/writer/change-guest.ts';
-import { type CopyOptions, copyStream } from '../../migration/writer/copy-stream.ts';
-import { FieldChanges } from '../../migration/writer/field-changes.ts';
-import type { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { isMappedRam, rebaseMappedRam } from '../../relay/rebase-mapped-ram.ts';
-import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
-import type { OpenStream } from '../endpoints/open-stream.ts';
-import { UsageError } from '../shell/command-errors.ts';
+import { QemuFileError } from '../../../contract/errors.ts';
+import { changeGuest } from '../../../migration/rewrite/change-guest.ts';
+import { type CopyOptions, copyStream } from '../../../migration/rewrite/copy-stream.ts';
+import { FieldChanges } from '../../../migration/rewrite/field-changes.ts';
+import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
+import type { QemuFile } from '../../../qemu-file/qemu-file.ts';
+import { isMappedRam, rebaseMappedRam } from '../../../relay/rebase-mapped-ram.ts';
+import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
+import type { OpenStream } from '../../endpoints/open-stream.ts';
+import { UsageError } from '../../shell/command-errors.ts';
 import { type RewriteFlags, type Rewritten, rewriteStream } from './rewrite-command.ts';
 import { writeGuest } from './write-guest.ts';
 

@@ -1,23 +1,23 @@
 import { fstatSync, type Stats, statSync } from 'node:fs';
-import type { CompressFormat } from '../../../adapters/index.ts';
-import { toQemuFileError } from '../../contract/errors.ts';
-import type { StreamLayout } from '../../migration/writer/write-saved-guest.ts';
-import type { QemuFileOptions } from '../../qemu-file/options.ts';
-import type { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { sinkFile } from '../../vm/save/sink.ts';
+import type { CompressFormat } from '../../../../adapters/index.ts';
+import { toQemuFileError } from '../../../contract/errors.ts';
+import type { StreamLayout } from '../../../migration/writer/write-saved-guest.ts';
+import type { QemuFileOptions } from '../../../qemu-file/options.ts';
+import type { QemuFile } from '../../../qemu-file/qemu-file.ts';
+import { sinkFile } from '../../../vm/save/sink.ts';
 import {
   type Endpoint,
   openToEndpoint,
   parseEndpoint,
   refuseStoreFlags,
   type StoreFlags,
-} from '../endpoints/endpoint.ts';
-import { isStdout } from '../endpoints/open-endpoints.ts';
-import type { OpenStream } from '../endpoints/open-stream.ts';
-import { OutputError, UsageError } from '../shell/command-errors.ts';
-import { EXIT } from '../shell/exit-codes.ts';
-import { printStderr, writeText } from '../shell/stdio.ts';
-import { type ReadFlags, readStream } from './read-command.ts';
+} from '../../endpoints/endpoint.ts';
+import { isStdout } from '../../endpoints/open-endpoints.ts';
+import type { OpenStream } from '../../endpoints/open-stream.ts';
+import { OutputError, UsageError } from '../../shell/command-errors.ts';
+import { EXIT } from '../../shell/exit-codes.ts';
+import { printStderr, writeText } from '../../shell/stdio.ts';
+import { type ReadFlags, readStream } from '../read-command.ts';
 
 /** Options of the commands that read a stream and write another. */
 export interface RewriteFlags extends ReadFlags, StoreFlags {

@@ -1,14 +1,14 @@
-import { QemuFileError } from '../../contract/errors.ts';
-import { openScratchStore } from '../../extract/scratch-store.ts';
-import { collectSavedGuest } from '../../migration/saved-guest/collect-saved-guest.ts';
-import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
-import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
-import { MigrationWriter } from '../../migration/writer/migration-writer.ts';
-import { writerOptionsOf, writeSavedGuest } from '../../migration/writer/write-saved-guest.ts';
-import { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { parseEndpoint } from '../endpoints/endpoint.ts';
-import { sizeOf } from '../endpoints/open-endpoints.ts';
-import { type OpenStream, openStream } from '../endpoints/open-stream.ts';
+import { QemuFileError } from '../../../contract/errors.ts';
+import { openScratchStore } from '../../../extract/scratch-store.ts';
+import { collectSavedGuest } from '../../../migration/saved-guest/collect-saved-guest.ts';
+import { openSavedGuest } from '../../../migration/saved-guest/open-saved-guest.ts';
+import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
+import { MigrationWriter } from '../../../migration/writer/migration-writer.ts';
+import { writerOptionsOf, writeSavedGuest } from '../../../migration/writer/write-saved-guest.ts';
+import { QemuFile } from '../../../qemu-file/qemu-file.ts';
+import { parseEndpoint } from '../../endpoints/endpoint.ts';
+import { sizeOf } from '../../endpoints/open-endpoints.ts';
+import { type OpenStream, openStream } from '../../endpoints/open-stream.ts';
 import type { RewriteFlags, Rewritten } from './rewrite-command.ts';
 
 const NO_DESCRIPTION =

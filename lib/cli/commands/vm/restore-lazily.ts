@@ -1,21 +1,21 @@
 import { statSync } from 'node:fs';
-import { QemuFileError } from '../../contract/errors.ts';
-import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
-import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
+import { QemuFileError } from '../../../contract/errors.ts';
+import { openSavedGuest } from '../../../migration/saved-guest/open-saved-guest.ts';
+import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
 import {
   type LazyProgress,
   type LazyRestoreOptions,
   type LazyRestoreResult,
   recoverLazily,
   restoreLazily,
-} from '../../vm/index.ts';
-import { type Endpoint, isSnapshot, openSnapshotGuest } from '../endpoints/endpoint.ts';
-import { openStream } from '../endpoints/open-stream.ts';
-import { readPageIndex } from '../endpoints/read-page-index.ts';
-import { EXIT } from '../shell/exit-codes.ts';
-import type { Measure } from '../shell/progress.ts';
-import { showExactSize } from '../shell/sizes.ts';
-import { printStderr, writeText } from '../shell/stdio.ts';
+} from '../../../vm/index.ts';
+import { type Endpoint, isSnapshot, openSnapshotGuest } from '../../endpoints/endpoint.ts';
+import { openStream } from '../../endpoints/open-stream.ts';
+import { readPageIndex } from '../../endpoints/read-page-index.ts';
+import { EXIT } from '../../shell/exit-codes.ts';
+import type { Measure } from '../../shell/progress.ts';
+import { showExactSize } from '../../shell/sizes.ts';
+import { printStderr, writeText } from '../../shell/stdio.ts';
 import type { RestoreFlags } from './restore-flags.ts';
 import type { VmWork } from './vm-command.ts';
 import { readWorkingSet, writeWorkingSet } from './working-set-file.ts';

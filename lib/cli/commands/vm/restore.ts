@@ -1,15 +1,15 @@
 import { statSync } from 'node:fs';
-import { parseUri } from '../../../adapters/index.ts';
-import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import { bytesRead } from '../../vm/decompress.ts';
-import { type RestoreResult, restoreTemplate, restoreVm } from '../../vm/index.ts';
-import { connectionFilter } from '../endpoints/connection-filter.ts';
-import { openFromEndpoint } from '../endpoints/endpoint.ts';
-import { printListening, sizeOf } from '../endpoints/open-endpoints.ts';
-import { EXIT } from '../shell/exit-codes.ts';
-import type { Measure } from '../shell/progress.ts';
-import { showExactSize, showSize } from '../shell/sizes.ts';
-import { printStderr, writeText } from '../shell/stdio.ts';
+import { parseUri } from '../../../../adapters/index.ts';
+import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
+import { bytesRead } from '../../../vm/decompress.ts';
+import { type RestoreResult, restoreTemplate, restoreVm } from '../../../vm/index.ts';
+import { connectionFilter } from '../../endpoints/connection-filter.ts';
+import { openFromEndpoint } from '../../endpoints/endpoint.ts';
+import { printListening, sizeOf } from '../../endpoints/open-endpoints.ts';
+import { EXIT } from '../../shell/exit-codes.ts';
+import type { Measure } from '../../shell/progress.ts';
+import { showExactSize, showSize } from '../../shell/sizes.ts';
+import { printStderr, writeText } from '../../shell/stdio.ts';
 import type { RestoreFlags } from './restore-flags.ts';
 import { runWithVm, type VmWork } from './vm-command.ts';
 

@@ -1,20 +1,20 @@
 import { rm } from 'node:fs/promises';
-import type { CompressFormat } from '../../../adapters/index.ts';
-import { PAGE_INDEX_SUFFIX } from '../../migration/saved-guest/page-index.ts';
-import type { StreamLayout } from '../../migration/writer/write-saved-guest.ts';
-import { type MigrationProgress, type SaveResult, saveVm } from '../../vm/index.ts';
+import type { CompressFormat } from '../../../../adapters/index.ts';
+import { PAGE_INDEX_SUFFIX } from '../../../migration/page-index/page-index.ts';
+import type { StreamLayout } from '../../../migration/writer/write-saved-guest.ts';
+import { type MigrationProgress, type SaveResult, saveVm } from '../../../vm/index.ts';
 import {
   type Endpoint,
   openToEndpoint,
   parseEndpoint,
   refuseStoreFlags,
   type StoreFlags,
-} from '../endpoints/endpoint.ts';
-import { isStdout } from '../endpoints/open-endpoints.ts';
-import { EXIT } from '../shell/exit-codes.ts';
-import { showExactSize, showSize } from '../shell/sizes.ts';
-import { printStderr, writeText } from '../shell/stdio.ts';
-import { writeWholeFile } from '../shell/write-file.ts';
+} from '../../endpoints/endpoint.ts';
+import { isStdout } from '../../endpoints/open-endpoints.ts';
+import { EXIT } from '../../shell/exit-codes.ts';
+import { showExactSize, showSize } from '../../shell/sizes.ts';
+import { printStderr, writeText } from '../../shell/stdio.ts';
+import { writeWholeFile } from '../../shell/write-file.ts';
 import { runWithVm, type VmFlags } from './vm-command.ts';
 
 /** Options of `qemu-file save`. */

@@ -1,16 +1,16 @@
-import { parseUri, type Uri } from '../../../adapters/index.ts';
-import { toQemuFileError } from '../../contract/errors.ts';
-import { openScratchStore } from '../../extract/scratch-store.ts';
-import { shellWord } from '../../util/format.ts';
-import { makeTemplate, type Template } from '../../vm/index.ts';
-import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
-import { sizeOf } from '../endpoints/open-endpoints.ts';
-import { openGuest } from '../endpoints/open-guest.ts';
-import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
-import { type Measure, Meter } from '../shell/progress.ts';
-import { showSize } from '../shell/sizes.ts';
-import { printStderr, writeText } from '../shell/stdio.ts';
-import type { ReadFlags } from './read-command.ts';
+import { parseUri, type Uri } from '../../../../adapters/index.ts';
+import { toQemuFileError } from '../../../contract/errors.ts';
+import { openScratchStore } from '../../../extract/scratch-store.ts';
+import { shellWord } from '../../../util/format.ts';
+import { makeTemplate, type Template } from '../../../vm/index.ts';
+import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
+import { sizeOf } from '../../endpoints/open-endpoints.ts';
+import { openGuest } from '../../endpoints/open-guest.ts';
+import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';
+import { type Measure, Meter } from '../../shell/progress.ts';
+import { showSize } from '../../shell/sizes.ts';
+import { printStderr, writeText } from '../../shell/stdio.ts';
+import type { ReadFlags } from '../read-command.ts';
 
 /** Options of `qemu-file template`. */
 export interface TemplateFlags extends ReadFlags {

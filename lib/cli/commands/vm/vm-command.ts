@@ -1,13 +1,18 @@
-import { parseUri, type SocketTarget } from '../../../adapters/index.ts';
-import { toQemuFileError } from '../../contract/errors.ts';
-import { QmpClient } from '../../vm/index.ts';
-import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
-import { isTlsUsage, readTls, type TlsEnds, type TlsFlags } from '../endpoints/tls-credentials.ts';
-import type { TlsSide } from '../endpoints/tls-options.ts';
-import { UsageError } from '../shell/command-errors.ts';
-import { EXIT, exitCodeOf, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
-import { type Measure, Meter } from '../shell/progress.ts';
-import { printStderr } from '../shell/stdio.ts';
+import { parseUri, type SocketTarget } from '../../../../adapters/index.ts';
+import { toQemuFileError } from '../../../contract/errors.ts';
+import { QmpClient } from '../../../vm/index.ts';
+import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
+import {
+  isTlsUsage,
+  readTls,
+  type TlsEnds,
+  type TlsFlags,
+} from '../../endpoints/tls-credentials.ts';
+import type { TlsSide } from '../../endpoints/tls-options.ts';
+import { UsageError } from '../../shell/command-errors.ts';
+import { EXIT, exitCodeOf, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';
+import { type Measure, Meter } from '../../shell/progress.ts';
+import { printStderr } from '../../shell/stdio.ts';
 
 /** Options of the commands that control a QEMU. */
 export interface VmFlags extends TlsFlags {

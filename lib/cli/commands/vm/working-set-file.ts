@@ -1,14 +1,14 @@
 import { readFile, stat } from 'node:fs/promises';
-import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import type { PageSource } from '../../migration/memory/page-source.ts';
+import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
+import type { PageSource } from '../../../migration/page-source/page-source.ts';
 import {
   decodeWorkingSet,
   encodeWorkingSet,
   MAX_WORKING_SET_BYTES,
   type PageRange,
-} from '../../vm/index.ts';
-import { printStderr } from '../shell/stdio.ts';
-import { writeWholeFile } from '../shell/write-file.ts';
+} from '../../../vm/index.ts';
+import { printStderr } from '../../shell/stdio.ts';
+import { writeWholeFile } from '../../shell/write-file.ts';
 
 /**
  * Read the pages to send first. A file that does not fit the guest is reported and not used.

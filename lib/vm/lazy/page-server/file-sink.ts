@@ -1,4 +1,4 @@
-import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import type { QemuFile } from '../../../qemu-file/qemu-file.ts';
 import type { PageSink } from './page-server-types.ts';
 
 /** Writes RAM records to a file, after what was put there before. */

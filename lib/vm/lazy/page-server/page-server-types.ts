@@ -1,4 +1,4 @@
-import type { PageSource } from '../../migration/memory/page-source.ts';
+import type { PageSource } from '../../../migration/page-source/page-source.ts';
 
 /** Receives the RAM records of one channel, in order. */
 export interface PageSink {

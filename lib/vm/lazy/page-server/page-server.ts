@@ -1,8 +1,8 @@
-import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import type { PageSource } from '../../migration/memory/page-source.ts';
-import { Fifo } from '../../util/fifo.ts';
-import { hex } from '../../util/format.ts';
-import { noop } from '../../util/noop.ts';
+import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
+import type { PageSource } from '../../../migration/page-source/page-source.ts';
+import { Fifo } from '../../../util/fifo.ts';
+import { hex } from '../../../util/format.ts';
+import { noop } from '../../../util/noop.ts';
 import { FaultTimes } from './fault-times.ts';
 import { BatchPool, isDue, type PageBatch, type PageWindow, trimBatch } from './page-batch.ts';
 import type {

@@ -1,6 +1,6 @@
-import { QemuFileError } from '../../contract/errors.ts';
-import type { PageSource } from '../../migration/memory/page-source.ts';
-import { quote } from '../../util/format.ts';
+import { QemuFileError } from '../../../contract/errors.ts';
+import type { PageSource } from '../../../migration/page-source/page-source.ts';
+import { quote } from '../../../util/format.ts';
 
 /** State of a host page. */
 export const PAGE_STATE = {

@@ -1,5 +1,5 @@
-import { RAM_FLAG } from '../../migration/format/wire.ts';
-import type { PageSource } from '../../migration/memory/page-source.ts';
+import { RAM_FLAG } from '../../../migration/format/wire.ts';
+import type { PageSource } from '../../../migration/page-source/page-source.ts';
 import type { PageSink } from './page-server-types.ts';
 
 const WORD_BYTES = 8;

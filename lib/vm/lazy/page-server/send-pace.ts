@@ -1,4 +1,4 @@
-import { noop } from '../../util/noop.ts';
+import { noop } from '../../../util/noop.ts';
 import type { PageReason } from './page-server-types.ts';
 
 /** Options of `SendPace`, as those of a page server. */

@@ -1,5 +1,5 @@
-import type { PageSource } from '../../migration/memory/page-source.ts';
-import { quote } from '../../util/format.ts';
+import type { PageSource } from '../../../migration/page-source/page-source.ts';
+import { quote } from '../../../util/format.ts';
 import type { PageRange } from './page-server-types.ts';
 
 /*

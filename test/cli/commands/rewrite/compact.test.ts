@@ -2,13 +2,13 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
-import { recording, unpack } from '../../fixtures/recording.ts';
-import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
-import { run } from '../../helpers/command.ts';
-import { readStream } from '../../helpers/read-stream.ts';
-import { assertSays, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
-import { savedGuestOf } from '../../helpers/saved-guest.ts';
-import { mountSmallDisk, requireSmallDisk } from '../../helpers/small-disk.ts';
+import { recording, unpack } from '../../../fixtures/recording.ts';
+import { makeTempDir, type TempDir } from '../../../helpers/cleanup.ts';
+import { run } from '../../../helpers/command.ts';
+import { readStream } from '../../../helpers/read-stream.ts';
+import { assertSays, jsonIn, put, putRecording } from '../../../helpers/reading-command.ts';
+import { savedGuestOf } from '../../../helpers/saved-guest.ts';
+import { mountSmallDisk, requireSmallDisk } from '../../../helpers/small-disk.ts';
 import {
   blockList,
   command,
@@ -21,7 +21,7 @@ import {
   section,
   stream,
   vmDescription,
-} from '../../helpers/stream-bytes.ts';
+} from '../../../helpers/stream-bytes.ts';
 
 /** Return the arguments for a recording with its further channels. */
 function argumentsOf([main = '', ...channels]: readonly string[], to: string): string[] {
@@ -106,7 +106,7 @@ describe('compact writes each page once, from a stream', () => {
 
   test('that comes from a pipe, compressed, and leaves compressed', async () => {
     await using dir = makeTempDir();
-    const input = fs.readFileSync(new URL('../../fixtures/microvm.mig.gz', import.meta.url));
+    const input = fs.readFileSync(new URL('../../../fixtures/microvm.mig.gz', import.meta.url));
     const packed = dir.join('packed');
     assertSays(await run(['compact', '-', packed, '--compress', 'gzip'], input), 0);
     const again = await run(['compact', packed, '-', '--quiet']);

@@ -2,14 +2,14 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
-import { recording, unpack } from '../../fixtures/recording.ts';
-import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
-import { Command, run } from '../../helpers/command.ts';
-import { readStream } from '../../helpers/read-stream.ts';
-import { assertSays, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
-import { type RecordedDevice, recordedDevices } from '../../helpers/recorded-devices.ts';
-import { savedGuestOf } from '../../helpers/saved-guest.ts';
-import { mountSmallDisk, requireSmallDisk } from '../../helpers/small-disk.ts';
+import { recording, unpack } from '../../../fixtures/recording.ts';
+import { makeTempDir, type TempDir } from '../../../helpers/cleanup.ts';
+import { Command, run } from '../../../helpers/command.ts';
+import { readStream } from '../../../helpers/read-stream.ts';
+import { assertSays, jsonIn, put, putRecording } from '../../../helpers/reading-command.ts';
+import { type RecordedDevice, recordedDevices } from '../../../helpers/recorded-devices.ts';
+import { savedGuestOf } from '../../../helpers/saved-guest.ts';
+import { mountSmallDisk, requireSmallDisk } from '../../../helpers/small-disk.ts';
 
 function bytesOf(name: string): Buffer {
   const [main] = recording(name).files;

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { FaultTimes } from '../../../lib/vm/lazy/fault-times.ts';
+import { FaultTimes } from '../../../../lib/vm/lazy/page-server/fault-times.ts';
 
 test('quantiles are right to 5 %, and the greatest time is exact', () => {
   const times = new FaultTimes();

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { QemuFileError } from '../../../lib/contract/errors.ts';
-import { PageServer } from '../../../lib/vm/lazy/page-server.ts';
-import type { PageServerOptions } from '../../../lib/vm/lazy/page-server-types.ts';
-import { type FakeBlock, type FakeSink, fakeSink, fakeSource, PAGE } from './fake-source.ts';
+import { QemuFileError } from '../../../../lib/contract/errors.ts';
+import { PageServer } from '../../../../lib/vm/lazy/page-server/page-server.ts';
+import type { PageServerOptions } from '../../../../lib/vm/lazy/page-server/page-server-types.ts';
+import { type FakeBlock, type FakeSink, fakeSink, fakeSource, PAGE } from '../fake-source.ts';
 
 type Options = Omit<PageServerOptions, 'source' | 'sink'>;
 

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { decodeWorkingSet, encodeWorkingSet } from '../../../lib/vm/lazy/working-set.ts';
-import { fakeSource } from './fake-source.ts';
+import {
+  decodeWorkingSet,
+  encodeWorkingSet,
+} from '../../../../lib/vm/lazy/page-server/working-set.ts';
+import { fakeSource } from '../fake-source.ts';
 
 const source = fakeSource([
   ['pc.ram', 64, []],
