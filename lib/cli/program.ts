@@ -1,4 +1,4 @@
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 import type { DiffFlags } from './commands/diff/diff.ts';
 import type { ExtractFlags } from './commands/extract.ts';
 import type { InspectFlags } from './commands/inspect.ts';
@@ -14,57 +14,15 @@ import { addTlsOptions } from './endpoints/tls-options.ts';
 import { DIFF_HELP, READ_HELP, RELAY_HELP, VM_HELP, WRITE_HELP } from './help.ts';
 import { addStore } from './program-store.ts';
 import { EXIT } from './shell/exit-codes.ts';
-import { parseSize } from './shell/sizes.ts';
+import {
+  collect,
+  parseBandwidth,
+  parseChannels,
+  parsePlacement,
+  parseRenaming,
+  parseSeconds,
+} from './shell/option-values.ts';
 import { guardOutputs } from './shell/stdio.ts';
-
-/** More than QEMU's 255 multifd channels, the main channel and the postcopy-preempt channel. */
-const MAX_CHANNELS = 1024;
-const MAX_RECORD_SECONDS = 86_400;
-
-function parseBandwidth(text: string): number {
-  const size = parseSize(text);
-  if (size !== undefined) return size;
-  throw new InvalidArgumentError('Give bytes per second, such as 100MiB, 1.5G or 1048576.');
-}
-
-function parsePlacement(
-  text: string,
-  earlier: ReadonlyMap<string, number> = new Map(),
-): ReadonlyMap<string, number> {
-  const [, block, digits] = /^(.+)=(0x[0-9a-f]{1,14}|\d{1,16})$/i.exec(text) ?? [];
-  const address = Number(digits);
-  if (block === undefined || !Number.isSafeInteger(address)) {
-    throw new InvalidArgumentError('Give BLOCK=ADDRESS, such as dimm0=0x140000000.');
-  }
-  return new Map([...earlier, [block, address]]);
-}
-
-function parseRenaming(
-  text: string,
-  earlier: ReadonlyMap<string, string> = new Map(),
-): ReadonlyMap<string, string> {
-  const [, old, renamed] = /^([^=]+)=([^=]+)$/.exec(text) ?? [];
-  if (old === undefined || renamed === undefined || earlier.has(old)) {
-    throw new InvalidArgumentError('Give OLD=NEW, such as pc.ram=mem, once for each block.');
-  }
-  return new Map([...earlier, [old, renamed]]);
-}
-
-function parseSeconds(text: string): number {
-  const seconds = /^\d{1,5}(?:\.\d{1,3})?$/.test(text) ? Number(text) : Number.NaN;
-  if (seconds <= MAX_RECORD_SECONDS) return seconds;
-  throw new InvalidArgumentError(`Give seconds from 0 to ${MAX_RECORD_SECONDS}.`);
-}
-
-function parseChannels(text: string): number {
-  const count = /^\d{1,4}$/.test(text) ? Number(text) : 0;
-  if (count >= 1 && count <= MAX_CHANNELS) return count;
-  throw new InvalidArgumentError(`Give a number from 1 to ${MAX_CHANNELS}.`);
-}
-
-function collect(value: string, previous: string[] = []): string[] {
-  return [...previous, value];
-}
 
 /** Add a command that reads a stream, with the options that all of them have. */
 function addReader(program: Command, name: string, description: string): Command {

@@ -19,7 +19,8 @@ import { describeSections, type WrittenSection } from './written-sections.ts';
  *   header [configuration] item* end [description]
  *   item = section (START, PART, END, FULL) | command | command PACKAGED and a package of items
  *
- * Each call writes one of these. A call that does not fit the calls before it throws, with nothing written.
+ * Each call writes one of these. A call that does not fit the calls before it throws, with nothing written. The
+ * file is longer than others because it is one class, with a method for each item of a stream.
  */
 
 /** The header of a section. PART and END have only the id on the wire: the rest must be that of their START. */
