@@ -135,7 +135,10 @@ for (const { version, skip, options } of QEMUS) {
       const dying = watchReads(guest, (bytes) => {
         if (hasStarted && bytes > dataBytes(guest) / 2) death.abort();
       });
-      const failing = restoreLazily(restored.qmp, dying, { preempt: true, signal: death.signal });
+      const failing = restoreLazily(restored.qmp, dying, {
+        ...{ preempt: true, maxBandwidth: 8 << 20 },
+        signal: death.signal,
+      });
       await assert.rejects(failing, /--recover/);
       await recoverLazily(restored.qmp, guest, { preempt: true });
       await assertSound(restored);

@@ -43,8 +43,10 @@ for (const { version, skip, options } of QEMUS) {
         const dying = watchReads(guest, (bytes) => {
           if (hasStarted && bytes > limit) death.abort();
         });
+        // Slow enough that the guest runs before its memory is there.
+        const maxBandwidth = 8 << 20;
         await assert.rejects(
-          restoreLazily(restored.qmp, dying, { signal: death.signal }),
+          restoreLazily(restored.qmp, dying, { maxBandwidth, signal: death.signal }),
           (error) => {
             assert.ok(error instanceof QemuFileError);
             assert.equal(error.code, 'ECANCELED');

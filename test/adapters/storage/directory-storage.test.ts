@@ -240,6 +240,25 @@ async function startWriter(path: string): Promise<ChildProcess> {
   return child;
 }
 
+/** Stop a writer at a moment at which it has a temporary file. */
+async function stopWhileWriting(child: ChildProcess, path: string): Promise<void> {
+  const isWriting = (): boolean =>
+    namesIn(path).some((name) => PARTIAL.test(name.split('/').at(-1) ?? ''));
+  const isStopped = (): boolean =>
+    / T /.test(fs.readFileSync(`/proc/${child.pid}/stat`, 'utf8').replace(/^.*\)/, ''));
+  await until(
+    async () => {
+      if (!isWriting()) return false;
+      child.kill('SIGSTOP');
+      await until(isStopped, { what: 'the writer to stop', intervalMs: 0 });
+      if (isWriting()) return true;
+      child.kill('SIGCONT');
+      return false;
+    },
+    { what: 'a temporary file', intervalMs: 0 },
+  );
+}
+
 test('a writer that is killed leaves whole objects, and a temporary file that is removed', async () => {
   await using directory = makeTempDir();
   const path = directory.join('store');
@@ -247,10 +266,7 @@ test('a writer that is killed leaves whole objects, and a temporary file that is
   let leftovers = 0;
   for (let round = 0; round < 3; round += 1) {
     const child = await startWriter(path);
-    await until(() => namesIn(path).some((name) => PARTIAL.test(name.split('/').at(-1) ?? '')), {
-      what: 'a temporary file',
-      intervalMs: 0,
-    });
+    await stopWhileWriting(child, path);
     assert.equal(await storage.removeLeftovers(0), 0, 'its writer lives');
     child.kill('SIGKILL');
     await once(child, 'close');
