@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { directoryStorage } from '../adapters/index.ts';
 import { SnapshotStore } from '../lib/snapshot/index.ts';
 import { fingerprintPages } from '../lib/snapshot/write/fingerprint.ts';
-import { Guest, writeMemory } from './harness/guest.ts';
+import { Guest, timed, writeMemory } from './harness/guest.ts';
 import { start } from './harness/process.ts';
 import {
   alternate,
@@ -38,24 +38,6 @@ function changeMemory(path: string, mib: number): void {
     writeSync(fd, `changed ${page}`, page * PAGE + 1024);
   }
   closeSync(fd);
-}
-
-/** Measure the seconds of some work on a fresh QEMU, whose own start is not counted. */
-function timed(
-  name: string,
-  make: () => Promise<Guest | null>,
-  work: (guest: Guest) => Promise<void>,
-): Contender {
-  return {
-    name,
-    run: async () => {
-      await using guest = await make();
-      if (guest === null) return null;
-      const began = performance.now();
-      await work(guest);
-      return (performance.now() - began) / 1000;
-    },
-  };
 }
 
 /** Return the row of the seconds of work, against the seconds of other work. */

@@ -2,17 +2,9 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Guest, writeMemory } from './harness/guest.ts';
+import { Guest, timed, writeMemory } from './harness/guest.ts';
 import { start } from './harness/process.ts';
-import {
-  alternate,
-  atMost,
-  type Bench,
-  type Contender,
-  type Row,
-  ratio,
-  rowOf,
-} from './harness/row.ts';
+import { alternate, atMost, type Bench, type Row, ratio, rowOf } from './harness/row.ts';
 
 const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const ours = 'qemu-file';
@@ -34,24 +26,6 @@ interface Job {
   /** Work of QEMU with a shell pipe. */
   theirs: (guest: Guest) => Promise<void>;
   maxRatio: number;
-}
-
-/** Measure the seconds of some work on a fresh QEMU, whose own start is not counted. */
-function timed(
-  name: string,
-  make: () => Promise<Guest | null>,
-  work: (guest: Guest) => Promise<void>,
-): Contender {
-  return {
-    name,
-    run: async () => {
-      await using guest = await make();
-      if (guest === null) return null;
-      const began = performance.now();
-      await work(guest);
-      return (performance.now() - began) / 1000;
-    },
-  };
 }
 
 async function rowOfJob(

@@ -18,7 +18,7 @@ import { SharedSync } from './shared-sync.ts';
  * its final one, made durable, and then gets its name by rename(2), or by link(2), which fails if the name
  * exists. The names of temporary files begin with a dot, and words of keys do not.
  *
- * Whoever can write to the directory can plant symbolic links and special files: below the directory, links
+ * A user who can write to the directory can plant symbolic links and special files: below the directory, links
  * are not followed and files that are not regular are not opened.
  */
 

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { closeSync, existsSync, openSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { QmpClient } from 'qemu-file/vm';
+import type { Contender } from './row.ts';
 
 const MIB = 2 ** 20;
 const BINARY = process.env.QEMU ?? 'qemu-system-x86_64';
@@ -111,4 +112,22 @@ export class Guest implements AsyncDisposable {
     this.#child.kill('SIGKILL');
     await once(this.#child, 'close');
   }
+}
+
+/** Measure the seconds of some work on a fresh QEMU, whose own start is not counted. */
+export function timed(
+  name: string,
+  make: () => Promise<Guest | null>,
+  work: (guest: Guest) => Promise<void>,
+): Contender {
+  return {
+    name,
+    run: async () => {
+      await using guest = await make();
+      if (guest === null) return null;
+      const began = performance.now();
+      await work(guest);
+      return (performance.now() - began) / 1000;
+    },
+  };
 }
