@@ -82,6 +82,7 @@ export interface MigrationInfo {
     'dirty-sync-count': number;
     'page-size': number;
     'postcopy-requests': number;
+    'postcopy-bytes': number;
     'multifd-bytes': number;
   };
   /** Only with the capability `xbzrle`. */
