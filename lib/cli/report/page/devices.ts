@@ -1,35 +1,24 @@
 import { appendInSteps, type Content, makeDetails, makeElement } from './elements.ts';
 import { formatCount, formatNumber, formatSize } from './format.ts';
 import type { DeviceRow, ReportData } from './model.ts';
-import { type Hit, makeSearch, parseQuery, searchValue } from './search.ts';
+import { type Hit, makeSearchPanel, type Query, type Results, searchValue } from './search.ts';
 import { appendMembers, isNested, valueView } from './values.ts';
 
 /** Show the state of devices, with a search field. */
 export function devicesPanel({ devices, moreDevices }: ReportData): Content[] {
-  const found = makeElement('p', { class: 'quiet', role: 'status' });
-  const list = makeElement('div', { class: 'devices' });
-  const search = makeSearch('apic, 0x1f0, 4096, 0xdeadbeef …', (typed) =>
-    showMatches(devices, typed, list, found),
+  return makeSearchPanel('apic, 0x1f0, 4096, 0xdeadbeef …', moreDevices, (query, results) =>
+    showMatches(devices, query, results),
   );
-  const content: Content[] = [search, found, list];
-  if (moreDevices > 0) {
-    const rest = `${formatCount(moreDevices, 'device')} not in this page.`;
-    content.push(makeElement('p', { class: 'quiet' }, rest));
-  }
-  return content;
 }
 
-/** Show the devices that match what was typed, or all of them if nothing was. */
+/** Show the devices that match a query, or all of them if it is empty. */
 function showMatches(
   devices: readonly DeviceRow[],
-  typed: string,
-  list: HTMLElement,
-  found: HTMLElement,
+  query: Query,
+  { list, summary }: Results,
 ): void {
-  const query = parseQuery(typed);
-  list.replaceChildren();
   if (query.text === '') {
-    found.textContent = `${formatCount(devices.length, 'device')}. Search for a part of a name, a whole number (decimal or 0x…), or a sequence of bytes.`;
+    summary.textContent = `${formatCount(devices.length, 'device')}. Search for a part of a name, a whole number (decimal or 0x…), or a sequence of bytes.`;
     appendInSteps(list, list, devices, 100, (device) => deviceView(device, []));
     return;
   }
@@ -43,7 +32,7 @@ function showMatches(
   });
   const fields = matches.reduce((sum, { hits }) => sum + Math.min(hits.length, most), 0);
   const isMore = matches.some(({ hits }) => hits.length > most);
-  found.textContent = `${formatCount(matches.length, 'device')}, ${isMore ? 'more than ' : ''}${formatCount(fields, 'field')}`;
+  summary.textContent = `${formatCount(matches.length, 'device')}, ${isMore ? 'more than ' : ''}${formatCount(fields, 'field')}`;
   appendInSteps(list, list, matches, 50, ({ device, hits }) => {
     const element = deviceView(device, hits.slice(0, most));
     if (hits.length > most)

@@ -2,9 +2,9 @@
  * The script of a report's page. The build bundles it, with everything that it imports, into the page.
  */
 import { devicesPanel } from './devices.ts';
-import { diffConfigurationPanel, diffDevicesPanel } from './diff-devices.ts';
-import { makeDiffHeader } from './diff-header.ts';
-import { diffMemoryPanel } from './diff-memory.ts';
+import { diffConfigurationPanel, diffDevicesPanel } from './diff/devices.ts';
+import { makeDiffHeader } from './diff/header.ts';
+import { diffMemoryPanel } from './diff/memory.ts';
 import { type Content, makeElement } from './elements.ts';
 import { makeHeader, warningsPanel } from './header.ts';
 import { memoryPanel } from './memory.ts';

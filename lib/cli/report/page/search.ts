@@ -1,4 +1,5 @@
-import { makeElement } from './elements.ts';
+import { type Content, makeElement } from './elements.ts';
+import { formatCount } from './format.ts';
 import type { PackedValue } from './model.ts';
 import { isNested, plainText, unpackBytes, unpackInteger } from './values.ts';
 
@@ -19,13 +20,38 @@ export interface Hit {
 /** Milliseconds without a key after which the search begins. */
 const PAUSE_MS = 150;
 
+/** Where a search panel shows what was found. */
+export interface Results {
+  /** Emptied before each search. */
+  list: HTMLElement;
+  /** Line of text above the list. */
+  summary: HTMLElement;
+}
+
 /**
- * Make a search field for devices, fields and values.
+ * Make a panel of devices with a search field.
  *
  * @param example - What the empty field shows.
- * @param show - Called with what was typed; at first with nothing.
+ * @param moreDevices - Devices that are not in this page.
+ * @param show - Shows the devices that match what was typed; called at first with an empty query.
  */
-export function makeSearch(example: string, show: (typed: string) => void): HTMLElement {
+export function makeSearchPanel(
+  example: string,
+  moreDevices: number,
+  show: (query: Query, results: Results) => void,
+): Content[] {
+  const summary = makeElement('p', { class: 'quiet', role: 'status' });
+  const list = makeElement('div', { class: 'devices' });
+  const search = makeSearch(example, (typed) => {
+    list.replaceChildren();
+    show(parseQuery(typed), { list, summary });
+  });
+  if (moreDevices === 0) return [search, summary, list];
+  const rest = `${formatCount(moreDevices, 'device')} not in this page.`;
+  return [search, summary, list, makeElement('p', { class: 'quiet' }, rest)];
+}
+
+function makeSearch(example: string, show: (typed: string) => void): HTMLElement {
   const input = makeElement('input', {
     type: 'search',
     id: 'query',
@@ -44,7 +70,7 @@ export function makeSearch(example: string, show: (typed: string) => void): HTML
 }
 
 /** Read what was typed as text, as a number, and as bytes, where it can be each. */
-export function parseQuery(typed: string): Query {
+function parseQuery(typed: string): Query {
   const text = typed.trim().toLowerCase();
   const number = /^(-?)(0x[0-9a-f]+|\d+)$/.exec(text);
   const digits = text.replace(/^0x/, '').replace(/\s+/g, '');

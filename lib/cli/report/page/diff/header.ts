@@ -1,6 +1,6 @@
-import { formatCount, formatNumber } from './format.ts';
-import { makeHead } from './header.ts';
-import type { DiffData } from './model.ts';
+import { formatCount, formatNumber } from '../format.ts';
+import { makeHead } from '../header.ts';
+import type { DiffData } from '../model.ts';
 
 /** Make the head of a page about two guests. */
 export function makeDiffHeader({

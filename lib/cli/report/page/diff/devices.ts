@@ -1,8 +1,8 @@
-import { appendInSteps, type Content, makeElement } from './elements.ts';
-import { formatCount, formatHex, formatNumber } from './format.ts';
-import type { DeviceDifferenceRow, DiffData, FieldDifferenceRow, PackedValue } from './model.ts';
-import { type Hit, makeSearch, parseQuery, type Query, searchValue } from './search.ts';
-import { isNested, plainText, unpackBytes, unpackInteger, valueView } from './values.ts';
+import { appendInSteps, type Content, makeElement } from '../elements.ts';
+import { formatCount, formatHex, formatNumber } from '../format.ts';
+import type { DeviceDifferenceRow, DiffData, FieldDifferenceRow, PackedValue } from '../model.ts';
+import { type Hit, makeSearchPanel, type Query, type Results, searchValue } from '../search.ts';
+import { isNested, plainText, unpackBytes, unpackInteger, valueView } from '../values.ts';
 
 /** Fields of a device that are shown at first. */
 const FIRST_FIELDS = 20;
@@ -14,35 +14,24 @@ export function diffConfigurationPanel({ configuration }: DiffData): Content[] {
 
 /** Show the devices that differ, with a search field. */
 export function diffDevicesPanel({ devices, moreDevices }: DiffData): Content[] {
-  const found = makeElement('p', { class: 'quiet', role: 'status' });
-  const list = makeElement('div', { class: 'devices' });
-  const search = makeSearch('timer, cpu_clock, 0x1f0, 4096 …', (typed) =>
-    showMatches(devices, typed, list, found),
+  return makeSearchPanel('timer, cpu_clock, 0x1f0, 4096 …', moreDevices, (query, results) =>
+    showMatches(devices, query, results),
   );
-  const content: Content[] = [search, found, list];
-  if (moreDevices > 0) {
-    const rest = `${formatCount(moreDevices, 'device')} not in this page.`;
-    content.push(makeElement('p', { class: 'quiet' }, rest));
-  }
-  return content;
 }
 
-/** Show the devices that match what was typed, with the fields that match, or everything if nothing was. */
+/** Show the devices that match a query, with the fields that match, or everything if the query is empty. */
 function showMatches(
   devices: readonly DeviceDifferenceRow[],
-  typed: string,
-  list: HTMLElement,
-  found: HTMLElement,
+  query: Query,
+  { list, summary }: Results,
 ): void {
-  const query = parseQuery(typed);
-  list.replaceChildren();
   const matches = devices.flatMap((device) => {
     if (query.text === '' || device.name.toLowerCase().includes(query.text)) return [device];
     const fields = device.fields.filter((field) => matchesField(field, query));
     return fields.length > 0 ? [{ ...device, fields, moreFields: 0 }] : [];
   });
   const fields = matches.reduce((sum, device) => sum + device.fields.length, 0);
-  found.textContent = `${formatCount(matches.length, 'device')}, ${formatCount(fields, 'field')}`;
+  summary.textContent = `${formatCount(matches.length, 'device')}, ${formatCount(fields, 'field')}`;
   appendInSteps(list, list, matches, 50, deviceView);
 }
 

@@ -1,7 +1,7 @@
-import { appendInSteps, type Content, makeElement, makeLegend, makeTable } from './elements.ts';
-import { formatNumber, formatSize } from './format.ts';
-import { MemoryMap } from './memory-map.ts';
-import type { BlockDifferenceData, DiffData } from './model.ts';
+import { appendInSteps, type Content, makeElement, makeLegend, makeTable } from '../elements.ts';
+import { formatNumber, formatSize } from '../format.ts';
+import { MemoryMap } from '../memory-map.ts';
+import type { BlockDifferenceData, DiffData } from '../model.ts';
 
 const KINDS = [
   ['changed', 'changed'],
