@@ -64,6 +64,6 @@ export { memoryStorage } from './storage/memory-storage.ts';
 export type { ObjectStorage, StorageOptions, StoredObject } from './storage/object-storage.ts';
 export { openStorage } from './storage/open-storage.ts';
 export { type S3StorageOptions, s3Storage } from './storage/s3/s3-storage.ts';
-export type { S3Credentials } from './storage/s3/sdk.ts';
+export type { S3Credentials } from './storage/s3/s3-target.ts';
 export { isStoreUrl, parseStoreUrl, type StoreUrl } from './storage/store-url.ts';
 export { parseUri, type Uri } from './uri.ts';

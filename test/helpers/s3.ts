@@ -4,7 +4,8 @@ import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { CreateBucketCommandOutput, S3Client } from '@aws-sdk/client-s3';
-import { loadSdk, makeClient, type S3Credentials } from '../../adapters/storage/s3/sdk.ts';
+import type { S3Credentials } from '../../adapters/storage/s3/s3-target.ts';
+import { loadSdk, makeClient } from '../../adapters/storage/s3/sdk.ts';
 import { makeTempDir, onProcessEnd } from './cleanup.ts';
 import { within } from './until.ts';
 

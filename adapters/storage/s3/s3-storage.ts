@@ -8,7 +8,8 @@ import { abortOldUploads, putMultipart } from './multipart.ts';
 import { readBody } from './read-body.ts';
 import { retry } from './retry.ts';
 import { s3Error, statusOf } from './s3-error.ts';
-import { abortedBy, loadSdk, makeClient, type S3Credentials, type S3Sdk } from './sdk.ts';
+import type { S3Credentials } from './s3-target.ts';
+import { abortedBy, loadSdk, makeClient, type S3Sdk } from './sdk.ts';
 
 /** Longest time without a byte, in milliseconds, by default. */
 const DEFAULT_TIMEOUT_MS = 30_000;

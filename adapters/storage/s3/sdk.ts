@@ -2,6 +2,7 @@ import { isIP } from 'node:net';
 import type { S3Client, S3ClientConfig } from '@aws-sdk/client-s3';
 import { QemuFileError } from '../../../lib/contract/errors.ts';
 import { noop } from '../../../lib/util/noop.ts';
+import type { S3Target } from './s3-target.ts';
 
 /** The package, which is loaded only when it is used. */
 export type S3Sdk = typeof import('@aws-sdk/client-s3');
@@ -21,21 +22,6 @@ const MAX_CONNECTIONS = 64;
 const NO_NODE_WARNING = 'AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED';
 
 const QUIET = { trace: noop, debug: noop, info: noop, warn: noop, error: noop };
-
-/** Keys to an account, in place of those that the SDK finds. */
-export interface S3Credentials {
-  readonly accessKeyId: string;
-  readonly secretAccessKey: string;
-  readonly sessionToken?: string;
-}
-
-/** Where a client connects to; undefined for what the environment and files of the SDK say. */
-export interface S3Target {
-  readonly endpoint?: string | undefined;
-  readonly region?: string | undefined;
-  readonly pathStyle?: boolean | undefined;
-  readonly credentials?: S3Credentials | undefined;
-}
 
 /**
  * Load the SDK.

@@ -1,0 +1,2 @@
+// Stands for an optional package that is not installed: whatever a type takes from it is an error.
+export {};
