@@ -22,14 +22,19 @@ interface Listed {
 }
 
 /**
- * Reads all RAM blocks; meaningful while the processor is stopped.
+ * Reads RAM blocks; meaningful while the processor is stopped.
  *
+ * @param names - The blocks to read. Default: all. QEMU before 8.0 has blocks that are not found.
  * @returns The blocks in the order in which QEMU lists them.
  */
-export async function readRamBlocks(qemu: Qemu): Promise<RamBlockContents[]> {
+export async function readRamBlocks(
+  qemu: Qemu,
+  names?: readonly string[],
+): Promise<RamBlockContents[]> {
   const blocks: RamBlockContents[] = [];
   await using memory = await open(`/proc/${qemu.pid}/mem`);
   for (const block of parseList(await qemu.qmp.hmp('info ramblock'))) {
+    if (names?.includes(block.name) === false) continue;
     const address =
       block.address ?? (await guestAddressed(qemu, block)) ?? (await onlyMapping(qemu, block));
     assert.ok(address !== undefined, `the RAM block ${block.name} was not found in the process`);

@@ -19,6 +19,7 @@ import { differingPages, type Qemu, type QemuOptions, requireQemu, startQemu } f
 import { requireQemu10 } from './qemu10.ts';
 import { readRamBlocks } from './ram-blocks.ts';
 import { BUSY_GUEST, qemu10, UNLIMITED } from './scenario.ts';
+import { privateBytes } from './smaps.ts';
 
 const MIB = 2 ** 20;
 const MEMORY_MIB = 64;
@@ -51,18 +52,6 @@ async function startClone(
     extraArgs: ['-qmp', `unix:${qmp},server=on,wait=off`, ...args],
   });
   return { qemu, qmp };
-}
-
-/** Bytes that only this process has, of the mapping of a file. */
-function privateBytes({ pid }: Qemu, path: string): number {
-  const maps = readFileSync(`/proc/${pid}/smaps`, 'utf8').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
-  const own = maps.filter((map) => map.split('\n')[0]?.endsWith(path));
-  assert.ok(own.length > 0, `${path} is mapped`);
-  const sum = own.reduce((kib, map) => {
-    const [, dirty = '0'] = /^Private_Dirty:\s+(\d+) kB/m.exec(map) ?? [];
-    return kib + Number(dirty);
-  }, 0);
-  return sum * 1024;
 }
 
 for (const [version, skip, options] of [
@@ -137,7 +126,7 @@ for (const [version, skip, options] of [
           await qemu.waitCounterRises();
           await qemu.pause();
           assert.deepEqual(memoryProblems(await qemu.readRam(), BUSY_GUEST), []);
-          const own = privateBytes(qemu, 'golden/ram/microvm.ram');
+          const own = privateBytes(qemu.pid, 'golden/ram/microvm.ram');
           assert.ok(own < (BUSY_GUEST.dirtyBytes ?? 0) + 16 * MIB, `${own} bytes`);
           assert.ok(own > 0);
         }
