@@ -11,49 +11,18 @@ import {
   writeSync,
 } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
-import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { makeTempDir } from '../helpers/cleanup.ts';
 import { run } from '../helpers/command.ts';
 import { assertSays, jsonIn } from '../helpers/reading-command.ts';
-import { firmware, memoryProblems } from './guest.ts';
-import { differingPages, type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
+import { CLONE_MEMORY_MIB, type Made, makeTemplate, startClone, startGolden } from './clones.ts';
+import { memoryProblems } from './guest.ts';
+import { differingPages, requireQemu } from './harness.ts';
 import { requireQemu10 } from './qemu10.ts';
 import { readRamBlocks } from './ram-blocks.ts';
 import { BUSY_GUEST, qemu10, UNLIMITED } from './scenario.ts';
 import { privateBytes } from './smaps.ts';
 
 const MIB = 2 ** 20;
-const MEMORY_MIB = 64;
-const image = firmware(BUSY_GUEST);
-
-interface Made {
-  directory: string;
-  machine: string;
-  qemuVersion: string | null;
-  blocks: { name: string; id: string; bytes: number; sha256: string }[];
-  arguments: string[];
-  notes: string[];
-}
-
-/** A QEMU that waits for the state of a clone. */
-async function startClone(
-  dir: TempDir,
-  name: string,
-  options: QemuOptions,
-  args: readonly string[],
-): Promise<{ qemu: Qemu; qmp: string }> {
-  const qmp = dir.join(`${name}.qmp`);
-  const qemu = await startQemu({
-    ...options,
-    memoryMiB: MEMORY_MIB,
-    firmware: image,
-    startStopped: true,
-    incoming: 'defer',
-    // QEMU merges both -machine; the later -m takes precedence.
-    extraArgs: ['-qmp', `unix:${qmp},server=on,wait=off`, ...args],
-  });
-  return { qemu, qmp };
-}
-
 for (const [version, skip, options] of [
   ['7.2', requireQemu(), {}],
   ['10.0', requireQemu10(), qemu10()],
@@ -66,8 +35,7 @@ for (const [version, skip, options] of [
     let made: Made;
 
     before(async () => {
-      await using source = await startQemu({ ...options, memoryMiB: MEMORY_MIB, firmware: image });
-      await source.waitGuestReady();
+      await using source = await startGolden(options);
       await source.pause();
       const parameters = { 'max-bandwidth': UNLIMITED };
       await source.migrate(`exec:cat >${dir.join('vm.mig')}`, { parameters });
@@ -75,9 +43,7 @@ for (const [version, skip, options] of [
       const found = (await readRamBlocks(source)).find(({ name }) => name === 'microvm.ram');
       assert.ok(found);
       contents = found.bytes;
-      const ended = await run(['template', dir.join('vm.mig'), dir.join('golden'), '--json']);
-      assert.equal(ended.code, 0, ended.stderr);
-      made = jsonIn(ended) as unknown as Made;
+      made = await makeTemplate(dir.join('vm.mig'), dir.join('golden'));
     });
     after(() => dir.remove());
 
@@ -95,8 +61,14 @@ for (const [version, skip, options] of [
       assert.equal(statSync(dir.join('golden')).mode & 0o777, 0o700);
       assert.ok(statSync(dir.join('golden/state.mig')).size < 200_000);
       assert.deepEqual(made.arguments, [
-        ...['-machine', 'microvm,memory-backend=microvm.ram', '-m', `${MEMORY_MIB}M`, '-object'],
-        `memory-backend-file,id=microvm.ram,size=${MEMORY_MIB}M,mem-path=${path},share=off,x-use-canonical-path-for-ramblock-id=off`,
+        ...[
+          '-machine',
+          'microvm,memory-backend=microvm.ram',
+          '-m',
+          `${CLONE_MEMORY_MIB}M`,
+          '-object',
+        ],
+        `memory-backend-file,id=microvm.ram,size=${CLONE_MEMORY_MIB}M,mem-path=${path},share=off,x-use-canonical-path-for-ramblock-id=off`,
       ]);
       const stored = JSON.parse(readFileSync(dir.join('golden/template.json'), 'utf8')) as Made;
       assert.deepEqual(stored.arguments, made.arguments);
