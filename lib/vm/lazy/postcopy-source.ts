@@ -96,13 +96,19 @@ export class PostcopySource implements AsyncDisposable {
   }
 
   /**
-   * Begin to send pages that are asked for. A PART of `ram` must be open.
+   * Begin to send pages: those that are asked for, and the recorded set, the first pages of which the guest needs as
+   * soon as it runs. A PART of `ram` must be open.
    *
    * @param hostPageSizes - Bytes of the destination's pages, by block.
+   * @param hasLoaded - Resolves when the devices are loaded: the background would delay that, and waits for it.
    * @param received - The pages that the destination has already, by block.
    * @throws {QemuFileError} As `PageServer`.
    */
-  startServing(hostPageSizes: readonly number[], received?: readonly Uint8Array[]): void {
+  startServing(
+    hostPageSizes: readonly number[],
+    hasLoaded: Promise<void>,
+    received?: readonly Uint8Array[],
+  ): void {
     const { guest, file, options } = this.#connected;
     const server = new PageServer({
       source: guest.pages,
@@ -120,23 +126,21 @@ export class PostcopySource implements AsyncDisposable {
     this.#hostPageSizes = hostPageSizes;
     for (const early of this.#early) this.#request(...early);
     this.#early = [];
+    server.start(hasLoaded);
   }
 
   /**
    * Send all pages, then the end, and wait until the destination has taken everything. The end is sent only when
    * every page with data was sent.
    *
-   * @param hasLoaded - Resolves when the devices are loaded: pages that were not asked for would delay that.
    * @throws {QemuFileError} (rejects) the error of a page, of the connection, or of the destination; the connection
    *   must then be broken.
    */
-  async serveToEnd(hasLoaded: Promise<void>): Promise<void> {
+  async serveToEnd(): Promise<void> {
     const { guest, file } = this.#connected;
     const server = this.#server as PageServer;
     const progress = setInterval(() => this.#reportProgress(), PROGRESS_MS);
     try {
-      await Promise.race([hasLoaded, server.finished]);
-      server.start();
       await Promise.race([server.finished, this.listener.shut.then(endedEarly)]);
       this.#reportProgress();
       if (this.#connected.endsPreempt) {

@@ -85,7 +85,7 @@ async function recover(
     if (preempt) await source.openPreemptChannel();
     await handshake(source, guest, memory, facts !== undefined && facts.blocks !== null);
     source.resumeMs = source.elapsedMs;
-    await source.serveToEnd(Promise.resolve());
+    await source.serveToEnd();
   } catch (error) {
     source.break(error as Error);
     const failure = toQemuFileError(error, { operation: OPERATION });
@@ -153,5 +153,5 @@ async function handshake(
       ? hostPageSize
       : inferHostPageSize(usedLength, received[index] as Uint8Array, memory.pageSize),
   );
-  source.startServing(sizes, received);
+  source.startServing(sizes, Promise.resolve(), received);
 }

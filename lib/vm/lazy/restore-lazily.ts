@@ -198,10 +198,11 @@ class LazyRestore {
         await listener.pong(FIRST_PING, PONG_LIMITS);
         await source.openPreemptChannel();
       }
-      source.startServing(memory.blocks.map(({ hostPageSize }) => hostPageSize));
+      const hostPageSizes = memory.blocks.map(({ hostPageSize }) => hostPageSize);
+      source.startServing(hostPageSizes, listener.pong(START_PING));
       await flushed;
       await listener.pong(FIRST_PING, PONG_LIMITS);
-      await source.serveToEnd(listener.pong(START_PING));
+      await source.serveToEnd();
     } catch (error) {
       const failure = toQemuFileError(error, { operation: OPERATION });
       source.break(failure);

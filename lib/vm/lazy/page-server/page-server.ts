@@ -103,11 +103,15 @@ export class PageServer {
     this.finished.catch(noop);
   }
 
-  /** Begin to send pages that nobody asked for: prefetch, then background. Call it once. */
-  start(): void {
+  /**
+   * Begin to send pages that nobody asked for: prefetch, then background. Call it once.
+   *
+   * @param hasLoaded - The background waits for it. Default: it begins at once.
+   */
+  start(hasLoaded: Promise<void> = Promise.resolve()): void {
     this.#pace.start();
     this.#isSending = true;
-    this.#sendUnasked()
+    this.#sendUnasked(hasLoaded)
       .catch((error: unknown) => this.#fail(error))
       .finally(() => {
         this.#isSending = false;
@@ -203,13 +207,16 @@ export class PageServer {
     this.#batches.give(batch);
   }
 
-  async #sendUnasked(): Promise<void> {
+  async #sendUnasked(hasLoaded: Promise<void>): Promise<void> {
+    const mayGoOn = Promise.race([hasLoaded, this.finished]);
+    mayGoOn.catch(noop);
     const windows = this.#unaskedWindows();
     const isAnswering = (): boolean => this.#answers > 0;
     let next = this.#readNext(windows);
     for (;;) {
       const batch = await next;
       if (batch === null) return;
+      if (batch.reason === 'background') await mayGoOn;
       await this.#pace.wait(batch.reason, isAnswering);
       if (this.#error !== null) return;
       const length = this.#putUnsent(this.#unasked, batch, 0);

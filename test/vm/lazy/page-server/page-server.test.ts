@@ -246,6 +246,31 @@ test('the recorded set goes before the background, in its order, with its pages 
   assert.equal(server.stats.pages.background, 57);
 });
 
+test('the recorded set does not wait until the devices are loaded, and the background does', async () => {
+  let load = (): void => assert.fail('called too early');
+  const hasLoaded = new Promise<void>((resolve) => {
+    load = resolve;
+  });
+  const { sink, server } = serve([['a', 64, [[0, 64]]]], {
+    prefetch: [{ block: 0, page: 50, count: 2 }],
+  });
+  server.start(hasLoaded);
+  while (sink.writes.length === 0) await new Promise(setImmediate);
+  for (let turn = 0; turn < 10; turn++) await new Promise(setImmediate);
+  assert.deepEqual(pagesOf(sink, 'a'), [50, 51]);
+  load();
+  await server.finished;
+  assert.deepEqual(pagesOf(sink, 'a'), [50, 51, ...range(0, 50), ...range(52, 64)]);
+});
+
+test('a server that is stopped before the devices are loaded becomes idle', async () => {
+  const { sink, server } = serve([['a', 64, [[0, 64]]]]);
+  server.start(new Promise(() => {}));
+  server.stop(new Error('enough'));
+  await server.idle();
+  assert.equal(sink.writes.length, 0);
+});
+
 test('what was asked for is recorded in order, as a set that can be pushed', async () => {
   const list: FakeBlock[] = [
     [
