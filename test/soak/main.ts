@@ -12,6 +12,7 @@ import type { Outcome } from './outcome.ts';
 import { randomSave } from './saves.ts';
 import { randomStore } from './stores.ts';
 import { randomStream } from './streams.ts';
+import { randomTemplate } from './templates.ts';
 import { randomRelay } from './transports.ts';
 
 const KINDS: Readonly<Record<string, (chance: Chance) => Promise<Outcome>>> = {
@@ -19,11 +20,12 @@ const KINDS: Readonly<Record<string, (chance: Chance) => Promise<Outcome>>> = {
   saves: randomSave,
   lazy: randomLazyRestore,
   stores: randomStore,
+  templates: randomTemplate,
   relays: randomRelay,
   streams: randomStream,
 };
 
-/** Number of trials of which one is a migration, one a save and one a lazy restore, the slowest kinds. */
+/** Number of trials of which one is of each of the slowest kinds. */
 const CYCLE = 60;
 /** Bytes by which this process may grow, independently of its run time. */
 const MAX_GROWTH = 768 * 2 ** 20;
@@ -34,6 +36,7 @@ function kindOf(index: number): string {
   if (index % CYCLE === CYCLE / 2) return 'saves';
   if (index % CYCLE === CYCLE / 4) return 'lazy';
   if (index % CYCLE === CYCLE / 3) return 'stores';
+  if (index % CYCLE === (CYCLE * 2) / 3) return 'templates';
   return index % 2 === 0 ? 'streams' : 'relays';
 }
 

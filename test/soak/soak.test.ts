@@ -7,6 +7,7 @@ import { randomMigration } from './migrations.ts';
 import { randomSave } from './saves.ts';
 import { randomStore } from './stores.ts';
 import { randomStream } from './streams.ts';
+import { randomTemplate } from './templates.ts';
 import { randomRelay } from './transports.ts';
 
 // The trials of the soak, with fixed random choices.
@@ -32,4 +33,8 @@ test('a random lazy restore is complete', { skip: requireQemu() }, async () => {
 
 test('a random store holds its snapshots', async () => {
   assert.ok((await randomStore(chanceOf(3))).how);
+});
+
+test('a random template has sound clones', { skip: requireQemu() }, async () => {
+  assert.ok((await randomTemplate(chanceOf(1))).how);
 });
