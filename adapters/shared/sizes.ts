@@ -11,7 +11,7 @@ const KIB = 1024;
 export const SOCKET_SIZES: Partial<QemuFileSizes> = {
   stagingSize: 128 * KIB,
   copyLimit: 4 * KIB,
-  highWaterMark: 512 * KIB,
+  highWaterMark: 256 * KIB,
 };
 
 /** Pipes hold 64 KiB: larger batches wake the writer less often. */

@@ -2,13 +2,10 @@ import { readSync } from 'node:fs';
 import { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
 import { hasFastPath } from './fast-path.ts';
-import { descriptorOf } from './socket-handle.ts';
+import { descriptorOf, FIRST_OWN_FD } from './socket-handle.ts';
 
 /** Size of Node's reads from a socket: a chunk of this size means that the kernel has more. */
 const NODE_READ_BYTES = 65_536;
-
-/** Lower descriptors are shared with the process that started this one, which can make them blocking. */
-const FIRST_OWN_FD = 3;
 
 /**
  * A fast path: read from a socket's own descriptor, past libuv, into memory that is used again. Node reads

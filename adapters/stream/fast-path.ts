@@ -1,4 +1,4 @@
-/** Node's major versions on which bench/read-pages.ts and bench/relay.ts were run. */
+/** Node's major versions on which bench/read-pages.ts, bench/write-pages.ts and bench/relay.ts were run. */
 const MEASURED_NODE_MAJORS: ReadonlySet<number> = new Set([20, 22, 24, 26]);
 
 /** Set this environment variable to anything but `0` to switch the fast paths off. */
@@ -6,7 +6,7 @@ const SWITCH = 'QEMU_FILE_NO_FAST_PATH';
 
 /**
  * Return whether the fast paths are on. These modules go beyond what Node's public API promises, and are
- * used only where they were measured: direct-read.ts, release-chunk.ts and malloc-trim.ts.
+ * used only where they were measured: direct-read.ts, direct-write.ts, release-chunk.ts and malloc-trim.ts.
  */
 export function hasFastPath(
   env: NodeJS.ProcessEnv = process.env,

@@ -4,6 +4,9 @@
  * without.
  */
 
+/** Lower descriptors are shared with the process that started this one, which can make them blocking. */
+export const FIRST_OWN_FD = 3;
+
 /** Return whether a stream has a libuv handle, and so is done with a buffer once its write calls back. */
 export function hasHandle(stream: object): boolean {
   return handleOf(stream) !== undefined;

@@ -1,16 +1,23 @@
 import type { Writable } from 'node:stream';
 import type { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise } from '../../lib/contract/ops.ts';
+import { DirectWrite } from './direct-write.ts';
 import { PendingCall } from './pending-call.ts';
 import { type Failure, failure, failureOf, gone } from './stream-failure.ts';
 
+/** Bytes written directly in one turn of the event loop: as many as are read in one. */
+const MAX_TURN_BYTES = 2 * 1024 * 1024;
+
 /**
- * `writevBuffer` over a Node `Writable`. A batch is corked into one `_writev`; its write is done when the
- * stream has called back for its last buffer. Must be ended with `close()`.
+ * `writevBuffer` over a Node `Writable`. A batch is corked into one `_writev`, after what `DirectWrite` could
+ * write of it; its write is done when the stream has called back for its last buffer. Must be ended with `close()`.
  */
 export class StreamWriter {
   readonly #stream: Writable;
+  readonly #direct: DirectWrite;
   readonly #call = new PendingCall<number>();
+  /** Bytes that may still be written directly in this turn of the event loop. */
+  #turnBytes = MAX_TURN_BYTES;
   #bytesWritten = 0;
   /** Bytes of the pending batch. */
   #batchBytes = 0;
@@ -21,6 +28,7 @@ export class StreamWriter {
   /** @param stream - A stream of bytes that no other code writes to. */
   constructor(stream: Writable) {
     this.#stream = stream;
+    this.#direct = new DirectWrite(stream);
     stream.on('error', this.#onError);
     stream.on('close', this.#onClose);
     if (stream.errored) this.#onError(stream.errored);
@@ -48,27 +56,18 @@ export class StreamWriter {
    */
   writev(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
     let total = 0;
-    let last = -1;
-    for (let i = 0; i < buffers.length; i++) {
-      const length = buffers[i]?.length ?? 0;
-      total += length;
-      if (length > 0) last = i;
-    }
-    if (total === 0) {
-      this.#call.check('writevBuffer', position);
-      return 0;
+    for (const buffer of buffers) total += buffer.length;
+    this.#call.check('writevBuffer', position);
+    if (total === 0) return 0;
+    const isFree = !this.#call.isPending && !this.#isInFlight;
+    const done = isFree ? this.#writeDirectly(buffers, position) : 0;
+    if (done === total && this.#turnBytes > 0) {
+      this.#bytesWritten += total;
+      return total;
     }
     return this.#begin('writevBuffer', total, position, () => {
-      this.#stream.cork();
-      try {
-        for (let i = 0; i < last; i++) {
-          const buffer = buffers[i];
-          if (buffer !== undefined && buffer.length > 0) this.#stream.write(buffer);
-        }
-        this.#stream.write(buffers[last], this.#onWritten);
-      } finally {
-        this.#stream.uncork();
-      }
+      if (done === total) setImmediate(this.#onWritten);
+      else this.#writeRest(buffers, done);
     });
   }
 
@@ -98,6 +97,43 @@ export class StreamWriter {
     if (!this.#isInFlight) this.#detach();
   }
 
+  /** Return the number of bytes that were written at once. */
+  #writeDirectly(buffers: readonly Uint8Array[], position: number): number {
+    try {
+      const bytes = this.#direct.write(buffers);
+      this.#turnBytes -= bytes;
+      return bytes;
+    } catch (error) {
+      const why = failureOf(error, gone);
+      this.#call.latch(why);
+      throw why('writevBuffer', position);
+    }
+  }
+
+  /** Have the stream write what follows the first `done` bytes, and call back after the last of them. */
+  #writeRest(buffers: readonly Uint8Array[], done: number): void {
+    let last = buffers.length - 1;
+    while (buffers[last]?.length === 0) last -= 1;
+    let skip = done;
+    this.#stream.cork();
+    try {
+      for (let i = 0; i <= last; i++) {
+        const buffer = buffers[i] as Uint8Array;
+        if (skip > 0 && skip >= buffer.length) {
+          skip -= buffer.length;
+          continue;
+        }
+        if (buffer.length === 0) continue;
+        const rest = skip > 0 ? buffer.subarray(skip) : buffer;
+        skip = 0;
+        if (i === last) this.#stream.write(rest, this.#onWritten);
+        else this.#stream.write(rest);
+      }
+    } finally {
+      this.#stream.uncork();
+    }
+  }
+
   #begin(
     operation: string,
     total: number,
@@ -123,6 +159,7 @@ export class StreamWriter {
       this.#call.fail(failureOf(this.#stream.errored ?? error, gone));
       return;
     }
+    this.#turnBytes = MAX_TURN_BYTES;
     this.#bytesWritten += this.#batchBytes;
     this.#call.resolve(this.#batchBytes);
     this.#settle();
