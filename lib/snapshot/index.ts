@@ -6,7 +6,11 @@ export type { CopyOptions } from './maintain/copy-snapshot.ts';
 export { openStore } from './open-store.ts';
 export type { SnapshotPages } from './read/snapshot-pages.ts';
 export { SnapshotReader } from './read/snapshot-reader.ts';
-export { SnapshotStore, type SnapshotStoreOptions } from './store.ts';
+export {
+  type SnapshotReaderOptions,
+  SnapshotStore,
+  type SnapshotStoreOptions,
+} from './store.ts';
 export {
   type SnapshotFileOptions,
   type SnapshotProgress,

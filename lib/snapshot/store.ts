@@ -1,6 +1,7 @@
 import type { ObjectStorage, StorageOptions } from '../../adapters/storage/object-storage.ts';
 import { QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import { quote } from '../util/format.ts';
+import { noop } from '../util/noop.ts';
 import {
   checkSnapshotName,
   isSnapshotName,
@@ -15,6 +16,7 @@ import { collectGarbage, type GcOptions, type GcResult } from './maintain/collec
 import { type CopyOptions, copySnapshot } from './maintain/copy-snapshot.ts';
 import { FrameCache } from './read/frame-cache.ts';
 import { noSnapshot, readManifest, readMap } from './read/read-objects.ts';
+import { readWorkingSet, readWorkingSetText } from './read/read-working-set.ts';
 import { decodeConfiguration, SnapshotReader } from './read/snapshot-reader.ts';
 import { nameExists } from './write/publish.ts';
 import { type Begun, SnapshotWriter, type SnapshotWriterOptions } from './write/snapshot-writer.ts';
@@ -29,6 +31,12 @@ const MAX_READS = 8;
 export interface SnapshotStoreOptions {
   /** Bytes of decompressed frames that all readers together keep. Default 64 MiB. */
   cacheBytes?: number | undefined;
+}
+
+/** Options of `reader`. */
+export interface SnapshotReaderOptions extends StorageOptions {
+  /** Whether to read the working set that is kept with the snapshot. Default false. */
+  readonly workingSet?: boolean | undefined;
 }
 
 /** Many snapshots in a directory or in object storage. Methods may run at the same time, also on other hosts. */
@@ -73,14 +81,33 @@ export class SnapshotStore {
    * @throws {QemuFileError} (rejects) `EINVAL` for a name that is none; `ENOENT` if there is no such snapshot or
    *   store; `EBADMSG` if manifest or map are damaged; `ENOTSUP` for a later version; the error of the storage.
    */
-  async reader(name: string, options: StorageOptions = {}): Promise<SnapshotReader> {
+  async reader(name: string, options: SnapshotReaderOptions = {}): Promise<SnapshotReader> {
     checkSnapshotName(name, 'openSnapshot');
-    await this.#checkMark(options);
-    const manifest = await readManifest(this.storage, name, options);
-    const map = await readMap(this.storage, manifest.map, options);
+    const { signal } = options;
+    const { storage } = this;
+    // Requests that do not need each other are sent together: storage may be far away.
+    const reading = readManifest(storage, name, { signal });
+    reading.catch(noop);
+    await this.#checkMark({ signal });
+    const manifest = await reading;
+    const { sha256 } = manifest.map;
+    const readingMap = readMap(storage, manifest.map, { signal });
+    readingMap.catch(noop);
+    const workingSet =
+      options.workingSet === true
+        ? await readWorkingSet(storage, sha256, readingMap, { signal })
+        : null;
+    const map = await readingMap;
     const bytes = map.configurationBytes;
     const configuration = bytes === null ? null : await decodeConfiguration(bytes);
-    return new SnapshotReader(infoOf(manifest), map, configuration, this.#cache);
+    return new SnapshotReader({
+      storage,
+      cache: this.#cache,
+      manifest,
+      map,
+      configuration,
+      workingSet,
+    });
   }
 
   /**
@@ -191,14 +218,16 @@ export class SnapshotStore {
     const manifest = await this.#checkWritable(name, options);
     const maps = manifest === null ? [] : [manifest.map.sha256];
     const mark = await WriterMark.put(this.storage, { maps }, signal);
+    const given = options.workingSet ?? null;
     try {
       const end = (): Promise<void> => mark.remove();
-      if (manifest === null) return { parent: null, end };
+      if (manifest === null) return { parent: null, workingSet: given, end };
       // The mark keeps what the parent needs, if the parent was still there when the mark was put.
       const again = await readManifest(this.storage, manifest.name, { signal });
       if (again.map.sha256 === manifest.map.sha256) {
         const map = await readMap(this.storage, manifest.map, { signal });
-        return { parent: { manifest, map }, end };
+        const workingSet = given ?? (await this.#workingSetText(manifest, options));
+        return { parent: { manifest, map }, workingSet, end };
       }
     } catch (error) {
       await mark.remove();
@@ -207,6 +236,21 @@ export class SnapshotStore {
     // The parent was replaced.
     await mark.remove();
     return this.#begin(name, options);
+  }
+
+  /** Return the text of the working set that is kept with a parent; null without one that can be read. */
+  async #workingSetText(
+    { map }: SnapshotManifest,
+    { signal, onWarning }: SnapshotWriterOptions,
+  ): Promise<string | null> {
+    try {
+      return await readWorkingSetText(this.storage, map.sha256, { signal });
+    } catch (error) {
+      const { code, reason } = toQemuFileError(error);
+      if (code === 'ECANCELED') throw error;
+      if (code !== 'ENOENT') onWarning?.(reason);
+      return null;
+    }
   }
 
   /** Check that there is a store of a version that this package knows. */

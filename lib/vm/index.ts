@@ -1,14 +1,12 @@
-export type { LazyProgress, LazyRestoreOptions, LazyRestoreResult } from './lazy/lazy-options.ts';
-export type {
-  PageRange,
-  PageReason,
-  PageServerStats,
-} from './lazy/page-server/page-server-types.ts';
+export type { PageRange } from '../migration/page-source/page-source.ts';
 export {
   decodeWorkingSet,
   encodeWorkingSet,
   MAX_WORKING_SET_BYTES,
-} from './lazy/page-server/working-set.ts';
+  type WorkingSetMemory,
+} from '../migration/page-source/working-set.ts';
+export type { LazyProgress, LazyRestoreOptions, LazyRestoreResult } from './lazy/lazy-options.ts';
+export type { PageReason, PageServerStats } from './lazy/page-server/page-server-types.ts';
 export { recoverLazily } from './lazy/recover-lazily.ts';
 export { restoreLazily } from './lazy/restore-lazily.ts';
 export type { MigrationProgress } from './migration-watch.ts';

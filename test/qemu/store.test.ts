@@ -12,6 +12,12 @@ import { findQemu10, requireQemu10 } from './qemu10.ts';
 const program: GuestProgram = { patternBytes: 3 << 20, dirtyBytes: 1 << 19 };
 const image = firmware(program);
 
+/** Pages that a lazy restore sent, by reason. */
+interface LazyPages {
+  requested: number;
+  prefetched: number;
+}
+
 interface Machine extends AsyncDisposable {
   qemu: Qemu;
   monitor: string;
@@ -109,6 +115,34 @@ for (const { version, skip, binary } of [
       await restore(`${store}#base`);
       await restore(`${store}#child`);
       await restore(`${store}#still`, '--lazy');
+    });
+
+    test('keeps its working set, which the next lazy restore sends first', async () => {
+      const lazily = async (snapshot: string, ...options: string[]): Promise<LazyPages> => {
+        await using restored = await machine({ ...which, incoming: 'defer' });
+        const args = ['--lazy', '--json', '--quiet', '--resume', ...options];
+        const json = await command('restore', '--qmp', restored.monitor, snapshot, ...args);
+        await restored.qemu.waitCounterRises();
+        await restored.qemu.pause();
+        assert.deepEqual(memoryProblems(await restored.qemu.readRam(), program), []);
+        return (JSON.parse(json) as { pages: LazyPages }).pages;
+      };
+      const setBytes = async (snapshot: string): Promise<number> => {
+        const json = await command('store', 'show', snapshot, '--json');
+        return (JSON.parse(json) as { workingSetBytes: number }).workingSetBytes;
+      };
+      assert.equal(await setBytes(`${store}#still`), 0);
+      const first = await lazily(`${store}#still`, '--record-in-store', '--record-seconds', '1');
+      assert.equal(first.prefetched, 0);
+      assert.ok(first.requested > 0);
+      assert.ok((await setBytes(`${store}#still`)) > 0);
+      assert.ok((await lazily(`${store}#still`)).prefetched > 0);
+
+      await command('compact', `${store}#still`, `${store}#packed`, '--quiet');
+      assert.equal(await setBytes(`${store}#packed`), await setBytes(`${store}#still`));
+      assert.ok((await lazily(`${store}#packed`)).prefetched > 0);
+      await command('store', 'fsck', '--deep', store);
+      await command('store', 'rm', `${store}#packed`);
     });
 
     test('is restored from a copy after its parents are gone', async () => {

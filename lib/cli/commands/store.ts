@@ -39,15 +39,29 @@ export function runStoreList(urlText: string, flags: StoreCommandFlags): Promise
 /** Run `qemu-file store show`. */
 export function runStoreShow(urlText: string, flags: StoreCommandFlags): Promise<number> {
   return withStore(urlText, flags, 'snapshot', async ({ store, name, signal }) => {
-    const guest = await store.reader(name, { signal });
-    const { info, sections, pages } = guest;
+    const guest = await store.reader(name, { signal, workingSet: true });
+    const { info, sections, pages, workingSet, warnings } = guest;
+    for (const warning of warnings) await printStderr(warning);
+    const setPages = workingSet.reduce((sum, { count }) => sum + count, 0);
     const blocks = pages.blocks.map(({ name: block, usedLength }, index) => {
       let dataBytes = 0;
       for (const { length } of pages.extents(index)) dataBytes += length;
       return { name: block, usedLength, dataBytes };
     });
     const { packs, runs, pageSize } = pages.layout;
-    const object = { ...info, pageSize, packs, runs, sections: sections.length, blocks };
+    const object = {
+      ...info,
+      pageSize,
+      packs,
+      runs,
+      sections: sections.length,
+      blocks,
+      workingSetBytes: setPages * pageSize,
+    };
+    const set =
+      setPages === 0
+        ? '-'
+        : `${showSize(setPages * pageSize)} in ${workingSet.length} runs of pages`;
     return print(flags, object, () => {
       const lines = [
         `${name}: ${info.machine ?? 'unknown machine'}, saved ${info.savedAt}`,
@@ -55,6 +69,7 @@ export function runStoreShow(urlText: string, flags: StoreCommandFlags): Promise
         `  memory   ${showSize(info.ramBytes)}, of which ${showExactSize(info.dataBytes)} are not zeros`,
         `  stored   ${showExactSize(info.ownBytes)} own, ${showExactSize(info.sharedBytes)} shared, in ${packs} packs`,
         `  map      ${runs} runs of pages of ${pageSize} bytes; ${sections.length} sections beside RAM`,
+        `  set      ${set}`,
         ...blocks.map(
           (block) =>
             `  ${visible(block.name)}  ${showSize(block.usedLength)}, data ${showSize(block.dataBytes)}`,

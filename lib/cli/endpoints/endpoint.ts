@@ -12,8 +12,14 @@ import {
 import { QemuFileError } from '../../contract/errors.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { openStore, type SnapshotReader } from '../../snapshot/index.ts';
+import {
+  openStore,
+  type SnapshotReader,
+  type SnapshotReaderOptions,
+} from '../../snapshot/index.ts';
 import { noop } from '../../util/noop.ts';
+import { printStderr } from '../shell/stdio.ts';
+import { readWorkingSetText } from './read-working-set.ts';
 
 /** Where a command reads from or writes to: one of QEMU's URIs, or a snapshot in a store. */
 export type Endpoint = Uri | StoreUrl;
@@ -24,6 +30,8 @@ export interface StoreFlags {
   parent?: string;
   /** Replace a snapshot of the same name. */
   replace?: boolean;
+  /** A file with the pages that the guest needs first, or a snapshot with which they are kept. */
+  workingSet?: string;
 }
 
 /** A snapshot that is open. */
@@ -64,16 +72,25 @@ export function refuseStoreFlags(
     if (flags.compress === undefined) return undefined;
     return '--compress is for files: a snapshot store compresses by itself';
   }
-  if (flags.parent === undefined && flags.replace === undefined) return undefined;
-  const option = flags.parent === undefined ? '--replace' : '--parent';
+  const options = {
+    '--parent': flags.parent,
+    '--working-set': flags.workingSet,
+    '--replace': flags.replace,
+  };
+  const [option] = Object.entries(options).find(([, value]) => value !== undefined) ?? [];
+  if (option === undefined) return undefined;
   return `${option} needs a snapshot store to write to, such as store:/srv/vm#name`;
 }
 
 /** Open the snapshot of an endpoint. */
-export async function openSnapshot(url: StoreUrl, signal: AbortSignal): Promise<OpenSnapshot> {
+export async function openSnapshot(
+  url: StoreUrl,
+  signal: AbortSignal,
+  options: SnapshotReaderOptions = {},
+): Promise<OpenSnapshot> {
   const store = await openStore(url);
   try {
-    const guest = await store.reader(url.snapshot ?? '', { signal });
+    const guest = await store.reader(url.snapshot ?? '', { ...options, signal });
     return { guest, close: () => store.close() };
   } catch (error) {
     await store.close().catch(noop);
@@ -118,9 +135,17 @@ export async function openToEndpoint(
   if (!isSnapshot(to)) return openTo(to, options);
   const { signal } = options;
   const { parent, replace } = flags;
+  const workingSet =
+    flags.workingSet === undefined ? undefined : await readWorkingSetText(flags.workingSet, signal);
   const store = await openStore(to);
   try {
-    const writer = store.writer(to.snapshot ?? '', { parent, replace, signal });
+    const writer = store.writer(to.snapshot ?? '', {
+      parent,
+      replace,
+      workingSet,
+      signal,
+      onWarning: (reason) => void printStderr(reason),
+    });
     // What can be refused is refused before a guest is stopped for it.
     await writer.check();
     return writer.file({ onClose: () => store.close() });

@@ -11,6 +11,16 @@ export interface PageSourceBlock {
   readonly address: bigint | null;
 }
 
+/** A run of adjacent pages of a block. */
+export interface PageRange {
+  /** Number of the block in the source. */
+  readonly block: number;
+  /** First page of the range: its offset in the block divided by the page size. */
+  readonly page: number;
+  /** Number of pages. */
+  readonly count: number;
+}
+
 /**
  * Random access to guest memory: the RAM of a saved guest, of a snapshot, or a caller's own. Blocks are
  * numbered by their place in `blocks`.
@@ -43,6 +53,11 @@ export interface PageSource {
    * @param length - Number of bytes, inside the block; a multiple of the page size.
    */
   view?(block: number, offset: number, length: number): Uint8Array | null;
+  /**
+   * Start to fetch pages that will be read soon, as far as there is room for them. What cannot be fetched is reported
+   * when it is read.
+   */
+  readAhead?(ranges: readonly PageRange[]): void;
   /**
    * Check that the pages are still the ones that the source was opened with: the file below was not written to.
    *

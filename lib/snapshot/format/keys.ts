@@ -6,6 +6,7 @@ export const PREFIX = {
   packs: 'packs/',
   maps: 'maps/',
   snapshots: 'snapshots/',
+  workingSets: 'working-sets/',
   writers: 'writers/',
   claims: 'claims/',
 } as const;
@@ -53,4 +54,9 @@ export function packKey(digest: string): string {
 /** Return the key of a map. */
 export function mapKey(digest: string): string {
   return PREFIX.maps + digest;
+}
+
+/** Return the key of the working set of a snapshot with this map. */
+export function workingSetKey(mapDigest: string): string {
+  return PREFIX.workingSets + mapDigest;
 }

@@ -1,8 +1,8 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import { damaged } from './damage.ts';
-import { sha256Hex } from './digest.ts';
 import { isDigest, isSnapshotName, manifestKey } from './keys.ts';
 import { STORE_VERSION } from './limits.ts';
+import { sealText, unsealText } from './sealed-text.ts';
 
 const FORMAT = 'qemu-file-snapshot';
 
@@ -36,8 +36,7 @@ type Fields = { readonly [K in keyof SnapshotManifest | 'format' | 'version']?: 
 
 /** Return the bytes of a manifest: a line of JSON, and a line with its SHA-256. */
 export function encodeManifest(manifest: SnapshotManifest): Buffer {
-  const text = JSON.stringify({ format: FORMAT, version: STORE_VERSION, ...manifest });
-  return Buffer.from(`${text}\n${sha256Hex(Buffer.from(text))}\n`);
+  return sealText(JSON.stringify({ format: FORMAT, version: STORE_VERSION, ...manifest }));
 }
 
 /**
@@ -49,11 +48,7 @@ export function encodeManifest(manifest: SnapshotManifest): Buffer {
  */
 export function decodeManifest(bytes: Uint8Array, name: string): SnapshotManifest {
   const fail = (reason: string): Error => damaged(manifestKey(name), reason);
-  const [text, digest, ...rest] = Buffer.from(bytes).toString().split('\n');
-  if (text === undefined || rest.length !== 1 || rest[0] !== '') {
-    throw fail('it does not consist of two lines');
-  }
-  if (sha256Hex(Buffer.from(text)) !== digest) throw fail('its SHA-256 is not the one it states');
+  const text = unsealText(bytes, fail);
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -1,10 +1,11 @@
 import type { ObjectStorage, StorageOptions } from '../../../adapters/storage/object-storage.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
-import { manifestKey, mapKey, packKey } from '../format/keys.ts';
+import { manifestKey, mapKey, packKey, workingSetKey } from '../format/keys.ts';
 import { MAX_MAP_BYTES } from '../format/limits.ts';
 import { decodeMap, type MapPack, type SnapshotMap } from '../format/map.ts';
 import type { PackHead } from '../format/pack.ts';
 import { readManifest, readMap } from '../read/read-objects.ts';
+import { readWorkingSetText } from '../read/read-working-set.ts';
 import { checkHead, checkPages, readPack } from './check-pack.ts';
 import { listContents, type StoreContents } from './store-contents.ts';
 
@@ -51,10 +52,11 @@ export async function checkStore(
   const check = new StoreCheck(storage, contents, options);
   for (const name of [...contents.snapshots.keys()].sort()) await check.snapshot(name);
   await check.garbageMaps();
+  await check.workingSets();
   await check.packs();
-  const all = [contents.packs, contents.maps, contents.snapshots].flatMap((objects) => [
-    ...objects.values(),
-  ]);
+  const all = [contents.packs, contents.maps, contents.snapshots, contents.workingSets].flatMap(
+    (objects) => [...objects.values()],
+  );
   return {
     snapshots: contents.snapshots.size,
     objects: all.length,
@@ -69,7 +71,8 @@ class StoreCheck {
   readonly #storage: ObjectStorage;
   readonly #contents: StoreContents;
   readonly #options: FsckOptions;
-  readonly #usedMaps = new Set<string>();
+  /** Names of the snapshots of each map that is not garbage. */
+  readonly #usedMaps = new Map<string, string[]>();
   readonly #packs = new Map<string, NamedPack[]>();
 
   constructor(storage: ObjectStorage, contents: StoreContents, options: FsckOptions) {
@@ -86,7 +89,7 @@ class StoreCheck {
     );
     if (manifest === null) return;
     const { sha256 } = manifest.map;
-    this.#usedMaps.add(sha256);
+    this.#usedMaps.set(sha256, [...(this.#usedMaps.get(sha256) ?? []), name]);
     const map = await this.#try(mapKey(sha256), [name], () =>
       readMap(this.#storage, manifest.map, { signal }),
     );
@@ -110,6 +113,16 @@ class StoreCheck {
       if (this.#usedMaps.has(digest)) continue;
       await this.#try(mapKey(digest), [], async () =>
         decodeMap(await this.#storage.get(mapKey(digest), MAX_MAP_BYTES, { signal }), digest),
+      );
+    }
+  }
+
+  /** Check the working sets. Whether one fits its guest is decided when it is used. */
+  async workingSets(): Promise<void> {
+    const { signal } = this.#options;
+    for (const digest of this.#contents.workingSets.keys()) {
+      await this.#try(workingSetKey(digest), this.#usedMaps.get(digest) ?? [], () =>
+        readWorkingSetText(this.#storage, digest, { signal }),
       );
     }
   }

@@ -56,7 +56,8 @@ export async function collectGarbage(
   const contents = await listContents(storage, { signal });
   const needed = new NeededObjects(storage, nowMs, { signal });
   await needed.look();
-  const garbage = [...contents.packs.values(), ...contents.maps.values()].filter(
+  const { packs, maps, workingSets } = contents;
+  const garbage = [...packs.values(), ...maps.values(), ...workingSets.values()].filter(
     (object) => !needed.has(object),
   );
   const old = garbage.filter(({ modifiedMs }) => modifiedMs <= nowMs - graceMs);

@@ -1,10 +1,12 @@
 import type { ObjectStorage, StorageOptions } from '../../../adapters/storage/object-storage.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { damaged } from '../format/damage.ts';
-import { manifestKey, mapKey, packKey } from '../format/keys.ts';
+import { manifestKey, mapKey, packKey, workingSetKey } from '../format/keys.ts';
 import { MAX_MAP_BYTES } from '../format/limits.ts';
 import type { SnapshotInfo, SnapshotManifest } from '../format/manifest.ts';
 import { decodeMap, type MapPack } from '../format/map.ts';
+import { sealText } from '../format/sealed-text.ts';
+import { readWorkingSetText } from '../read/read-working-set.ts';
 import { checkPresent } from '../write/check-present.ts';
 import { publish } from '../write/publish.ts';
 import { WriterMark } from '../write/writer-mark.ts';
@@ -45,6 +47,7 @@ export async function copySnapshot(job: CopyJob, options: CopyOptions): Promise<
     await to.put(mapKey(sha256), [bytes], { signal });
     const missing = await missingPacks(to, map.packs, { signal });
     await copyPacks(job, missing, options);
+    await copyWorkingSet(job, sha256, { signal });
     await checkPresent(to, map.packs, signal);
     const copiedBytes = totalBytes(missing);
     const copy: SnapshotManifest = {
@@ -94,6 +97,23 @@ async function copyPacks(
     copied += size;
     onProgress?.(copied, all);
   });
+}
+
+/** Copy the working set that is kept with a snapshot. A damaged one is left out: the snapshot is whole without it. */
+async function copyWorkingSet(
+  { from, to }: CopyJob,
+  mapDigest: string,
+  options: StorageOptions,
+): Promise<void> {
+  let text: string;
+  try {
+    text = await readWorkingSetText(from, mapDigest, options);
+  } catch (error) {
+    const { code } = toQemuFileError(error);
+    if (code === 'ENOENT' || code === 'EBADMSG') return;
+    throw error;
+  }
+  await to.put(workingSetKey(mapDigest), [sealText(text)], options);
 }
 
 /** Return the name of the parent, if there is a snapshot of that name. */

@@ -5,7 +5,14 @@ import type {
 } from '../../../adapters/storage/object-storage.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { damaged } from '../format/damage.ts';
-import { isDigest, isSnapshotName, mapKey, PREFIX, packKey } from '../format/keys.ts';
+import {
+  isDigest,
+  isSnapshotName,
+  mapKey,
+  PREFIX,
+  packKey,
+  workingSetKey,
+} from '../format/keys.ts';
 import { MAX_MANIFEST_BYTES, MAX_MAP_BYTES } from '../format/limits.ts';
 import { decodeMap } from '../format/map.ts';
 import { readManifest } from '../read/read-objects.ts';
@@ -19,7 +26,7 @@ const MAX_READS = 8;
 const CLOCK_MS = 2000;
 
 /**
- * The packs and maps that snapshots and writers need. What was needed once stays so: each look only adds.
+ * The packs, maps and working sets that snapshots and writers need. What was needed once stays so: each look only adds.
  *
  * A writer puts its mark before its first pack, and removes it after its manifest; it looks for the manifest of its
  * parent after it put the mark. So marks are listed both before the manifests, for a writer that ends meanwhile, and
@@ -130,5 +137,6 @@ export class NeededObjects {
       this.#keys.add(packKey(pack.digest));
     }
     this.#keys.add(key);
+    this.#keys.add(workingSetKey(digest));
   }
 }

@@ -10,6 +10,8 @@ export interface StoreContents {
   readonly packs: Map<string, StoredObject>;
   readonly maps: Map<string, StoredObject>;
   readonly snapshots: Map<string, StoredObject>;
+  /** Working sets, by the names of the maps of their snapshots. */
+  readonly workingSets: Map<string, StoredObject>;
   readonly writers: StoredObject[];
   readonly claims: StoredObject[];
   /** Objects that are not of a store. */
@@ -25,6 +27,7 @@ export async function listContents(
     packs: new Map(),
     maps: new Map(),
     snapshots: new Map(),
+    workingSets: new Map(),
     writers: [],
     claims: [],
     others: [],
@@ -36,6 +39,8 @@ export async function listContents(
     else if (key.startsWith(PREFIX.maps) && isDigest(name)) contents.maps.set(name, object);
     else if (key.startsWith(PREFIX.snapshots) && isSnapshotName(name)) {
       contents.snapshots.set(name, object);
+    } else if (key.startsWith(PREFIX.workingSets) && isDigest(name)) {
+      contents.workingSets.set(name, object);
     } else if (key.startsWith(PREFIX.writers)) contents.writers.push(object);
     else if (key.startsWith(PREFIX.claims)) contents.claims.push(object);
     else if (key !== STORE_MARK) contents.others.push(object);

@@ -1,6 +1,10 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import type { Extent } from '../../migration/memory/ram-image.ts';
-import type { PageSource, PageSourceBlock } from '../../migration/page-source/page-source.ts';
+import type {
+  PageRange,
+  PageSource,
+  PageSourceBlock,
+} from '../../migration/page-source/page-source.ts';
 import { pagesPerFrame } from '../format/limits.ts';
 import type { SnapshotMap } from '../format/map.ts';
 import { PackIndex } from '../format/pack-index.ts';
@@ -11,6 +15,9 @@ const READ_AHEAD_BYTES = 4_194_304;
 
 /** Most frames of one request. */
 const MAX_REQUEST_FRAMES = 8;
+
+/** Most requests that are sent at once for pages that will be read soon: those for a page that is missing come after. */
+const MAX_EARLY_REQUESTS = 32;
 
 /** Frames of a pack from `first` up to, not including, `end`. */
 interface FrameRange {
@@ -93,6 +100,36 @@ export class SnapshotPages implements PageSource {
     this.#next = page + count;
     const done = this.#copy(page, count, target, 0);
     if (done < count) return this.#copyRest(page, count, target, done);
+  }
+
+  readAhead(ranges: readonly PageRange[]): void {
+    const frames = new Map<number, Set<number>>();
+    for (const { block, page, count } of ranges) {
+      const first = this.#firstOf(block) + page;
+      for (let at = first; at < first + count; at++) this.#addFrame(frames, at);
+    }
+    let requests = 0;
+    for (const [index, set] of frames) {
+      const sorted = [...set].sort((a, b) => a - b);
+      for (let at = 0; at < sorted.length && requests < MAX_EARLY_REQUESTS; requests++) {
+        const frame = sorted[at] as number;
+        let end = at + 1;
+        while (sorted[end] === frame + end - at && end - at < MAX_REQUEST_FRAMES) end += 1;
+        this.#cache.start(this.#pack(index), frame, frame + end - at);
+        at = end;
+      }
+    }
+  }
+
+  /** Add the frame of a page to those of its pack. */
+  #addFrame(frames: Map<number, Set<number>>, page: number): void {
+    const stored = this.#map.runs.storedAt(page);
+    if (stored < 0) return;
+    const index = this.#packIndex.packOf(stored);
+    const frame = Math.floor((stored - this.#packIndex.baseOf(index)) / this.#perFrame);
+    const known = frames.get(index);
+    if (known === undefined) frames.set(index, new Set([frame]));
+    else known.add(frame);
   }
 
   /** Copy pages up to the first one whose frame is not at hand; return the number of pages copied. */

@@ -1,14 +1,31 @@
+import type { ObjectStorage, StorageOptions } from '../../../adapters/storage/object-storage.ts';
 import type { Configuration } from '../../migration/format/events.ts';
 import { StreamInput } from '../../migration/format/stream-input.ts';
+import type { PageRange } from '../../migration/page-source/page-source.ts';
+import { encodeWorkingSet } from '../../migration/page-source/working-set.ts';
 import { readConfiguration } from '../../migration/reader/configuration.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
-import type { SnapshotInfo } from '../format/manifest.ts';
+import { workingSetKey } from '../format/keys.ts';
+import type { SnapshotInfo, SnapshotManifest } from '../format/manifest.ts';
 import type { SnapshotMap } from '../format/map.ts';
+import { sealText } from '../format/sealed-text.ts';
 import type { FrameCache } from './frame-cache.ts';
+import type { KeptWorkingSet } from './read-working-set.ts';
 import { SnapshotPages } from './snapshot-pages.ts';
 import { streamOf } from './snapshot-stream.ts';
+
+/** What a reader has from its store. */
+export interface OpenedSnapshot {
+  readonly storage: ObjectStorage;
+  readonly cache: FrameCache;
+  readonly manifest: SnapshotManifest;
+  readonly map: SnapshotMap;
+  readonly configuration: Configuration | null;
+  /** Null if it was not asked for. */
+  readonly workingSet: KeptWorkingSet | null;
+}
 
 /** A snapshot that is read: a saved guest with random access to its memory. */
 export class SnapshotReader implements SavedGuest {
@@ -22,14 +39,16 @@ export class SnapshotReader implements SavedGuest {
   readonly sectionsBeforeRam: number;
   readonly descriptionText: SavedGuest['descriptionText'];
   readonly pages: SnapshotPages;
+  /** The pages that a lazily restored guest needs first, if a set of them is kept with the snapshot and was read. */
+  readonly workingSet: readonly PageRange[];
+  /** Why a working set is kept that is not in `workingSet`, as clauses. */
+  readonly warnings: readonly string[];
+  readonly #storage: ObjectStorage;
+  readonly #mapDigest: string;
 
   /** @internal */
-  constructor(
-    info: SnapshotInfo,
-    map: SnapshotMap,
-    configuration: Configuration | null,
-    cache: FrameCache,
-  ) {
+  constructor({ storage, cache, manifest, map, configuration, workingSet }: OpenedSnapshot) {
+    const { map: _map, ...info } = manifest;
     this.info = info;
     this.configuration = configuration;
     this.configurationBytes = map.configurationBytes;
@@ -39,6 +58,11 @@ export class SnapshotReader implements SavedGuest {
     this.sectionsBeforeRam = map.sectionsBeforeRam;
     this.descriptionText = map.descriptionText;
     this.pages = new SnapshotPages(map, cache);
+    this.workingSet = workingSet?.ranges ?? [];
+    const problem = workingSet?.problem ?? null;
+    this.warnings = problem === null ? [] : [problem];
+    this.#storage = storage;
+    this.#mapDigest = manifest.map.sha256;
   }
 
   /**
@@ -49,6 +73,17 @@ export class SnapshotReader implements SavedGuest {
    */
   stream(onClose?: () => Promise<void>): QemuFile {
     return streamOf(this, onClose);
+  }
+
+  /**
+   * Keep a working set with the snapshot, in place of another one: the `workingSet` of a lazy restore. `gc` removes it
+   * with the snapshot's map.
+   *
+   * @throws {QemuFileError} (rejects) the error of the storage.
+   */
+  async keepWorkingSet(set: readonly PageRange[], options: StorageOptions = {}): Promise<void> {
+    const text = encodeWorkingSet(set, this.pages).trimEnd();
+    await this.#storage.put(workingSetKey(this.#mapDigest), [sealText(text)], options);
   }
 
   /** Does nothing: the store that opened the snapshot holds all resources. */

@@ -1,10 +1,11 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import { applyXbzrle } from '../../migration/ram/xbzrle.ts';
-import { DIGEST_BYTES, MAX_STORED_PAGES } from '../format/limits.ts';
+import { DIGEST_BYTES } from '../format/limits.ts';
+import type { PageRuns } from '../format/page-runs.ts';
 import type { FrameCache } from '../read/frame-cache.ts';
 import { ContentIndex } from './content-index.ts';
 import { fingerprintPages } from './fingerprint.ts';
-import type { PackWriter } from './pack-writer.ts';
+import type { OwnPacks } from './own-packs.ts';
 import type { PageIntake } from './page-intake.ts';
 import type { PageBatch, PageChange } from './page-queue.ts';
 import type { ParentPages } from './parent-pages.ts';
@@ -13,10 +14,13 @@ import type { ParentPages } from './parent-pages.ts';
 export class PageStorer {
   readonly #intake: PageIntake;
   readonly #parent: ParentPages | null;
-  readonly #makePacks: (pageSize: number) => PackWriter;
+  readonly #makePacks: (pageSize: number) => OwnPacks;
+  readonly #pagesOfSet: () => PageRuns | null;
   readonly #cache: FrameCache;
   /** The packs of the pages that the parent lacks; null before the first page. */
-  packs: PackWriter | null = null;
+  packs: OwnPacks | null = null;
+  /** The pages of the working set; null without one. */
+  #set: PageRuns | null = null;
   #contents: ContentIndex | null = null;
   /** For each block of the intake, the page of the parent minus the page of the guest, and the end of its pages. */
   #shifts: { end: number; shift: number; parentEnd: number }[] = [];
@@ -25,16 +29,19 @@ export class PageStorer {
   /**
    * @param parent - Its pages come first in the numbers of stored pages; those of the packs follow.
    * @param makePacks - Makes the writer of packs, when the size of a page is known.
+   * @param pagesOfSet - Returns the pages of the working set, when the blocks are known.
    */
   constructor(
     intake: PageIntake,
     parent: ParentPages | null,
-    makePacks: (pageSize: number) => PackWriter,
+    makePacks: (pageSize: number) => OwnPacks,
+    pagesOfSet: () => PageRuns | null,
     cache: FrameCache,
   ) {
     this.#intake = intake;
     this.#parent = parent;
     this.#makePacks = makePacks;
+    this.#pagesOfSet = pagesOfSet;
     this.#cache = cache;
     intake.contentsOf = (ticket) => this.#contentsOf(ticket);
   }
@@ -46,7 +53,10 @@ export class PageStorer {
       const batch = await queue.take();
       if (batch === null) return;
       this.#current = batch;
-      this.packs ??= this.#makePacks(this.#intake.pageSize);
+      if (this.packs === null) {
+        this.packs = this.#makePacks(this.#intake.pageSize);
+        this.#set = this.#pagesOfSet();
+      }
       await this.#store(batch, this.packs);
       this.#current = null;
       queue.recycle(batch);
@@ -54,7 +64,7 @@ export class PageStorer {
     }
   }
 
-  async #store(batch: PageBatch, packs: PackWriter): Promise<void> {
+  async #store(batch: PageBatch, packs: OwnPacks): Promise<void> {
     const { pageSize } = this.#intake;
     this.#matchBlocks();
     if (batch.changes.size > 0) await this.#applyChanges(batch, packs);
@@ -62,7 +72,7 @@ export class PageStorer {
     fingerprintPages(batch.bytes, batch.count, pageSize, batch.fingerprints);
     this.#contents ??= new ContentIndex(this.#pages());
     const contents = this.#contents;
-    const base = this.#parent?.storedPages ?? 0;
+    const set = this.#set;
     for (let place = 0; place < batch.count; place++) {
       const page = batch.pages[place] as number;
       if (!this.#intake.isLatest(page, batch.tickets[place] as number)) continue;
@@ -74,17 +84,18 @@ export class PageStorer {
       }
       let stored = contents.find(batch.fingerprints, at);
       if (stored < 0) {
-        stored = packs.append(batch.bytes, place * pageSize, batch.fingerprints, at);
-        contents.add(batch.fingerprints, at, stored);
-        if (base + stored >= MAX_STORED_PAGES) {
+        if (packs.isFull) {
           throw new QemuFileError('ENOTSUP', 'the guest has more pages than a snapshot can hold');
         }
+        const isInSet = set !== null && set.storedAt(page) >= 0;
+        stored = packs.append(batch.bytes, place * pageSize, batch.fingerprints, at, isInSet);
+        contents.add(batch.fingerprints, at, stored);
       }
-      this.#intake.table.set(page, base + stored + 1);
+      this.#intake.table.set(page, stored + 1);
     }
   }
 
-  async #applyChanges(batch: PageBatch, packs: PackWriter): Promise<void> {
+  async #applyChanges(batch: PageBatch, packs: OwnPacks): Promise<void> {
     const { pageSize } = this.#intake;
     for (const [place, change] of batch.changes) {
       const page = batch.bytes.subarray(place * pageSize, (place + 1) * pageSize);
@@ -97,9 +108,9 @@ export class PageStorer {
   }
 
   /** Read a stored page, of the parent or an own one. */
-  async #read(stored: number, packs: PackWriter): Promise<Uint8Array> {
+  async #read(stored: number, packs: OwnPacks): Promise<Uint8Array> {
     const base = this.#parent?.storedPages ?? 0;
-    if (stored >= base) return packs.read(stored - base, this.#cache);
+    if (stored >= base) return packs.read(stored, this.#cache);
     return (this.#parent as ParentPages).read(stored);
   }
 

@@ -2,6 +2,8 @@ import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts'
 import { abortError, type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { onAbort } from '../../contract/wait-for.ts';
 import type { StreamSource } from '../../migration/format/stream-source.ts';
+import type { PageRange } from '../../migration/page-source/page-source.ts';
+import { decodeWorkingSet } from '../../migration/page-source/working-set.ts';
 import {
   type CollectFrameOptions,
   collectFrame,
@@ -12,12 +14,14 @@ import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
 import type { SnapshotInfo, SnapshotManifest } from '../format/manifest.ts';
 import type { SnapshotMap } from '../format/map.ts';
+import type { PageRuns } from '../format/page-runs.ts';
 import type { FrameCache } from '../read/frame-cache.ts';
 import { completeSnapshot } from './complete-snapshot.ts';
 import { openBareStream } from './open-bare-stream.ts';
-import { PackWriter } from './pack-writer.ts';
+import { type FinishedPacks, OwnPacks } from './own-packs.ts';
 import { PageIntake } from './page-intake.ts';
 import { PageStorer } from './page-storer.ts';
+import { pagesOfSet } from './pages-of-set.ts';
 import { ParentPages } from './parent-pages.ts';
 import { sinkOf } from './snapshot-sink.ts';
 
@@ -27,6 +31,13 @@ export interface SnapshotWriterOptions {
   parent?: string | undefined;
   /** Replace a snapshot of the same name. Default false. */
   replace?: boolean | undefined;
+  /**
+   * The pages that the guest needs first, as `encodeWorkingSet` returns them: they are packed together, and the set is
+   * kept with the snapshot. Default: the set of the parent.
+   */
+  workingSet?: string | undefined;
+  /** Called with the reason, a clause, for which a working set is not used. */
+  onWarning?: ((reason: string) => void) | undefined;
   /** Gives up with `ECANCELED`; nothing appears under the name. */
   signal?: AbortSignal | undefined;
   /** Called as memory arrives and is stored. */
@@ -53,6 +64,8 @@ export type SnapshotStreamOptions = Omit<CollectFrameOptions, 'ready' | 'onEvent
 /** Bytes that are read from a saved guest at a time. */
 const READ_BYTES = 1_048_576;
 
+const NO_PACKS: FinishedPacks = { packs: [], numberOf: (stored) => stored };
+
 /** What a writer needs of its store. */
 export interface WriterStore {
   readonly storage: ObjectStorage;
@@ -67,6 +80,8 @@ export interface WriterStore {
 export interface Begun {
   /** Manifest and map of the parent; null without one. */
   readonly parent: { readonly manifest: SnapshotManifest; readonly map: SnapshotMap } | null;
+  /** Text of the working set; null without one. */
+  readonly workingSet: string | null;
   /** End the writer's mark. Never rejects. */
   end(): Promise<void>;
 }
@@ -174,13 +189,20 @@ export class SnapshotWriter {
     }
   }
 
-  async #storeGuest({ parent }: Begun, feed: Feed): Promise<SnapshotInfo> {
+  async #storeGuest({ parent, workingSet: setText }: Begun, feed: Feed): Promise<SnapshotInfo> {
     const { storage, cache } = this.#store;
     const { signal, onProgress } = this.#options;
     const intake = new PageIntake();
     const parentPages = parent === null ? null : new ParentPages(parent.map, cache);
-    const makePacks = (pageSize: number): PackWriter => new PackWriter(storage, pageSize, signal);
-    const storer = new PageStorer(intake, parentPages, makePacks, cache);
+    const base = parentPages?.storedPages ?? 0;
+    const makePacks = (size: number): OwnPacks => new OwnPacks(storage, size, base, signal);
+    let workingSet: readonly PageRange[] = [];
+    const readSet = (): PageRuns | null => {
+      if (setText === null) return null;
+      workingSet = this.#workingSet(setText, intake);
+      return pagesOfSet(workingSet, intake.blockList);
+    };
+    const storer = new PageStorer(intake, parentPages, makePacks, readSet, cache);
     let failure: QemuFileError | undefined;
     const storing = storer.run().catch((error: unknown) => {
       failure = toQemuFileError(error);
@@ -205,7 +227,7 @@ export class SnapshotWriter {
       const frame = await Promise.race([feeding, aborted, storing.then(() => feeding)]);
       intake.queue.end();
       await Promise.race([storing, aborted]);
-      const own = (await storer.packs?.finish()) ?? [];
+      const own = (await storer.packs?.finish()) ?? NO_PACKS;
       signal?.throwIfAborted();
       return await completeSnapshot({
         storage,
@@ -215,6 +237,7 @@ export class SnapshotWriter {
         intake,
         parent,
         own,
+        workingSet,
       });
     } finally {
       stopFollowing();
@@ -222,5 +245,13 @@ export class SnapshotWriter {
       await storing.catch(noop);
       await storer.packs?.settle();
     }
+  }
+
+  /** Return the pages of a working set; none of one that does not fit the guest. */
+  #workingSet(text: string, { pageSize, blockList }: PageIntake): readonly PageRange[] {
+    const set = decodeWorkingSet(text, { pageSize, blocks: blockList });
+    if (typeof set !== 'string') return set;
+    this.#options.onWarning?.(`the working set is not used: ${set}`);
+    return [];
   }
 }

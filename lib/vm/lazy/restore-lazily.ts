@@ -93,6 +93,7 @@ class LazyRestore {
     }
     checkAddress(this.#options.address);
     if (signal?.aborted) throw abortError(signal, OPERATION);
+    this.#guest.pages.readAhead?.(this.#options.prefetch ?? []);
     await checkWaiting(this.#qmp);
     const destination = await checkLazy(this.#qmp, this.#guest, check !== false);
     this.#warnings.push(...destination.warnings);

@@ -1,5 +1,5 @@
 import { fstatSync, type Stats, statSync } from 'node:fs';
-import type { CompressFormat } from '../../../../adapters/index.ts';
+import { type CompressFormat, isStoreUrl } from '../../../../adapters/index.ts';
 import { toQemuFileError } from '../../../contract/errors.ts';
 import type { StreamLayout } from '../../../migration/writer/write-saved-guest.ts';
 import type { QemuFileOptions } from '../../../qemu-file/options.ts';
@@ -7,6 +7,7 @@ import type { QemuFile } from '../../../qemu-file/qemu-file.ts';
 import { sinkFile } from '../../../vm/save/sink.ts';
 import {
   type Endpoint,
+  isSnapshot,
   openToEndpoint,
   parseEndpoint,
   refuseStoreFlags,
@@ -72,10 +73,16 @@ export async function rewriteStream(
     flags,
     async (stream, signal) => {
       checkNotSame(stream.outer, to, toText);
-      const report = await writeTo(toText, to, flags, signal, (file) => {
-        output = file;
-        return work(stream, file, signal);
-      });
+      const report = await writeTo(
+        toText,
+        to,
+        withKnownSet(flags, fromText, to),
+        signal,
+        (file) => {
+          output = file;
+          return work(stream, file, signal);
+        },
+      );
       return printReport(verb, fromText, toText, flags, report, isStdout(to));
     },
     { measure, total: undefined },
@@ -90,6 +97,12 @@ function layoutMistake(to: Endpoint, { layout, compress }: RewriteFlags): string
   }
   if (to.scheme === 'file') return undefined;
   return '--layout mapped-ram needs a file to write to, which can seek';
+}
+
+/** From one snapshot to another, the working set goes along. */
+function withKnownSet(flags: RewriteFlags, fromText: string, to: Endpoint): RewriteFlags {
+  if (flags.workingSet !== undefined || !isStoreUrl(fromText) || !isSnapshot(to)) return flags;
+  return { ...flags, workingSet: fromText };
 }
 
 /** Open TO, have it written, and close it; on a failure nothing appears under its name. */

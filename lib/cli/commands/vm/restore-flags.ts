@@ -14,6 +14,8 @@ export interface RestoreFlags extends VmFlags {
   preempt?: boolean;
   /** Path for the pages that were asked for. */
   record?: string;
+  /** Keep them with the snapshot that is restored. */
+  recordInStore?: boolean;
   recordSeconds?: number;
   /** Path of such pages, to send first. */
   prefetch?: string;

@@ -2,6 +2,7 @@ import { statSync } from 'node:fs';
 import { QemuFileError } from '../../../contract/errors.ts';
 import { openSavedGuest } from '../../../migration/saved-guest/open-saved-guest.ts';
 import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
+import type { SnapshotReader } from '../../../snapshot/index.ts';
 import {
   type LazyProgress,
   type LazyRestoreOptions,
@@ -9,7 +10,7 @@ import {
   recoverLazily,
   restoreLazily,
 } from '../../../vm/index.ts';
-import { type Endpoint, isSnapshot, openSnapshotGuest } from '../../endpoints/endpoint.ts';
+import { type Endpoint, isSnapshot, openSnapshot } from '../../endpoints/endpoint.ts';
 import { openStream } from '../../endpoints/open-stream.ts';
 import { readPageIndex } from '../../endpoints/read-page-index.ts';
 import { EXIT } from '../../shell/exit-codes.ts';
@@ -18,7 +19,7 @@ import { showExactSize } from '../../shell/sizes.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';
 import type { RestoreFlags } from './restore-flags.ts';
 import type { VmWork } from './vm-command.ts';
-import { readWorkingSet, writeWorkingSet } from './working-set-file.ts';
+import { keepWorkingSet, readWorkingSet, writeWorkingSet } from './working-set-file.ts';
 
 const RECORD_SECONDS = 10;
 
@@ -36,10 +37,13 @@ export async function runRestoreLazily(
   parts: VmWork,
 ): Promise<number> {
   const { qmp, uri, tls, signal } = parts;
-  const guest = await openGuest(uri, flags, signal);
+  const { guest, snapshot, close } = await openGuest(uri, flags, signal);
   try {
-    const { prefetch: path, record, recordSeconds = RECORD_SECONDS } = flags;
-    const prefetch = path === undefined ? [] : await readWorkingSet(path, record, guest.pages);
+    const { prefetch: path, record, recordInStore, recordSeconds = RECORD_SECONDS } = flags;
+    const isRecording = record !== undefined || recordInStore === true;
+    const known = snapshot?.workingSet ?? [];
+    const prefetch = path === undefined ? known : await readWorkingSet(path, record, guest.pages);
+    for (const warning of snapshot?.warnings ?? []) await printStderr(warning);
     let progress: LazyProgress | undefined;
     await parts.meter(() => measureOf(progress));
     const options: LazyRestoreOptions = {
@@ -48,7 +52,7 @@ export async function runRestoreLazily(
       preempt: flags.preempt,
       maxBandwidth: flags.maxBandwidth,
       prefetch,
-      recordMs: record === undefined ? 0 : recordSeconds * 1000,
+      recordMs: isRecording ? recordSeconds * 1000 : 0,
       resume: flags.resume,
       keepPaused: flags.keepPaused,
       check: flags.check,
@@ -67,19 +71,33 @@ export async function runRestoreLazily(
       const isWritten = await writeWorkingSet(record, [...kept, ...workingSet], guest.pages);
       if (!isWritten) code = EXIT.IO;
     }
+    if (snapshot !== null && recordInStore === true) {
+      const isKept = await keepWorkingSet(snapshot, [...known, ...workingSet]);
+      if (!isKept) code = EXIT.IO;
+    }
     const startMs = result.startMs + calledAt;
     return (await report(fromText, flags, { ...result, startMs })) ? code : EXIT.IO;
   } finally {
-    await guest.close();
+    await close();
   }
+}
+
+/** A guest that is open, and the snapshot that it is; null for a stream. */
+interface OpenGuest {
+  readonly guest: SavedGuest;
+  readonly snapshot: SnapshotReader | null;
+  readonly close: () => Promise<void>;
 }
 
 async function openGuest(
   uri: Endpoint,
   { snapshot, quiet }: RestoreFlags,
   signal: AbortSignal,
-): Promise<SavedGuest> {
-  if (isSnapshot(uri)) return openSnapshotGuest(uri, signal);
+): Promise<OpenGuest> {
+  if (isSnapshot(uri)) {
+    const { guest, close } = await openSnapshot(uri, signal, { workingSet: true });
+    return { guest, snapshot: guest, close };
+  }
   if (uri.scheme !== 'file' || statSync(uri.path, { throwIfNoEntry: false })?.isFIFO() === true) {
     const reason =
       'a lazy restore needs a stream with random access; write it to a file first (qemu-file relay FROM FILE)';
@@ -87,11 +105,12 @@ async function openGuest(
   }
   const isQuiet = quiet === true;
   const stream = await openStream({ from: uri, channels: [], snapshot, signal, quiet: isQuiet });
-  return openSavedGuest(stream.unwrapped, {
+  const guest = await openSavedGuest(stream.unwrapped, {
     description: stream.description,
     index: await readPageIndex(uri),
     signal,
   });
+  return { guest, snapshot: null, close: () => guest.close() };
 }
 
 function measureOf(progress: LazyProgress | undefined): Measure {

@@ -1,5 +1,5 @@
 import { statSync } from 'node:fs';
-import { parseUri } from '../../../../adapters/index.ts';
+import { isStoreUrl, parseUri } from '../../../../adapters/index.ts';
 import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
 import { bytesRead } from '../../../vm/decompress.ts';
 import { type RestoreResult, restoreTemplate, restoreVm } from '../../../vm/index.ts';
@@ -52,7 +52,15 @@ export async function runRestore(fromText: string, flags: RestoreFlags): Promise
 }
 
 /** Options that only a lazy restore has. */
-const LAZY_ONLY = ['recover', 'address', 'preempt', 'record', 'recordSeconds', 'prefetch'] as const;
+const LAZY_ONLY = [
+  'recover',
+  'address',
+  'preempt',
+  'record',
+  'recordInStore',
+  'recordSeconds',
+  'prefetch',
+] as const;
 
 function optionOf(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
@@ -109,6 +117,9 @@ function restoreMistake(
   }
   if (template === null && flags.verify === true) {
     return '--verify is for templates: use "qemu-file verify FILE"';
+  }
+  if (flags.recordInStore === true && !isStoreUrl(fromText)) {
+    return `--record-in-store needs a snapshot in a store to restore from, not ${fromText}`;
   }
   const [stray] = LAZY_ONLY.filter((name) => flags[name] !== undefined);
   return isLazy || stray === undefined ? null : `--${optionOf(stray)} needs --lazy: add it`;

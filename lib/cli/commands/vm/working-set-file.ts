@@ -1,12 +1,8 @@
-import { readFile, stat } from 'node:fs/promises';
-import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
+import { toQemuFileError } from '../../../contract/errors.ts';
 import type { PageSource } from '../../../migration/page-source/page-source.ts';
-import {
-  decodeWorkingSet,
-  encodeWorkingSet,
-  MAX_WORKING_SET_BYTES,
-  type PageRange,
-} from '../../../vm/index.ts';
+import type { SnapshotReader } from '../../../snapshot/index.ts';
+import { decodeWorkingSet, encodeWorkingSet, type PageRange } from '../../../vm/index.ts';
+import { readWorkingSetFile } from '../../endpoints/read-working-set.ts';
 import { printStderr } from '../../shell/stdio.ts';
 import { writeWholeFile } from '../../shell/write-file.ts';
 
@@ -24,16 +20,10 @@ export async function readWorkingSet(
 ): Promise<PageRange[]> {
   let text: string;
   try {
-    const { size } = await stat(path);
-    if (size > MAX_WORKING_SET_BYTES) {
-      const reason = `${path} has ${size} bytes, more than a working set`;
-      throw new QemuFileError('EFBIG', reason, { operation: 'prefetch' });
-    }
-    text = await readFile(path, 'utf8');
+    text = await readWorkingSetFile(path);
   } catch (error) {
-    const failure = toQemuFileError(error, { operation: 'prefetch' });
-    if (failure.code === 'ENOENT' && path === record) return [];
-    throw failure;
+    if (toQemuFileError(error).code === 'ENOENT' && path === record) return [];
+    throw error;
   }
   const set = decodeWorkingSet(text, pages);
   if (typeof set !== 'string') return set;
@@ -53,6 +43,21 @@ export async function writeWorkingSet(
   } catch (error) {
     const { message } = error as Error;
     await printStderr(`the guest is restored, but its working set (${path}) is not: ${message}`);
+    return false;
+  }
+}
+
+/** Keep the pages that were asked for with a snapshot; return false after a failure, which was printed. */
+export async function keepWorkingSet(
+  snapshot: SnapshotReader,
+  set: readonly PageRange[],
+): Promise<boolean> {
+  try {
+    await snapshot.keepWorkingSet(set);
+    return true;
+  } catch (error) {
+    const { reason } = toQemuFileError(error);
+    await printStderr(`the guest is restored, but its working set is not kept: ${reason}`);
     return false;
   }
 }

@@ -1,4 +1,6 @@
-import type { PageSource } from '../../../migration/page-source/page-source.ts';
+import type { PageRange, PageSource } from '../../../migration/page-source/page-source.ts';
+
+export type { PageRange };
 
 /** Receives the RAM records of one channel, in order. */
 export interface PageSink {
@@ -13,16 +15,6 @@ export interface PageSink {
 
 /** Why a page was sent. */
 export type PageReason = 'requested' | 'around' | 'prefetched' | 'background' | 'zero';
-
-/** A run of adjacent pages of a block. */
-export interface PageRange {
-  /** Number of the block in the source. */
-  readonly block: number;
-  /** First page of the range: its offset in the block divided by the page size. */
-  readonly page: number;
-  /** Number of pages. */
-  readonly count: number;
-}
 
 /** Statistics of a page server. */
 export interface PageServerStats {

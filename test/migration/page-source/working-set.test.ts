@@ -3,8 +3,8 @@ import { test } from 'node:test';
 import {
   decodeWorkingSet,
   encodeWorkingSet,
-} from '../../../../lib/vm/lazy/page-server/working-set.ts';
-import { fakeSource } from '../fake-source.ts';
+} from '../../../lib/migration/page-source/working-set.ts';
+import { fakeSource } from '../../vm/lazy/fake-source.ts';
 
 const source = fakeSource([
   ['pc.ram', 64, []],
@@ -49,6 +49,7 @@ for (const [name, from, to, why] of [
   ['with an empty range', '32,32', '32,0', /not one/],
   ['with a huge range', '32,32', '32,9e99', /not one/],
   ['with a range of text', '[0,32,32]', '"0"', /not one/],
+  ['that names pages again', '[[', '[[0,0,64],[', /more pages than the guest has/],
   ['without ranges', '"ranges"', '"rangers"', /no ranges/],
   ['that is no JSON', '{', '', /not a working set/],
 ] as const) {

@@ -1,6 +1,5 @@
-import type { PageSource } from '../../../migration/page-source/page-source.ts';
-import { quote } from '../../../util/format.ts';
-import type { PageRange } from './page-server-types.ts';
+import { quote } from '../../util/format.ts';
+import type { PageRange, PageSource } from './page-source.ts';
 
 /*
  * A working set as JSON:
@@ -17,8 +16,13 @@ const VERSION = 1;
 /** Longest file that is decoded. */
 export const MAX_WORKING_SET_BYTES = 16_777_216;
 
+/** The guest memory that a working set names pages of. */
+export interface WorkingSetMemory extends Pick<PageSource, 'pageSize'> {
+  readonly blocks: readonly Pick<PageSource['blocks'][number], 'name' | 'usedLength'>[];
+}
+
 /** Encode a working set for a file. */
-export function encodeWorkingSet(set: readonly PageRange[], source: PageSource): string {
+export function encodeWorkingSet(set: readonly PageRange[], source: WorkingSetMemory): string {
   const { pageSize } = source;
   const blocks = source.blocks.map(({ name, usedLength }) => ({ name, usedLength }));
   const ranges = set.map(({ block, page, count }) => [block, page, count]);
@@ -32,7 +36,7 @@ export function encodeWorkingSet(set: readonly PageRange[], source: PageSource):
  * @param source - The memory that the set is to be used with.
  * @returns The set, with the block numbers of `source`; or, if it does not fit, the reason as a clause.
  */
-export function decodeWorkingSet(text: string, source: PageSource): PageRange[] | string {
+export function decodeWorkingSet(text: string, source: WorkingSetMemory): PageRange[] | string {
   if (text.length > MAX_WORKING_SET_BYTES) {
     return `it has more than ${MAX_WORKING_SET_BYTES} bytes`;
   }
@@ -50,6 +54,7 @@ export function decodeWorkingSet(text: string, source: PageSource): PageRange[] 
   const numbers = blockNumbers(blocks, source);
   if (typeof numbers === 'string') return numbers;
   const set: PageRange[] = [];
+  let pagesLeft = source.blocks.reduce((sum, { usedLength }) => sum + usedLength / pageSize, 0);
   for (const range of ranges as unknown[]) {
     const [index, page, count] = Array.isArray(range) ? (range as unknown[]) : [];
     const block = isCount(index) ? numbers[index] : undefined;
@@ -58,13 +63,15 @@ export function decodeWorkingSet(text: string, source: PageSource): PageRange[] 
       return 'it has a range that is not one';
     }
     if ((page + count) * source.pageSize > usedLength) return 'it has a range beyond its block';
+    pagesLeft -= count;
+    if (pagesLeft < 0) return 'it names more pages than the guest has';
     set.push({ block, page, count });
   }
   return set;
 }
 
 /** Return the number in `source` of each listed block. */
-function blockNumbers(blocks: readonly unknown[], source: PageSource): number[] | string {
+function blockNumbers(blocks: readonly unknown[], source: WorkingSetMemory): number[] | string {
   const numbers: number[] = [];
   for (const listed of blocks) {
     const { name, usedLength } = isObject(listed) ? listed : {};
