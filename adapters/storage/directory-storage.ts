@@ -41,8 +41,9 @@ const NO_LINKS: ReadonlySet<unknown> = new Set(['EPERM', 'ENOTSUP', 'EOPNOTSUPP'
  * On NFS, mount with the default `sync`-on-close semantics, version 3 or later. `ifAbsent` is atomic between
  * hosts; `list` and `stat` may lag by the attribute cache (`acdirmax`, 60 s by default); and the clocks of hosts
  * and server must agree within the age that `removeLeftovers` is given. On a file system without hard links
- * (FAT, exFAT, some FUSE file systems), `canPutIfAbsent` becomes false, and two writers of one key can both
- * succeed, the later one replacing the object of the earlier.
+ * (FAT, exFAT, some FUSE file systems), `canPutIfAbsent` becomes false with the first `put`: two calls with
+ * `ifAbsent` for one key can then both succeed, so writers have to agree by other objects, as on S3 without
+ * conditional PUT.
  *
  * @param path - Of the directory. If it is a symbolic link, its target is used; links below it are not followed.
  * @returns Storage whose methods reject with a `QemuFileError` that names the object's path: `ENOENT`, `EACCES`,
@@ -61,14 +62,15 @@ export function directoryStorage(path: string): ObjectStorage {
 
 class DirectoryStorage implements ObjectStorage {
   readonly name: string;
-  #canLink = true;
+  /** Null until the first `put`. */
+  #canLink: boolean | null = null;
   readonly #sync = new SharedSync();
 
   constructor(path: string) {
     this.name = path.length > 1 ? path.replace(/\/+$/, '') || '/' : path;
   }
 
-  get canPutIfAbsent(): boolean {
+  get canPutIfAbsent(): boolean | null {
     return this.#canLink;
   }
 
@@ -86,6 +88,7 @@ class DirectoryStorage implements ObjectStorage {
         await writeAll(fd, parts);
         await syncFd(fd);
         checkSignal(options.signal, 'put');
+        this.#canLink ??= await hasHardLinks(temporary, temporaryPath(path));
         if (options.ifAbsent === true) await this.#publishIfAbsent(fd, temporary, path);
         else await fs.promises.rename(temporary, path);
       } catch (error) {
@@ -250,24 +253,32 @@ class DirectoryStorage implements ObjectStorage {
   }
 
   async #publishIfAbsent(fd: number, temporary: string, path: string): Promise<void> {
-    if (this.#canLink) {
+    if (this.#canLink === true) {
       try {
         await fs.promises.link(temporary, path);
         await fs.promises.unlink(temporary);
         return;
       } catch (error) {
-        if (hasCode(error, 'EEXIST')) {
-          if (!(await isSameFile(fd, path))) throw error;
-          await fs.promises.unlink(temporary);
-          return;
-        }
-        if (!NO_LINKS.has((error as { code?: unknown }).code)) throw error;
-        this.#canLink = false;
+        if (!hasCode(error, 'EEXIST') || !(await isSameFile(fd, path))) throw error;
+        await fs.promises.unlink(temporary);
+        return;
       }
     }
     const exists = await fs.promises.lstat(path).then(() => true, noop);
     if (exists === true) throw Object.assign(new Error('exists'), { code: 'EEXIST' });
     await fs.promises.rename(temporary, path);
+  }
+}
+
+/** Return whether a file can have a second name. */
+async function hasHardLinks(path: string, second: string): Promise<boolean> {
+  try {
+    await fs.promises.link(path, second);
+    return true;
+  } catch (error) {
+    return !NO_LINKS.has((error as { code?: unknown }).code);
+  } finally {
+    await fs.promises.unlink(second).catch(noop);
   }
 }
 

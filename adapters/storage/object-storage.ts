@@ -34,7 +34,10 @@ export interface ObjectStorage {
     parts: readonly Uint8Array[],
     options?: StorageOptions & { readonly ifAbsent?: boolean | undefined },
   ): Promise<void>;
-  /** Whether `put` with `ifAbsent` is atomic. S3 storage knows after its first such call. */
+  /**
+   * Whether `put` with `ifAbsent` is atomic; null while that is unknown. A directory knows after its first `put`, S3
+   * storage after the first one with `ifAbsent`.
+   */
   readonly canPutIfAbsent: boolean | null;
   /**
    * Read an object whole.

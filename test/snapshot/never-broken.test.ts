@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict';
+import fs, { rmSync } from 'node:fs';
 import { describe, test } from 'node:test';
-import { memoryStorage, type ObjectStorage } from '../../adapters/index.ts';
+import { directoryStorage, memoryStorage, type ObjectStorage } from '../../adapters/index.ts';
 import { QemuFileError } from '../../lib/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
+import { makeTempDir } from '../helpers/cleanup.ts';
 import { MadeGuest, memoryDigest, PAGE } from '../helpers/made-guest.ts';
+import { mountSmallDisk, requireSmallDisk } from '../helpers/small-disk.ts';
 
 const BASE = new MadeGuest(1000).fill(0, 300, 'base');
 const CHILD = BASE.clone('changed').fill(50, 40, 'child');
@@ -158,6 +161,44 @@ describe('two writers of one name', () => {
         isCode('EEXIST')((failures[0] as PromiseRejectedResult).reason);
         assert.deepEqual(await assertWhole(first), ['base', 'child']);
       }
+    });
+  }
+});
+
+test('of two writers of one name in a directory without hard links, one succeeds', async (t) => {
+  t.mock.method(fs.promises, 'link', () =>
+    Promise.reject(Object.assign(new Error('not permitted'), { code: 'EPERM' })),
+  );
+  for (let round = 0; round < 5; round++) {
+    await using directory = makeTempDir();
+    const stores = [0, 1].map(() => new SnapshotStore(directoryStorage(directory.join('store'))));
+    const results = await Promise.allSettled(
+      stores.map((store) => store.writer('one').writeGuest(CHILD)),
+    );
+    const failures = results.filter(({ status }) => status === 'rejected');
+    assert.equal(failures.length, 1);
+    isCode('EEXIST')((failures[0] as PromiseRejectedResult).reason);
+    assert.deepEqual(await assertWhole(stores[0] as SnapshotStore), ['one']);
+  }
+});
+
+describe('a full disk', { skip: requireSmallDisk() }, () => {
+  for (const bytes of [8 << 10, 64 << 10, 512 << 10, 1 << 20]) {
+    test(`with ${bytes >> 10} KiB left: what was there stays whole, and nothing new appears`, async () => {
+      await using disk = mountSmallDisk({ bytes: 4 << 20, inodes: 200 });
+      const store = new SnapshotStore(directoryStorage(disk.path));
+      await store.writer('base').writeGuest(BASE);
+      disk.fill(bytes);
+      const big = new MadeGuest(1000).fill(0, 900, 'big');
+      await assert.rejects(
+        store.writer('big', { parent: 'base' }).writeGuest(big),
+        isCode('ENOSPC'),
+      );
+      rmSync(disk.join('fill'));
+      assert.deepEqual(await assertWhole(store), ['base']);
+      await store.gc({ graceMs: 0 });
+      await store.writer('child', { parent: 'base' }).writeGuest(CHILD);
+      assert.deepEqual(await assertWhole(store), ['base', 'child']);
     });
   }
 });
