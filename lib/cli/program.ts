@@ -49,7 +49,7 @@ function addRelay(program: Command, done: (code: number) => void): void {
     .argument('<to>', 'the endpoint to write to')
     .option(
       '--max-bandwidth <size>',
-      'bytes per second; k, M, G and T (also MB or MiB) are powers of 1024; 0 is no limit',
+      'bytes per second; k, M, G and T (also MB or MiB) are powers of 1024; 0 means no limit',
       parseBandwidth,
     )
     .option(
@@ -242,7 +242,7 @@ function addVmCommand(program: Command, name: string, description: string): Comm
     .requiredOption('--qmp <socket>', "QEMU's QMP monitor: a path, unix:path or tcp:host:port")
     .option(
       '--max-bandwidth <size>',
-      'bytes per second; 0, the default, is no limit',
+      'bytes per second; 0, the default, means no limit',
       parseBandwidth,
     )
     .option('--no-check', 'do not check the stream')

@@ -5,7 +5,7 @@ import { abortError, QemuFileError } from './errors.ts';
 export interface WaitLimits {
   /** Ends the wait with `ECANCELED`. */
   signal?: AbortSignal | undefined;
-  /** Milliseconds until the wait ends with `ETIMEDOUT`; 0 is no limit. */
+  /** Milliseconds until the wait ends with `ETIMEDOUT`; 0 means no limit. */
   timeoutMs?: number | undefined;
 }
 

@@ -171,7 +171,7 @@ export class QemuFile extends Lifecycle implements TypedPuts, TypedGets, Positio
    * Set the budget of a window that the caller runs with `resetRateLimit()`. Where `maxBandwidth` is
    * set, this changes it to ten times as much. @see QEMU `qemu_file_set_rate_limit`
    *
-   * @param bytesPerWindow - 0 or less is no limit.
+   * @param bytesPerWindow - 0 or less means no limit.
    * @throws RangeError for a number that is not finite.
    */
   setRateLimit(bytesPerWindow: number): void {
@@ -182,7 +182,7 @@ export class QemuFile extends Lifecycle implements TypedPuts, TypedGets, Positio
     this.putHalf.limitChanged();
   }
 
-  /** Bytes per window of 100 ms; 0 or less is no limit. @see QEMU `qemu_file_get_rate_limit` */
+  /** Bytes per window of 100 ms; 0 or less means no limit. @see QEMU `qemu_file_get_rate_limit` */
   getRateLimit(): number {
     return this.putHalf.limiter.limit;
   }

@@ -61,7 +61,7 @@ export class SnapshotStore {
    * Return a writer of one snapshot. Nothing happens before something is written with it.
    *
    * @param name - Name of the snapshot: 1 to 128 characters of `A-Z a-z 0-9 . _ -`.
-   * @throws {QemuFileError} `EINVAL` for a name that is none.
+   * @throws {QemuFileError} `EINVAL` for an invalid name.
    */
   writer(name: string, options: SnapshotWriterOptions = {}): SnapshotWriter {
     checkSnapshotName(name, 'writeSnapshot');
@@ -78,7 +78,7 @@ export class SnapshotStore {
   /**
    * Open a snapshot for reading: its manifest and its map are read now, its memory when it is asked for.
    *
-   * @throws {QemuFileError} (rejects) `EINVAL` for a name that is none; `ENOENT` if there is no such snapshot or
+   * @throws {QemuFileError} (rejects) `EINVAL` for an invalid name; `ENOENT` if there is no such snapshot or
    *   store; `EBADMSG` if manifest or map are damaged; `ENOTSUP` for a later version; the error of the storage.
    */
   async reader(name: string, options: SnapshotReaderOptions = {}): Promise<SnapshotReader> {

@@ -221,7 +221,7 @@ describe('harness against real QEMU', { skip: requireQemu() }, () => {
   });
 
   for (const [how, code, signal] of [
-    ['an exception that nobody catches', 'throw new Error("on purpose")', undefined],
+    ['an exception that is not caught', 'throw new Error("on purpose")', undefined],
     ['a signal', '', 'SIGTERM'],
   ] as const) {
     test(`nothing is left of the QEMU of a process that ends by ${how}`, async () => {

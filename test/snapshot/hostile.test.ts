@@ -251,7 +251,7 @@ test('a place that is not a store is neither read nor written', async () => {
   await assert.rejects(store.writer('one').writeGuest(GUEST), isCode('ENOTSUP'));
 });
 
-test('a name that is none is refused', async () => {
+test('an invalid name is refused', async () => {
   const { store } = await filled();
   for (const name of ['', 'a/b', 'a\0b', '.hidden', '-x', 'ä', 'x'.repeat(129), '..']) {
     assert.throws(() => store.writer(name), isCode('EINVAL'), name);

@@ -27,7 +27,7 @@ export async function readBody(
     if (at < bytes) throw brokenBody(`only ${at} of ${bytes} bytes came`);
     return buffer;
   } finally {
-    // A connection with a body that nobody reads would stay in use.
+    // A connection with a body that is not read would stay in use.
     stream.destroy();
   }
 }

@@ -36,7 +36,7 @@ export function answerLine(line: string, control: RelayControl): string {
     case 'max-bandwidth': {
       const size = parseSize(argument);
       if (size === undefined) {
-        return refuse('max-bandwidth takes bytes per second, such as 100MiB; 0 is no limit');
+        return refuse('max-bandwidth takes bytes per second, such as 100MiB; 0 means no limit');
       }
       control.setMaxBandwidth(size);
       break;

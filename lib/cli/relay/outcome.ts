@@ -11,7 +11,7 @@ import { streamFaultOf } from './stream-check.ts';
 
 /** Options of `qemu-file relay`. */
 export interface RelayFlags extends TlsFlags, StoreFlags {
-  /** Bytes per second; 0 is no limit. */
+  /** Bytes per second; 0 means no limit. */
   maxBandwidth?: number;
   /** Most connections of the migration; default 1. */
   channels?: number;

@@ -16,7 +16,7 @@ export interface RelayStatus {
   seconds: number;
   /** Average forward rate of the last one to two seconds. */
   bytesPerSecond: number;
-  /** Bytes per second; 0 is no limit. */
+  /** Bytes per second; 0 means no limit. */
   maxBandwidth: number;
   /** Seconds during which only that limit held bytes back. */
   limitedSeconds: number;
@@ -27,7 +27,7 @@ export interface RelayStatus {
 /** How a running relay is queried and controlled. */
 export interface RelayControl {
   status(): RelayStatus;
-  /** @param bytesPerSecond - Limit for all channels together, from now on; 0 is no limit. */
+  /** @param bytesPerSecond - Limit for all channels together, from now on; 0 means no limit. */
   setMaxBandwidth(bytesPerSecond: number): void;
   /** End the relay in order, as `SIGINT` does. */
   stop(): void;

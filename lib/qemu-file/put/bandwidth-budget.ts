@@ -50,7 +50,7 @@ export class BandwidthBudget {
   #heldMs = 0;
 
   /**
-   * @param maxBandwidth - Bytes per second; 0, the default, is no limit.
+   * @param maxBandwidth - Bytes per second; 0, the default, means no limit.
    * @param now - A monotonic clock in milliseconds.
    * @throws RangeError for a number that is negative or not finite.
    */
@@ -59,7 +59,7 @@ export class BandwidthBudget {
     this.maxBandwidth = maxBandwidth;
   }
 
-  /** Bytes per second; 0 is no limit. May be set at any time. */
+  /** Bytes per second; 0 means no limit. May be set at any time. */
   get maxBandwidth(): number {
     return this.#bandwidth;
   }
@@ -86,7 +86,7 @@ export class BandwidthBudget {
     return this.#heldMs + (this.#heldSince < 0 ? 0 : this.#now() - this.#heldSince);
   }
 
-  /** @internal Bytes of one window of 100 ms; 0 is no limit. */
+  /** @internal Bytes of one window of 100 ms; 0 means no limit. */
   get window(): number {
     return this.#window;
   }

@@ -34,7 +34,7 @@ export class RateLimiter {
     this.#now = now;
   }
 
-  /** Bytes per window; 0 or less is no limit. */
+  /** Bytes per window; 0 or less means no limit. */
   get limit(): number {
     return this.bandwidth > 0 ? this.budget.window : this.#limit;
   }

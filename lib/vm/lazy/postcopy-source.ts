@@ -119,7 +119,7 @@ export class PostcopySource implements AsyncDisposable {
       prefetch: options.prefetch,
       hasBackground: options.background,
       recordMs: options.recordMs,
-      // 0 is no limit, as in the options of all commands.
+      // 0 means no limit, as in the options of all commands.
       maxBandwidth: options.maxBandwidth || undefined,
     });
     this.#server = server;

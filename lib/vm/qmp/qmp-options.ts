@@ -4,7 +4,7 @@ import type { QmpEvent } from './qmp-events.ts';
 
 /** Options of `QmpClient.execute`. */
 export interface QmpExecuteOptions extends WaitLimits {
-  /** Milliseconds until `ETIMEDOUT`. Default 60000; 0 is no limit. */
+  /** Milliseconds until `ETIMEDOUT`. Default 60000; 0 means no limit. */
   timeoutMs?: number | undefined;
   /**
    * Have QEMU run the command at once, before the commands that it has not answered yet and even while its main
@@ -16,7 +16,7 @@ export interface QmpExecuteOptions extends WaitLimits {
 
 /** Options of `QmpClient.connect`. */
 export interface QmpConnectOptions extends WaitLimits {
-  /** Milliseconds for connection, greeting and negotiation together. Default 10000; 0 is no limit. */
+  /** Milliseconds for connection, greeting and negotiation together. Default 10000; 0 means no limit. */
   timeoutMs?: number | undefined;
   /** Enable QMP's capability `oob`, so that `execute` can run commands out of band. Default false. */
   oob?: boolean | undefined;
@@ -31,7 +31,7 @@ export interface QmpEventOptions extends WaitLimits {
    * `eventCount` taken before the cause of the event. Default: only events from now on.
    */
   since?: number | undefined;
-  /** Milliseconds until `ETIMEDOUT`. Default 60000; 0 is no limit. */
+  /** Milliseconds until `ETIMEDOUT`. Default 60000; 0 means no limit. */
   timeoutMs?: number | undefined;
 }
 

@@ -278,9 +278,9 @@ describe('the end of a connection over TLS', LIMITS, () => {
     const [connection] = wire.connections;
     // The client's handshake ends with the last message of the listening side.
     const before = Buffer.concat(connection?.answered ?? []).length;
-    near.write('bytes that nobody answers');
+    near.write('bytes without an answer');
     const far = streamPeer(await listener.accept());
-    assert.equal(String(await far.read()), 'bytes that nobody answers');
+    assert.equal(String(await far.read()), 'bytes without an answer');
     assert.equal(Buffer.concat(connection?.answered ?? []).length, before);
     near.destroy();
     await far.close().catch(() => {});

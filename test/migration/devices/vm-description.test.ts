@@ -176,11 +176,7 @@ describe('a VM description', () => {
       withDevice({ version: 1.5 }),
       /\.version is the number 1\.5, not an integer/,
     ],
-    [
-      'a layout name that is none',
-      withDevice({ vmsd_name: 1 }),
-      /\.vmsd_name is the number 1, not a/,
-    ],
+    ['an unknown layout', withDevice({ vmsd_name: 1 }), /\.vmsd_name is the number 1, not a/],
     [
       'no fields',
       withDevice({ fields: undefined }),

@@ -18,7 +18,7 @@ import { printStderr } from '../../shell/stdio.ts';
 export interface VmFlags extends TlsFlags {
   /** Endpoint of QEMU's QMP monitor. */
   qmp: string;
-  /** Bytes per second; 0 is no limit. */
+  /** Bytes per second; 0 means no limit. */
   maxBandwidth?: number;
   /** False: the command does not check the stream. */
   check?: boolean;

@@ -104,7 +104,7 @@ export class PageServer {
   }
 
   /**
-   * Begin to send pages that nobody asked for: prefetch, then background. Call it once.
+   * Begin to send pages without a request: prefetch, then background. Call it once.
    *
    * @param hasLoaded - The background waits for it. Default: it begins at once.
    */

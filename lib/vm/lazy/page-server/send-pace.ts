@@ -8,7 +8,7 @@ export interface SendPaceOptions {
   maxBandwidth: number | undefined;
 }
 
-/** Decides when pages that nobody asked for may be sent. */
+/** Decides when pages without a request may be sent. */
 export class SendPace {
   readonly #options: SendPaceOptions;
   #lastRequestMs = Number.NEGATIVE_INFINITY;
@@ -43,7 +43,7 @@ export class SendPace {
     this.#lastRequestMs = nowMs;
   }
 
-  /** Account for bytes that nobody asked for. */
+  /** Account for bytes sent without a request. */
   charge(bytes: number): void {
     const { maxBandwidth } = this.#options;
     if (maxBandwidth === undefined) return;

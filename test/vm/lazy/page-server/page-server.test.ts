@@ -46,7 +46,7 @@ test('without requests all pages with data are sent once, in address order', asy
   assert.equal(sentBytes, 51 * PAGE);
 });
 
-test('a batch that nobody asked for has at most 32 pages', async () => {
+test('a batch without a request has at most 32 pages', async () => {
   const { sink, server } = serve([['a', 500, [[5, 500]]]]);
   server.start();
   await server.finished;
@@ -416,7 +416,7 @@ test('nothing is sent after the end, not even pages of zeros that are asked for 
   assert.equal(server.stats.requests, 1);
 });
 
-test('bytes that nobody asked for keep to the bandwidth, and requests do not wait for it', async () => {
+test('bytes without a request keep to the bandwidth, and requests do not wait for it', async () => {
   const { sink, server } = serve([['a', 96, [[0, 96]]]], { maxBandwidth: 1 });
   server.start();
   while (sink.writes.length < 1) await new Promise(setImmediate);
