@@ -41,6 +41,18 @@ describe('a transfer', { timeout: 20_000 }, () => {
     assert.ok(filler.memories.size <= 6, `${filler.memories.size} blocks`);
   });
 
+  test('uses the same memory again where a sink takes 4 MiB at once', async () => {
+    const bytes = pattern(2 * SIZE);
+    const filler = new Filler(bytes);
+    const sink = new Sink('async');
+    const to = new QemuFile(sink, { highWaterMark: SIZE / 2, gatherEntries: 1024 });
+    await new Transfer(new QemuFile(filler, { lookAheadSize: 192 * 1024 }), [to]).ended;
+    await to.flush();
+    assert.ok(sink.written.equals(bytes));
+    // The sink holds one batch of 4 MiB while the next one is gathered.
+    assert.ok(filler.memories.size <= 50, `${filler.memories.size} blocks`);
+  });
+
   test('passes copies to other listeners of the source', async () => {
     const bytes = pattern(SIZE);
     const source = new QemuFile(new Filler(bytes));

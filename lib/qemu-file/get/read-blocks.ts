@@ -10,8 +10,11 @@ const EMPTY = new Uint8Array(0);
 /** Smallest free part of the current block, as a fraction of its size, that is offered to the backend. */
 const MIN_FREE = 0.25;
 
-/** Blocks kept for reuse; more are left to the garbage collector. */
-const MAX_SPARE_BLOCKS = 8;
+/**
+ * Bytes of blocks kept for reuse; more are left to the garbage collector. A sink gives back all that it took up to
+ * its high-water mark at once, which is 4 MiB for a file.
+ */
+const MAX_SPARE_BYTES = 8 * 1024 * 1024;
 
 export class ReadBlocks {
   /** The block that the backend fills. */
@@ -61,6 +64,6 @@ export class ReadBlocks {
     const block = this.#checkedOut.get(chunk.buffer);
     if (block === undefined) return;
     this.#checkedOut.delete(chunk.buffer);
-    if (this.#spare.length < MAX_SPARE_BLOCKS) this.#spare.push(block);
+    if ((this.#spare.length + 1) * this.#size <= MAX_SPARE_BYTES) this.#spare.push(block);
   }
 }
