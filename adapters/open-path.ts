@@ -1,7 +1,6 @@
 import fs from 'node:fs';
 import type { Direction, OpsOf } from '../lib/contract/ops.ts';
 import { type OpenFdOptions, openFd, type PathOps } from './file/open-file.ts';
-import { openFifo } from './pipe/fifo.ts';
 
 /**
  * Open the file at a path: a FIFO as `openFifo` does, anything else as `openFd` does. QEMU's
@@ -16,7 +15,9 @@ export async function openPath<D extends Direction>(
   path: string,
   options: OpenFdOptions<D>,
 ): Promise<PathOps<D> | OpsOf<D>> {
-  return (await isFifo(path)) ? openFifo(path, options) : openFd(path, options);
+  if (!(await isFifo(path))) return openFd(path, options);
+  const { openFifo } = await import('./pipe/fifo.ts');
+  return openFifo(path, options);
 }
 
 async function isFifo(path: string): Promise<boolean> {

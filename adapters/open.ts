@@ -1,18 +1,19 @@
 import type { ConnectionOptions, TlsOptions } from 'node:tls';
 import { abortError, QemuFileError, toQemuFileError } from '../lib/contract/errors.ts';
-import type { QemuFileOps } from '../lib/contract/ops.ts';
+import type { Direction, QemuFileOps } from '../lib/contract/ops.ts';
 import type { QemuFileOptions } from '../lib/qemu-file/options.ts';
 import { QemuFile } from '../lib/qemu-file/qemu-file.ts';
 import type { KeepPartial } from './file/open-file.ts';
 import { openPath } from './open-path.ts';
-import { pipeOps } from './pipe/pipe.ts';
-import { execOps } from './process/exec.ts';
-import { type AdmissionOptions, admit, MAX_PENDING_CONNECTIONS } from './socket/admit.ts';
-import { connectSocket } from './socket/connect.ts';
-import { type ListenOptions, listenSocket } from './socket/listen.ts';
-import { socketOps } from './socket/socket.ts';
+import type { PipeOptions } from './pipe/pipe.ts';
+import type { AdmissionOptions } from './socket/admit.ts';
+import type { ListenOptions } from './socket/listen.ts';
 import type { SocketTarget } from './socket/socket-target.ts';
 import { parseUri, type Uri } from './uri.ts';
+
+/*
+ * Each backend is loaded when it is opened: most programs open one or two kinds, and start faster that way.
+ */
 
 /** Options of both `openFrom` and `openTo`. */
 export interface OpenOptions {
@@ -73,15 +74,15 @@ export function openFrom(uri: string | Uri, options: OpenFromOptions = {}): Prom
   return open(uri, options, (endpoint, signal) => {
     switch (endpoint.scheme) {
       case 'tcp':
-        return acceptOne({ host: endpoint.host, port: endpoint.port }, options, signal);
+        return accept({ host: endpoint.host, port: endpoint.port }, options, signal);
       case 'unix':
-        return acceptOne({ path: endpoint.path }, options, signal);
+        return accept({ path: endpoint.path }, options, signal);
       case 'exec':
-        return execOps(endpoint.command, 'read');
+        return run(endpoint.command, 'read');
       case 'fd':
-        return pipeOps(endpoint.fd, { direction: 'read' });
+        return openPipe(endpoint.fd, { direction: 'read' });
       case 'stdio':
-        return pipeOps(STDIN);
+        return openPipe(STDIN);
       case 'file':
         return openPath(endpoint.path, { direction: 'read', offset: endpoint.offset, signal });
     }
@@ -117,11 +118,11 @@ export function openTo(uri: string | Uri, options: OpenToOptions = {}): Promise<
       case 'unix':
         return connect({ path: endpoint.path }, options, signal);
       case 'exec':
-        return execOps(endpoint.command, 'write');
+        return run(endpoint.command, 'write');
       case 'fd':
-        return pipeOps(endpoint.fd, { direction: 'write' });
+        return openPipe(endpoint.fd, { direction: 'write' });
       case 'stdio':
-        return pipeOps(STDOUT);
+        return openPipe(STDOUT);
       case 'file':
         return openPath(endpoint.path, {
           direction: 'write',
@@ -167,32 +168,32 @@ async function open(
   }
 }
 
-async function acceptOne(
+async function accept(
   target: SocketTarget,
-  options: OpenFromOptions,
+  { tls, onConnectionError, admission, onListening }: OpenFromOptions,
   signal: AbortSignal | undefined,
 ): Promise<QemuFileOps> {
-  const { admission, tls, onConnectionError } = options;
-  const backlog = admission && (admission.maxPending ?? MAX_PENDING_CONNECTIONS);
-  let listener = await listenSocket(target, { signal, tls, onConnectionError, backlog });
-  try {
-    if (admission !== undefined) listener = admit(listener, admission);
-    options.onListening?.(listener.address);
-    return socketOps(await listener.accept({ signal }), {
-      closeNotify: false,
-    });
-  } finally {
-    await listener.close();
-  }
+  const { acceptOne } = await import('./socket/open-socket.ts');
+  return acceptOne(target, { signal, tls, onConnectionError, admission, onListening });
 }
 
 async function connect(
   target: SocketTarget,
-  options: OpenToOptions,
+  { tls, closeNotify = false }: OpenToOptions,
   signal: AbortSignal | undefined,
 ): Promise<QemuFileOps> {
-  const socket = await connectSocket(target, { signal, tls: options.tls });
-  return socketOps(socket, { closeNotify: options.closeNotify === true });
+  const { connectOne } = await import('./socket/open-socket.ts');
+  return connectOne(target, { signal, tls, closeNotify });
+}
+
+async function openPipe(fd: number, options?: PipeOptions): Promise<QemuFileOps> {
+  const { pipeOps } = await import('./pipe/pipe.ts');
+  return pipeOps(fd, options);
+}
+
+async function run(command: string, direction: Direction): Promise<QemuFileOps> {
+  const { execOps } = await import('./process/exec.ts');
+  return execOps(command, direction);
 }
 
 function openError(code: string, reason: string, cause?: unknown): QemuFileError {

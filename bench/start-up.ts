@@ -15,7 +15,7 @@ const COMMANDS = [
     name: 'start-up and a small stream',
     ours: 'qemu-file verify',
     args: ['verify', SMALL_STREAM],
-    maxRatio: 3.5,
+    maxRatio: 1.6,
   },
 ];
 

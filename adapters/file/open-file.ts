@@ -3,7 +3,7 @@ import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/e
 import type { Direction } from '../../lib/contract/ops.ts';
 import { type FdOps, type Finish, type MakeFdOptions, makeFdOps } from './fd.ts';
 import { closeFd, openFile, syncFd, truncateFd } from './fs-promises.ts';
-import { existsError, PartialFile } from './partial-file.ts';
+import type { PartialFile } from './partial-file.ts';
 import { findTarget } from './target-path.ts';
 
 const { O_CREAT, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;
@@ -137,8 +137,11 @@ async function openToWrite(
   if (target.stats !== undefined) checkKind(path, target.stats);
   const isDevice = target.stats !== undefined && !target.stats.isFile();
   if (isDevice || offset > 0) return openInPlace(target.path, isDevice, offset, mode, signal);
+  // Loaded here, because a program that only reads files starts faster without it.
+  const { existsError, PartialFile } = await import('./partial-file.ts');
   if (target.stats !== undefined && options.replace === false) throw existsError(target.path);
-  return openPartial(target.path, mode, options);
+  const file = await PartialFile.create(target.path, mode, options.replace ?? true);
+  return openPartial(file, target.path, options);
 }
 
 async function openInPlace(
@@ -164,12 +167,11 @@ async function openInPlace(
   });
 }
 
-async function openPartial(
+function openPartial(
+  file: PartialFile,
   path: string,
-  mode: number,
   options: OpenFdOptions,
 ): Promise<PathWriteOps> {
-  const file = await PartialFile.create(path, mode, options.replace ?? true);
   const { keepPartial = false } = options;
   const discard = async (error: Error): Promise<void> => {
     if (keepPartial !== false) {

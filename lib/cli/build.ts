@@ -8,12 +8,16 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { join, relative, resolve } from 'node:path';
 import { argv } from 'node:process';
 import { fileURLToPath } from 'node:url';
-import { build, type Metafile, type Plugin } from 'esbuild';
+import { type BuildOptions, build, type Metafile, type Plugin } from 'esbuild';
 import { bundlePage } from './report/bundle-page.ts';
 import { PAGE_FILES } from './report/page-code.ts';
 
 const ROOT: string = fileURLToPath(new URL('../../', import.meta.url));
 const SOURCE = join(ROOT, 'lib/cli');
+/** The core: a module whose imports most commands need. */
+const CORE = join(SOURCE, 'commands/verify.ts');
+/** Modules that packages import but do not use here: commander's commands in other files, and a polyfill. */
+const UNUSED_MODULES = /^(?:(?:node:)?child_process|abort-controller)$/;
 
 /**
  * Bundle the command into a directory: `main.js`, a chunk for each part that is loaded when it is needed, the
@@ -23,7 +27,19 @@ const SOURCE = join(ROOT, 'lib/cli');
  */
 export async function buildCommand(directory: string): Promise<void> {
   rmSync(directory, { recursive: true, force: true });
-  const { metafile } = await build({
+  const options = optionsOf(directory);
+  const first = await build({ ...options, plugins: [prepareModules(directory, [])], write: false });
+  const parts = partsOf(first.metafile);
+  const { metafile } = await build({ ...options, plugins: [prepareModules(directory, parts)] });
+  writeFileSync(join(directory, 'LICENSES.txt'), licencesOf(metafile));
+  const page = await bundlePage();
+  mkdirSync(join(directory, 'report'));
+  writeFileSync(join(directory, 'report', PAGE_FILES.script), page.script);
+  writeFileSync(join(directory, 'report', PAGE_FILES.style), page.style);
+}
+
+function optionsOf(directory: string): BuildOptions & { metafile: true } {
+  return {
     entryPoints: [join(SOURCE, 'main.ts')],
     outdir: directory,
     bundle: true,
@@ -33,7 +49,6 @@ export async function buildCommand(directory: string): Promise<void> {
     target: 'node20',
     // Only a run from the sources bundles the page; the SDK is large, and optional.
     external: ['./bundle-page.ts', '@aws-sdk/client-s3'],
-    plugins: [keepModuleUrls(directory)],
     // Packages in CommonJS require built-in modules.
     banner: {
       js: "import { createRequire as createRequire_ } from 'node:module'; const require = createRequire_(import.meta.url);",
@@ -44,26 +59,41 @@ export async function buildCommand(directory: string): Promise<void> {
     legalComments: 'none',
     metafile: true,
     logLevel: 'warning',
-  });
-  writeFileSync(join(directory, 'LICENSES.txt'), licencesOf(metafile));
-  const page = await bundlePage();
-  mkdirSync(join(directory, 'report'));
-  writeFileSync(join(directory, 'report', PAGE_FILES.script), page.script);
-  writeFileSync(join(directory, 'report', PAGE_FILES.style), page.style);
+  };
 }
 
-/** Let a module in the bundle find the files beside it: its URL is the one that it has outside the bundle. */
-function keepModuleUrls(directory: string): Plugin {
+/** Return the modules that are loaded when they are needed. */
+function partsOf({ outputs }: Metafile): string[] {
+  return Object.values(outputs)
+    .flatMap(({ entryPoint }) => entryPoint ?? [])
+    .map((path) => resolve(path))
+    .filter((path) => path.startsWith(join(ROOT, 'lib')) || path.startsWith(join(ROOT, 'adapters')))
+    .filter((path) => ![CORE, join(SOURCE, 'main.ts'), join(SOURCE, 'program.ts')].includes(path));
+}
+
+/**
+ * Prepare the modules for the bundle.
+ *
+ * A module finds the files beside it: its URL is the one that it has outside the bundle.
+ *
+ * Every part imports the core. esbuild makes a chunk for each set of parts that share modules, dozens of them, and
+ * loading a file takes Node about a millisecond; what all parts share is in one chunk.
+ */
+function prepareModules(directory: string, parts: readonly string[]): Plugin {
   const dist = resolve(directory, '../..');
   return {
-    name: 'keep-module-urls',
+    name: 'prepare-modules',
     setup(bundle) {
+      bundle.onResolve({ filter: UNUSED_MODULES }, ({ importer, path }) =>
+        importer.includes('node_modules') ? { path, namespace: 'unused' } : undefined,
+      );
+      bundle.onLoad({ filter: /^/, namespace: 'unused' }, () => ({ contents: '' }));
       bundle.onLoad({ filter: /\.ts$/ }, ({ path }) => {
         const source = readFileSync(path, 'utf8');
-        if (!source.includes('import.meta.url')) return undefined;
         const module = join(dist, relative(ROOT, path)).replace(/\.ts$/, '.js');
         const url = `new URL(${JSON.stringify(relative(directory, module))}, import.meta.url).href`;
-        return { contents: source.replaceAll('import.meta.url', url), loader: 'ts' };
+        const core = parts.includes(path) ? `\nexport * as core from ${JSON.stringify(CORE)};` : '';
+        return { contents: source.replaceAll('import.meta.url', url) + core, loader: 'ts' };
       });
     },
   };

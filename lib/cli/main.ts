@@ -16,7 +16,7 @@ if (VERSION_FLAGS.includes(process.argv[2])) {
   process.stdout.write(`${version()}\n`);
 } else {
   void import('./program.ts')
-    .then(({ run }) => run(process.argv.slice(2), version()))
+    .then(({ run }) => run(process.argv.slice(2), version))
     .then((code) => {
       // process.exit() would drop what standard output has not written yet.
       process.exitCode = code;

@@ -82,7 +82,7 @@ function addRelay(program: Command, done: (code: number) => void): void {
     });
 }
 
-function addReaders(program: Command, done: (code: number) => void): void {
+function addInspect(program: Command, done: (code: number) => void): void {
   addReader(program, 'inspect', 'Show the contents of a migration stream.')
     .option('--device <name>', 'print the decoded state of one device (NAME or NAME/INSTANCE)')
     .option('--html <file>', 'write a report for a browser')
@@ -96,6 +96,9 @@ function addReaders(program: Command, done: (code: number) => void): void {
       const json = flags.json === true || flags['json=full'] === true;
       done(await runInspect(from, { ...flags, json }));
     });
+}
+
+function addVerify(program: Command, done: (code: number) => void): void {
   addReader(program, 'verify', 'Check that a migration stream is complete and valid.')
     .option('--manifest <file>', 'compare the stream with a manifest')
     .option('--all', 'continue after the first fault where possible')
@@ -112,6 +115,9 @@ function addReaders(program: Command, done: (code: number) => void): void {
       const { runVerify } = await import('./commands/verify.ts');
       done(await runVerify(from, flags));
     });
+}
+
+function addExtract(program: Command, done: (code: number) => void): void {
   addReader(program, 'extract', 'Write the guest memory in a migration stream to files.')
     .option('--block <name>', 'the RAM block for --raw')
     .option('--raw <file>', 'write the contents of that block, with holes for zeros')
@@ -203,7 +209,7 @@ function addWriter(program: Command, name: string, description: string): Command
     .addHelpText('after', WRITE_HELP);
 }
 
-function addWriters(program: Command, done: (code: number) => void): void {
+function addConvert(program: Command, done: (code: number) => void): void {
   addWriter(
     program,
     'convert',
@@ -224,6 +230,9 @@ function addWriters(program: Command, done: (code: number) => void): void {
       const { runConvert } = await import('./commands/rewrite/convert.ts');
       done(await runConvert(from, to, flags));
     });
+}
+
+function addCompact(program: Command, done: (code: number) => void): void {
   addWriter(
     program,
     'compact',
@@ -251,7 +260,7 @@ function addVmCommand(program: Command, name: string, description: string): Comm
     .addHelpText('after', VM_HELP);
 }
 
-function addVmCommands(program: Command, done: (code: number) => void): void {
+function addSave(program: Command, done: (code: number) => void): void {
   const save = addVmCommand(program, 'save', 'Save a running guest, completely or not at all.')
     .argument('<to>', 'the endpoint to write to')
     .addOption(
@@ -272,6 +281,9 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
     const { runSave } = await import('./commands/vm/save.ts');
     done(await runSave(to, flags));
   });
+}
+
+function addRestore(program: Command, done: (code: number) => void): void {
   const restore = addVmCommand(
     program,
     'restore',
@@ -298,22 +310,47 @@ function addVmCommands(program: Command, done: (code: number) => void): void {
   });
 }
 
-function makeProgram(version: string, done: (code: number) => void): Command {
+const VERSION_FLAGS: readonly string[] = ['-V', '--version'];
+
+/** The commands in the order of `--help`. */
+const COMMANDS: Readonly<Record<string, (program: Command, done: (code: number) => void) => void>> =
+  {
+    relay: addRelay,
+    inspect: addInspect,
+    verify: addVerify,
+    extract: addExtract,
+    diff: addDiff,
+    template: addTemplate,
+    convert: addConvert,
+    compact: addCompact,
+    save: addSave,
+    restore: addRestore,
+    store: addStore,
+  };
+
+/**
+ * Make the program.
+ *
+ * @param args - If the first is a command, the other commands are left out: making them takes a few milliseconds.
+ * @param version - Called only if it is asked for: it reads a file.
+ */
+function makeProgram(
+  args: readonly string[],
+  version: () => string,
+  done: (code: number) => void,
+): Command {
   const program = new Command('qemu-file');
+  const isVersionAsked = args.some((arg) => VERSION_FLAGS.includes(arg));
   program
     .description(
       "Save, restore, relay, inspect, verify, compare and extract QEMU's migration streams.",
     )
-    .version(version, '-V, --version', 'print the version')
+    .version(isVersionAsked ? version() : '', VERSION_FLAGS.join(', '), 'print the version')
     .helpOption('-h, --help', 'print this help')
     .exitOverride();
-  addRelay(program, done);
-  addReaders(program, done);
-  addDiff(program, done);
-  addTemplate(program, done);
-  addWriters(program, done);
-  addVmCommands(program, done);
-  addStore(program, done);
+  const [name = ''] = args;
+  const names = Object.hasOwn(COMMANDS, name) ? [name] : Object.keys(COMMANDS);
+  for (const one of names) COMMANDS[one]?.(program, done);
   return program;
 }
 
@@ -321,12 +358,12 @@ function makeProgram(version: string, done: (code: number) => void): Command {
  * Run the command.
  *
  * @param args - The arguments after the program's name.
- * @param version - The version of this package.
+ * @param version - Returns the version of this package.
  * @returns The exit code.
  */
-export async function run(args: readonly string[], version: string): Promise<number> {
+export async function run(args: readonly string[], version: () => string): Promise<number> {
   let code: number = EXIT.DONE;
-  const program = makeProgram(version, (result) => {
+  const program = makeProgram(args, version, (result) => {
     code = result;
   });
   guardOutputs();

@@ -1,4 +1,5 @@
-import { openStorage, type StoreUrl } from '../../adapters/index.ts';
+import { openStorage } from '../../adapters/storage/open-storage.ts';
+import type { StoreUrl } from '../../adapters/storage/store-url.ts';
 import { SnapshotStore, type SnapshotStoreOptions } from './store.ts';
 
 /**

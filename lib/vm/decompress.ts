@@ -1,6 +1,5 @@
 import { accessSync, constants, fstatSync, readFileSync, readSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
-import { decompressWith } from '../../adapters/index.ts';
 import type { Compression } from '../migration/containers/sniff.ts';
 import { QemuFile } from '../qemu-file/qemu-file.ts';
 
@@ -16,6 +15,7 @@ const readByPrograms = new WeakMap<QemuFile, number>();
  */
 export function decompress(format: Compression): (compressed: QemuFile) => Promise<QemuFile> {
   return async (compressed) => {
+    const { decompressWith } = await import('../../adapters/compress/decompress.ts');
     const stdin = await descriptorAtNextByte(compressed);
     return new QemuFile(decompressWith(format, { stdin })(compressed));
   };

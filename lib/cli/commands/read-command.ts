@@ -1,4 +1,4 @@
-import { parseUri, type Uri } from '../../../adapters/index.ts';
+import { parseUri, type Uri } from '../../../adapters/uri.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { bytesRead } from '../../vm/decompress.ts';
 import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';

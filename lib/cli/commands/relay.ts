@@ -1,4 +1,4 @@
-import type { Uri } from '../../../adapters/index.ts';
+import type { Uri } from '../../../adapters/uri.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import { BandwidthBudget } from '../../qemu-file/put/bandwidth-budget.ts';

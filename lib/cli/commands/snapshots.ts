@@ -1,4 +1,5 @@
-import { openFrom, parseUri, type Uri } from '../../../adapters/index.ts';
+import { openFrom } from '../../../adapters/open.ts';
+import { parseUri, type Uri } from '../../../adapters/uri.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { readerOf } from '../../migration/containers/qcow2-file.ts';
 import { Qcow2Image, type Qcow2Snapshot } from '../../migration/containers/qcow2-image.ts';

@@ -1,6 +1,8 @@
-import { parseStoreUrl, type StoreUrl } from '../../../adapters/index.ts';
+import { parseStoreUrl, type StoreUrl } from '../../../adapters/storage/store-url.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import { openStore, type SnapshotInfo, type SnapshotStore } from '../../snapshot/index.ts';
+import type { SnapshotInfo } from '../../snapshot/format/manifest.ts';
+import { openStore } from '../../snapshot/open-store.ts';
+import type { SnapshotStore } from '../../snapshot/store.ts';
 import { visible } from '../../util/format.ts';
 import { UsageError } from '../shell/command-errors.ts';
 import { EXIT, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';

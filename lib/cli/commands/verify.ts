@@ -1,18 +1,11 @@
 import { readFile } from 'node:fs/promises';
 import { toQemuFileError } from '../../contract/errors.ts';
-import { openScratchStore } from '../../extract/scratch-store.ts';
-import {
-  checkTarget,
-  describeTargetProblem,
-  parseTargetDump,
-  type TargetVerdict,
-} from '../../migration/target/check-target.ts';
+import type { ScratchStore } from '../../extract/scratch-store.ts';
+import type { TargetVerdict } from '../../migration/target/check-target.ts';
 import { parseManifest } from '../../migration/verify/manifest.ts';
 import { type Verification, verifyStream } from '../../migration/verify/verify.ts';
 import { printable } from '../../util/format.ts';
-import { QmpClient } from '../../vm/index.ts';
-import { readDestinationFacts } from '../../vm/preflight/destination-facts.ts';
-import { compareWithDestination, type PreflightResult } from '../../vm/preflight/preflight.ts';
+import type { PreflightResult } from '../../vm/preflight/preflight.ts';
 import { UsageError } from '../shell/command-errors.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
 import { showExactSize } from '../shell/sizes.ts';
@@ -20,7 +13,6 @@ import { printStderr, writeText } from '../shell/stdio.ts';
 import { faultHint } from './fault-hint.ts';
 import { faultToJson } from './json.ts';
 import { type ReadFlags, readStream } from './read-command.ts';
-import { monitorOf } from './vm/vm-command.ts';
 
 /** Options of `qemu-file verify`. */
 export interface VerifyFlags extends ReadFlags {
@@ -46,16 +38,19 @@ export function runVerify(fromText: string, flags: VerifyFlags): Promise<number>
   return readStream(fromText, flags, async ({ unwrapped, description, channels }, signal) => {
     // Read these first: a stream that cannot be compared need not be read.
     const manifest = await readOption('--manifest', flags.manifest, parseManifest);
+    const target =
+      flags.target === undefined ? null : await import('../../migration/target/check-target.ts');
     const dump = await readOption('--target', flags.target, (text) =>
-      parseTargetDump(JSON.parse(text)),
+      target?.parseTargetDump(JSON.parse(text)),
     );
-    await using qmp = flags.qmp === undefined ? null : await connectMonitor(flags.qmp, signal);
-    using scratch = openScratchStore();
+    const destination = flags.qmp === undefined ? null : await import('./verify-destination.ts');
+    await using qmp = (await destination?.connectMonitor(flags.qmp ?? '', signal)) ?? null;
+    using scratch = manifest === undefined ? null : await openScratch();
     const { file, fileOffset, seekable } = unwrapped;
     const verification = await verifyStream(file, {
       all: flags.all,
       manifest,
-      digests: manifest === undefined ? undefined : { store: scratch.store },
+      digests: scratch === null ? undefined : { store: scratch.store },
       withoutDescription: flags.description === false,
       description,
       channels,
@@ -64,29 +59,27 @@ export function runVerify(fromText: string, flags: VerifyFlags): Promise<number>
       signal,
     });
     const isSound = verification.faults.length === 0;
-    const verdict = dump !== undefined && isSound ? checkTarget(verification, dump) : undefined;
+    const verdict =
+      dump !== undefined && isSound ? target?.checkTarget(verification, dump) : undefined;
+    const problems =
+      verdict?.problems.map((problem) => target?.describeTargetProblem(problem)) ?? [];
     const preflight =
-      qmp !== null && isSound ? await checkDestination(verification, qmp) : undefined;
-    return report(fromText, flags, verification, verdict, preflight);
+      qmp !== null && isSound ? await destination?.checkDestination(verification, qmp) : undefined;
+    return report(fromText, flags, verification, { verdict, problems, preflight });
   });
 }
 
-async function connectMonitor(text: string, signal: AbortSignal): Promise<QmpClient> {
-  return QmpClient.connect(monitorOf(text), { signal });
+async function openScratch(): Promise<ScratchStore> {
+  const { openScratchStore } = await import('../../extract/scratch-store.ts');
+  return openScratchStore();
 }
 
-/** Compare a stream with the QEMU that is to load it. */
-async function checkDestination(
-  { configuration, blocks, sections }: Verification,
-  qmp: QmpClient,
-): Promise<PreflightResult> {
-  const stream = {
-    machine: configuration?.machine ?? null,
-    capabilities: configuration?.capabilities ?? [],
-    blocks,
-    sections,
-  };
-  return compareWithDestination(stream, await readDestinationFacts(qmp));
+/** How a stream compares with a QEMU that is to load it. */
+interface Comparisons {
+  verdict: TargetVerdict | undefined;
+  /** The problems of the verdict, in words. */
+  problems: readonly (string | undefined)[];
+  preflight: PreflightResult | undefined;
 }
 
 /** Read and parse the file that an option names. */
@@ -113,17 +106,13 @@ async function report(
   fromText: string,
   { json, quiet, target, qmp }: VerifyFlags,
   verification: Verification,
-  verdict: TargetVerdict | undefined,
-  preflight: PreflightResult | undefined,
+  { verdict, problems, preflight }: Comparisons,
 ): Promise<number> {
   const { faults, warnings, bytes, sections, configuration, isRamComplete } = verification;
-  const problems = verdict?.problems ?? [];
   for (const { message } of faults) await printStderr(`${fromText}: ${message}`);
   const [first] = faults;
   for (const problem of problems) {
-    await printStderr(
-      `${fromText}: ${target} would not load this stream: ${describeTargetProblem(problem)}`,
-    );
+    await printStderr(`${fromText}: ${target} would not load this stream: ${problem}`);
   }
   for (const { message } of preflight?.problems ?? []) {
     await printStderr(`${fromText}: the QEMU at ${qmp} would not load this stream: ${message}`);

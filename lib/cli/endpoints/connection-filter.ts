@@ -1,5 +1,6 @@
-import type { OpenFromOptions, Rejection, Verdict } from '../../../adapters/index.ts';
-import { describeTarget } from '../../../adapters/index.ts';
+import type { OpenFromOptions } from '../../../adapters/open.ts';
+import type { Rejection, Verdict } from '../../../adapters/socket/admit.ts';
+import { describeTarget } from '../../../adapters/socket/socket-target.ts';
 import {
   describeContainer,
   mayBecomeKnown,

@@ -1,22 +1,16 @@
 import {
-  isStoreUrl,
   type OpenFromOptions,
   type OpenToOptions,
   openFrom,
   openTo,
-  parseStoreUrl,
-  parseUri,
-  type StoreUrl,
-  type Uri,
-} from '../../../adapters/index.ts';
+} from '../../../adapters/open.ts';
+import { isStoreUrl, parseStoreUrl, type StoreUrl } from '../../../adapters/storage/store-url.ts';
+import { parseUri, type Uri } from '../../../adapters/uri.ts';
 import { QemuFileError } from '../../contract/errors.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
-import {
-  openStore,
-  type SnapshotReader,
-  type SnapshotReaderOptions,
-} from '../../snapshot/index.ts';
+import type { SnapshotReader } from '../../snapshot/read/snapshot-reader.ts';
+import type { SnapshotReaderOptions, SnapshotStore } from '../../snapshot/store.ts';
 import { noop } from '../../util/noop.ts';
 import { printStderr } from '../shell/stdio.ts';
 import { readWorkingSetText } from './read-working-set.ts';
@@ -80,6 +74,12 @@ export function refuseStoreFlags(
   const [option] = Object.entries(options).find(([, value]) => value !== undefined) ?? [];
   if (option === undefined) return undefined;
   return `${option} needs a snapshot store to write to, such as store:/srv/vm#name`;
+}
+
+/** Open a store. Most commands start faster without the modules of the store. */
+async function openStore(url: StoreUrl): Promise<SnapshotStore> {
+  const store = await import('../../snapshot/open-store.ts');
+  return store.openStore(url);
 }
 
 /** Open the snapshot of an endpoint. */

@@ -1,10 +1,7 @@
 import { fstatSync } from 'node:fs';
-import {
-  describeTarget,
-  type KeepPartial,
-  openTo,
-  type SocketTarget,
-} from '../../../adapters/index.ts';
+import type { KeepPartial } from '../../../adapters/file/open-file.ts';
+import { openTo } from '../../../adapters/open.ts';
+import { describeTarget, type SocketTarget } from '../../../adapters/socket/socket-target.ts';
 import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import type { QemuFileOptions } from '../../qemu-file/options.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';

@@ -1,4 +1,5 @@
-import { openFrom, type Uri } from '../../../adapters/index.ts';
+import { openFrom } from '../../../adapters/open.ts';
+import type { Uri } from '../../../adapters/uri.ts';
 import { type Unwrapped, unpack, unwrap } from '../../migration/containers/unwrap.ts';
 import type { FoundDescription } from '../../migration/devices/find-vm-description.ts';
 import type { StreamSource } from '../../migration/format/stream-source.ts';

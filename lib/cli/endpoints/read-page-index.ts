@@ -1,5 +1,5 @@
 import { open } from 'node:fs/promises';
-import type { Uri } from '../../../adapters/index.ts';
+import type { Uri } from '../../../adapters/uri.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { PAGE_INDEX_SUFFIX } from '../../migration/page-index/page-index.ts';
 

@@ -1,8 +1,11 @@
 import { readFile, stat } from 'node:fs/promises';
-import { isStoreUrl, parseStoreUrl } from '../../../adapters/index.ts';
+import { isStoreUrl, parseStoreUrl } from '../../../adapters/storage/store-url.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import { openStore } from '../../snapshot/index.ts';
-import { encodeWorkingSet, MAX_WORKING_SET_BYTES } from '../../vm/index.ts';
+import {
+  encodeWorkingSet,
+  MAX_WORKING_SET_BYTES,
+} from '../../migration/page-source/working-set.ts';
+import { openStore } from '../../snapshot/open-store.ts';
 import { printStderr } from '../shell/stdio.ts';
 
 /**

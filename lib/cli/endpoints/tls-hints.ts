@@ -1,4 +1,4 @@
-import type { Rejection } from '../../../adapters/index.ts';
+import type { Rejection } from '../../../adapters/socket/admit.ts';
 import type { QemuFileError } from '../../contract/errors.ts';
 import type { RelayEnd } from '../../relay/relay.ts';
 import type { TlsEnds } from './tls-credentials.ts';

@@ -1,13 +1,9 @@
 import type { Socket } from 'node:net';
-import {
-  admit,
-  type Listener,
-  listenSocket,
-  openTo,
-  type SocketTarget,
-  socketOps,
-  type Verdict,
-} from '../../../adapters/index.ts';
+import { openTo } from '../../../adapters/open.ts';
+import { admit, type Verdict } from '../../../adapters/socket/admit.ts';
+import { type Listener, listenSocket } from '../../../adapters/socket/listen.ts';
+import { socketOps } from '../../../adapters/socket/socket.ts';
+import type { SocketTarget } from '../../../adapters/socket/socket-target.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { CHANNEL_START_SIZE, kindOfChannel } from '../../migration/format/channel-kind.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';

@@ -4,8 +4,7 @@ import { MigrationStreamError } from '../format/stream-error.ts';
 import { StreamInput } from '../format/stream-input.ts';
 import { decompressed, decompressorOf } from './decompress.ts';
 import { type LibvirtSave, readLibvirtSave } from './libvirt-save.ts';
-import { readerOf, snapshotFile } from './qcow2-file.ts';
-import { Qcow2Image, type Qcow2Snapshot, type ReadAt } from './qcow2-image.ts';
+import type { Qcow2Snapshot, ReadAt } from './qcow2-image.ts';
 import {
   type Compression,
   type Container,
@@ -228,6 +227,8 @@ class Unwrapping {
   }
 
   async #openSnapshot(layer: Layer): Promise<Unwrapped> {
+    const { readerOf, snapshotFile } = await import('./qcow2-file.ts');
+    const { Qcow2Image } = await import('./qcow2-image.ts');
     const start = layer.base + layer.file.getPosition;
     const readAt =
       this.#containers.length > 0

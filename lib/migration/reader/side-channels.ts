@@ -3,7 +3,7 @@ import { MigrationStreamError } from '../format/stream-error.ts';
 import { StreamInput } from '../format/stream-input.ts';
 import { openSource, type SourceFile, type StreamSource } from '../format/stream-source.ts';
 import { MULTIFD_MAGIC, STREAM_MAGIC } from '../format/wire.ts';
-import { MultifdChannels } from '../multifd/multifd-channels.ts';
+import type { MultifdChannels } from '../multifd/multifd-channels.ts';
 import type { RamSections } from '../ram/ram-sections.ts';
 
 /** The additional channels of a migration: those of multifd, and the one of postcopy-preempt. */
@@ -78,7 +78,7 @@ export class SideChannels {
         preemptName = nameOf(index, sources);
       }
     }
-    const group = multifd.length > 0 ? new MultifdChannels(multifd, { onFailure }) : null;
+    const group = multifd.length > 0 ? await openMultifd(multifd, onFailure) : null;
     return new SideChannels(group, preempt, preemptName, sources);
   }
 
@@ -127,6 +127,15 @@ export class SideChannels {
     this.multifd?.stop(error);
     for (const source of this.#sources) await source.close();
   }
+}
+
+/** Loads the modules of multifd here: most streams do not need them. */
+async function openMultifd(
+  inputs: readonly StreamInput[],
+  onFailure: (error: Error) => void,
+): Promise<MultifdChannels> {
+  const { MultifdChannels } = await import('../multifd/multifd-channels.ts');
+  return new MultifdChannels(inputs, { onFailure });
 }
 
 function nameOf(index: number, sources: readonly SourceFile[]): string {

@@ -1,4 +1,4 @@
-import { decompressWith } from '../../../adapters/index.ts';
+import { decompressWith } from '../../../adapters/compress/decompress.ts';
 import { unwrap } from '../../migration/containers/unwrap.ts';
 import { openSource, type StreamSource } from '../../migration/format/stream-source.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';

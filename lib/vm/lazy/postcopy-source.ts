@@ -1,4 +1,7 @@
-import { connectSocket, parseUri, type SocketTarget, socketOps } from '../../../adapters/index.ts';
+import { connectSocket } from '../../../adapters/socket/connect.ts';
+import { socketOps } from '../../../adapters/socket/socket.ts';
+import type { SocketTarget } from '../../../adapters/socket/socket-target.ts';
+import { parseUri } from '../../../adapters/uri.ts';
 import { abortError, QemuFileError } from '../../contract/errors.ts';
 import { onAbort } from '../../contract/wait-for.ts';
 import { RAM_FLAG } from '../../migration/format/wire.ts';

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
 import type { Duplex } from 'node:stream';
-import { connectSocket, type SocketTarget } from '../../../adapters/index.ts';
+import { connectSocket } from '../../../adapters/socket/connect.ts';
+import type { SocketTarget } from '../../../adapters/socket/socket-target.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { waitFor, waitForPromise } from '../../contract/wait-for.ts';
 import { noop } from '../../util/noop.ts';

@@ -1,5 +1,6 @@
 import { readlink } from 'node:fs/promises';
-import { connectSocket, socketOps } from '../../../adapters/index.ts';
+import { connectSocket } from '../../../adapters/socket/connect.ts';
+import { socketOps } from '../../../adapters/socket/socket.ts';
 import { channels } from '../../contract/diagnostics-channels.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { MAX_TIMER_MS, onAbort, waitForPromise } from '../../contract/wait-for.ts';

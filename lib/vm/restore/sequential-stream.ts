@@ -1,4 +1,4 @@
-import { memoryPair } from '../../../adapters/index.ts';
+import { memoryPair } from '../../../adapters/memory/memory.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../migration/writer/migration-writer.ts';

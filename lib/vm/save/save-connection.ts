@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
-import { type ConnectionOps, socketOps } from '../../../adapters/index.ts';
+import type { ConnectionOps } from '../../../adapters/shared/shared-transport.ts';
+import { socketOps } from '../../../adapters/socket/socket.ts';
 import type { MaybePromise } from '../../contract/ops.ts';
 import { encodeReturnPath } from '../../migration/reader/return-path.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';

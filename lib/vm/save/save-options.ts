@@ -1,4 +1,4 @@
-import type { CompressFormat } from '../../../adapters/index.ts';
+import type { CompressFormat } from '../../../adapters/compress/compress.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import type { StreamLayout } from '../../migration/writer/write-saved-guest.ts';
 import type { MigrationSettings } from '../migration-settings.ts';

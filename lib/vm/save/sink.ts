@@ -1,6 +1,6 @@
 import { finished, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { type CompressFormat, compressTo } from '../../../adapters/index.ts';
+import { type CompressFormat, compressTo } from '../../../adapters/compress/compress.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';

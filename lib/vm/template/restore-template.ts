@@ -1,6 +1,6 @@
 import { type Stats, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { openFrom } from '../../../adapters/index.ts';
+import { openFrom } from '../../../adapters/open.ts';
 import { QemuFileError } from '../../contract/errors.ts';
 import { quote, shellWord } from '../../util/format.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';

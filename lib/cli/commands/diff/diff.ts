@@ -1,4 +1,4 @@
-import { parseUri, type Uri } from '../../../../adapters/index.ts';
+import { parseUri, type Uri } from '../../../../adapters/uri.ts';
 import { type QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
 import { openScratchStore, type ScratchStore } from '../../../extract/scratch-store.ts';
 import { compareGuests, type GuestDifferences } from '../../../migration/diff/compare-guests.ts';

@@ -1,5 +1,6 @@
 import { fstatSync, type Stats, statSync } from 'node:fs';
-import { type CompressFormat, isStoreUrl } from '../../../../adapters/index.ts';
+import type { CompressFormat } from '../../../../adapters/compress/compress.ts';
+import { isStoreUrl } from '../../../../adapters/storage/store-url.ts';
 import { toQemuFileError } from '../../../contract/errors.ts';
 import type { StreamLayout } from '../../../migration/writer/write-saved-guest.ts';
 import type { QemuFileOptions } from '../../../qemu-file/options.ts';

@@ -2,14 +2,14 @@ import { statSync } from 'node:fs';
 import { QemuFileError } from '../../../contract/errors.ts';
 import { openSavedGuest } from '../../../migration/saved-guest/open-saved-guest.ts';
 import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
-import type { SnapshotReader } from '../../../snapshot/index.ts';
-import {
-  type LazyProgress,
-  type LazyRestoreOptions,
-  type LazyRestoreResult,
-  recoverLazily,
-  restoreLazily,
-} from '../../../vm/index.ts';
+import type { SnapshotReader } from '../../../snapshot/read/snapshot-reader.ts';
+import type {
+  LazyProgress,
+  LazyRestoreOptions,
+  LazyRestoreResult,
+} from '../../../vm/lazy/lazy-options.ts';
+import { recoverLazily } from '../../../vm/lazy/recover-lazily.ts';
+import { restoreLazily } from '../../../vm/lazy/restore-lazily.ts';
 import { type Endpoint, isSnapshot, openSnapshot } from '../../endpoints/endpoint.ts';
 import { openStream } from '../../endpoints/open-stream.ts';
 import { readPageIndex } from '../../endpoints/read-page-index.ts';

@@ -1,8 +1,11 @@
 import { statSync } from 'node:fs';
-import { isStoreUrl, parseUri } from '../../../../adapters/index.ts';
+import { isStoreUrl } from '../../../../adapters/storage/store-url.ts';
+import { parseUri } from '../../../../adapters/uri.ts';
 import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
 import { bytesRead } from '../../../vm/decompress.ts';
-import { type RestoreResult, restoreTemplate, restoreVm } from '../../../vm/index.ts';
+import { restoreVm } from '../../../vm/restore/restore.ts';
+import type { RestoreResult } from '../../../vm/restore/restore-options.ts';
+import { restoreTemplate } from '../../../vm/template/restore-template.ts';
 import { connectionFilter } from '../../endpoints/connection-filter.ts';
 import { openFromEndpoint } from '../../endpoints/endpoint.ts';
 import { printListening, sizeOf } from '../../endpoints/open-endpoints.ts';

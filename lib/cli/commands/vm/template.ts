@@ -1,8 +1,9 @@
-import { parseUri, type Uri } from '../../../../adapters/index.ts';
+import { parseUri, type Uri } from '../../../../adapters/uri.ts';
 import { toQemuFileError } from '../../../contract/errors.ts';
 import { openScratchStore } from '../../../extract/scratch-store.ts';
 import { shellWord } from '../../../util/format.ts';
-import { makeTemplate, type Template } from '../../../vm/index.ts';
+import { makeTemplate } from '../../../vm/template/make-template.ts';
+import type { Template } from '../../../vm/template/template-file.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
 import { sizeOf } from '../../endpoints/open-endpoints.ts';
 import { openGuest } from '../../endpoints/open-guest.ts';

@@ -1,6 +1,7 @@
-import { parseUri, type SocketTarget } from '../../../../adapters/index.ts';
+import type { SocketTarget } from '../../../../adapters/socket/socket-target.ts';
+import { parseUri } from '../../../../adapters/uri.ts';
 import { toQemuFileError } from '../../../contract/errors.ts';
-import { QmpClient } from '../../../vm/index.ts';
+import { QmpClient } from '../../../vm/qmp/qmp-client.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
 import {
   isTlsUsage,

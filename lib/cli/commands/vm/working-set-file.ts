@@ -1,7 +1,7 @@
 import { toQemuFileError } from '../../../contract/errors.ts';
-import type { PageSource } from '../../../migration/page-source/page-source.ts';
-import type { SnapshotReader } from '../../../snapshot/index.ts';
-import { decodeWorkingSet, encodeWorkingSet, type PageRange } from '../../../vm/index.ts';
+import type { PageRange, PageSource } from '../../../migration/page-source/page-source.ts';
+import { decodeWorkingSet, encodeWorkingSet } from '../../../migration/page-source/working-set.ts';
+import type { SnapshotReader } from '../../../snapshot/read/snapshot-reader.ts';
 import { readWorkingSetFile } from '../../endpoints/read-working-set.ts';
 import { printStderr } from '../../shell/stdio.ts';
 import { writeWholeFile } from '../../shell/write-file.ts';
