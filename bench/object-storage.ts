@@ -1,6 +1,9 @@
 // How soon does a guest run whose memory is in object storage, near and far?
+import { execFile } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import {
   directoryStorage,
   type ObjectStorage,
@@ -9,27 +12,36 @@ import {
   s3Storage,
 } from '../adapters/index.ts';
 import { SnapshotStore } from '../lib/snapshot/index.ts';
-import { QmpClient, restoreLazily, saveVm } from '../lib/vm/index.ts';
+import { QmpClient, saveVm } from '../lib/vm/index.ts';
 import { type S3Server, startS3Server, withoutS3 } from '../test/helpers/s3.ts';
 import { startTcpProxy, type TcpProxy } from '../test/helpers/tcp-proxy.ts';
 import { Guest, writeMemory } from './harness/guest.ts';
 import { alternate, type Bench, type Contender, median, type Row, rowOf } from './harness/row.ts';
 
+const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const MIB = 2 ** 20;
 /** Times that a request and its answer are under way, in milliseconds. */
 const ROUND_TRIPS_MS = [0, 1, 10, 50];
 const QUICK_ROUND_TRIPS_MS = [10];
 const RANGE_BYTES = 131_072;
 const RANGES = 40;
+const RECORD_SECONDS = 2;
 const ours = 'S3';
 const near = 'directory on tmpfs';
+/** Snapshots in S3: without a working set, with a recorded one, and with its pages in packs of their own. */
+const NO_SET = 'no set';
+const RECORDED = 'recorded set';
+const PACKED = 'packed set';
 
-/** Milliseconds of one lazy restore. */
-interface LazyTimes {
-  /** From the opening of the store until the guest runs. */
-  runs: number;
-  /** From the opening of the store until all memory is there. */
-  complete: number;
+/** What the command prints about a lazy restore: milliseconds. */
+interface LazyResult {
+  /** From the start of the command to its connection to QEMU. */
+  startMs: number;
+  /** From that connection until the guest runs, and until all memory is there. */
+  resumeMs: number;
+  completeMs: number;
+  /** For how long all CPUs of the guest waited for memory. */
+  blockedMs: number | null;
 }
 
 interface Places {
@@ -38,27 +50,31 @@ interface Places {
   readonly roundTripsMs: readonly number[];
   readonly openS3: () => Promise<ObjectStorage>;
   readonly openDirectory: () => Promise<ObjectStorage>;
+  /** URL of a store in S3, with the name of a snapshot. */
+  readonly inS3: (prefix: string, name: string) => string;
+  /** URL of the snapshot in the directory. */
+  readonly inDirectory: string;
+}
+
+/** Run the command; return what it prints. */
+async function command(...args: string[]): Promise<string> {
+  const { stdout } = await promisify(execFile)(process.execPath, [MAIN, ...args, '--quiet']);
+  return stdout;
 }
 
 async function restoreOnce(
-  open: () => Promise<ObjectStorage>,
-  monitor: string,
+  { folder }: Places,
   mib: number,
-): Promise<LazyTimes | null> {
+  from: string,
+  ...options: string[]
+): Promise<LazyResult | null> {
+  const monitor = join(folder, 'qmp');
   await using guest = await Guest.start(monitor, mib, null);
   if (guest === null) return null;
-  await using qmp = await QmpClient.connect(monitor);
-  const began = performance.now();
-  const store = new SnapshotStore(await open());
-  const reader = await store.reader('guest');
-  const called = performance.now() - began;
-  const { startMs, resumeMs, completeMs } = await restoreLazily(qmp, reader, { resume: true });
-  await store.close();
+  const args = ['restore', '--lazy', '--resume', '--json', '--qmp', monitor, from, ...options];
+  const result = JSON.parse(await command(...args)) as LazyResult;
   rmSync(monitor, { force: true });
-  return {
-    runs: called + startMs + (resumeMs ?? Number.NaN),
-    complete: called + startMs + completeMs,
-  };
+  return result;
 }
 
 async function rangeMs(storage: ObjectStorage, key: string, bytes: number): Promise<number> {
@@ -104,26 +120,35 @@ async function* rowsOfLazyRestores(
   mib: number,
   rounds: number,
 ): AsyncGenerator<Row> {
-  const monitor = join(places.folder, 'qmp');
+  const { inS3, inDirectory } = places;
   for (const roundTripMs of places.roundTripsMs) {
     places.proxy.delayMs = roundTripMs / 2;
     const complete = new Map<string, number[]>();
-    const contender = (name: string, open: () => Promise<ObjectStorage>): Contender => ({
+    const blocked = new Map<string, number[]>();
+    const contender = (name: string, from: string): Contender => ({
       name,
       run: async () => {
-        const times = await restoreOnce(open, monitor, mib);
-        if (times === null) return null;
-        complete.set(name, [...(complete.get(name) ?? []), times.complete]);
-        return times.runs;
+        const result = await restoreOnce(places, mib, from);
+        if (result === null) return null;
+        const { startMs, resumeMs, completeMs, blockedMs } = result;
+        complete.set(name, [...(complete.get(name) ?? []), startMs + completeMs]);
+        blocked.set(name, [...(blocked.get(name) ?? []), blockedMs ?? Number.NaN]);
+        return startMs + resumeMs;
       },
     });
     const runs = await alternate(
-      [contender(ours, places.openS3), contender(near, places.openDirectory)],
+      [
+        contender(PACKED, inS3('plain', 'packed')),
+        contender(NO_SET, inS3('plain', 'guest')),
+        contender(RECORDED, inS3('recorded', 'guest')),
+        contender(near, inDirectory),
+      ],
       rounds,
     );
-    const title = `lazy restore of ${mib} MiB, round trip ${roundTripMs} ms`;
-    const shape = { unit: 'ms', ours, against: [near] };
+    const title = `restore --lazy of ${mib} MiB, round trip ${roundTripMs} ms`;
+    const shape = { unit: 'ms', ours: PACKED, against: [NO_SET, RECORDED, near] };
     yield rowOf(runs, { ...shape, name: `${title}: the guest runs` });
+    yield rowOf(blocked, { ...shape, name: `${title}: all its CPUs waited` });
     yield rowOf(complete, { ...shape, name: `${title}: all memory is there` });
   }
 }
@@ -150,6 +175,11 @@ async function fill(places: Places, mib: number): Promise<boolean> {
   }
   rmSync(memory);
   rmSync(file);
+  const { inS3, inDirectory } = places;
+  const record = ['--record-in-store', '--record-seconds', String(RECORD_SECONDS)];
+  await restoreOnce(places, mib, inDirectory, ...record);
+  await command('store', 'copy', inDirectory, inS3('recorded', 'guest'));
+  await command('compact', inDirectory, inS3('plain', 'packed'));
   return true;
 }
 
@@ -166,12 +196,17 @@ const bench: Bench = {
       await using proxy = await startTcpProxy(server.port);
       const bucket = await server.makeBucket();
       const { region, credentials } = server;
+      process.env.AWS_ACCESS_KEY_ID = credentials.accessKeyId;
+      process.env.AWS_SECRET_ACCESS_KEY = credentials.secretAccessKey;
       const endpoint = `http://127.0.0.1:${proxy.port}`;
       const places: Places = {
         folder,
         proxy,
         roundTripsMs: quick ? QUICK_ROUND_TRIPS_MS : ROUND_TRIPS_MS,
-        openS3: () => s3Storage({ bucket, endpoint, region, credentials }),
+        openS3: () => s3Storage({ bucket, prefix: 'plain', endpoint, region, credentials }),
+        inS3: (prefix, name) =>
+          `s3://${bucket}/${prefix}?endpoint=${endpoint}&region=${region}#${name}`,
+        inDirectory: `store:${join(folder, 'store')}#guest`,
         openDirectory: () => Promise.resolve(directoryStorage(join(folder, 'store'))),
       };
       if (!(await fill(places, mib))) return;
