@@ -27,7 +27,7 @@ import { type Qemu, type QemuOptions, startQemu } from './harness.ts';
 export const PATTERN_MIB = 32;
 /** Bytes that the guest writes anew at each check, and compares at the next. */
 const FRESH_KIB = 1024;
-export const LINUX_MEMORY_MIB = 256;
+const MEMORY_MIB = 256;
 /** A machine type of both QEMUs. */
 const MACHINE = 'pc-i440fx-7.2';
 const DISK_BYTES = 256 * 1024;
@@ -195,6 +195,7 @@ export function checksOf(output: string): LinuxCheck[] {
 /** Options of a machine for the guest. */
 export interface LinuxOptions {
   readonly files: LinuxFiles;
+  /** Its memory is 256 MiB by default. */
   readonly qemu: QemuOptions;
   /** Wait for a guest, instead of booting one. */
   readonly isIncoming?: boolean;
@@ -224,9 +225,9 @@ export async function startLinux(options: LinuxOptions): Promise<LinuxMachine> {
   const dir = makeTempDir();
   const [monitor, ours, console] = [dir.join('spare'), dir.join('qmp'), dir.join('console')];
   const qemu = await startQemu({
+    memoryMiB: MEMORY_MIB,
     ...options.qemu,
     machine: MACHINE,
-    memoryMiB: LINUX_MEMORY_MIB,
     ...(isIncoming && { incoming: 'defer' }),
     extraArgs: [
       ...[ours, monitor].flatMap((path) => ['-qmp', `unix:${path},server=on,wait=off`]),

@@ -16,3 +16,10 @@ export function privateBytes(pid: number, path: string): number {
   }, 0);
   return sum * 1024;
 }
+
+/** Return the bytes that only a process has, in all of its memory. */
+export function allPrivateBytes(pid: number): number {
+  const rollup = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
+  const [, kib] = /^Private_Dirty:\s+(\d+) kB/m.exec(rollup) ?? [];
+  return Number(kib) * 1024;
+}
