@@ -84,7 +84,7 @@ class Decompression {
   constructor(format: DecompressFormat, source: CompressedSource, input: number | undefined) {
     this.#format = format;
     this.#source = source;
-    this.#tool = new ExternalTool(format, ARGUMENTS[format], 'decompress', input);
+    this.#tool = new ExternalTool(format, ARGUMENTS[format], 'decompress', { stdin: input });
     const { stdin, stdout } = this.#tool;
     if (stdout) this.#reader = new StreamReader(stdout, 'EIO');
     if (stdin) void this.#feed(new StreamWriter(stdin));

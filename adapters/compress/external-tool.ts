@@ -8,10 +8,16 @@ import { destroyStream } from '../stream/destroy-stream.ts';
 /** Milliseconds from SIGTERM to SIGKILL when a tool is closed while it runs. */
 const GRACE_MS = 2000;
 
+/** Open descriptors that a tool inherits. They may be closed once it was started. */
+export interface ToolDescriptors {
+  stdin?: number | undefined;
+  stdout?: number | undefined;
+}
+
 /** A running tool of the system, found in `PATH` and started without a shell. */
 export class ExternalTool {
   /**
-   * Absent with a descriptor as the standard input, and when the system is out of descriptors: Node then creates no
+   * Both are absent with a descriptor in their place, and when the system is out of descriptors: Node then creates no
    * streams even though they were requested.
    */
   readonly stdin: Writable | undefined;
@@ -24,13 +30,19 @@ export class ExternalTool {
    * @param name - Name of the tool, which is also that of its format.
    * @param args - Its arguments.
    * @param operation - What it does, as a verb that errors name.
-   * @param input - Descriptor that becomes its standard input. Default: the stream `stdin`.
+   * @param descriptors - Descriptors that become its standard input and output. Default: the streams `stdin` and
+   *   `stdout`.
    * @throws {QemuFileError} The system's own code (`EAGAIN`, `EMFILE` …) if it cannot start another process.
    */
-  constructor(name: string, args: readonly string[], operation: string, input?: number) {
+  constructor(
+    name: string,
+    args: readonly string[],
+    operation: string,
+    descriptors: ToolDescriptors = {},
+  ) {
     this.#name = name;
     this.#operation = operation;
-    const child = startTool(name, args, operation, input);
+    const child = startTool(name, args, operation, descriptors);
     this.end = new ChildExit(child, false, GRACE_MS);
     const { stdin, stdout } = child as Partial<ChildProcess>;
     this.stdin = stdin ?? undefined;
@@ -71,10 +83,10 @@ function startTool(
   name: string,
   args: readonly string[],
   operation: string,
-  stdin: number | 'pipe' = 'pipe',
+  { stdin, stdout }: ToolDescriptors,
 ): ChildProcess {
   try {
-    return spawn(name, args, { stdio: [stdin, 'pipe', 'pipe'] });
+    return spawn(name, args, { stdio: [stdin ?? 'pipe', stdout ?? 'pipe', 'pipe'] });
   } catch (error) {
     throw toQemuFileError(error, { operation });
   }

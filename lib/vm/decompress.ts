@@ -59,7 +59,7 @@ async function descriptorAtNextByte(file: QemuFile): Promise<number | undefined>
 }
 
 /** Return the offset that a descriptor shares with its copies; undefined where the system does not report it. */
-function descriptorOffset(fd: number): number | undefined {
+export function descriptorOffset(fd: number): number | undefined {
   if (fd < 0) return undefined;
   try {
     const text = readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1');

@@ -74,7 +74,7 @@ async function saveInto(qmp: QmpClient, sink: VmSink, options: SaveOptions): Pro
   sink.on('error', noop);
   let to: QemuFile | undefined;
   try {
-    to = sinkFile(sink, options.compress);
+    to = await sinkFile(sink, options.compress);
     const problem = optionProblem(options);
     if (problem !== null) throw new QemuFileError('EINVAL', problem, { operation: 'saveVm' });
     if (options.layout === 'mapped-ram') to = mappedRamSink(to);

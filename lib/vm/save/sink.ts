@@ -1,9 +1,11 @@
+import { fstatSync } from 'node:fs';
 import { finished, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { type CompressFormat, compressTo } from '../../../adapters/compress/compress.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
+import { descriptorOffset, prefersProgram } from '../decompress.ts';
 
 /** Where a stream is saved to. */
 export type VmSink = QemuFile | Writable;
@@ -15,10 +17,21 @@ export type VmSink = QemuFile | Writable;
  * @param sink - Owned by the file from now on.
  * @throws {QemuFileError} As `compressTo`.
  */
-export function sinkFile(sink: VmSink, format: CompressFormat | undefined): QemuFile {
+export async function sinkFile(
+  sink: VmSink,
+  format: CompressFormat | undefined,
+): Promise<QemuFile> {
   if (format === undefined) return isQemuFile(sink) ? sink : fileOver(sink, waitFinished(sink));
-  const compressor = compressTo(format);
+  const compressor = compressTo(format, { stdout: await descriptorFor(format, sink) });
   return fileOver(compressor, pipeline(compressor, sink), sink);
+}
+
+/** Return the descriptor that the program of a format can write to in place of a sink; undefined if it cannot. */
+async function descriptorFor(format: CompressFormat, sink: VmSink): Promise<number | undefined> {
+  if (!isQemuFile(sink) || !prefersProgram(format)) return undefined;
+  const fd = sink.getFd();
+  if (fd < 0 || !fstatSync(fd).isFile()) return undefined;
+  return (await sink.getOffset()) === descriptorOffset(fd) ? fd : undefined;
 }
 
 function isQemuFile(sink: VmSink): sink is QemuFile {

@@ -118,7 +118,7 @@ async function writeTo(
   try {
     const options = uri.scheme === 'file' ? TO_FILE : {};
     const opened = await openToEndpoint(uri, { signal, file: { ...options, signal } }, flags);
-    file = sinkFile(opened, flags.compress);
+    file = await sinkFile(opened, flags.compress);
   } catch (error) {
     throw new OutputError(toText, toQemuFileError(error));
   }
