@@ -1,7 +1,7 @@
 // Real QEMUs with a stopped guest whose memory holds no two pages alike.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, openSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { QmpClient } from 'qemu-file/vm';
 import type { Contender } from './row.ts';
@@ -10,8 +10,12 @@ const MIB = 2 ** 20;
 const BINARY = process.env.QEMU ?? 'qemu-system-x86_64';
 const POLL_MS = 2;
 
-/** Write a file for a guest's memory: `mib` MiB of pages that all differ and hardly compress. */
-export function writeMemory(path: string, mib: number): void {
+/**
+ * Write a file for a guest's memory: `mib` MiB of pages that all differ and hardly compress.
+ *
+ * @param every - One MiB of so many holds data, the others are holes. Default 1.
+ */
+export function writeMemory(path: string, mib: number, every: number = 1): void {
   const fd = openSync(path, 'w', 0o600);
   const block = Buffer.alloc(MIB);
   // A xorshift generator: fast, and the same memory in every run.
@@ -23,10 +27,11 @@ export function writeMemory(path: string, mib: number): void {
     word ^= word << 5;
     words[index] = word & 0x0fff_ffff;
   }
-  for (let at = 0; at < mib; at++) {
+  for (let at = 0; at < mib; at += every) {
     for (let page = 0; page < 256; page++) words[page * 1024] = at * 256 + page;
-    writeSync(fd, block);
+    writeSync(fd, block, 0, MIB, at * MIB);
   }
+  ftruncateSync(fd, mib * MIB);
   closeSync(fd);
 }
 
