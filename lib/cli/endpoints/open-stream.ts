@@ -31,6 +31,8 @@ export interface StreamChoice {
   snapshot?: string | undefined;
   signal: AbortSignal;
   quiet: boolean;
+  /** False: the VM description at the end of the file is not looked up. Default true. */
+  needsDescription?: boolean | undefined;
 }
 
 /**
@@ -39,7 +41,7 @@ export interface StreamChoice {
  * @throws {QemuFileError} (rejects) as `openFrom` and `unwrap`; nothing is left open.
  */
 export async function openStream(choice: StreamChoice): Promise<OpenStream> {
-  const { from, snapshot, signal, quiet } = choice;
+  const { from, snapshot, signal, quiet, needsDescription = true } = choice;
   const opened: QemuFile[] = [];
   const close = async (): Promise<void> => {
     await Promise.allSettled(opened.map((file) => file.close()));
@@ -64,7 +66,7 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
       opened.push(channel);
       channels.push(channel);
     }
-    const description = await lookUpDescription(unwrapped);
+    const description = needsDescription ? await lookUpDescription(unwrapped) : undefined;
     return { outer, unwrapped, description, channels, close };
   } catch (error) {
     await close();

@@ -103,13 +103,16 @@ async function openGuest(
       'a lazy restore needs a stream with random access; write it to a file first (qemu-file relay FROM FILE)';
     throw new QemuFileError('ENOTSUP', reason, { operation: 'restoreLazily' });
   }
-  const isQuiet = quiet === true;
-  const stream = await openStream({ from: uri, channels: [], snapshot, signal, quiet: isQuiet });
-  const guest = await openSavedGuest(stream.unwrapped, {
-    description: stream.description,
-    index: await readPageIndex(uri),
+  const index = await readPageIndex(uri);
+  const { unwrapped, description } = await openStream({
+    from: uri,
+    channels: [],
+    snapshot,
     signal,
+    quiet: quiet === true,
+    needsDescription: index === undefined,
   });
+  const guest = await openSavedGuest(unwrapped, { description, index, signal });
   return { guest, snapshot: null, close: () => guest.close() };
 }
 
