@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { directoryStorage } from '../adapters/index.ts';
+import { fingerprintPages } from '../lib/snapshot/format/fingerprint.ts';
 import { SnapshotStore } from '../lib/snapshot/index.ts';
-import { fingerprintPages } from '../lib/snapshot/write/fingerprint.ts';
 import { Guest, timed, writeMemory } from './harness/guest.ts';
 import { start } from './harness/process.ts';
 import {
@@ -61,7 +61,7 @@ async function rowOfWork(
 
 async function rowOfFingerprints(rounds: number): Promise<Row> {
   const pages = Buffer.alloc(256 * PAGE, 7);
-  const fingerprints = Buffer.alloc(256 * 32);
+  const fingerprints = Buffer.alloc(256 * 16);
   const work = (name: string, once: () => void): Contender => ({
     name,
     run: async () => {

@@ -1,5 +1,6 @@
 import zlib from 'node:zlib';
 import { decompress as decompressInScript } from 'fzstd';
+import { isDense } from './dense-bytes.ts';
 
 /** How the bytes of a frame or of a map are stored. */
 export const CODEC = { raw: 0, zstd: 1, deflate: 2 } as const;
@@ -11,6 +12,8 @@ export interface Packed {
   readonly bytes: Uint8Array;
 }
 
+type CompressSync = (bytes: Uint8Array, options: object) => Buffer;
+
 type Compress = (
   bytes: Uint8Array,
   options: object,
@@ -18,16 +21,21 @@ type Compress = (
 ) => void;
 
 // Node has zstd since 22.15.
-const { zstdCompress, zstdDecompress } = zlib as {
+const { zstdCompress, zstdCompressSync, zstdDecompress, zstdDecompressSync } = zlib as {
   zstdCompress?: Compress;
+  zstdCompressSync?: CompressSync;
   zstdDecompress?: Compress;
+  zstdDecompressSync?: CompressSync;
 };
 
 /** Level of both formats: a higher one takes longer than a guest can wait. */
 const LEVEL = 1;
 
 /** The stored form must be smaller by this part, so that reading it is worth the decompression. */
-const MIN_GAIN = 1 / 32;
+const MIN_GAIN = 1 / 16;
+
+/** Of the contents that look dense, one in so many is compressed all the same. */
+const DENSE_TRIAL_INTERVAL = 8;
 
 /** Bytes by which a compressed form may exceed its content. */
 const MAX_GROWTH_BYTES = 4096;
@@ -39,17 +47,64 @@ const zstdOptions = {
   },
 };
 
+const codecOfWriter: Codec = zstdCompress === undefined ? CODEC.deflate : CODEC.zstd;
+const optionsOfWriter: object = zstdCompress === undefined ? { level: LEVEL } : zstdOptions;
+
 /** Compress bytes, in a thread of Node's pool. What does not become smaller is stored as it is. */
 export async function compress(bytes: Uint8Array): Promise<Packed> {
-  const codec = zstdCompress === undefined ? CODEC.deflate : CODEC.zstd;
-  const function_ = zstdCompress ?? zlib.deflate;
-  const options = zstdCompress === undefined ? { level: LEVEL } : zstdOptions;
   // With room for the whole output, the thread pool is used once, and not once for each 16 KiB.
   const room = bytes.length + MAX_GROWTH_BYTES;
-  const packed = await inPool(function_, bytes, { ...options, chunkSize: room });
-  if (packed.length > bytes.length * (1 - MIN_GAIN)) return { codec: CODEC.raw, bytes };
+  const options = { ...optionsOfWriter, chunkSize: room };
+  const packed = await inPool(zstdCompress ?? zlib.deflate, bytes, options);
+  if (isTooLarge(packed, bytes)) return { codec: CODEC.raw, bytes };
   // The room that was not used would be retained as long as the result.
-  return { codec, bytes: packed.length < room / 2 ? Buffer.from(packed) : packed };
+  return {
+    codec: codecOfWriter,
+    bytes: packed.length < room / 2 ? Buffer.from(packed) : packed,
+  };
+}
+
+/**
+ * Compresses frames in this thread. What does not become smaller is stored as it is, most of it without being
+ * compressed first, because that would take most of the time that dense memory takes.
+ */
+export class FrameCompressor {
+  #denseFrames = 0;
+  #isDenseWorthwhile = false;
+
+  compress(bytes: Uint8Array): Packed {
+    const looksDense = isDense(bytes);
+    if (looksDense && !this.#isDenseWorthwhile && !this.#isTrial()) {
+      return { codec: CODEC.raw, bytes };
+    }
+    const compressNow = zstdCompressSync ?? zlib.deflateSync;
+    const options = { ...optionsOfWriter, chunkSize: bytes.length + MAX_GROWTH_BYTES };
+    const packed = compressNow(bytes, options);
+    const isRaw = isTooLarge(packed, bytes);
+    // Bytes that look dense can still repeat.
+    if (looksDense) this.#isDenseWorthwhile = !isRaw;
+    return isRaw ? { codec: CODEC.raw, bytes } : { codec: codecOfWriter, bytes: packed };
+  }
+
+  #isTrial(): boolean {
+    this.#denseFrames = (this.#denseFrames + 1) % DENSE_TRIAL_INTERVAL;
+    return this.#denseFrames === 1;
+  }
+}
+
+/**
+ * Decompress bytes to exactly `length` bytes, in this thread.
+ *
+ * @throws Error as `decompress`.
+ */
+export function decompressNow({ codec, bytes }: Packed, length: number): Uint8Array {
+  if (codec === CODEC.raw) return checkLength(bytes, length);
+  const options = optionsOfReader(length);
+  if (codec === CODEC.deflate) return checkLength(zlib.inflateSync(bytes, options), length);
+  if (zstdDecompressSync !== undefined) {
+    return checkLength(zstdDecompressSync(bytes, options), length);
+  }
+  return checkLength(decompressInScript(bytes, new Uint8Array(length)), length);
 }
 
 /**
@@ -61,7 +116,7 @@ export async function compress(bytes: Uint8Array): Promise<Packed> {
 export async function decompress(packed: Packed, length: number): Promise<Uint8Array> {
   const { codec, bytes } = packed;
   if (codec === CODEC.raw) return checkLength(bytes, length);
-  const options = { chunkSize: Math.max(length, 64), maxOutputLength: Math.max(length, 1) };
+  const options = optionsOfReader(length);
   if (codec === CODEC.deflate) {
     return checkLength(await inPool(zlib.inflate, bytes, options), length);
   }
@@ -83,6 +138,14 @@ function inPool(work: Compress, bytes: Uint8Array, options: object): Promise<Buf
       else resolve(result);
     });
   });
+}
+
+function optionsOfReader(length: number): object {
+  return { chunkSize: Math.max(length, 64), maxOutputLength: Math.max(length, 1) };
+}
+
+function isTooLarge(packed: Uint8Array, bytes: Uint8Array): boolean {
+  return packed.length > bytes.length * (1 - MIN_GAIN);
 }
 
 function checkLength(bytes: Uint8Array, length: number): Uint8Array {

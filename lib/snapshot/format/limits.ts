@@ -29,6 +29,12 @@ export const MAX_PAGE_BYTES = 65_536;
 /** Bytes of a SHA-256. */
 export const DIGEST_BYTES = 32;
 
+/** Bytes of a fingerprint: the first half of the SHA-256 of a page. */
+export const FINGERPRINT_BYTES = 16;
+
+/** A frame has fingerprints if it is stored in at least this many times their bytes: 4 % more at most. */
+export const MIN_BYTES_PER_FINGERPRINT_BYTE = 25;
+
 /** Return the number of pages in a full frame. */
 export function pagesPerFrame(pageSize: number): number {
   return Math.max(1, FRAME_BYTES / pageSize);

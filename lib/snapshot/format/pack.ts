@@ -6,9 +6,11 @@ import { sha256Hex } from './digest.ts';
 import { packKey } from './keys.ts';
 import {
   DIGEST_BYTES,
+  FINGERPRINT_BYTES,
   isPageSize,
   MAX_FRAME_BYTES,
   MAX_PACK_BYTES,
+  MIN_BYTES_PER_FINGERPRINT_BYTE,
   pagesPerFrame as pagesPerFrameOf,
   STORE_VERSION,
 } from './limits.ts';
@@ -37,7 +39,7 @@ export interface FrameEntry {
   /** Bytes as they are stored. */
   readonly storedBytes: number;
   /** SHA-256 of the stored bytes. */
-  readonly digest: Buffer;
+  readonly digest: Uint8Array;
 }
 
 /** What the head of a pack says. */
@@ -48,11 +50,24 @@ export interface PackHead {
   readonly pages: number;
   /** Codec of each frame. */
   readonly codecs: Uint8Array;
-  /** Offset in the pack of each frame, and of the SHA-256 of each page, which follow the last frame. */
+  /** Offset in the pack of each frame, and of the fingerprints, which follow the last frame. */
   readonly offsets: Uint32Array;
   /** SHA-256 of each frame as it is stored, one after the other. */
   readonly digests: Buffer;
   readonly fingerprintsDigest: Buffer;
+  /** Offset in the fingerprints of those of each frame, and of their end. A frame may have none. */
+  readonly fingerprintOffsets: Uint32Array;
+}
+
+/**
+ * Return the number of bytes of the fingerprints of a frame's pages. A frame that is small has none: those who
+ * need them read the frame.
+ *
+ * @param storedBytes - Bytes of the frame as it is stored.
+ */
+export function fingerprintBytes(pages: number, storedBytes: number): number {
+  const bytes = pages * FINGERPRINT_BYTES;
+  return storedBytes < bytes * MIN_BYTES_PER_FINGERPRINT_BYTE ? 0 : bytes;
 }
 
 /** Return the number of bytes of a head. */
@@ -132,6 +147,7 @@ export function decodeHead(bytes: Uint8Array, digest: string): PackHead {
   const codecs = new Uint8Array(count);
   const offsets = new Uint32Array(count + 1);
   const digests = Buffer.allocUnsafe(count * DIGEST_BYTES);
+  const fingerprintOffsets = new Uint32Array(count + 1);
   offsets[0] = headBytes(count);
   for (let frame = 0; frame < count; frame++) {
     const codec = reader.u8();
@@ -140,13 +156,25 @@ export function decodeHead(bytes: Uint8Array, digest: string): PackHead {
     if (storedBytes > MAX_FRAME_BYTES) throw fail(`frame ${frame} has ${storedBytes} bytes`);
     codecs[frame] = codec;
     offsets[frame + 1] = (offsets[frame] as number) + storedBytes;
+    const ownPages = Math.min(pagesPerFrame, pages - frame * pagesPerFrame);
+    fingerprintOffsets[frame + 1] =
+      (fingerprintOffsets[frame] as number) + fingerprintBytes(ownPages, storedBytes);
     reader.bytes(DIGEST_BYTES).copy(digests, frame * DIGEST_BYTES);
   }
   if (reader.left > 0) throw fail(`${reader.left} bytes follow its head`);
-  return { pageSize, pagesPerFrame, pages, codecs, offsets, digests, fingerprintsDigest };
+  return {
+    pageSize,
+    pagesPerFrame,
+    pages,
+    codecs,
+    offsets,
+    digests,
+    fingerprintsDigest,
+    fingerprintOffsets,
+  };
 }
 
 /** Return the number of bytes of a whole pack. */
-export function packBytes({ codecs, offsets, pages }: PackHead): number {
-  return (offsets[codecs.length] as number) + pages * DIGEST_BYTES;
+export function packBytes({ codecs, offsets, fingerprintOffsets }: PackHead): number {
+  return (offsets[codecs.length] as number) + (fingerprintOffsets[codecs.length] as number);
 }

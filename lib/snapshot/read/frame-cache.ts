@@ -104,11 +104,12 @@ export class FrameCache {
     frame: Frame,
     pack: CachedPack,
     index: number,
-    request: Promise<Promise<Uint8Array>[]>,
+    request: Promise<(Uint8Array | Error)[]>,
     place: number,
   ): Promise<void> {
     try {
-      const bytes = await ((await request)[place] as Promise<Uint8Array>);
+      const bytes = (await request)[place] as Uint8Array | Error;
+      if (bytes instanceof Error) throw bytes;
       frame.bytes = bytes;
       this.#order.set(frame, { pack, index });
       this.#bytes += bytes.length;

@@ -7,6 +7,11 @@ import { packKey } from '../format/keys.ts';
 import { DIGEST_BYTES } from '../format/limits.ts';
 import type { MapPack } from '../format/map.ts';
 import { decodeHead, headBytes, type PackHead, packBytes, pagesOfFrame } from '../format/pack.ts';
+import { OPEN_FAULT, type OpenedFrame, type StoredFrame } from '../threads/frame-tasks.ts';
+import { frameThreads } from '../threads/frame-threads.ts';
+
+/** Frames of a request, from which on a thread of its own opens them: fewer are waited for by a guest. */
+const MIN_FRAMES_FOR_THREAD = 4;
 
 /** Reads the parts of one pack, and checks each before it returns it. */
 export class PackReader {
@@ -53,48 +58,39 @@ export class PackReader {
   /**
    * Read adjacent frames with one request.
    *
-   * @returns The contents of each frame: they settle separately, and not in order.
+   * @returns The contents of each frame, or the error for one that is damaged.
    */
-  async frames(first: number, end: number): Promise<Promise<Uint8Array>[]> {
+  async frames(first: number, end: number): Promise<(Uint8Array | Error)[]> {
     const head = await this.head();
     const { offsets, codecs, digests, pageSize } = head;
     const from = offsets[first] as number;
     const bytes = await this.#range(from, (offsets[end] as number) - from);
-    const results: Promise<Uint8Array>[] = [];
+    const frames: StoredFrame[] = [];
     for (let frame = first; frame < end; frame++) {
-      const start = (offsets[frame] as number) - from;
-      const stored = bytes.subarray(start, (offsets[frame + 1] as number) - from);
-      const digest = digests.subarray(frame * DIGEST_BYTES, (frame + 1) * DIGEST_BYTES);
-      const length = pagesOfFrame(head, frame) * pageSize;
-      results.push(this.#open(frame, stored, codecs[frame] as Codec, digest, length));
+      frames.push({
+        codec: codecs[frame] as Codec,
+        start: (offsets[frame] as number) - from,
+        end: (offsets[frame + 1] as number) - from,
+        digest: Uint8Array.from(digests.subarray(frame * DIGEST_BYTES, (frame + 1) * DIGEST_BYTES)),
+        length: pagesOfFrame(head, frame) * pageSize,
+      });
     }
-    return results;
+    const opened = await openFrames(bytes, frames);
+    return opened.map((contents, place) =>
+      typeof contents === 'string'
+        ? damaged(packKey(this.pack.digest), `frame ${first + place}: ${contents}`)
+        : contents,
+    );
   }
 
-  async #open(
-    frame: number,
-    stored: Buffer,
-    codec: Codec,
-    digest: Buffer,
-    length: number,
-  ): Promise<Uint8Array> {
-    const key = packKey(this.pack.digest);
-    if (!sha256(stored).equals(digest)) {
-      throw damaged(key, `frame ${frame} has another SHA-256 than its head says`);
-    }
-    try {
-      return await decompress({ codec, bytes: stored }, length);
-    } catch (error) {
-      throw damaged(key, `frame ${frame} does not decompress: ${(error as Error).message}`, error);
-    }
-  }
-
-  /** Read the SHA-256 of each page of the pack, one after the other. */
+  /** Read the fingerprints that the pack has, one after the other. */
   async fingerprints(): Promise<Buffer> {
-    const { offsets, codecs, pages, fingerprintsDigest } = await this.head();
-    const bytes = await this.#range(offsets[codecs.length] as number, pages * DIGEST_BYTES);
+    const { offsets, codecs, fingerprintOffsets, fingerprintsDigest } = await this.head();
+    const count = codecs.length;
+    const at = offsets[count] as number;
+    const bytes = await this.#range(at, fingerprintOffsets[count] as number);
     if (sha256(bytes).equals(fingerprintsDigest)) return bytes;
-    const reason = 'the list of its pages has another SHA-256 than its head says';
+    const reason = 'its fingerprints have another SHA-256 than its head says';
     throw damaged(packKey(this.pack.digest), reason);
   }
 
@@ -109,5 +105,33 @@ export class PackReader {
         throw damaged(key, 'it is shorter than the map says', failure);
       throw failure;
     }
+  }
+}
+
+async function openFrames(bytes: Buffer, frames: StoredFrame[]): Promise<readonly OpenedFrame[]> {
+  if (frames.length < MIN_FRAMES_FOR_THREAD) {
+    return Promise.all(
+      frames.map((frame) => openFrame(frame, bytes.subarray(frame.start, frame.end))),
+    );
+  }
+  // A thread takes the memory over, so it must not be a part of what belongs to others.
+  const isWhole = bytes.length === bytes.buffer.byteLength;
+  return frameThreads.run({
+    kind: 'open',
+    bytes: isWhole ? bytes : Uint8Array.from(bytes),
+    frames,
+  });
+}
+
+/** Check a frame, then decompress it in a thread of Node's pool. */
+async function openFrame(
+  { codec, digest, length }: StoredFrame,
+  stored: Uint8Array,
+): Promise<OpenedFrame> {
+  if (!sha256(stored).equals(digest)) return OPEN_FAULT.digest;
+  try {
+    return await decompress({ codec, bytes: stored }, length);
+  } catch (error) {
+    return OPEN_FAULT.codec(error);
   }
 }

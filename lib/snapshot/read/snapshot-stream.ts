@@ -9,6 +9,9 @@ import { ChunkPipe } from '../chunk-pipe.ts';
 /** Bytes that are written at a time. */
 const BATCH_BYTES = 1_048_576;
 
+/** Bytes that are read at a time. */
+const READ_BYTES = 262_144;
+
 /**
  * Return a file from which a guest is read as a migration stream of one round, each page once.
  *
@@ -40,9 +43,9 @@ export function streamOf(
     }
   };
   return new QemuFile({
-    async getBuffer() {
+    getBuffer(space) {
       writing ??= write();
-      return (await pipe.read()) ?? 0;
+      return pipe.read(space);
     },
     async close() {
       stop.abort();
@@ -51,5 +54,6 @@ export function streamOf(
       await guest.close();
       await onClose();
     },
+    sizes: { lookAheadSize: READ_BYTES },
   });
 }

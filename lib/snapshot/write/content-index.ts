@@ -1,11 +1,11 @@
-import { DIGEST_BYTES } from '../format/limits.ts';
+import { FINGERPRINT_BYTES } from '../format/limits.ts';
 
-/** Most contents that are remembered: 36 bytes of memory for each. */
+/** Most contents that are remembered: 20 bytes of memory for each. */
 const MAX_SLOTS = 1_048_576;
 const MIN_SLOTS = 16_384;
 
 /**
- * Finds the stored page with a content by its SHA-256, among those that were stored last. It forgets contents
+ * Finds the stored page with a content by its fingerprint, among those that were stored last. It forgets contents
  * where two need the same place, so its memory does not grow with the guest.
  */
 export class ContentIndex {
@@ -19,14 +19,14 @@ export class ContentIndex {
     let slots = MIN_SLOTS;
     while (slots < 2 * pages && slots < MAX_SLOTS) slots *= 2;
     this.#mask = slots - 1;
-    this.#fingerprints = Buffer.alloc(slots * DIGEST_BYTES);
+    this.#fingerprints = Buffer.alloc(slots * FINGERPRINT_BYTES);
     this.#stored = new Uint32Array(slots);
   }
 
   /**
    * Return the number of the stored page with a content; -1 if none is known.
    *
-   * @param fingerprints - Holds the SHA-256 of the content.
+   * @param fingerprints - Holds the fingerprint of the content.
    * @param at - Offset of that.
    */
   find(fingerprints: Buffer, at: number): number {
@@ -40,15 +40,21 @@ export class ContentIndex {
   add(fingerprints: Buffer, at: number, stored: number): void {
     let slot = fingerprints.readUInt32LE(at) & this.#mask;
     if (this.#stored[slot] !== 0 && this.#stored[slot ^ 1] === 0) slot ^= 1;
-    fingerprints.copy(this.#fingerprints, slot * DIGEST_BYTES, at, at + DIGEST_BYTES);
+    fingerprints.copy(this.#fingerprints, slot * FINGERPRINT_BYTES, at, at + FINGERPRINT_BYTES);
     this.#stored[slot] = stored + 1;
   }
 
   #has(slot: number, fingerprints: Buffer, at: number): boolean {
     if (this.#stored[slot] === 0) return false;
-    const own = slot * DIGEST_BYTES;
+    const own = slot * FINGERPRINT_BYTES;
     return (
-      fingerprints.compare(this.#fingerprints, own, own + DIGEST_BYTES, at, at + DIGEST_BYTES) === 0
+      fingerprints.compare(
+        this.#fingerprints,
+        own,
+        own + FINGERPRINT_BYTES,
+        at,
+        at + FINGERPRINT_BYTES,
+      ) === 0
     );
   }
 }

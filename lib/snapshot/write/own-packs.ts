@@ -48,7 +48,7 @@ export class OwnPacks {
    * Append a page; its contents are copied.
    *
    * @param from - Holds the page, at `at`.
-   * @param fingerprints - Holds its SHA-256, at `fingerprintAt`.
+   * @param fingerprints - Holds its fingerprint, at `fingerprintAt`.
    * @param isInSet - Whether it is of the working set.
    * @returns The number of the stored page.
    */

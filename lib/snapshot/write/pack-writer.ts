@@ -1,16 +1,18 @@
 import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts';
 import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { noop } from '../../util/noop.ts';
-import { compress, decompress, type Packed } from '../format/compression.ts';
+import { CODEC, decompress } from '../format/compression.ts';
 import { sha256, sha256Hex } from '../format/digest.ts';
 import { packKey } from '../format/keys.ts';
-import { DIGEST_BYTES, MAX_PACK_BYTES, pagesPerFrame } from '../format/limits.ts';
+import { FINGERPRINT_BYTES, MAX_PACK_BYTES, pagesPerFrame } from '../format/limits.ts';
 import type { MapPack } from '../format/map.ts';
-import { encodeHead, type FrameEntry, headBytes } from '../format/pack.ts';
+import { encodeHead, type FrameEntry, fingerprintBytes, headBytes } from '../format/pack.ts';
 import type { FrameCache } from '../read/frame-cache.ts';
+import type { PackedFrame } from '../threads/frame-tasks.ts';
+import { frameThreads } from '../threads/frame-threads.ts';
 
 /*
- *   append() ──► frame ──► compressed in the thread pool ──► pack in memory ──► put whole
+ *   append() ──► frame ──► compressed in a thread ──► pack in memory ──► put whole
  *
  * Frames are compressed at the same time, and join the pack in their order.
  */
@@ -19,11 +21,13 @@ import type { FrameCache } from '../read/frame-cache.ts';
 const MAX_FRAMES_IN_FLIGHT = 16;
 
 /** Packs that are being put. */
-const MAX_PACKS_IN_FLIGHT = 2;
+const MAX_PACKS_IN_FLIGHT = 1;
 
 /** A frame that is filled or compressed. */
 interface OpenFrame {
   readonly pages: Buffer;
+  /** Room for the stored form. */
+  readonly packed: Buffer;
   readonly fingerprints: Buffer;
   count: number;
 }
@@ -39,10 +43,13 @@ export class PackWriter {
   #appended = 0;
   /** The frames of the pack in memory. */
   #entries: FrameEntry[] = [];
-  #parts: Uint8Array[] = [];
+  /** Holds them as they are stored. */
+  #stored: Buffer | null = null;
+  #storedBytes = 0;
+  readonly #freeStored: Buffer[] = [];
   #fingerprints: Buffer[] = [];
+  #fingerprintBytes = 0;
   #pages = 0;
-  #bytes = 0;
   readonly #packs: MapPack[] = [];
   /** Settles when the last frame has joined its pack. */
   #joined: Promise<void> = Promise.resolve();
@@ -72,18 +79,21 @@ export class PackWriter {
    * Append a page; its contents are copied.
    *
    * @param from - Holds the page, at `at`.
-   * @param fingerprints - Holds its SHA-256, at `fingerprintAt`.
+   * @param fingerprints - Holds its fingerprint, at `fingerprintAt`.
    * @returns The number of the stored page.
    */
   append(from: Buffer, at: number, fingerprints: Buffer, fingerprintAt: number): number {
     this.#frame ??= this.#free.pop() ?? {
-      pages: Buffer.allocUnsafeSlow(this.#perFrame * this.#pageSize),
-      fingerprints: Buffer.allocUnsafeSlow(this.#perFrame * DIGEST_BYTES),
+      // Threads see shared memory without a copy.
+      pages: Buffer.from(new SharedArrayBuffer(this.#perFrame * this.#pageSize)),
+      packed: Buffer.from(new SharedArrayBuffer(this.#perFrame * this.#pageSize)),
+      fingerprints: Buffer.allocUnsafeSlow(this.#perFrame * FINGERPRINT_BYTES),
       count: 0,
     };
     const { pages, fingerprints: own, count } = this.#frame;
     from.copy(pages, count * this.#pageSize, at, at + this.#pageSize);
-    fingerprints.copy(own, count * DIGEST_BYTES, fingerprintAt, fingerprintAt + DIGEST_BYTES);
+    const fingerprintEnd = fingerprintAt + FINGERPRINT_BYTES;
+    fingerprints.copy(own, count * FINGERPRINT_BYTES, fingerprintAt, fingerprintEnd);
     this.#frame.count += 1;
     if (this.#frame.count === this.#perFrame) this.#endFrame();
     return this.#appended++;
@@ -122,12 +132,12 @@ export class PackWriter {
       return pageOf((this.#frame as OpenFrame).pages, place - this.#pages, size);
     }
     const frame = Math.floor(place / this.#perFrame);
-    const { codec } = this.#entries[frame] as FrameEntry;
+    const { codec, storedBytes } = this.#entries[frame] as FrameEntry;
     const count = Math.min(this.#perFrame, this.#pages - frame * this.#perFrame);
-    const bytes = await decompress(
-      { codec, bytes: this.#parts[frame] as Uint8Array },
-      count * size,
-    );
+    let from = 0;
+    for (const entry of this.#entries.slice(0, frame)) from += entry.storedBytes;
+    const packed = (this.#stored as Buffer).subarray(from, from + storedBytes);
+    const bytes = await decompress({ codec, bytes: packed }, count * size);
     return pageOf(bytes, place % this.#perFrame, size);
   }
 
@@ -156,7 +166,8 @@ export class PackWriter {
     if (frame === null) return;
     this.#frame = null;
     this.#framesInFlight += 1;
-    const packed = compress(frame.pages.subarray(0, frame.count * this.#pageSize));
+    const pages = frame.pages.subarray(0, frame.count * this.#pageSize);
+    const packed = frameThreads.run({ kind: 'pack', pages, packed: frame.packed });
     packed.catch(noop);
     this.#joined = this.#joined.then(async () => {
       try {
@@ -169,21 +180,21 @@ export class PackWriter {
     });
   }
 
-  #join(frame: OpenFrame, packed: Packed): void {
+  #join(frame: OpenFrame, { codec, storedBytes, digest }: PackedFrame): void {
     if (this.#failure !== undefined) return;
     const { count } = frame;
-    const { codec } = packed;
-    // What is stored as it is shares the memory of the frame, which is used again.
-    const isShared = packed.bytes.buffer === frame.pages.buffer;
-    const bytes = isShared ? Buffer.from(packed.bytes) : packed.bytes;
-    const added = bytes.length + count * DIGEST_BYTES;
+    const listed = fingerprintBytes(count, storedBytes);
     const head = headBytes(this.#entries.length + 1);
-    if (this.#pages > 0 && head + this.#bytes + added > MAX_PACK_BYTES) this.#endPack();
-    this.#entries.push({ codec, storedBytes: bytes.length, digest: sha256(bytes) });
-    this.#parts.push(bytes);
-    this.#fingerprints.push(Buffer.from(frame.fingerprints.subarray(0, count * DIGEST_BYTES)));
+    const total = head + this.#storedBytes + storedBytes + this.#fingerprintBytes + listed;
+    if (this.#pages > 0 && total > MAX_PACK_BYTES) this.#endPack();
+    this.#stored ??= this.#freeStored.pop() ?? Buffer.allocUnsafeSlow(MAX_PACK_BYTES);
+    const from = codec === CODEC.raw ? frame.pages : frame.packed;
+    from.copy(this.#stored, this.#storedBytes, 0, storedBytes);
+    this.#entries.push({ codec, storedBytes, digest });
+    if (listed > 0) this.#fingerprints.push(Buffer.from(frame.fingerprints.subarray(0, listed)));
     this.#pages += count;
-    this.#bytes += added;
+    this.#storedBytes += storedBytes;
+    this.#fingerprintBytes += listed;
     frame.count = 0;
     this.#free.push(frame);
   }
@@ -200,22 +211,26 @@ export class PackWriter {
     const digest = sha256Hex(head);
     this.#packs.push({
       digest,
-      bytes: head.length + this.#bytes,
+      bytes: head.length + this.#storedBytes + this.#fingerprintBytes,
       pages: this.#pages,
       frames: this.#entries.length,
       pageSize: this.#pageSize,
     });
-    const put = this.#put(digest, [head, ...this.#parts, fingerprints]);
+    const stored = this.#stored as Buffer;
+    const parts = [head, stored.subarray(0, this.#storedBytes), fingerprints];
+    const put = this.#put(digest, parts);
     this.#puts.add(put);
     void put.then(() => {
+      this.#freeStored.push(stored);
       this.#puts.delete(put);
       this.#wake();
     });
     this.#entries = [];
-    this.#parts = [];
+    this.#stored = null;
+    this.#storedBytes = 0;
     this.#fingerprints = [];
+    this.#fingerprintBytes = 0;
     this.#pages = 0;
-    this.#bytes = 0;
   }
 
   async #put(digest: string, parts: readonly Uint8Array[]): Promise<void> {

@@ -1,4 +1,4 @@
-import { DIGEST_BYTES } from '../format/limits.ts';
+import { FINGERPRINT_BYTES } from '../format/limits.ts';
 
 /** Bytes of the pages of one batch. */
 const BATCH_BYTES = 1_048_576;
@@ -13,7 +13,7 @@ export class PageBatch {
   readonly pages: Uint32Array;
   /** Number of each arrival, by which a page that came again is recognised. */
   readonly tickets: Uint32Array;
-  /** Room for the SHA-256 of each page. */
+  /** Room for the fingerprint of each page. */
   readonly fingerprints: Buffer;
   /** Changes that must be applied to older contents first; by place, mostly empty. */
   readonly changes: Map<number, PageChange> = new Map();
@@ -21,10 +21,11 @@ export class PageBatch {
 
   constructor(pageSize: number) {
     const capacity = Math.max(1, BATCH_BYTES / pageSize);
-    this.bytes = Buffer.allocUnsafeSlow(capacity * pageSize);
+    // Threads see shared memory without a copy.
+    this.bytes = Buffer.from(new SharedArrayBuffer(capacity * pageSize));
     this.pages = new Uint32Array(capacity);
     this.tickets = new Uint32Array(capacity);
-    this.fingerprints = Buffer.allocUnsafeSlow(capacity * DIGEST_BYTES);
+    this.fingerprints = Buffer.from(new SharedArrayBuffer(capacity * FINGERPRINT_BYTES));
   }
 
   get isFull(): boolean {
@@ -46,6 +47,7 @@ export interface PageChange {
 export class PageQueue {
   readonly #waiting: PageBatch[] = [];
   readonly #free: PageBatch[] = [];
+  readonly #taken: PageBatch[] = [];
   #pageSize = 0;
   #open: PageBatch | null = null;
   #wakeReader: (() => void) | null = null;
@@ -79,6 +81,11 @@ export class PageQueue {
     return null;
   }
 
+  /** The batches that were taken and are not recycled yet, in order. */
+  get taken(): readonly PageBatch[] {
+    return this.#taken;
+  }
+
   /** Whether the source should wait. */
   get isFull(): boolean {
     return this.#waiting.length >= MAX_WAITING;
@@ -98,6 +105,7 @@ export class PageQueue {
     for (;;) {
       const batch = this.#waiting.shift();
       if (batch !== undefined) {
+        this.#taken.push(batch);
         if (!this.isFull) this.#wakeWriter?.();
         return batch;
       }
@@ -108,8 +116,10 @@ export class PageQueue {
     }
   }
 
-  /** Let a batch be used again. */
-  recycle(batch: PageBatch): void {
+  /** Let the batch that was taken first be used again. */
+  recycle(): void {
+    const batch = this.#taken.shift();
+    if (batch === undefined) return;
     batch.count = 0;
     batch.changes.clear();
     this.#free.push(batch);

@@ -1,14 +1,24 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import { applyXbzrle } from '../../migration/ram/xbzrle.ts';
-import { DIGEST_BYTES } from '../format/limits.ts';
+import { noop } from '../../util/noop.ts';
+import { FINGERPRINT_BYTES } from '../format/limits.ts';
 import type { PageRuns } from '../format/page-runs.ts';
 import type { FrameCache } from '../read/frame-cache.ts';
+import { frameThreads } from '../threads/frame-threads.ts';
 import { ContentIndex } from './content-index.ts';
-import { fingerprintPages } from './fingerprint.ts';
 import type { OwnPacks } from './own-packs.ts';
 import type { PageIntake } from './page-intake.ts';
 import type { PageBatch, PageChange } from './page-queue.ts';
 import type { ParentPages } from './parent-pages.ts';
+
+/** Batches whose fingerprints are found at the same time. */
+const MAX_BATCHES_IN_FLIGHT = 4;
+
+/** A batch whose fingerprints are on their way. */
+interface TakenBatch {
+  readonly batch: PageBatch;
+  readonly fingerprinted: Promise<null>;
+}
 
 /** Stores the pages that wait in the queue of an intake: each is compared first. */
 export class PageStorer {
@@ -24,7 +34,7 @@ export class PageStorer {
   #contents: ContentIndex | null = null;
   /** For each block of the intake, the page of the parent minus the page of the guest, and the end of its pages. */
   #shifts: { end: number; shift: number; parentEnd: number }[] = [];
-  #current: PageBatch | null = null;
+  readonly #inFlight: TakenBatch[] = [];
 
   /**
    * @param parent - Its pages come first in the numbers of stored pages; those of the packs follow.
@@ -51,32 +61,54 @@ export class PageStorer {
     const { queue } = this.#intake;
     for (;;) {
       const batch = await queue.take();
+      if (batch !== null) await this.#fingerprint(batch);
+      const most = batch === null ? 0 : MAX_BATCHES_IN_FLIGHT - 1;
+      while (this.#inFlight.length > most) await this.#storeFirst();
       if (batch === null) return;
-      this.#current = batch;
-      if (this.packs === null) {
-        this.packs = this.#makePacks(this.#intake.pageSize);
-        this.#set = this.#pagesOfSet();
-      }
-      await this.#store(batch, this.packs);
-      this.#current = null;
-      queue.recycle(batch);
-      await this.packs.ready();
     }
   }
 
-  async #store(batch: PageBatch, packs: OwnPacks): Promise<void> {
+  /** Start to find the fingerprints of a batch. */
+  async #fingerprint(batch: PageBatch): Promise<void> {
     const { pageSize } = this.#intake;
+    if (this.packs === null) {
+      this.packs = this.#makePacks(pageSize);
+      this.#set = this.#pagesOfSet();
+    }
     this.#matchBlocks();
-    if (batch.changes.size > 0) await this.#applyChanges(batch, packs);
+    if (batch.changes.size > 0) await this.#applyChanges(batch, this.packs);
+    const { bytes: pages, count, fingerprints } = batch;
+    const fingerprinted = frameThreads.run({
+      kind: 'fingerprint',
+      pages,
+      count,
+      pageSize,
+      fingerprints,
+    });
+    fingerprinted.catch(noop);
+    this.#inFlight.push({ batch, fingerprinted });
+  }
+
+  async #storeFirst(): Promise<void> {
+    const { batch, fingerprinted } = this.#inFlight[0] as TakenBatch;
+    const packs = this.packs as OwnPacks;
     await this.#loadFingerprints(batch);
-    fingerprintPages(batch.bytes, batch.count, pageSize, batch.fingerprints);
+    await fingerprinted;
+    this.#store(batch, packs);
+    this.#inFlight.shift();
+    this.#intake.queue.recycle();
+    await packs.ready();
+  }
+
+  #store(batch: PageBatch, packs: OwnPacks): void {
+    const { pageSize } = this.#intake;
     this.#contents ??= new ContentIndex(this.#pages());
     const contents = this.#contents;
     const set = this.#set;
     for (let place = 0; place < batch.count; place++) {
       const page = batch.pages[place] as number;
       if (!this.#intake.isLatest(page, batch.tickets[place] as number)) continue;
-      const at = place * DIGEST_BYTES;
+      const at = place * FINGERPRINT_BYTES;
       const parentStored = this.#parentStored(page);
       if (parentStored >= 0 && this.#parent?.isEqual(parentStored, batch.fingerprints, at)) {
         this.#intake.table.set(page, parentStored + 1);
@@ -114,16 +146,18 @@ export class PageStorer {
     return (this.#parent as ParentPages).read(stored);
   }
 
-  /** Return the contents of an arrival in the batch that is being stored. */
+  /** Return the contents of an arrival in a batch that was taken. */
   #contentsOf(ticket: number): PageChange | null {
-    const batch = this.#current;
-    const place = batch === null ? -1 : batch.tickets.subarray(0, batch.count).indexOf(ticket);
-    if (batch === null || place < 0) return null;
-    const change = batch.changes.get(place);
-    if (change !== undefined) return change;
-    const { pageSize } = this.#intake;
-    const result = Uint8Array.from(batch.bytes.subarray(place * pageSize, (place + 1) * pageSize));
-    return { base: 0, encoded: new Uint8Array(0), result };
+    const { pageSize, queue } = this.#intake;
+    for (const batch of queue.taken) {
+      const place = batch.tickets.subarray(0, batch.count).indexOf(ticket);
+      if (place < 0) continue;
+      const change = batch.changes.get(place);
+      if (change !== undefined) return change;
+      const page = batch.bytes.subarray(place * pageSize, (place + 1) * pageSize);
+      return { base: 0, encoded: new Uint8Array(0), result: Uint8Array.from(page) };
+    }
+    return null;
   }
 
   async #loadFingerprints(batch: PageBatch): Promise<void> {

@@ -1,11 +1,23 @@
-import { QemuFileError } from '../../contract/errors.ts';
-import { DIGEST_BYTES, pagesPerFrame } from '../format/limits.ts';
+import { fingerprintPages } from '../format/fingerprint.ts';
+import { FINGERPRINT_BYTES, pagesPerFrame } from '../format/limits.ts';
 import type { MapPack, SnapshotMap } from '../format/map.ts';
+import { type PackHead, pagesOfFrame } from '../format/pack.ts';
 import { PackIndex } from '../format/pack-index.ts';
 import type { CachedPack, FrameCache } from '../read/frame-cache.ts';
 
 /** Bytes of fingerprints that are kept. */
 const MAX_FINGERPRINT_BYTES = 67_108_864;
+
+/** Adjacent frames that are read at the same time for the fingerprints of their pages. */
+const READ_AHEAD_FRAMES = 8;
+
+/** The fingerprints of the pages of a pack. */
+interface PackFingerprints {
+  readonly head: PackHead;
+  readonly bytes: Buffer;
+  /** For each frame 1 if those of its pages are known. */
+  readonly isKnown: Uint8Array;
+}
 
 /** The pages of the snapshot with which a new one is compared. */
 export class ParentPages {
@@ -14,7 +26,7 @@ export class ParentPages {
   readonly #packIndex: PackIndex;
   /** Number of the first page of each block, and the number of its pages, by the block's name. */
   readonly #blocks = new Map<string, { first: number; pages: number }>();
-  readonly #fingerprints = new Map<number, Buffer>();
+  readonly #fingerprints = new Map<number, PackFingerprints>();
   #bytes = 0;
 
   constructor(map: SnapshotMap, cache: FrameCache) {
@@ -63,37 +75,71 @@ export class ParentPages {
     return frame.subarray(at, at + this.pageSize);
   }
 
-  /** Return whether the SHA-256 of a stored page is at hand. */
+  /** Return whether the fingerprint of a stored page is at hand. */
   hasFingerprint(stored: number): boolean {
-    return this.#fingerprints.has(this.#packIndex.packOf(stored));
+    const index = this.#packIndex.packOf(stored);
+    const known = this.#fingerprints.get(index);
+    return known !== undefined && known.isKnown[this.#frameOf(stored, index)] === 1;
   }
 
   /**
-   * Read the SHA-256 of a stored page and of all others in its pack.
+   * Read the fingerprint of a stored page, and of others near it.
    *
    * @throws {QemuFileError} (rejects) `EBADMSG` if the pack is damaged or missing; the error of the storage.
    */
   async loadFingerprint(stored: number): Promise<void> {
     const index = this.#packIndex.packOf(stored);
-    const pack = this.#map.packs[index];
-    if (pack === undefined) throw new QemuFileError('EINVAL', `there is no page ${stored}`);
-    const cached: CachedPack = this.#cache.pack(pack);
-    const fingerprints = await cached.reader.fingerprints();
-    for (const [key, { length }] of this.#fingerprints) {
-      if (this.#bytes + fingerprints.length <= MAX_FINGERPRINT_BYTES) break;
-      this.#fingerprints.delete(key);
-      this.#bytes -= length;
-    }
-    this.#fingerprints.set(index, fingerprints);
-    this.#bytes += fingerprints.length;
+    const pack = this.#cache.pack(this.#map.packs[index] as MapPack);
+    const known = this.#fingerprints.get(index) ?? (await this.#list(index, pack));
+    const frame = this.#frameOf(stored, index);
+    if (known.isKnown[frame] === 1) return;
+    const { isKnown, bytes, head } = known;
+    let end = frame;
+    while (end < Math.min(isKnown.length, frame + READ_AHEAD_FRAMES) && isKnown[end] === 0) end++;
+    this.#cache.start(pack, frame, end);
+    const pages = await this.#cache.get(pack, frame);
+    const own = Buffer.from(pages.buffer, pages.byteOffset, pages.length);
+    const at = frame * head.pagesPerFrame * FINGERPRINT_BYTES;
+    fingerprintPages(own, pagesOfFrame(head, frame), this.pageSize, bytes.subarray(at));
+    isKnown[frame] = 1;
   }
 
-  /** Return whether a stored page, whose SHA-256 is at hand, has this SHA-256. */
+  /** Return whether a stored page, whose fingerprint is at hand, has this one. */
   isEqual(stored: number, fingerprints: Buffer, at: number): boolean {
     const index = this.#packIndex.packOf(stored);
     const own = this.#fingerprints.get(index);
     if (own === undefined) return false;
-    const from = (stored - this.#packIndex.baseOf(index)) * DIGEST_BYTES;
-    return own.compare(fingerprints, at, at + DIGEST_BYTES, from, from + DIGEST_BYTES) === 0;
+    const from = (stored - this.#packIndex.baseOf(index)) * FINGERPRINT_BYTES;
+    const end = from + FINGERPRINT_BYTES;
+    return own.bytes.compare(fingerprints, at, at + FINGERPRINT_BYTES, from, end) === 0;
+  }
+
+  #frameOf(stored: number, index: number): number {
+    return Math.floor((stored - this.#packIndex.baseOf(index)) / pagesPerFrame(this.pageSize));
+  }
+
+  /** Read the fingerprints that a pack has. */
+  async #list(index: number, { reader }: CachedPack): Promise<PackFingerprints> {
+    const head = await reader.head();
+    const listed = await reader.fingerprints();
+    const bytes = Buffer.allocUnsafeSlow(head.pages * FINGERPRINT_BYTES);
+    const isKnown = new Uint8Array(head.codecs.length);
+    const offsets = head.fingerprintOffsets;
+    for (let frame = 0; frame < isKnown.length; frame++) {
+      const start = offsets[frame] as number;
+      const end = offsets[frame + 1] as number;
+      if (end === start) continue;
+      listed.copy(bytes, frame * head.pagesPerFrame * FINGERPRINT_BYTES, start, end);
+      isKnown[frame] = 1;
+    }
+    for (const [key, { bytes: old }] of this.#fingerprints) {
+      if (this.#bytes + bytes.length <= MAX_FINGERPRINT_BYTES) break;
+      this.#fingerprints.delete(key);
+      this.#bytes -= old.length;
+    }
+    const known = { head, bytes, isKnown };
+    this.#fingerprints.set(index, known);
+    this.#bytes += bytes.length;
+    return known;
   }
 }

@@ -3,6 +3,9 @@ import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
 import { ChunkPipe } from '../chunk-pipe.ts';
 
+/** Bytes that the consumer reads at a time. */
+const READ_BYTES = 262_144;
+
 /**
  * Return a file whose bytes are read by a consumer in this process. Closing the file ends the bytes, and waits for
  * what the consumer makes of them; a consumer that fails makes the file fail.
@@ -11,7 +14,10 @@ import { ChunkPipe } from '../chunk-pipe.ts';
  */
 export function sinkOf(consume: (file: QemuFile) => Promise<unknown>): QemuFile {
   const pipe = new ChunkPipe();
-  const input = new QemuFile({ getBuffer: async () => (await pipe.read()) ?? 0 });
+  const input = new QemuFile({
+    getBuffer: (space) => pipe.read(space),
+    sizes: { lookAheadSize: READ_BYTES },
+  });
   let isConsumed = false;
   const consumer = consume(input).finally(async () => {
     isConsumed = true;

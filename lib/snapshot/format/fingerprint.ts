@@ -1,12 +1,12 @@
 import { hash } from 'node:crypto';
-import { DIGEST_BYTES } from '../format/limits.ts';
+import { FINGERPRINT_BYTES } from './limits.ts';
 
 /**
- * Write the SHA-256 of each page of a buffer to another one.
+ * Write the fingerprint of each page of a buffer to another one: the first half of its SHA-256.
  *
  * @param pages - Pages, one after the other.
  * @param count - Number of pages.
- * @param fingerprints - Filled with the SHA-256 of the pages, one after the other.
+ * @param fingerprints - Filled with the fingerprints of the pages, one after the other.
  */
 export function fingerprintPages(
   pages: Buffer,
@@ -17,6 +17,7 @@ export function fingerprintPages(
   for (let page = 0; page < count; page++) {
     const bytes = pages.subarray(page * pageSize, (page + 1) * pageSize);
     // Text is faster than a buffer: nothing is allocated outside of the heap.
-    fingerprints.write(hash('sha256', bytes, 'binary'), page * DIGEST_BYTES, 'latin1');
+    const digest = hash('sha256', bytes, 'binary');
+    fingerprints.write(digest, page * FINGERPRINT_BYTES, FINGERPRINT_BYTES, 'latin1');
   }
 }

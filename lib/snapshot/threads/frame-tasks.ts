@@ -1,0 +1,108 @@
+import { type Codec, decompressNow, FrameCompressor } from '../format/compression.ts';
+import { sha256 } from '../format/digest.ts';
+import { fingerprintPages } from '../format/fingerprint.ts';
+
+/** Find the fingerprints of pages. Both buffers are shared with the caller. */
+export interface FingerprintTask {
+  readonly kind: 'fingerprint';
+  readonly pages: Uint8Array;
+  readonly count: number;
+  readonly pageSize: number;
+  /** Filled with the fingerprints. */
+  readonly fingerprints: Uint8Array;
+}
+
+/** Bring a frame into its stored form. Both buffers are shared with the caller. */
+export interface PackTask {
+  readonly kind: 'pack';
+  readonly pages: Uint8Array;
+  /** Filled with the stored form, unless that is the pages as they are. At least as long as the pages. */
+  readonly packed: Uint8Array;
+}
+
+/** The stored form of a frame. */
+export interface PackedFrame {
+  readonly codec: Codec;
+  readonly storedBytes: number;
+  /** SHA-256 of the stored form. */
+  readonly digest: Uint8Array;
+}
+
+/** A frame that is read, in the bytes of an `OpenTask`. */
+export interface StoredFrame {
+  readonly codec: Codec;
+  readonly start: number;
+  readonly end: number;
+  /** SHA-256 of the stored form. */
+  readonly digest: Uint8Array;
+  /** Bytes of the contents. */
+  readonly length: number;
+}
+
+/** Check and decompress frames. The bytes are handed over, and so are the contents. */
+export interface OpenTask {
+  readonly kind: 'open';
+  readonly bytes: Uint8Array;
+  readonly frames: readonly StoredFrame[];
+}
+
+/** The contents of a frame, or why there are none, as a clause. */
+export type OpenedFrame = Uint8Array | string;
+
+/** Why a frame cannot be opened. */
+export const OPEN_FAULT = {
+  digest: 'it has another SHA-256 than the head says',
+  codec: (error: unknown): string => `it does not decompress: ${(error as Error).message}`,
+};
+
+export type FrameTask = FingerprintTask | PackTask | OpenTask;
+
+/** The result of each kind of task. */
+export interface FrameResults {
+  fingerprint: null;
+  pack: PackedFrame;
+  open: readonly OpenedFrame[];
+}
+
+const compressor = new FrameCompressor();
+
+/** Do a task in this thread. */
+export function doTask(task: FrameTask): FrameResults[FrameTask['kind']] {
+  switch (task.kind) {
+    case 'fingerprint':
+      fingerprintPages(
+        bufferOf(task.pages),
+        task.count,
+        task.pageSize,
+        bufferOf(task.fingerprints),
+      );
+      return null;
+    case 'pack':
+      return packFrame(task);
+    case 'open':
+      return openFrames(task);
+  }
+}
+
+function packFrame({ pages, packed }: PackTask): PackedFrame {
+  const { codec, bytes } = compressor.compress(pages);
+  if (bytes !== pages) packed.set(bytes);
+  return { codec, storedBytes: bytes.length, digest: sha256(bytes) };
+}
+
+/** Each frame is checked before it is decompressed. */
+function openFrames({ bytes, frames }: OpenTask): OpenedFrame[] {
+  return frames.map(({ codec, start, end, digest, length }) => {
+    const stored = bytes.subarray(start, end);
+    if (!sha256(stored).equals(digest)) return OPEN_FAULT.digest;
+    try {
+      return decompressNow({ codec, bytes: stored }, length);
+    } catch (error) {
+      return OPEN_FAULT.codec(error);
+    }
+  });
+}
+
+function bufferOf(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+}

@@ -1,0 +1,74 @@
+import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
+import { describe, test } from 'node:test';
+import zlib from 'node:zlib';
+import { FrameThreads } from '../../../lib/snapshot/threads/frame-threads.ts';
+import { watchLeaks } from '../../helpers/leaks.ts';
+import { until } from '../../helpers/until.ts';
+
+const PAGE = 4096;
+/** Tasks after which threads are at work, if there are any. */
+const MANY = 200;
+/** Node 20 runs the sources in no thread but the main one. */
+const HAS_THREADS = !process.version.startsWith('v20.');
+
+function shared(bytes: Uint8Array): Uint8Array {
+  const copy = new Uint8Array(new SharedArrayBuffer(bytes.length));
+  copy.set(bytes);
+  return copy;
+}
+
+function sha256(bytes: Uint8Array): Buffer {
+  return createHash('sha256').update(bytes).digest();
+}
+
+describe('threads of a store', () => {
+  for (const maxThreads of [0, 2]) {
+    test(`${maxThreads} of them: fingerprints, stored forms and contents are right, and the threads end`, async () => {
+      await using _leaks = await watchLeaks();
+      const threads = new FrameThreads(maxThreads);
+      const pages = shared(Buffer.concat([randomBytes(PAGE), Buffer.alloc(PAGE, 'text ')]));
+      const expected = Buffer.concat([
+        sha256(pages.subarray(0, PAGE)).subarray(0, 16),
+        sha256(pages.subarray(PAGE)).subarray(0, 16),
+      ]);
+      let most = 0;
+      for (let round = 0; round < MANY || (HAS_THREADS && maxThreads > 0 && most === 0); round++) {
+        const fingerprints = shared(new Uint8Array(32));
+        await threads.run({ kind: 'fingerprint', pages, count: 2, pageSize: PAGE, fingerprints });
+        assert.deepEqual(Buffer.from(fingerprints), expected);
+        most = Math.max(most, threads.size);
+      }
+      assert.equal(most, HAS_THREADS ? maxThreads : 0);
+      const packed = shared(new Uint8Array(pages.length));
+      const { codec, storedBytes, digest } = await threads.run({ kind: 'pack', pages, packed });
+      const stored = Uint8Array.from(packed.subarray(0, storedBytes));
+      assert.ok(codec !== 0 && storedBytes < 1.1 * PAGE);
+      assert.deepEqual(Buffer.from(digest), sha256(stored));
+      const frame = { codec, start: 0, end: storedBytes, digest, length: pages.length };
+      const [opened, short, other] = await threads.run({
+        kind: 'open',
+        bytes: stored,
+        frames: [frame, { ...frame, length: PAGE }, { ...frame, digest: sha256(pages) }],
+      });
+      assert.deepEqual(Buffer.from(opened as Uint8Array), Buffer.from(pages));
+      assert.match(String(short), /does not decompress/);
+      assert.match(String(other), /SHA-256/);
+      await until(() => threads.size === 0, { what: 'the end of the threads' });
+    });
+  }
+
+  test('pages that look dense and repeat are compressed', async () => {
+    const threads = new FrameThreads(0);
+    const half = randomBytes(65_536);
+    const pages = shared(Buffer.concat([half, half]));
+    const packed = shared(new Uint8Array(pages.length));
+    let stored = 0;
+    for (let frame = 0; frame < 64; frame++) {
+      stored += (await threads.run({ kind: 'pack', pages, packed })).storedBytes;
+    }
+    // One in eight is tried until one gains; deflate does not look back so far.
+    const hasZstd = 'zstdCompressSync' in zlib;
+    assert.ok(stored < (hasZstd ? 0.65 : 1.01) * 64 * pages.length, `${stored}`);
+  });
+});
