@@ -58,14 +58,15 @@ function records(
 const ORDINARY = { dense: 47, zero: 111 } as const;
 
 /** Yield the records of a guest as it is after some work: runs of pages with data and of zeros in turn. */
-function* ordinaryRecords(end: number): Generator<Buffer> {
+function* ordinaryRecords(count: number): Generator<Buffer> {
   let seed = 1;
   let kind: 'dense' | 'zero' = 'dense';
-  for (let page = 0; page < end; ) {
+  const end = count + 1;
+  for (let page = 1; page < end; ) {
     seed = (seed * 1_103_515_245 + 12_345) % 2_147_483_648;
-    const count = Math.min(1 + ((seed >>> 8) % ORDINARY[kind]), end - page);
-    yield records(kind, page, count, 0);
-    page += count;
+    const length = Math.min(1 + ((seed >>> 8) % ORDINARY[kind]), end - page);
+    yield records(kind, page, length, 0);
+    page += length;
     kind = kind === 'dense' ? 'zero' : 'dense';
   }
 }
@@ -91,16 +92,10 @@ export async function writeStream(
   const length = (pages + 1) * PAGE;
   const list = Buffer.concat([be64(length + 4), counted('pc.ram'), be64(length)]);
   await write(Buffer.from([1]), be32(1), counted('ram'), be32(0), be32(4), list, EOS, FOOTER);
-  await write(
-    Buffer.from([2]),
-    be32(1),
-    be64(pages * PAGE + 2),
-    counted('pc.ram'),
-    Buffer.from([0]),
-  );
+  await write(Buffer.from([2]), be32(1), be64(2), counted('pc.ram'), Buffer.from([0]));
   if (kind === 'ordinary') for (const run of ordinaryRecords(pages)) await write(run);
-  for (let first = 0; kind !== 'ordinary' && first < pages; first += PIECE_RECORDS) {
-    await write(records(kind, first, Math.min(PIECE_RECORDS, pages - first), changedEvery));
+  for (let first = 1; kind !== 'ordinary' && first <= pages; first += PIECE_RECORDS) {
+    await write(records(kind, first, Math.min(PIECE_RECORDS, pages + 1 - first), changedEvery));
   }
   const json = Buffer.from('{"page_size": 4096, "devices": []}');
   await write(EOS, FOOTER, Buffer.from([3]), be32(1), EOS, FOOTER);

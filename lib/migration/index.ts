@@ -120,6 +120,7 @@ export {
 } from './verify/summary.ts';
 export { type Verification, type VerifyOptions, verifyStream } from './verify/verify.ts';
 export type { RawCommand, WritableCommand } from './writer/encode-command.ts';
+export type { StreamLayout } from './writer/guest-writer.ts';
 export { MappedRamWriter } from './writer/mapped-ram-writer.ts';
 export {
   MigrationWriter,
@@ -133,7 +134,6 @@ export {
 } from './writer/multifd-packets.ts';
 export { RamWriter, type RamWriterContext } from './writer/ram-writer.ts';
 export {
-  type StreamLayout,
   type WriteSavedGuestOptions,
   writerOptionsOf,
   writeSavedGuest,

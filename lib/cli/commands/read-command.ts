@@ -25,6 +25,7 @@ export interface ReadFlags {
  * @param fromText - The endpoint, as typed.
  * @param work - Reads the stream and returns the exit code.
  * @param meterOf - What the progress line shows. Default: how much of the input was read.
+ * @param lookAheadSize - Bytes that are read at a time. Default: those of the endpoint's backend.
  * @returns The exit code.
  */
 export async function readStream(
@@ -32,6 +33,7 @@ export async function readStream(
   flags: ReadFlags,
   work: (stream: OpenStream, signal: AbortSignal) => Promise<number>,
   meterOf?: { readonly measure: () => Measure; readonly total: number | undefined },
+  lookAheadSize?: number,
 ): Promise<number> {
   let from: Endpoint;
   let channels: Uri[];
@@ -48,7 +50,14 @@ export async function readStream(
   let stream: OpenStream | undefined;
   let meter: Meter | undefined;
   try {
-    stream = await openStream({ from, channels, snapshot: flags.snapshot, signal, quiet });
+    stream = await openStream({
+      from,
+      channels,
+      snapshot: flags.snapshot,
+      lookAheadSize,
+      signal,
+      quiet,
+    });
     const { outer } = stream;
     const { measure, total } = meterOf ?? {
       measure: () => ({ bytes: bytesRead(outer), limitedMs: 0 }),

@@ -29,6 +29,8 @@ export interface StreamChoice {
   channels: readonly Uri[];
   /** Name or id of a snapshot in a disk image. */
   snapshot?: string | undefined;
+  /** Bytes that are read at a time. Default: those of the endpoint's backend. */
+  lookAheadSize?: number | undefined;
   signal: AbortSignal;
   quiet: boolean;
   /** False: the VM description at the end of the file is not looked up. Default true. */
@@ -41,7 +43,7 @@ export interface StreamChoice {
  * @throws {QemuFileError} (rejects) as `openFrom` and `unwrap`; nothing is left open.
  */
 export async function openStream(choice: StreamChoice): Promise<OpenStream> {
-  const { from, snapshot, signal, quiet, needsDescription = true } = choice;
+  const { from, snapshot, lookAheadSize, signal, quiet, needsDescription = true } = choice;
   const opened: QemuFile[] = [];
   const close = async (): Promise<void> => {
     await Promise.allSettled(opened.map((file) => file.close()));
@@ -53,7 +55,7 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
       signal,
       onListening,
       ...filter,
-      file: { signal },
+      file: { signal, lookAheadSize },
     });
     opened.push(outer);
     const unwrapped = await unwrap(outer, { decompress, snapshot });

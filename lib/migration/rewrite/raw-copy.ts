@@ -50,22 +50,35 @@ export class RawCopy {
     limit: () => number,
     ready?: () => void | Promise<void>,
   ): AsyncGenerator<Uint8Array, void> {
+    let hasWaited = false;
+    let isAtOnce = false;
     for (;;) {
       this.copyTo(limit());
       await ready?.();
+      // A file that is read on this thread leaves no time for the end of a write, and for the start of the next.
+      if (isAtOnce) await this.#turn();
+      isAtOnce = false;
       if (this.#to.rateLimitExceeded()) await this.#to.drain();
       const bytes = this.#source.takeChunk();
       if (bytes === null) {
+        hasWaited = true;
         if (await this.#source.waitForChunk()) continue;
         if (this.#from.error !== null) throw this.#from.error;
         return;
       }
+      isAtOnce = !hasWaited;
+      hasWaited = false;
       this.#chunks.push({ bytes, parts: 0, isPassed: false });
       this.#received += bytes.length;
       yield bytes;
       // The reader asks for the next chunk when it has taken this one in.
       if (this.#isDiscarding) this.#pass(this.#received, false);
     }
+  }
+
+  async #turn(): Promise<void> {
+    void this.#to.flush();
+    await new Promise<void>((resolve) => setImmediate(resolve));
   }
 
   /** Copy the bytes up to an offset. */

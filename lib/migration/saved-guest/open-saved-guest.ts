@@ -1,11 +1,11 @@
 import { abortError, QemuFileError } from '../../contract/errors.ts';
-import type { Whence } from '../../contract/ops.ts';
+import type { MaybePromise, Whence } from '../../contract/ops.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { loadDigest } from '../../util/digest.ts';
 import { noop } from '../../util/noop.ts';
 import type { Unwrapped } from '../containers/unwrap.ts';
 import type { FoundDescription } from '../devices/find-vm-description.ts';
-import type { RamBlock } from '../format/events.ts';
+import type { PageVisitor, RamBlock } from '../format/events.ts';
 import type { MigrationStreamError } from '../format/stream-error.ts';
 import { combineVisitors } from '../memory/combine-visitors.ts';
 import { checkDiscarded, DiscardedPages } from '../memory/discarded-pages.ts';
@@ -23,6 +23,16 @@ import { StreamWithoutGaps } from './stream-without-gaps.ts';
 
 /** Bytes that the pass over a stream reads at a time. */
 const PASS_CHUNK_BYTES = 262_144;
+
+/** Gets the pages of a stream during the pass over it. */
+export interface PassFollower {
+  /** Receives the pages. */
+  readonly pages: PageVisitor;
+  /** Called with what has come so far before the first section with pages; awaited. */
+  begin(frame: GuestFrame): Promise<void>;
+  /** Waits until the follower can take more pages; called before bytes of the stream are read. */
+  ready(): void | Promise<void>;
+}
 
 /** Options of `openSavedGuest`. */
 export interface OpenSavedGuestOptions {
@@ -61,14 +71,28 @@ export interface OpenSavedGuestOptions {
  * await guest.close();
  * ```
  */
-export async function openSavedGuest(
+export function openSavedGuest(
   stream: Unwrapped,
   options: OpenSavedGuestOptions = {},
+): Promise<SavedGuest> {
+  return openSavedGuestWith(stream, options, undefined);
+}
+
+/**
+ * Open a recorded stream as `openSavedGuest` does, with a follower of the pass over it.
+ *
+ * @param follower - Gets the pages, without an index.
+ * @throws As `openSavedGuest`; (rejects) the errors of the follower.
+ */
+export async function openSavedGuestWith(
+  stream: Unwrapped,
+  options: OpenSavedGuestOptions,
+  follower: PassFollower | undefined,
 ): Promise<SavedGuest> {
   let reads: PositionedReads | undefined;
   try {
     reads = await openPositionedReads(stream);
-    return await read(reads, stream.fileOffset, options);
+    return await read(reads, stream.fileOffset, options, follower);
   } catch (error) {
     await (reads ?? stream.file).close().catch(noop);
     throw error;
@@ -79,11 +103,12 @@ async function read(
   reads: PositionedReads,
   fileOffset: number,
   { description, index, onFault, signal }: OpenSavedGuestOptions,
+  follower: PassFollower | undefined,
 ): Promise<SavedGuest> {
   if (index !== undefined) return readWithIndex(reads, index, onFault);
   const places = new PagePlaces(() => isMapped(reader));
   const discarded = new DiscardedPages();
-  const file = passFile(reads, fileOffset, signal);
+  const file = passFile(reads, fileOffset, signal, follower);
   const reader: MigrationReader = new MigrationReader(file, {
     pages: combineVisitors([
       places,
@@ -92,6 +117,7 @@ async function read(
         placed: (block, offset, length) => discarded.sent(block, offset, length),
         zero: (block, offset, count) => discarded.zero(block, offset, count),
       },
+      ...(follower === undefined ? [] : [follower.pages]),
     ]),
     description,
     fileOffset,
@@ -103,7 +129,12 @@ async function read(
     await reads.read(bytes, from);
     return bytes;
   };
-  const frame = await readFrame(reader, { take }, (event) => discarded.follow(event));
+  const frame = await readFrame(
+    reader,
+    { take },
+    (event) => discarded.follow(event),
+    (early) => follower?.begin(early) ?? Promise.resolve(),
+  );
   if (hasPagesElsewhere(reader)) {
     throw noRandomAccess('its pages are in multifd channels', reader.position);
   }
@@ -169,20 +200,25 @@ function passFile(
   reads: PositionedReads,
   fileOffset: number,
   signal: AbortSignal | undefined,
+  follower: PassFollower | undefined,
 ): QemuFile {
   let next = 0;
+  const readNext = (buffer: Uint8Array): MaybePromise<number> => {
+    const read = reads.readSome(buffer, next);
+    if (typeof read !== 'number') {
+      return read.then((bytes) => {
+        next += bytes;
+        return bytes;
+      });
+    }
+    next += read;
+    return read;
+  };
   return new QemuFile({
     getBuffer(buffer) {
       if (signal?.aborted) throw abortError(signal, 'openSavedGuest');
-      const read = reads.readSome(buffer, next);
-      if (typeof read !== 'number') {
-        return read.then((bytes) => {
-          next += bytes;
-          return bytes;
-        });
-      }
-      next += read;
-      return read;
+      const waiting = follower?.ready();
+      return waiting === undefined ? readNext(buffer) : waiting.then(() => readNext(buffer));
     },
     getOffset: () => fileOffset + next,
     setOffset(offset: number, whence: Whence) {

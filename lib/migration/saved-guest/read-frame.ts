@@ -31,6 +31,7 @@ export type GuestFrame = Omit<SavedGuest, 'pages' | 'close'>;
  * @param reader - Reads the stream; its visitor gets the pages.
  * @param bytes - The bytes of the same stream.
  * @param onEvent - Called with each event.
+ * @param onPages - Called with what has come so far before the first section with pages; awaited.
  * @throws {MigrationStreamError} (rejects) as the reader; `unsupported` for a stream without RAM, with too much
  *   beside it, or with a command that QEMU does not know.
  */
@@ -38,11 +39,18 @@ export async function readFrame(
   reader: MigrationReader,
   bytes: StreamBytes,
   onEvent?: (event: MigrationEvent) => void,
+  onPages?: (frame: GuestFrame) => Promise<void>,
 ): Promise<GuestFrame> {
   const frame = new Frame(bytes);
+  let hasPages = false;
   for await (const event of reader) {
     await frame.add(event);
     onEvent?.(event);
+    if (hasPages || onPages === undefined || event.type !== 'section') continue;
+    const { name, kind } = event.section;
+    if (name !== 'ram' || kind === 'start' || kind === 'full') continue;
+    hasPages = true;
+    await onPages(frame.finish(event.offset));
   }
   return frame.finish(reader.position);
 }
@@ -113,7 +121,7 @@ class Frame {
       configurationBytes: this.#configurationBytes,
       hasFooters: this.#hasFooters,
       ram: { sectionId, instanceId, versionId },
-      sections: this.#sections,
+      sections: [...this.#sections],
       sectionsBeforeRam: this.#sectionsBeforeRam,
       descriptionText: this.#descriptionText,
     };

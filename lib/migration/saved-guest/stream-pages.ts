@@ -12,6 +12,9 @@ const WORD_BYTES = 8;
 /** Bytes of the stream that are held together. */
 const MAX_HELD_BYTES = 2 * EXTENT_BYTES;
 
+/** Bytes of adjacent pages from which on they are read into the caller's memory, past the cache. */
+const MIN_DIRECT_BYTES = 65_536;
+
 /** Parts with which the pages of a stream are read. */
 export interface StreamPagesOptions {
   readonly pageSize: number;
@@ -87,10 +90,20 @@ export class StreamPages implements PageSource {
       const runPage = index < 0 ? -1 : (pages[index] as number);
       const runEnd = index < 0 ? -1 : runPage + (counts[index] as number);
       if (page < runEnd) {
-        const most = Math.max(1, Math.floor(MAX_HELD_BYTES / stride));
+        const isDirect =
+          !this.#hasWords && (Math.min(end, runEnd) - page) * pageSize >= MIN_DIRECT_BYTES;
+        const most = isDirect ? end : Math.max(1, Math.floor(MAX_HELD_BYTES / stride));
         const count = Math.min(end - page, runEnd - page, most);
         const position = (positions[index] as number) + (page - runPage) * stride;
-        const pending = this.#copy(block, (page - first) * pageSize, count, position, target, done);
+        const pageAt = (page - first) * pageSize;
+        const pending = isDirect
+          ? this.#readDirectly(
+              block,
+              pageAt,
+              position,
+              target.subarray(done, done + count * pageSize),
+            )
+          : this.#copy(block, pageAt, count, position, target, done);
         page += count;
         done += count * pageSize;
         if (pending !== null) {
@@ -121,6 +134,20 @@ export class StreamPages implements PageSource {
     const first = this.#firsts[block];
     if (first === undefined) throw new RangeError(`${block} is not the number of a RAM block`);
     return first;
+  }
+
+  /** Read adjacent pages of a mapped-ram file. */
+  async #readDirectly(
+    block: number,
+    offset: number,
+    position: number,
+    target: Uint8Array,
+  ): Promise<void> {
+    try {
+      await this.#reads.read(target, position);
+    } catch (error) {
+      throw this.#readError(block, offset, toQemuFileError(error));
+    }
   }
 
   /** Copy the pages of a run. Return null if their bytes are at hand. */

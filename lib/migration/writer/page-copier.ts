@@ -1,35 +1,41 @@
 import { abortError } from '../../contract/errors.ts';
+import { noop } from '../../util/noop.ts';
 import type { PageSource } from '../page-source/page-source.ts';
-import { ZeroPage } from '../page-source/zero-page.ts';
+import type { PageTarget } from './page-target.ts';
+import { ZeroRunSplitter } from './zero-run-splitter.ts';
 
 /** Bytes that are read from the source at a time. */
 const CHUNK_BYTES = 1_048_576;
 /** Most pages of zeros that are written without asking whether the target is full. */
-const MAX_ZERO_RUN = 16_384;
+export const MAX_ZERO_RUN = 16_384;
 
-/** Where pages are written: records of a stream, or places in a file. */
-export interface PageTarget {
-  /** Write adjacent pages; call `onRelease` when their memory may be used again. */
-  page(block: number, offset: number, bytes: Uint8Array, onRelease: () => void): void;
-  /** Write a run of pages of zeros. */
-  zero(block: number, offset: number, count: number): void;
-  /** Wait until there is room for more. */
-  ready(): void | Promise<void>;
+/** A part of a block that is being read. */
+interface Chunk {
+  readonly block: number;
+  readonly offset: number;
+  readonly bytes: Buffer;
+  readonly reading: Promise<void> | void;
 }
 
-/** Copies pages of a source to a target, pages of zeros apart, through buffers that are used again. */
+/** Copies pages of a source to a target, pages of zeros apart. One chunk is read while the one before is written. */
 export class PageCopier {
   readonly #pages: PageSource;
   readonly #target: PageTarget;
   readonly #signal: AbortSignal | undefined;
-  readonly #free: Buffer[] = [];
-  readonly #zeroPage: ZeroPage;
+  readonly #splitter: ZeroRunSplitter;
+  readonly #buffers: readonly Buffer[] = [
+    Buffer.allocUnsafeSlow(CHUNK_BYTES),
+    Buffer.allocUnsafeSlow(CHUNK_BYTES),
+  ];
+  #reads = 0;
+  /** The chunk that is read and not yet written. */
+  #next: Chunk | null = null;
 
   constructor(pages: PageSource, target: PageTarget, signal: AbortSignal | undefined) {
     this.#pages = pages;
     this.#target = target;
     this.#signal = signal;
-    this.#zeroPage = new ZeroPage(pages.pageSize);
+    this.#splitter = new ZeroRunSplitter(target, pages.pageSize);
   }
 
   /**
@@ -48,7 +54,7 @@ export class PageCopier {
       if (isOmitted(name)) continue;
       let at = 0;
       for (const extent of pages.extents(index)) {
-        await this.#zeros(index, at, extent.at);
+        if (extent.at > at) await this.#zeros(index, at, extent.at);
         await this.#copy(index, extent.at, extent.length);
         at = extent.at + extent.length;
         onProgress?.(done + at);
@@ -57,10 +63,12 @@ export class PageCopier {
       done += usedLength;
       onProgress?.(done);
     }
+    await this.#writeNext();
   }
 
   /** Write zeros from byte `at` to byte `end` of a block. */
   async #zeros(block: number, at: number, end: number): Promise<void> {
+    await this.#writeNext();
     const { pageSize } = this.#pages;
     for (let from = at; from < end; ) {
       const count = Math.min((end - from) / pageSize, MAX_ZERO_RUN);
@@ -70,49 +78,32 @@ export class PageCopier {
     }
   }
 
-  /** Write the contents of a block from byte `at`. */
+  /** Write the contents of a block from byte `at`; the last chunk stays for `#writeNext`. */
   async #copy(block: number, at: number, length: number): Promise<void> {
     for (let done = 0; done < length; ) {
       const take = Math.min(CHUNK_BYTES, length - done);
-      const buffer = this.#free.pop() ?? Buffer.allocUnsafeSlow(CHUNK_BYTES);
+      const buffer = this.#buffers[this.#reads % 2] as Buffer;
+      this.#reads += 1;
       const bytes = take === CHUNK_BYTES ? buffer : buffer.subarray(0, take);
-      const reading = this.#pages.read(block, at + done, bytes);
-      if (reading !== undefined) await reading;
-      this.#write(block, at + done, bytes, buffer);
+      const offset = at + done;
+      const reading = this.#pages.read(block, offset, bytes);
+      // Its failure is thrown when the chunk is written, unless the one before fails.
+      reading?.catch(noop);
+      await this.#writeNext();
+      this.#next = { block, offset, bytes, reading };
       done += take;
-      await this.#ready();
     }
   }
 
-  /** Write pages in runs: of zeros, and of others by reference. */
-  #write(block: number, offset: number, bytes: Buffer, buffer: Buffer): void {
-    const target = this.#target;
-    const zeroPage = this.#zeroPage;
-    const { pageSize } = this.#pages;
-    const { length } = bytes;
-    let references = 1;
-    const release = (): void => {
-      references -= 1;
-      if (references === 0) this.#free.push(buffer);
-    };
-    let from = 0;
-    let isZero = zeroPage.isAt(bytes, 0);
-    while (from < length) {
-      const wasZero = isZero;
-      let end = from;
-      do {
-        end += pageSize;
-        if (end < length) isZero = zeroPage.isAt(bytes, end);
-      } while (end < length && isZero === wasZero);
-      if (wasZero) {
-        target.zero(block, offset + from, (end - from) / pageSize);
-      } else {
-        references += 1;
-        target.page(block, offset + from, bytes.subarray(from, end), release);
-      }
-      from = end;
-    }
-    release();
+  /** Write the chunk that was read last. */
+  async #writeNext(): Promise<void> {
+    const chunk = this.#next;
+    if (chunk === null) return;
+    this.#next = null;
+    const { block, offset, bytes, reading } = chunk;
+    if (reading !== undefined) await reading;
+    this.#splitter.write(block, offset, bytes);
+    await this.#ready();
   }
 
   async #ready(): Promise<void> {

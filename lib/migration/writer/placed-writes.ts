@@ -3,8 +3,10 @@ import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 
 /** Bytes that are gathered before they are written. */
 const BATCH_BYTES = 1_048_576;
-/** Batches that may wait for the file, the one that is being written included. */
-const MAX_BATCHES = 4;
+/** Batches that are written at a time. */
+const MAX_WRITING = 4;
+/** Batches that may wait for the file, those that are being written included. */
+const MAX_BATCHES = 8;
 
 /** Bytes and the places that they go to. */
 interface Batch {
@@ -12,21 +14,28 @@ interface Batch {
   used: number;
   /** Start in the file, start in `bytes` and length of each run of adjacent bytes, one after another. */
   readonly runs: number[];
+  /** Lowest place, and the one after the highest. */
+  from: number;
+  to: number;
 }
 
 /**
- * Writes bytes to places in a file, in the order of the calls: adjacent ones together, while the next ones are
- * gathered.
+ * Writes bytes to places in a file, adjacent ones together, while the next ones are gathered. Bytes that are put
+ * later to the same place win: batches are written at the same time only if each lies after the one before.
  */
 export class PlacedWrites {
   readonly #file: QemuFile;
   readonly #free: Batch[] = [];
+  /** Batches in the order of the calls; the first `#writing` of them are being written, or are done. */
   readonly #queue: Batch[] = [];
+  #writing = 0;
+  /** End of the places of all batches that are being written. */
+  #writingTo = 0;
   #batch: Batch = newBatch();
   /** Place after the last byte of the open run. */
   #end = -1;
-  #writing: Promise<void> | null = null;
   #failure: QemuFileError | null = null;
+  #wake: (() => void) | null = null;
 
   constructor(file: QemuFile) {
     this.#file = file;
@@ -40,8 +49,11 @@ export class PlacedWrites {
       const take = Math.min(bytes.length - done, BATCH_BYTES - batch.used);
       const part = take === bytes.length ? bytes : bytes.subarray(done, done + take);
       batch.bytes.set(part, batch.used);
-      if (this.#end === at + done) (batch.runs[batch.runs.length - 1] as number) += take;
-      else batch.runs.push(at + done, batch.used, take);
+      const place = at + done;
+      if (this.#end === place) (batch.runs[batch.runs.length - 1] as number) += take;
+      else batch.runs.push(place, batch.used, take);
+      batch.from = Math.min(batch.from, place);
+      batch.to = Math.max(batch.to, place + take);
       batch.used += take;
       done += take;
       this.#end = at + done;
@@ -52,18 +64,22 @@ export class PlacedWrites {
   /** Wait until there is room for more; throw the failure of the file. */
   ready(): Promise<void> | void {
     if (this.#failure === null && this.#queue.length < MAX_BATCHES) return;
-    return this.#waitForRoom();
-  }
-
-  async #waitForRoom(): Promise<void> {
-    while (this.#queue.length >= MAX_BATCHES && this.#failure === null) await this.#writing;
-    if (this.#failure !== null) throw this.#failure;
+    return this.#waitFor(MAX_BATCHES - 1);
   }
 
   /** Write everything that was put. */
-  async flush(): Promise<void> {
+  flush(): Promise<void> {
     this.#seal();
-    while (this.#writing !== null) await this.#writing;
+    return this.#waitFor(0);
+  }
+
+  /** Wait until no more than `count` batches are left; throw the failure of the file when no write is running. */
+  async #waitFor(count: number): Promise<void> {
+    while (this.#queue.length > count && (this.#failure === null || this.#writing > 0)) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
     if (this.#failure !== null) throw this.#failure;
   }
 
@@ -73,38 +89,50 @@ export class PlacedWrites {
       this.#batch = this.#free.pop() ?? newBatch();
       this.#end = -1;
     }
-    this.#writing ??= this.#next();
+    this.#startWrites();
   }
 
-  /** Write the first batch of the queue, then start with the next one. */
-  #next(): Promise<void> | null {
-    const [batch] = this.#queue;
-    if (batch === undefined || this.#failure !== null) return null;
-    return this.#write(batch).then(
-      () => {
-        this.#queue.shift();
-        batch.used = 0;
-        batch.runs.length = 0;
-        this.#free.push(batch);
-        this.#writing = this.#next();
-      },
-      (error: unknown) => {
-        this.#failure = toQemuFileError(error);
-        this.#writing = null;
-      },
-    );
-  }
-
-  async #write({ bytes, runs }: Batch): Promise<void> {
-    for (let index = 0; index < runs.length; index += 3) {
-      const start = runs[index + 1] as number;
-      const length = runs[index + 2] as number;
-      const part = bytes.subarray(start, start + length);
-      await this.#file.putBufferAt(part, runs[index] as number);
+  /** Start to write those batches of the queue whose turn it is. */
+  #startWrites(): void {
+    while (this.#failure === null && this.#writing < MAX_WRITING) {
+      const batch = this.#queue[this.#writing];
+      if (batch === undefined || (this.#writing > 0 && batch.from < this.#writingTo)) return;
+      this.#writing += 1;
+      this.#writingTo = batch.to;
+      void this.#write(batch);
     }
+  }
+
+  async #write(batch: Batch): Promise<void> {
+    const { bytes, runs } = batch;
+    try {
+      for (let index = 0; index < runs.length; index += 3) {
+        const start = runs[index + 1] as number;
+        const length = runs[index + 2] as number;
+        await this.#file.putBufferAt(bytes.subarray(start, start + length), runs[index] as number);
+      }
+    } catch (error) {
+      this.#failure ??= toQemuFileError(error);
+    }
+    this.#queue.splice(this.#queue.indexOf(batch), 1);
+    this.#writing -= 1;
+    batch.used = 0;
+    runs.length = 0;
+    batch.from = Number.POSITIVE_INFINITY;
+    batch.to = 0;
+    this.#free.push(batch);
+    this.#startWrites();
+    this.#wake?.();
+    this.#wake = null;
   }
 }
 
 function newBatch(): Batch {
-  return { bytes: new Uint8Array(BATCH_BYTES), used: 0, runs: [] };
+  return {
+    bytes: new Uint8Array(BATCH_BYTES),
+    used: 0,
+    runs: [],
+    from: Number.POSITIVE_INFINITY,
+    to: 0,
+  };
 }

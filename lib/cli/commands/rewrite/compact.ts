@@ -12,7 +12,7 @@ export type CompactFlags = RewriteFlags;
  * @returns The exit code.
  */
 export function runCompact(fromText: string, toText: string, flags: CompactFlags): Promise<number> {
-  return rewriteStream('compacted', [fromText, toText], flags, (stream, to, signal) =>
-    writeGuest(fromText, stream, to, flags, signal),
+  return rewriteStream('compacted', [fromText, toText], flags, (stream, output, signal) =>
+    writeGuest(fromText, stream, output, flags, signal),
   );
 }

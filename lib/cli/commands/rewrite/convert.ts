@@ -1,3 +1,4 @@
+import { fstatSync } from 'node:fs';
 import { QemuFileError } from '../../../contract/errors.ts';
 import { changeGuest } from '../../../migration/rewrite/change-guest.ts';
 import { type CopyOptions, copyStream } from '../../../migration/rewrite/copy-stream.ts';
@@ -8,7 +9,12 @@ import { isMappedRam, rebaseMappedRam } from '../../../relay/rebase-mapped-ram.t
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
 import type { OpenStream } from '../../endpoints/open-stream.ts';
 import { UsageError } from '../../shell/command-errors.ts';
-import { type RewriteFlags, type Rewritten, rewriteStream } from './rewrite-command.ts';
+import {
+  type Output,
+  type RewriteFlags,
+  type Rewritten,
+  rewriteStream,
+} from './rewrite-command.ts';
 import { writeGuest } from './write-guest.ts';
 
 /** Options of `qemu-file convert`. */
@@ -29,19 +35,20 @@ export interface ConvertFlags extends RewriteFlags {
  * @returns The exit code.
  */
 export function runConvert(fromText: string, toText: string, flags: ConvertFlags): Promise<number> {
-  return rewriteStream('converted', [fromText, toText], flags, (stream, to, signal) =>
-    convert([fromText, toText], stream, to, flags, signal),
+  return rewriteStream('converted', [fromText, toText], flags, (stream, output, signal) =>
+    convert([fromText, toText], stream, output, flags, signal),
   );
 }
 
 async function convert(
   [fromText, toText]: readonly [string, string],
   stream: OpenStream,
-  to: QemuFile,
+  output: Output,
   flags: ConvertFlags,
   signal: AbortSignal,
 ): Promise<Rewritten> {
   const { unwrapped, description, channels } = stream;
+  const to = output.file;
   const { layout } = flags;
   const changes = changesOf(flags);
   const { fileOffset } = unwrapped;
@@ -51,6 +58,9 @@ async function convert(
   const isOther = layout !== undefined && (layout === 'mapped-ram') !== isMapped;
   // Pages of further channels become part of the stream.
   if (isOther || channels.length > 0) {
+    if (Object.values(changes).every((change) => change === undefined)) {
+      return writeGuest(fromText, stream, output, flags, signal);
+    }
     const change = (guest: SavedGuest): SavedGuest => {
       try {
         return changeGuest(guest, changes);
@@ -58,9 +68,11 @@ async function convert(
         throw usageErrorOf(error);
       }
     };
-    return writeGuest(fromText, stream, to, flags, signal, change);
+    return writeGuest(fromText, stream, output, flags, signal, change);
   }
   if (isMapped) checkPlace(parseEndpoint(toText), flags, fileOffset);
+  // A file is read on this thread while the pool writes: each call in the pool takes longer to start and to end.
+  if (unwrapped.containers.length === 0 && isFile(stream.outer)) stream.outer.setBlocking(true);
   const isMoved = isMapped && fileOffset !== toOffset;
   const from = isMoved ? rebaseMappedRam(unwrapped.file, fileOffset, toOffset) : unwrapped.file;
   const { bytes, trailingBytes, warnings } = await copyStream(from, to, {
@@ -73,6 +85,11 @@ async function convert(
   const notes = [...warnings];
   if (trailingBytes > 0) notes.push(`${trailingBytes} bytes after the stream were left out`);
   return { before: bytes, after: to.putPosition, notes };
+}
+
+function isFile(file: QemuFile): boolean {
+  const fd = file.getFd();
+  return fd >= 0 && fstatSync(fd).isFile();
 }
 
 /** Return what changes in a stream or guest. */

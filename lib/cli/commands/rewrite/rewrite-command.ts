@@ -1,10 +1,11 @@
 import { fstatSync, type Stats, statSync } from 'node:fs';
 import type { CompressFormat } from '../../../../adapters/compress/compress.ts';
 import { isStoreUrl } from '../../../../adapters/storage/store-url.ts';
-import { toQemuFileError } from '../../../contract/errors.ts';
-import type { StreamLayout } from '../../../migration/writer/write-saved-guest.ts';
+import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
+import type { StreamLayout } from '../../../migration/writer/guest-writer.ts';
 import type { QemuFileOptions } from '../../../qemu-file/options.ts';
 import type { QemuFile } from '../../../qemu-file/qemu-file.ts';
+import { noop } from '../../../util/noop.ts';
 import { sinkFile } from '../../../vm/save/sink.ts';
 import {
   type Endpoint,
@@ -28,6 +29,9 @@ export interface RewriteFlags extends ReadFlags, StoreFlags {
   layout?: StreamLayout;
 }
 
+/** Bytes of a file that are read at a time: the time between a read and the write of its bytes counts for each. */
+const FROM_FILE_BYTES = 4_194_304;
+
 /** What a command that writes a stream reports. */
 export interface Rewritten {
   /** Bytes of the input and of the output; the output before compression. */
@@ -40,23 +44,32 @@ export interface Rewritten {
 /** Milliseconds that a peer may go on sending after the end of the stream. */
 const LINGER_MS = 5000;
 
-/** Large batches: the bytes of a file are copied into them, and each is one call in the thread pool. */
-const TO_FILE: QemuFileOptions = { stagingSize: 1_048_576 };
+/**
+ * Large batches: each is one call in the thread pool, and until it is noticed that one has ended, no other is written.
+ * Pages are copied into them: an entry of its own for each page takes longer (bench/write-streams.ts).
+ */
+const TO_FILE: QemuFileOptions = {
+  stagingSize: 4_194_304,
+  highWaterMark: 16_777_216,
+  copyLimit: 65_536,
+};
 
 /**
  * Run a command that reads a stream and writes another, completely or not at all.
  *
- * @param work - Writes the stream to the file that it is given, and does not close it.
+ * @param work - Writes the stream to the output's file, and does not close it.
  * @returns The exit code.
  */
 export async function rewriteStream(
   verb: string,
   [fromText, toText]: readonly [string, string],
   flags: RewriteFlags,
-  work: (stream: OpenStream, to: QemuFile, signal: AbortSignal) => Promise<Rewritten>,
+  work: (stream: OpenStream, output: Output, signal: AbortSignal) => Promise<Rewritten>,
 ): Promise<number> {
+  let from: Endpoint;
   let to: Endpoint;
   try {
+    from = parseEndpoint(fromText);
     to = parseEndpoint(toText);
   } catch (error) {
     await printStderr(toQemuFileError(error).reason);
@@ -67,26 +80,19 @@ export async function rewriteStream(
     await printStderr(refusal);
     return EXIT.USAGE;
   }
-  let output: QemuFile | undefined;
-  const measure = () => ({ bytes: output?.putPosition ?? 0, limitedMs: 0 });
+  let output: Output | undefined;
+  const measure = () => ({ bytes: output?.file.putPosition ?? 0, limitedMs: 0 });
   return readStream(
     fromText,
     flags,
     async (stream, signal) => {
       checkNotSame(stream.outer, to, toText);
-      const report = await writeTo(
-        toText,
-        to,
-        withKnownSet(flags, fromText, to),
-        signal,
-        (file) => {
-          output = file;
-          return work(stream, file, signal);
-        },
-      );
+      output = await Output.open(toText, to, withKnownSet(flags, fromText, to), signal);
+      const report = await output.write((opened) => work(stream, opened, signal));
       return printReport(verb, fromText, toText, flags, report, isStdout(to));
     },
     { measure, total: undefined },
+    from.scheme === 'file' ? FROM_FILE_BYTES : undefined,
   );
 }
 
@@ -106,32 +112,78 @@ function withKnownSet(flags: RewriteFlags, fromText: string, to: Endpoint): Rewr
   return { ...flags, workingSet: fromText };
 }
 
-/** Open TO, have it written, and close it; on a failure nothing appears under its name. */
-async function writeTo(
-  toText: string,
-  uri: Endpoint,
-  flags: RewriteFlags,
-  signal: AbortSignal,
-  write: (file: QemuFile) => Promise<Rewritten>,
-): Promise<Rewritten> {
-  let file: QemuFile;
-  try {
-    const options = uri.scheme === 'file' ? TO_FILE : {};
-    const opened = await openToEndpoint(uri, { signal, file: { ...options, signal } }, flags);
-    file = await sinkFile(opened, flags.compress);
-  } catch (error) {
-    throw new OutputError(toText, toQemuFileError(error));
+/** TO, which is written completely or does not appear. */
+export class Output {
+  readonly #text: string;
+  readonly #uri: Endpoint;
+  readonly #open: () => Promise<QemuFile>;
+  readonly #signal: AbortSignal;
+  /** The file to write to. */
+  file: QemuFile;
+
+  private constructor(
+    text: string,
+    uri: Endpoint,
+    file: QemuFile,
+    open: () => Promise<QemuFile>,
+    signal: AbortSignal,
+  ) {
+    this.#text = text;
+    this.#uri = uri;
+    this.file = file;
+    this.#open = open;
+    this.#signal = signal;
   }
-  try {
-    const report = await write(file);
-    await finish(file);
-    return report;
-  } catch (error) {
-    const failure = toQemuFileError(error);
-    const isOwn = file.error === failure || file.error?.cause === error;
-    file.destroy(failure);
-    await file.close().catch(() => {});
-    throw isOwn && !signal.aborted ? new OutputError(toText, failure) : error;
+
+  /** @throws {OutputError} (rejects) if it cannot be opened. */
+  static async open(
+    text: string,
+    uri: Endpoint,
+    flags: RewriteFlags,
+    signal: AbortSignal,
+  ): Promise<Output> {
+    const open = async (): Promise<QemuFile> => {
+      try {
+        const options = uri.scheme === 'file' ? TO_FILE : {};
+        const opened = await openToEndpoint(uri, { signal, file: { ...options, signal } }, flags);
+        return await sinkFile(opened, flags.compress);
+      } catch (error) {
+        throw new OutputError(text, toQemuFileError(error));
+      }
+    };
+    return new Output(text, uri, await open(), open, signal);
+  }
+
+  /** Whether what was written can be taken back. */
+  get canRestart(): boolean {
+    const fd = this.file.getFd();
+    return this.#uri.scheme === 'file' && fd >= 0 && fstatSync(fd).isFile();
+  }
+
+  /** Drop what was written, and open a new file in its place. */
+  async restart(): Promise<void> {
+    await this.#drop(new QemuFileError('ECANCELED', 'the file is written anew'));
+    this.file = await this.#open();
+  }
+
+  /** Have it written, and close it; on a failure nothing appears under its name. */
+  async write(work: (output: Output) => Promise<Rewritten>): Promise<Rewritten> {
+    try {
+      const report = await work(this);
+      await finish(this.file);
+      return report;
+    } catch (error) {
+      const failure = toQemuFileError(error);
+      const { file } = this;
+      const isOwn = file.error === failure || file.error?.cause === error;
+      await this.#drop(failure);
+      throw isOwn && !this.#signal.aborted ? new OutputError(this.#text, failure) : error;
+    }
+  }
+
+  async #drop(reason: QemuFileError): Promise<void> {
+    this.file.destroy(reason);
+    await this.file.close().catch(noop);
   }
 }
 

@@ -1,15 +1,17 @@
 import { QemuFileError } from '../../../contract/errors.ts';
 import { openScratchStore } from '../../../extract/scratch-store.ts';
+import { OrderedCopy } from '../../../migration/rewrite/ordered-copy.ts';
 import { collectSavedGuest } from '../../../migration/saved-guest/collect-saved-guest.ts';
-import { openSavedGuest } from '../../../migration/saved-guest/open-saved-guest.ts';
+import { openSavedGuestWith } from '../../../migration/saved-guest/open-saved-guest.ts';
 import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../../migration/writer/migration-writer.ts';
 import { writerOptionsOf, writeSavedGuest } from '../../../migration/writer/write-saved-guest.ts';
 import { QemuFile } from '../../../qemu-file/qemu-file.ts';
+import { isMappedRam } from '../../../relay/rebase-mapped-ram.ts';
 import { parseEndpoint } from '../../endpoints/endpoint.ts';
 import { sizeOf } from '../../endpoints/open-endpoints.ts';
 import { type OpenStream, openStream } from '../../endpoints/open-stream.ts';
-import type { RewriteFlags, Rewritten } from './rewrite-command.ts';
+import type { Output, RewriteFlags, Rewritten } from './rewrite-command.ts';
 
 const NO_DESCRIPTION =
   'there is no VM description: the device sections were written as they came, undescribed';
@@ -23,13 +25,14 @@ const NO_DESCRIPTION =
 export async function writeGuest(
   fromText: string,
   stream: OpenStream,
-  to: QemuFile,
+  output: Output,
   flags: RewriteFlags,
   signal: AbortSignal,
-  change: (guest: SavedGuest) => SavedGuest = (guest) => guest,
+  change?: (guest: SavedGuest) => SavedGuest,
 ): Promise<Rewritten> {
   using scratch = openScratchStore();
   const { outer } = stream;
+  const { layout = 'sequential' } = flags;
   const size = sizeOf(parseEndpoint(fromText), outer);
   const collect = ({ unwrapped, channels, description }: OpenStream): Promise<SavedGuest> =>
     collectSavedGuest(unwrapped.file, {
@@ -38,13 +41,24 @@ export async function writeGuest(
       description,
       fileOffset: unwrapped.fileOffset,
     });
-  const guest = await openGuest(fromText, stream, flags, signal, collect);
+  const { unwrapped } = stream;
+  // The pass over a mapped-ram file needs no pages, and seeks over them.
+  const isMapped = unwrapped.seekable && (await isMappedRam(unwrapped.file));
+  const ordered =
+    change === undefined && !isMapped && output.canRestart
+      ? new OrderedCopy(output.file, layout, signal)
+      : undefined;
+  const guest = await openGuest(fromText, stream, flags, signal, ordered, collect);
   try {
-    const changed = change(guest);
-    const writer = new MigrationWriter(to, writerOptionsOf(changed));
-    await writeSavedGuest(changed, writer, { layout: flags.layout, signal });
     const notes = guest.descriptionText === null ? [NO_DESCRIPTION] : [];
     const before = channelBytes(stream) + (size ?? outer.getPosition);
+    if (ordered !== undefined) {
+      if (await ordered.finish(guest)) return { before, after: ordered.position, notes };
+      if (ordered.position > 0) await output.restart();
+    }
+    const changed = change?.(guest) ?? guest;
+    const writer = new MigrationWriter(output.file, writerOptionsOf(changed));
+    await writeSavedGuest(changed, writer, { layout, signal });
     return { before, after: writer.position, notes };
   } finally {
     await guest.close();
@@ -62,14 +76,16 @@ async function openGuest(
   stream: OpenStream,
   flags: RewriteFlags,
   signal: AbortSignal,
+  ordered: OrderedCopy | undefined,
   collect: (stream: OpenStream) => Promise<SavedGuest>,
 ): Promise<SavedGuest> {
   const { unwrapped, channels, description } = stream;
   if (!unwrapped.seekable || channels.length > 0) return collect(stream);
   try {
-    return await openSavedGuest(unwrapped, { description, signal });
+    return await openSavedGuestWith(unwrapped, { description, signal }, ordered);
   } catch (error) {
     if (!(error instanceof QemuFileError) || error.code !== 'ENOTSUP') throw error;
+    ordered?.stop();
   }
   const { snapshot, quiet = false } = flags;
   const from = parseEndpoint(fromText);
