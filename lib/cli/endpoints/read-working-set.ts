@@ -5,7 +5,6 @@ import {
   encodeWorkingSet,
   MAX_WORKING_SET_BYTES,
 } from '../../migration/page-source/working-set.ts';
-import { openStore } from '../../snapshot/open-store.ts';
 import { printStderr } from '../shell/stdio.ts';
 
 /**
@@ -21,6 +20,7 @@ export async function readWorkingSetText(
 ): Promise<string | undefined> {
   if (!isStoreUrl(from)) return readWorkingSetFile(from);
   const url = parseStoreUrl(from);
+  const { openStore } = await import('../../snapshot/open-store.ts');
   const store = await openStore(url);
   try {
     const guest = await store.reader(url.snapshot ?? '', { workingSet: true, signal });
