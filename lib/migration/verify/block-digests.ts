@@ -5,8 +5,9 @@ import { RamImage, type RamImageOptions } from '../memory/ram-image.ts';
 
 /*
  * The digest of a block is that of its final contents, in the order of their offsets. A stream sends most pages in that
- * order, so they are hashed as they come. The order ends at a page that was hashed before, with its own contents or,
- * in a gap, as zeros. The contents that the digest then needs come from one of two places:
+ * order, so they are hashed as they come; zeros only once something else follows, because a page that was zeros at first
+ * is often sent again. The order ends at a page that was hashed before, with its own contents or, in a gap, as zeros. The
+ * contents that the digest then needs come from one of two places:
  *
  *   a source that can be read again    the pages are not kept; a second reading stores those of such blocks
  *   any other source                   all pages are stored as they come
@@ -32,6 +33,9 @@ export interface BlockDigestsOptions extends RamImageOptions {
  */
 const MAX_GAP_BYTES = 1_073_741_824;
 
+/** Most bytes of pages of zeros that wait until something else follows: they are then hashed at once. */
+const MAX_WAITING_ZERO_BYTES = 16_777_216;
+
 /** Zeros after the last page that are hashed before the event loop gets a turn. */
 const YIELD_INTERVAL_BYTES = 67_108_864;
 
@@ -40,6 +44,8 @@ interface OrderedBlock {
   readonly digest: Digest;
   /** Offset in the block of the next byte; what is before it is hashed, or pending. */
   next: number;
+  /** End of the pages of zeros from there on, without a gap before them. */
+  zeroEnd: number;
   isOrdered: boolean;
 }
 
@@ -69,15 +75,16 @@ export class BlockDigests implements PageVisitor {
     if (pageSize !== this.#pageSize) this.#blocks.length = 0;
     this.#pageSize = pageSize;
     for (const { index } of blocks) {
-      this.#blocks[index] ??= { digest: new Digest(), next: 0, isOrdered: true };
+      this.#blocks[index] ??= { digest: new Digest(), next: 0, zeroEnd: 0, isOrdered: true };
     }
   }
 
   /** @throws {QemuFileError} Of the store, such as `ENOSPC`. */
   page(block: RamBlock, offset: number, bytes: Uint8Array): void {
     this.#image?.page(block, offset, bytes);
-    const ordered = this.#reach(block, offset);
+    const ordered = this.#continue(block, offset);
     if (ordered === undefined) return;
+    if (offset > ordered.next && !this.#fill(ordered, offset)) return;
     ordered.next += bytes.length;
     if (this.#pendingLength + bytes.length > GATHER_BYTES) this.#flush();
     if (bytes.length >= GATHER_BYTES) {
@@ -90,8 +97,12 @@ export class BlockDigests implements PageVisitor {
 
   zero(block: RamBlock, offset: number, count: number): void {
     this.#image?.zero(block, offset, count);
-    const ordered = this.#reach(block, offset);
-    if (ordered !== undefined) this.#addZeros(ordered, offset + count * this.#pageSize);
+    const ordered = this.#continue(block, offset);
+    // A page after a gap is part of the gap: both are zeros.
+    if (ordered === undefined || offset > Math.max(ordered.next, ordered.zeroEnd)) return;
+    ordered.zeroEnd = Math.max(ordered.zeroEnd, offset + count * this.#pageSize);
+    if (ordered.zeroEnd - ordered.next <= MAX_WAITING_ZERO_BYTES) return;
+    this.#addZeros(ordered, ordered.zeroEnd);
   }
 
   /** @throws {QemuFileError} `EBADMSG` if `encoded` is not valid XBZRLE. */
@@ -130,24 +141,30 @@ export class BlockDigests implements PageVisitor {
     this.#image?.close();
   }
 
-  /** Return the block if a page at `offset` continues its order, hashed up to there. */
-  #reach(block: RamBlock, offset: number): OrderedBlock | undefined {
+  /** Return the block if a page at `offset` continues its order, after zeros that need not be hashed yet. */
+  #continue(block: RamBlock, offset: number): OrderedBlock | undefined {
     const ordered = this.#blocks[block.index];
     if (ordered === undefined || !ordered.isOrdered) return undefined;
     if (ordered !== this.#last) {
       this.#flush();
       this.#last = ordered;
     }
-    const gap = offset - ordered.next;
-    if (gap === 0) return ordered;
-    this.#gapBytes += Math.max(0, gap);
-    if (gap < 0 || this.#gapBytes > MAX_GAP_BYTES) {
-      ordered.isOrdered = false;
-      this.#pendingLength = 0;
-      return undefined;
-    }
-    this.#addZeros(ordered, offset);
-    return ordered;
+    if (offset >= ordered.next) return ordered;
+    this.#endOrder(ordered);
+    return undefined;
+  }
+
+  /** Hash the zeros before a page. Return false if the order ends, because its gaps are too large. */
+  #fill(ordered: OrderedBlock, offset: number): boolean {
+    this.#gapBytes += Math.max(0, offset - Math.max(ordered.next, ordered.zeroEnd));
+    if (this.#gapBytes <= MAX_GAP_BYTES) this.#addZeros(ordered, offset);
+    else this.#endOrder(ordered);
+    return ordered.isOrdered;
+  }
+
+  #endOrder(ordered: OrderedBlock): void {
+    ordered.isOrdered = false;
+    this.#pendingLength = 0;
   }
 
   #addZeros(ordered: OrderedBlock, end: number): void {

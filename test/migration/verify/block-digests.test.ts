@@ -118,6 +118,28 @@ describe('the digests of blocks', () => {
     assert.equal(CountingStore.bytes, 0);
   });
 
+  test('need no store for pages that were zeros before, at their place or after a gap', async () => {
+    CountingStore.bytes = 0;
+    const zeros: Step[] = [
+      { block: 0, page: PAGES - 1, count: 1, fill: 0 },
+      { block: 0, page: 0, count: 10, fill: 0 },
+    ];
+    const steps = [...zeros, ...inOrder, { block: 0, page: PAGES - 1, count: 1, fill: 6 }];
+    assert.deepEqual(await digestsOf(steps, true), expected(steps));
+    assert.equal(CountingStore.bytes, 0);
+  });
+
+  test('of many pages of zeros are right where they wait no longer', async () => {
+    const ram = { ...block(0, 1), usedLength: 2 ** 25 };
+    const digests = new BlockDigests({ store: newStore });
+    digests.blocks([ram], PAGE);
+    for (let offset = 0; offset < 5_000 * PAGE; offset += PAGE) digests.zero(ram, offset, 1);
+    digests.page(ram, 5_001 * PAGE, Buffer.alloc(PAGE, 1));
+    const contents = Buffer.alloc(2 ** 25).fill(1, 5_001 * PAGE, 5_002 * PAGE);
+    assert.equal(await digests.digest(ram), xxh64(contents));
+    digests.close();
+  });
+
   test('store only the blocks that did not come in order', async () => {
     CountingStore.bytes = 0;
     const steps = [...inOrder, { block: 1, page: 0, count: 1, fill: 5 }];
