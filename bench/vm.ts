@@ -1,10 +1,11 @@
 // Are save and restore as fast as QEMU with a shell pipe?
+import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Guest, timed, writeMemory } from './harness/guest.ts';
 import { start } from './harness/process.ts';
-import { alternate, atMost, type Bench, type Row, ratio, rowOf } from './harness/row.ts';
+import { alternate, atMost, type Bench, figure, type Row, ratio, rowOf } from './harness/row.ts';
 
 const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const ours = 'qemu-file';
@@ -25,15 +26,74 @@ interface Job {
   peer: string;
   /** Work of QEMU with a shell pipe. */
   theirs: (guest: Guest) => Promise<void>;
+  /** The same work by the shortest program for Node. */
+  floor?: (guest: Guest) => Promise<void>;
   maxRatio: number;
 }
 
+/** Seconds of a job for one size of guest, by contender. */
+interface Seconds {
+  mib: number;
+  ours: number;
+  theirs: number;
+}
+
+/**
+ * Have the system hold as much free memory as a run needs. A virtual machine may have given its free pages back to
+ * its host; to get them again takes longer than to copy them, and whichever contender needs them first would pay.
+ */
+function warmMemory(path: string, mib: number): void {
+  execFileSync('sh', ['-c', `head -c ${Math.ceil(mib * 1.25)}M /dev/zero >${path}; rm ${path}`]);
+}
+
+/** Return the row of a job's pace: what one more GiB takes, without the start of anything. */
+function paceOf(name: string, seconds: readonly Seconds[], maxRatio: number): Row | null {
+  const [first, last] = [seconds[0], seconds.at(-1)];
+  if (first === undefined || last === undefined || first === last) return null;
+  const gib = (last.mib - first.mib) / 1024;
+  const [value, theirs] = [(last.ours - first.ours) / gib, (last.theirs - first.theirs) / gib];
+  return {
+    name: `${name}, each GiB`,
+    value,
+    unit: 's',
+    against: [{ name: 'exec:cat', value: theirs }],
+    ratio: value / theirs,
+    spread: 0,
+    mustReach: `≤ ${maxRatio} ×`,
+    ok: value / theirs <= maxRatio,
+  };
+}
+
+/** Send a file to a QEMU that waits for a migration with nothing but `pipe()`. */
+async function pipeFile(guest: Guest, path: string): Promise<void> {
+  const socket = `${guest.monitor}-incoming`;
+  rmSync(socket, { force: true });
+  const program = `
+    const [socket, path] = process.argv.slice(1);
+    const file = require('node:fs').createReadStream(path, { highWaterMark: 262144 });
+    const connect = () => {
+      const to = require('node:net').connect(socket, () => file.pipe(to));
+      to.on('error', () => setTimeout(connect, 2));
+    };
+    connect();`;
+  const child = start(process.execPath, ['-e', program, socket, path]);
+  await guest.migrate('migrate-incoming', `unix:${socket}`);
+  await child.ended;
+}
+
 async function rowOfJob(
-  { name, ours: our, peer, theirs, maxRatio }: Job,
+  { name, ours: our, peer, theirs, floor, maxRatio }: Job,
   make: () => Promise<Guest | null>,
   rounds: number,
+  onSeconds: (ours: number, theirs: number) => void,
 ): Promise<Row> {
-  const results = await alternate([timed(ours, make, our), timed(peer, make, theirs)], rounds);
+  const plain = 'createReadStream().pipe()';
+  const floors = floor === undefined ? [] : [timed(plain, make, floor)];
+  const results = await alternate(
+    [timed(ours, make, our), timed(peer, make, theirs), ...floors],
+    rounds,
+  );
+  onSeconds(figure(results, ours) ?? 0, figure(results, peer) ?? 0);
   const theirSeconds = results.get(peer);
   const toPeer = theirSeconds
     ? ratio(
@@ -49,7 +109,7 @@ async function rowOfJob(
     name,
     unit: 's',
     ours,
-    against: [peer],
+    against: floor === undefined ? [peer] : [peer, plain],
     mustReach: `≤ ${maxRatio} × + ${START_SECONDS} s`,
     reached: () => atMost(toPeer, maxRatio),
   });
@@ -70,8 +130,11 @@ const bench: Bench = {
     const fresh = async (mib: number, path: string | null): Promise<Guest | null> => {
       rmSync(monitor, { force: true });
       rmSync(out, { force: true });
+      warmMemory(out, mib);
       return Guest.start(monitor, mib, path);
     };
+    const noSeconds = (): void => undefined;
+    const saves: Seconds[] = [];
     const save = (...options: string[]) => {
       return (guest: Guest): Promise<void> =>
         command('save', '--qmp', guest.monitor, out, ...options);
@@ -113,7 +176,14 @@ const bench: Bench = {
             },
           );
         }
-        for (const job of jobs) yield await rowOfJob(job, () => fresh(mib, memory), rounds);
+        for (const job of jobs) {
+          yield await rowOfJob(
+            job,
+            () => fresh(mib, memory),
+            rounds,
+            job === jobs[0] ? (our, theirs) => saves.push({ mib, ours: our, theirs }) : noSeconds,
+          );
+        }
         if (mib !== last) continue;
         await using guest = await fresh(mib, memory);
         if (guest === null) return;
@@ -124,6 +194,7 @@ const bench: Bench = {
             ours: (to) => command('restore', '--qmp', to.monitor, saved),
             peer: 'exec:cat',
             theirs: incoming(`cat ${saved}`),
+            floor: (to) => pipeFile(to, saved),
             maxRatio: 1.1,
           },
           {
@@ -134,10 +205,14 @@ const bench: Bench = {
             maxRatio: 1.15,
           },
         ];
-        for (const job of restores) yield await rowOfJob(job, () => fresh(mib, null), rounds);
+        for (const job of restores) {
+          yield await rowOfJob(job, () => fresh(mib, null), rounds, noSeconds);
+        }
         rmSync(saved);
         rmSync(packed);
       }
+      const pace = paceOf('save', saves, 1.25);
+      if (pace !== null) yield pace;
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }
