@@ -30,6 +30,16 @@ export { setField } from './devices/set-field.ts';
 export { decodeState, stateToJson } from './devices/state-decoder.ts';
 export { encodeState } from './devices/state-encoder.ts';
 export { parseVmDescription } from './devices/vm-description.ts';
+export type { BlockDifference } from './diff/block-differences.ts';
+export {
+  type CompareGuestsOptions,
+  compareGuests,
+  type GuestDifferences,
+} from './diff/compare-guests.ts';
+export type { DeviceDifference, IsIgnored } from './diff/device-differences.ts';
+export type { FieldDifference } from './diff/field-differences.ts';
+export type { PageKind, PageKindCounts, PageRange } from './diff/page-kinds.ts';
+export type { CompareOptions } from './diff/shared-blocks.ts';
 export type * from './format/device-types.ts';
 export type * from './format/events.ts';
 export {

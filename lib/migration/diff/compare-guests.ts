@@ -34,8 +34,17 @@ export interface CompareGuestsOptions extends CompareOptions {
 /**
  * Compare two guests: configuration, devices and memory.
  *
- * @throws {MigrationStreamError} (rejects) `unsupported` if their page sizes differ. {QemuFileError} `ECANCELED`
- *   if aborted; the errors of their sources of pages.
+ * @param a - The first guest; it stays open.
+ * @param b - The second guest; it stays open.
+ * @param options - What is left out, progress, and how to end the comparison.
+ * @returns What `qemu-file diff --json` prints, as values.
+ * @throws {MigrationStreamError} (rejects) `unsupported` if their page sizes differ.
+ * @throws {QemuFileError} (rejects) `ECANCELED` if aborted; the errors of their sources of pages.
+ * @example
+ * ```js
+ * const { isSame, blocks } = await compareGuests(a, b);
+ * for (const { name, pages } of blocks) console.log(name, pages.changed);
+ * ```
  */
 export async function compareGuests(
   a: SavedGuest,

@@ -1,13 +1,13 @@
 import { PageSet } from '../memory/page-set.ts';
 
-/** How a page differs: each page has one kind, or is the same in both guests. */
-export const PAGE_KINDS = ['changed', 'becameZero', 'wasZero', 'moved'] as const;
-
 /**
- * `changed`: other contents. `becameZero`: zeros in the second guest only. `wasZero`: zeros in the first guest
- * only. `moved`: not zeros, and in the first guest the same contents stand at another address.
+ * How a page differs: each page has one kind, or is the same in both guests. `changed`: other contents.
+ * `becameZero`: zeros in the second guest only. `wasZero`: zeros in the first guest only. `moved`: not zeros, and in
+ * the first guest the same contents stand at another address.
  */
-export type PageKind = (typeof PAGE_KINDS)[number];
+export type PageKind = 'changed' | 'becameZero' | 'wasZero' | 'moved';
+
+export const PAGE_KINDS: readonly PageKind[] = ['changed', 'becameZero', 'wasZero', 'moved'];
 
 /** Number of pages of each kind. */
 export type PageKindCounts = Record<PageKind, number>;

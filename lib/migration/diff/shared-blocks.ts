@@ -16,10 +16,11 @@ export interface SharedBlock {
   readonly first: number;
 }
 
-/** Options of `compareBlocks`. */
+/** How a comparison of memory is followed and ended. */
 export interface CompareOptions {
   /** Called with the number of bytes that were compared since the last call. */
   readonly onProgress?: ((bytes: number) => void) | undefined;
+  /** Ends the comparison with `ECANCELED`. */
   readonly signal?: AbortSignal | undefined;
 }
 
