@@ -16,6 +16,9 @@ const MIB = 1 << 20;
 const FORMS = ['file', 'index', 'mapped-ram', 'store'] as const;
 const MISHAPS = ['none', 'SIGKILL to the command', 'SIGKILL to QEMU'] as const;
 
+/** Time in which QEMU notices the death of its source by far. */
+const STUCK_MS = 20_000;
+
 interface Plan {
   program: GuestProgram;
   binary: string | undefined;
@@ -77,8 +80,13 @@ async function carryOut(plan: Plan): Promise<string> {
       if (code === 0) return `${plan.mishap}: too late`;
       return await startAnew(dir, plan, restore);
     }
-    const state = await stateOf(target, seen);
+    const state = await stateOf(target, seen, plan);
     if (state === 'completed') break;
+    if (state === 'lost') {
+      process.kill(target.pid, 'SIGKILL');
+      await startAnew(dir, plan, restore);
+      return `${plan.mishap}: QEMU 7.2 does not leave postcopy-recover, restored by another QEMU`;
+    }
     if (state === 'gone') return await startAnew(dir, plan, restore);
     next = [...restore, '--recover'];
   }
@@ -154,8 +162,16 @@ async function strike(
   return true;
 }
 
-/** Return what became of a QEMU whose source died; `gone` if it lost its guest. */
-async function stateOf(target: Qemu, seen: number): Promise<'paused' | 'completed' | 'gone'> {
+/**
+ * Return what became of a QEMU whose source died; `gone` if it ended. QEMU 7.2 can be `lost`: it pauses only a postcopy
+ * that is active, not one whose new source dies before it is.
+ */
+async function stateOf(
+  target: Qemu,
+  seen: number,
+  { binary }: Plan,
+): Promise<'paused' | 'completed' | 'gone' | 'lost'> {
+  const since = performance.now();
   let isGone = false;
   // QEMU answers nothing while its main thread waits for a page, but the call fails when QEMU ends.
   target.qmp.execute('query-status').catch(() => {
@@ -166,6 +182,8 @@ async function stateOf(target: Qemu, seen: number): Promise<'paused' | 'complete
       const last = statuses(target, seen).at(-1);
       if (isGone || last === 'failed') return 'gone';
       if (last === 'postcopy-paused') return 'paused';
+      const isStuck = binary === undefined && performance.now() - since > STUCK_MS;
+      if (last === 'postcopy-recover' && isStuck) return 'lost';
       return last === 'completed' && 'completed';
     },
     { what: 'QEMU to notice that its source died', deadlineMs: 60_000 },

@@ -34,6 +34,7 @@ async function carryOut(steps: readonly (typeof STEPS)[number][], chance: Chance
   const store = new SnapshotStore(directoryStorage(path));
   const expected = new Map<string, string>();
   let killed = 0;
+  let copies = 0;
   let guest = randomGuest(new MadeGuest(PAGES), chance);
   try {
     for (const step of steps) {
@@ -58,8 +59,9 @@ async function carryOut(steps: readonly (typeof STEPS)[number][], chance: Chance
       } else if (step === 'remove' && expected.delete(name)) await store.remove(name);
       else if (step === 'collect garbage' && names.length > 0) await store.gc({ graceMs: 0 });
       else if (step === 'copy' && parent !== undefined) {
-        const other = new SnapshotStore(directoryStorage(dir.join(`copy-${expected.size}`)));
-        await store.copy(parent, other, { replace: true });
+        copies += 1;
+        const other = new SnapshotStore(directoryStorage(dir.join(`copy-${copies}`)));
+        await store.copy(parent, other);
         await assertHolds(other, new Map([[parent, expected.get(parent) ?? '']]));
         await other.close();
       }
