@@ -204,9 +204,12 @@ describe('a Linux guest', { skip: requireLinux() || requireQemu10() }, () => {
         await eager.qemu.pause();
         const all = allPrivateBytes(eager.qemu.pid);
         await Promise.all(
-          [1, 2, 3].map(async () => {
+          [1, 2, 3].map(async (number) => {
             await using machine = await start(args);
-            await restoreTemplate(machine.qmp, directory, { verify: true, keepPaused: true });
+            await restoreTemplate(machine.qmp, directory, {
+              verify: number === 1,
+              keepPaused: true,
+            });
             await assertWholeMemory(machine, found);
             await machine.qemu.resume();
             await assertGoesOn(machine);
