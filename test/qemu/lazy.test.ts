@@ -1,17 +1,25 @@
 // Guests that run before their memory has arrived.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { copyFileSync, readFileSync, truncateSync } from 'node:fs';
+import { copyFileSync, readFileSync, statSync, truncateSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { openFrom } from '../../adapters/index.ts';
 import { QemuFileError } from '../../lib/index.ts';
 import type { SavedGuest } from '../../lib/migration/index.ts';
-import { restoreLazily, restoreVm } from '../../lib/vm/index.ts';
+import { recoverLazily, restoreLazily, restoreVm } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { run } from '../helpers/command.ts';
 import { differingPages } from './harness.ts';
-import { assertSound, machine, openGuest, QEMUS, saveGuest, watchReads } from './lazy-machine.ts';
+import {
+  assertSound,
+  dataBytes,
+  machine,
+  openGuest,
+  QEMUS,
+  saveGuest,
+  watchReads,
+} from './lazy-machine.ts';
 import { requireQemu10 } from './qemu10.ts';
 
 for (const { version, skip, options } of QEMUS) {
@@ -157,6 +165,20 @@ for (const { version, skip, options } of QEMUS) {
       await assert.rejects(restoreLazily(other.qmp, guest), fails('EINVAL', /machine type/));
     });
 
+    test('of a guest that ran while it was saved has the last copy of each page', async () => {
+      const path = dir.join('live.mig');
+      await saveGuest(path, options, { pause: false, maxBandwidth: 8 << 20 });
+      const live = await openGuest(path);
+      assert.ok(statSync(path).size > dataBytes(live) + (1 << 19), 'pages were sent several times');
+      await using restored = await machine(incoming);
+      try {
+        await restoreLazily(restored.qmp, live);
+      } finally {
+        await live.close();
+      }
+      await assertSound(restored);
+    });
+
     test('of a file that is truncated meanwhile names the page, and the guest stays', async () => {
       const path = dir.join('short.mig');
       copyFileSync(dir.join('running.mig'), path);
@@ -178,6 +200,19 @@ for (const { version, skip, options } of QEMUS) {
         since: 0,
         matches: ({ data }) => data.status === 'postcopy-paused',
       });
+    });
+
+    test('whose disk fails names the page, and goes on with an intact copy of the file', async () => {
+      const failing = watchReads(guest, (bytes) => {
+        if (bytes > 1_000_000) throw new QemuFileError('EIO', 'the disk cannot be read');
+      });
+      await using restored = await machine(incoming);
+      await assert.rejects(
+        restoreLazily(restored.qmp, failing),
+        fails('EIO', /the disk cannot be read; the guest keeps what has arrived and waits/),
+      );
+      await recoverLazily(restored.qmp, guest);
+      await assertSound(restored);
     });
 
     test('whose QEMU is killed says so', async () => {
