@@ -34,7 +34,7 @@ const FROM_FILE_BYTES = 4_194_304;
 
 /** What a command that writes a stream reports. */
 export interface Rewritten {
-  /** Bytes of the input and of the output; the output before compression. */
+  /** Bytes of the input and of the output, without compression. */
   readonly before: number;
   readonly after: number;
   /** What the user should know. */

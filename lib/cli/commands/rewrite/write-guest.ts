@@ -31,7 +31,7 @@ export async function writeGuest(
   change?: (guest: SavedGuest) => SavedGuest,
 ): Promise<Rewritten> {
   using scratch = openScratchStore();
-  const { outer } = stream;
+  const { outer, unwrapped } = stream;
   const { layout = 'sequential' } = flags;
   const size = sizeOf(parseEndpoint(fromText), outer);
   const collect = ({ unwrapped, channels, description }: OpenStream): Promise<SavedGuest> =>
@@ -41,7 +41,6 @@ export async function writeGuest(
       description,
       fileOffset: unwrapped.fileOffset,
     });
-  const { unwrapped } = stream;
   // The pass over a mapped-ram file needs no pages, and seeks over them.
   const isMapped = unwrapped.seekable && (await isMappedRam(unwrapped.file));
   const ordered =
@@ -51,7 +50,8 @@ export async function writeGuest(
   const guest = await openGuest(fromText, stream, flags, signal, ordered, collect);
   try {
     const notes = guest.descriptionText === null ? [NO_DESCRIPTION] : [];
-    const before = channelBytes(stream) + (size ?? outer.getPosition);
+    const streamBytes = unwrapped.seekable ? size : undefined;
+    const before = channelBytes(stream) + (streamBytes ?? unwrapped.file.getPosition);
     if (ordered !== undefined) {
       if (await ordered.finish(guest)) return { before, after: ordered.position, notes };
       if (ordered.position > 0) await output.restart();
