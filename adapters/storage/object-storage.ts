@@ -45,7 +45,10 @@ export interface ObjectStorage {
    * @param maxBytes - Largest object to accept; a larger one rejects with `EFBIG` before it is read.
    */
   get(key: string, maxBytes: number, options?: StorageOptions): Promise<Buffer>;
-  /** Read exactly `length` bytes from `offset`; rejects with `ENODATA` if the object ends before. */
+  /**
+   * Read exactly `length` bytes from `offset`; rejects with `ENODATA` if the object ends before. The caller owns the
+   * buffer, and may hand its memory to a thread.
+   */
   getRange(key: string, offset: number, length: number, options?: StorageOptions): Promise<Buffer>;
   /** Return size and time of an object, or null if there is none. */
   stat(key: string, options?: StorageOptions): Promise<StoredObject | null>;

@@ -118,7 +118,7 @@ async function openFrames(bytes: Buffer, frames: StoredFrame[]): Promise<readonl
   const isWhole = bytes.length === bytes.buffer.byteLength;
   return frameThreads.run({
     kind: 'open',
-    bytes: isWhole ? bytes : Uint8Array.from(bytes),
+    bytes: isWhole ? bytes : new Uint8Array(bytes),
     frames,
   });
 }

@@ -69,9 +69,10 @@ export class FrameThreads {
 
   #give(task: FrameTask, { worker, pending }: Thread): Promise<Result> {
     return new Promise((resolve, reject) => {
+      // First: a task that cannot be sent must not wait among those that were.
+      worker.postMessage(task, task.kind === 'open' ? [task.bytes.buffer as ArrayBuffer] : []);
       pending.push({ resolve, reject });
       worker.ref();
-      worker.postMessage(task, task.kind === 'open' ? [task.bytes.buffer as ArrayBuffer] : []);
     });
   }
 
