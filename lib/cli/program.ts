@@ -194,7 +194,7 @@ function addWriter(program: Command, name: string, description: string): Command
       collect,
     )
     .option('--snapshot <name>', 'a snapshot of a qcow2 image, by name or ID');
-  return addStoreOptions(command)
+  return addTlsOptions(addStoreOptions(command), ['from', 'to'])
     .addOption(
       new Option(
         '--layout <layout>',

@@ -3,7 +3,7 @@ import { toQemuFileError } from '../../contract/errors.ts';
 import { bytesRead } from '../../vm/decompress.ts';
 import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
 import { sizeOf } from '../endpoints/open-endpoints.ts';
-import { type OpenStream, openStream } from '../endpoints/open-stream.ts';
+import { type OpenStream, openStream, type StreamChoice } from '../endpoints/open-stream.ts';
 import { OutputError, UsageError } from '../shell/command-errors.ts';
 import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
 import { type Measure, Meter } from '../shell/progress.ts';
@@ -25,7 +25,7 @@ export interface ReadFlags {
  * @param fromText - The endpoint, as typed.
  * @param work - Reads the stream and returns the exit code.
  * @param meterOf - What the progress line shows. Default: how much of the input was read.
- * @param lookAheadSize - Bytes that are read at a time. Default: those of the endpoint's backend.
+ * @param opening - How the stream is opened.
  * @returns The exit code.
  */
 export async function readStream(
@@ -33,7 +33,7 @@ export async function readStream(
   flags: ReadFlags,
   work: (stream: OpenStream, signal: AbortSignal) => Promise<number>,
   meterOf?: { readonly measure: () => Measure; readonly total: number | undefined },
-  lookAheadSize?: number,
+  opening: Pick<StreamChoice, 'lookAheadSize' | 'tls'> = {},
 ): Promise<number> {
   let from: Endpoint;
   let channels: Uri[];
@@ -54,7 +54,7 @@ export async function readStream(
       from,
       channels,
       snapshot: flags.snapshot,
-      lookAheadSize,
+      ...opening,
       signal,
       quiet,
     });

@@ -9,6 +9,7 @@ import { lookUpDescription } from '../../vm/look-up-description.ts';
 import { connectionFilter } from './connection-filter.ts';
 import { type Endpoint, openFromEndpoint } from './endpoint.ts';
 import { printListening } from './open-endpoints.ts';
+import type { TlsEnds } from './tls-credentials.ts';
 
 /** An open migration stream. */
 export interface OpenStream {
@@ -31,6 +32,8 @@ export interface StreamChoice {
   snapshot?: string | undefined;
   /** Bytes that are read at a time. Default: those of the endpoint's backend. */
   lookAheadSize?: number | undefined;
+  /** How a listening end speaks TLS, if it does; further channels speak it as well where they are sockets. */
+  tls?: TlsEnds | undefined;
   signal: AbortSignal;
   quiet: boolean;
   /** False: the VM description at the end of the file is not looked up. Default true. */
@@ -43,7 +46,7 @@ export interface StreamChoice {
  * @throws {QemuFileError} (rejects) as `openFrom` and `unwrap`; nothing is left open.
  */
 export async function openStream(choice: StreamChoice): Promise<OpenStream> {
-  const { from, snapshot, lookAheadSize, signal, quiet, needsDescription = true } = choice;
+  const { from, snapshot, lookAheadSize, tls, signal, quiet, needsDescription = true } = choice;
   const opened: QemuFile[] = [];
   const close = async (): Promise<void> => {
     await Promise.allSettled(opened.map((file) => file.close()));
@@ -54,6 +57,7 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
     const outer = await openFromEndpoint(from, {
       signal,
       onListening,
+      tls: tls?.from,
       ...filter,
       file: { signal, lookAheadSize },
     });
@@ -62,9 +66,9 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
     opened.push(unwrapped.file);
     const channels: StreamSource[] = [];
     for (const uri of choice.channels) {
-      const channel = await unpack(await openFrom(uri, { signal, file: { signal } }), {
-        decompress,
-      });
+      const isSocket = uri.scheme === 'tcp' || uri.scheme === 'unix';
+      const options = { signal, tls: isSocket ? tls?.from : undefined, file: { signal } };
+      const channel = await unpack(await openFrom(uri, options), { decompress });
       opened.push(channel);
       channels.push(channel);
     }

@@ -17,13 +17,19 @@ import {
 } from '../../endpoints/endpoint.ts';
 import { isStdout } from '../../endpoints/open-endpoints.ts';
 import type { OpenStream } from '../../endpoints/open-stream.ts';
+import {
+  isTlsUsage,
+  readTls,
+  type TlsEnds,
+  type TlsFlags,
+} from '../../endpoints/tls-credentials.ts';
 import { OutputError, UsageError } from '../../shell/command-errors.ts';
 import { EXIT } from '../../shell/exit-codes.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';
 import { type ReadFlags, readStream } from '../read-command.ts';
 
 /** Options of the commands that read a stream and write another. */
-export interface RewriteFlags extends ReadFlags, StoreFlags {
+export interface RewriteFlags extends ReadFlags, StoreFlags, TlsFlags {
   compress?: CompressFormat;
   /** Where pages lie. Default: `convert` leaves it, `compact` writes `sequential`. */
   layout?: StreamLayout;
@@ -80,6 +86,15 @@ export async function rewriteStream(
     await printStderr(refusal);
     return EXIT.USAGE;
   }
+  let tls: TlsEnds;
+  try {
+    tls = await readTls(flags, { from, to }, (text) => void printStderr(text));
+  } catch (error) {
+    const failure = toQemuFileError(error);
+    await printStderr(failure.reason);
+    return isTlsUsage(failure) ? EXIT.USAGE : EXIT.IO;
+  }
+  const lookAheadSize = from.scheme === 'file' ? FROM_FILE_BYTES : undefined;
   let output: Output | undefined;
   const measure = () => ({ bytes: output?.file.putPosition ?? 0, limitedMs: 0 });
   return readStream(
@@ -87,12 +102,13 @@ export async function rewriteStream(
     flags,
     async (stream, signal) => {
       checkNotSame(stream.outer, to, toText);
-      output = await Output.open(toText, to, withKnownSet(flags, fromText, to), signal);
+      const store = withKnownSet(flags, fromText, to);
+      output = await Output.open(toText, to, store, tls, signal);
       const report = await output.write((opened) => work(stream, opened, signal));
       return printReport(verb, fromText, toText, flags, report, isStdout(to));
     },
     { measure, total: undefined },
-    from.scheme === 'file' ? FROM_FILE_BYTES : undefined,
+    { lookAheadSize, tls },
   );
 }
 
@@ -140,12 +156,17 @@ export class Output {
     text: string,
     uri: Endpoint,
     flags: RewriteFlags,
+    tls: TlsEnds,
     signal: AbortSignal,
   ): Promise<Output> {
     const open = async (): Promise<QemuFile> => {
       try {
         const options = uri.scheme === 'file' ? TO_FILE : {};
-        const opened = await openToEndpoint(uri, { signal, file: { ...options, signal } }, flags);
+        const opened = await openToEndpoint(
+          uri,
+          { signal, tls: tls.to, file: { ...options, signal } },
+          flags,
+        );
         return await sinkFile(opened, flags.compress);
       } catch (error) {
         throw new OutputError(text, toQemuFileError(error));
