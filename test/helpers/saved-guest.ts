@@ -61,6 +61,19 @@ export async function savedGuestOf(
   };
 }
 
+/** Return the memory of a guest, block by block, as buffers of the caller. */
+export async function copyMemory({
+  pages,
+}: SavedGuest): Promise<{ name: string; memory: Buffer }[]> {
+  const blocks: { name: string; memory: Buffer }[] = [];
+  for (const [block, { name, usedLength }] of pages.blocks.entries()) {
+    const memory = Buffer.alloc(usedLength);
+    await pages.read(block, 0, memory);
+    blocks.push({ name, memory });
+  }
+  return blocks;
+}
+
 function headerBytes({ kind, name }: Section): number {
   return kind === 'start' || kind === 'full' ? 14 + Buffer.byteLength(name) : 5;
 }

@@ -13,7 +13,7 @@ import { writerOptionsOf } from '../../lib/migration/writer/write-saved-guest.ts
 import type { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
 import { recordedOptions, recording, unpack } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { savedGuestOf } from '../helpers/saved-guest.ts';
+import { copyMemory, savedGuestOf } from '../helpers/saved-guest.ts';
 import { GUEST, memoryProblems } from './guest.ts';
 import { defaultBinary, requireQemu, startQemu } from './harness.ts';
 import { findQemu10, requireQemu10 } from './qemu10.ts';
@@ -26,17 +26,6 @@ const CHANGED_PAGES = [200, 120, 60, 20];
 /** How often memory changes while it is read, and how many pages of it do. */
 const BUSY_CHANGES = 150;
 const BUSY_PAGES = 100;
-
-/** Copy the memory of a saved guest into buffers of the test. */
-async function copyMemory({ pages }: SavedGuest): Promise<MemoryBlock[]> {
-  const blocks: MemoryBlock[] = [];
-  for (const [block, { name, usedLength }] of pages.blocks.entries()) {
-    const memory = Buffer.alloc(usedLength);
-    await pages.read(block, 0, memory);
-    blocks.push({ name, memory });
-  }
-  return blocks;
-}
 
 /** Memory that changes whenever a part of it has been read, up to a number of times. */
 class BusySource extends MemoryPageSource {

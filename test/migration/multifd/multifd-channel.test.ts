@@ -11,7 +11,7 @@ import type { MultifdTable } from '../../../lib/migration/multifd/multifd-packet
 import type { PageDispatch } from '../../../lib/migration/ram/page-dispatch.ts';
 import { hex, pattern } from '../../helpers/bytes.ts';
 import { corpus, corpusBytes, corpusFacts } from '../../helpers/corpus.ts';
-import { deflateSlices } from '../../helpers/deflate-slices.ts';
+import { deflateSlices } from '../../helpers/payload-slices.ts';
 import { assertFault, faultOf, inputOver, readSplit } from '../../helpers/split-input.ts';
 import {
   type MultifdFields,

@@ -13,8 +13,8 @@ import type {
 import { WorkerZstdDecoder } from '../../../lib/migration/multifd/worker-zstd-decoder.ts';
 import { hex, pattern } from '../../helpers/bytes.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { deflateSlices } from '../../helpers/deflate-slices.ts';
 import { watchLeaks } from '../../helpers/leaks.ts';
+import { deflateSlices } from '../../helpers/payload-slices.ts';
 
 const PAGE = 1024;
 
