@@ -16,7 +16,7 @@ const MIB = 1 << 20;
 const FORMS = ['file', 'index', 'mapped-ram', 'store'] as const;
 const MISHAPS = ['none', 'SIGKILL to the command', 'SIGKILL to QEMU'] as const;
 
-/** Time in which QEMU notices the death of its source by far. */
+/** Milliseconds, many times what QEMU takes to notice the death of its source. */
 const STUCK_MS = 20_000;
 
 interface Plan {
@@ -163,8 +163,8 @@ async function strike(
 }
 
 /**
- * Return what became of a QEMU whose source died; `gone` if it ended. QEMU 7.2 can be `lost`: it pauses only a postcopy
- * that is active, not one whose new source dies before it is.
+ * Return what became of a QEMU whose source died; `gone` if it ended. QEMU 7.2 can be `lost`: it was seen to stay in
+ * `postcopy-recover` after its new source died there.
  */
 async function stateOf(
   target: Qemu,
