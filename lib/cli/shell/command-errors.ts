@@ -12,8 +12,9 @@ export class OutputError extends Error {
   readonly path: string;
   readonly error: QemuFileError;
 
-  constructor(path: string, error: QemuFileError) {
-    super(error.message, { cause: error });
+  /** @param hint - What the error may mean; follows its message. */
+  constructor(path: string, error: QemuFileError, hint: string = '') {
+    super(error.message + hint, { cause: error });
     this.path = path;
     this.error = error;
   }

@@ -23,6 +23,7 @@ import {
   type TlsEnds,
   type TlsFlags,
 } from '../../endpoints/tls-credentials.ts';
+import { tlsHint } from '../../endpoints/tls-hints.ts';
 import { OutputError, UsageError } from '../../shell/command-errors.ts';
 import { EXIT } from '../../shell/exit-codes.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';
@@ -133,6 +134,7 @@ export class Output {
   readonly #text: string;
   readonly #uri: Endpoint;
   readonly #open: () => Promise<QemuFile>;
+  readonly #tls: TlsEnds;
   readonly #signal: AbortSignal;
   /** The file to write to. */
   file: QemuFile;
@@ -142,12 +144,14 @@ export class Output {
     uri: Endpoint,
     file: QemuFile,
     open: () => Promise<QemuFile>,
+    tls: TlsEnds,
     signal: AbortSignal,
   ) {
     this.#text = text;
     this.#uri = uri;
     this.file = file;
     this.#open = open;
+    this.#tls = tls;
     this.#signal = signal;
   }
 
@@ -172,7 +176,7 @@ export class Output {
         throw new OutputError(text, toQemuFileError(error));
       }
     };
-    return new Output(text, uri, await open(), open, signal);
+    return new Output(text, uri, await open(), open, tls, signal);
   }
 
   /** Whether what was written can be taken back. */
@@ -198,7 +202,8 @@ export class Output {
       const { file } = this;
       const isOwn = file.error === failure || file.error?.cause === error;
       await this.#drop(failure);
-      throw isOwn && !this.#signal.aborted ? new OutputError(this.#text, failure) : error;
+      if (!isOwn || this.#signal.aborted) throw error;
+      throw new OutputError(this.#text, failure, tlsHint('to', failure, this.#tls));
     }
   }
 

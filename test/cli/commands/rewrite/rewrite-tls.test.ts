@@ -18,7 +18,7 @@ const LIMITS = { timeout: 60_000 };
 
 const dir = makeTempDir();
 after(() => dir.remove());
-const { good, stranger } = makeCredentials(dir.path);
+const { anonymous, good, stranger } = makeCredentials(dir.path);
 
 const [recorded] = recording('pc').files;
 assert.ok(recorded);
@@ -129,6 +129,18 @@ describe('convert and compact over TLS', LIMITS, () => {
     const ended = await run(['convert', from, `unix:${socket}`, '--to-tls', stranger]);
     assertSays(ended, 4, /certificate/);
     assert.equal(receiver.bytes.length, 0);
+  });
+
+  test('the message about a server that hangs up after the handshake names the certificate', async () => {
+    const path = dir.join('hang-up');
+    const server = tls.createServer(credentialsIn(good, 'server'), (socket) => socket.destroy());
+    server.on('tlsClientError', () => {}).listen(path);
+    try {
+      const ended = await run(['compact', from, `unix:${path}`, '--to-tls', anonymous]);
+      assertSays(ended, 4, /the peer may require a client certificate/);
+    } finally {
+      server.close();
+    }
   });
 
   test('a stream that is cut leaves no file', async () => {
