@@ -1,5 +1,6 @@
 import zlib from 'node:zlib';
 import { decompress as decompressInScript } from 'fzstd';
+import { freeMemory } from '../../util/free-memory.ts';
 import { isDense } from './dense-bytes.ts';
 
 /** How the bytes of a frame or of a map are stored. */
@@ -64,6 +65,12 @@ export async function compress(bytes: Uint8Array): Promise<Packed> {
   };
 }
 
+/** How a frame is stored. */
+export interface CompressedFrame {
+  readonly codec: Codec;
+  readonly storedBytes: number;
+}
+
 /**
  * Compresses frames in this thread. What does not become smaller is stored as it is, most of it without being
  * compressed first, because that would take most of the time that dense memory takes.
@@ -72,18 +79,21 @@ export class FrameCompressor {
   #denseFrames = 0;
   #isDenseWorthwhile = false;
 
-  compress(bytes: Uint8Array): Packed {
+  /** Compress bytes into `target`, which has as many; it is not changed if they are stored as they are. */
+  compress(bytes: Uint8Array, target: Uint8Array): CompressedFrame {
+    const raw = { codec: CODEC.raw, storedBytes: bytes.length };
     const looksDense = isDense(bytes);
-    if (looksDense && !this.#isDenseWorthwhile && !this.#isTrial()) {
-      return { codec: CODEC.raw, bytes };
-    }
+    if (looksDense && !this.#isDenseWorthwhile && !this.#isTrial()) return raw;
     const compressNow = zstdCompressSync ?? zlib.deflateSync;
     const options = { ...optionsOfWriter, chunkSize: bytes.length + MAX_GROWTH_BYTES };
     const packed = compressNow(bytes, options);
+    const storedBytes = packed.length;
     const isRaw = isTooLarge(packed, bytes);
+    if (!isRaw) target.set(packed);
+    freeMemory(packed);
     // Bytes that look dense can still repeat.
     if (looksDense) this.#isDenseWorthwhile = !isRaw;
-    return isRaw ? { codec: CODEC.raw, bytes } : { codec: codecOfWriter, bytes: packed };
+    return isRaw ? raw : { codec: codecOfWriter, storedBytes };
   }
 
   #isTrial(): boolean {

@@ -1,4 +1,10 @@
-import { type Codec, decompressNow, FrameCompressor } from '../format/compression.ts';
+import {
+  CODEC,
+  type Codec,
+  type CompressedFrame,
+  decompressNow,
+  FrameCompressor,
+} from '../format/compression.ts';
 import { sha256 } from '../format/digest.ts';
 import { fingerprintPages } from '../format/fingerprint.ts';
 
@@ -21,9 +27,7 @@ export interface PackTask {
 }
 
 /** The stored form of a frame. */
-export interface PackedFrame {
-  readonly codec: Codec;
-  readonly storedBytes: number;
+export interface PackedFrame extends CompressedFrame {
   /** SHA-256 of the stored form. */
   readonly digest: Uint8Array;
 }
@@ -85,9 +89,9 @@ export function doTask(task: FrameTask): FrameResults[FrameTask['kind']] {
 }
 
 function packFrame({ pages, packed }: PackTask): PackedFrame {
-  const { codec, bytes } = compressor.compress(pages);
-  if (bytes !== pages) packed.set(bytes);
-  return { codec, storedBytes: bytes.length, digest: sha256(bytes) };
+  const { codec, storedBytes } = compressor.compress(pages, packed);
+  const stored = codec === CODEC.raw ? pages : packed.subarray(0, storedBytes);
+  return { codec, storedBytes, digest: sha256(stored) };
 }
 
 /** Each frame is checked before it is decompressed. */

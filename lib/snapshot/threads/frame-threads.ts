@@ -13,7 +13,7 @@ const TASKS_BEFORE_START = 24;
 /** Time without a task after which the threads end, in milliseconds. */
 const IDLE_MS = 1000;
 
-const WORKER_LIMITS = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 16 };
+const WORKER_LIMITS = { maxOldGenerationSizeMb: 64, maxYoungGenerationSizeMb: 4 };
 
 const ENTRY = new URL(`./frame-worker${extname(import.meta.url)}`, import.meta.url);
 

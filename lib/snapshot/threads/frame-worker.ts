@@ -1,10 +1,17 @@
 /* The entry of a thread of `FrameThreads`: does one task after the other, in the order of their arrival. */
 import { parentPort } from 'node:worker_threads';
+import { freeMemory } from '../../util/free-memory.ts';
 import { doTask, type FrameTask } from './frame-tasks.ts';
 
 parentPort?.on('message', (task: FrameTask) => {
   const result = doTask(task);
-  parentPort?.postMessage(result, task.kind === 'open' ? buffersOf(result, task.bytes) : []);
+  if (task.kind !== 'open') {
+    parentPort?.postMessage(result);
+    return;
+  }
+  const buffers = buffersOf(result, task.bytes);
+  parentPort?.postMessage(result, buffers);
+  if (!buffers.includes(task.bytes.buffer as ArrayBuffer)) freeMemory(task.bytes);
 });
 
 /** Return the memory that is handed over without a copy: not that which Node shares among small buffers. */

@@ -4,7 +4,7 @@ import { FINGERPRINT_BYTES } from '../format/limits.ts';
 const BATCH_BYTES = 1_048_576;
 
 /** Batches that wait to be stored, before the source has to wait. */
-const MAX_WAITING = 16;
+const MAX_WAITING = 6;
 
 /** Pages on their way from the visitor, which cannot wait, to the packs, which have to. */
 export class PageBatch {
