@@ -50,6 +50,12 @@ export {
 } from './format/stream-error.ts';
 export type { StreamSource } from './format/stream-source.ts';
 export * from './format/wire.ts';
+export type { StreamLayout } from './guest-writer/guest-writer.ts';
+export {
+  type WriteSavedGuestOptions,
+  writerOptionsOf,
+  writeSavedGuest,
+} from './guest-writer/write-saved-guest.ts';
 export { combineVisitors } from './memory/combine-visitors.ts';
 export { type CoreLayout, type CoreOptions, type CoreRange, elfCore } from './memory/elf-core.ts';
 export {
@@ -130,7 +136,6 @@ export {
 } from './verify/summary.ts';
 export { type Verification, type VerifyOptions, verifyStream } from './verify/verify.ts';
 export type { RawCommand, WritableCommand } from './writer/encode-command.ts';
-export type { StreamLayout } from './writer/guest-writer.ts';
 export { MappedRamWriter } from './writer/mapped-ram-writer.ts';
 export {
   MigrationWriter,
@@ -143,8 +148,3 @@ export {
   type MultifdPacketFields,
 } from './writer/multifd-packets.ts';
 export { RamWriter, type RamWriterContext } from './writer/ram-writer.ts';
-export {
-  type WriteSavedGuestOptions,
-  writerOptionsOf,
-  writeSavedGuest,
-} from './writer/write-saved-guest.ts';

@@ -2,13 +2,13 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { openTo } from '../../adapters/index.ts';
+import { writerOptionsOf } from '../../lib/migration/guest-writer/write-saved-guest.ts';
 import type { SavedGuest } from '../../lib/migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../lib/migration/writer/migration-writer.ts';
 import {
   encodeMultifdHeader,
   encodeMultifdInitial,
 } from '../../lib/migration/writer/multifd-packets.ts';
-import { writerOptionsOf } from '../../lib/migration/writer/write-saved-guest.ts';
 import type { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
 import { recordedOptions, recording, unpack } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';

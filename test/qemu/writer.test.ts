@@ -4,8 +4,11 @@ import { statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
 import { openTo } from '../../adapters/index.ts';
+import {
+  writerOptionsOf,
+  writeSavedGuest,
+} from '../../lib/migration/guest-writer/write-saved-guest.ts';
 import { MigrationWriter } from '../../lib/migration/writer/migration-writer.ts';
-import { writerOptionsOf, writeSavedGuest } from '../../lib/migration/writer/write-saved-guest.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { run } from '../helpers/command.ts';
 import { savedGuestOf } from '../helpers/saved-guest.ts';

@@ -1,12 +1,12 @@
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { PageVisitor, RamBlock } from '../format/events.ts';
+import { GuestWriter, type StreamLayout } from '../guest-writer/guest-writer.ts';
+import { MAX_ZERO_RUN } from '../guest-writer/page-copier.ts';
+import type { PageTarget } from '../guest-writer/page-target.ts';
+import { ZeroRunSplitter } from '../guest-writer/zero-run-splitter.ts';
 import type { PassFollower } from '../saved-guest/open-saved-guest.ts';
 import type { GuestFrame } from '../saved-guest/read-frame.ts';
-import { GuestWriter, type StreamLayout } from '../writer/guest-writer.ts';
 import { MigrationWriter } from '../writer/migration-writer.ts';
-import { MAX_ZERO_RUN } from '../writer/page-copier.ts';
-import type { PageTarget } from '../writer/page-target.ts';
-import { ZeroRunSplitter } from '../writer/zero-run-splitter.ts';
 
 /** Bytes of pages after which other work of the event loop runs: the ends of writes. */
 const TURN_BYTES = 1_048_576;

@@ -1,7 +1,10 @@
 import { toQemuFileError } from '../../contract/errors.ts';
+import {
+  writerOptionsOf,
+  writeSavedGuest,
+} from '../../migration/guest-writer/write-saved-guest.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../migration/writer/migration-writer.ts';
-import { writerOptionsOf, writeSavedGuest } from '../../migration/writer/write-saved-guest.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
 import { ChunkPipe } from '../chunk-pipe.ts';

@@ -1,8 +1,11 @@
 import { memoryPair } from '../../../adapters/memory/memory.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
+import {
+  writerOptionsOf,
+  writeSavedGuest,
+} from '../../migration/guest-writer/write-saved-guest.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../migration/writer/migration-writer.ts';
-import { writerOptionsOf, writeSavedGuest } from '../../migration/writer/write-saved-guest.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
 

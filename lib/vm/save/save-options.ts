@@ -1,6 +1,6 @@
 import type { CompressFormat } from '../../../adapters/compress/compress.ts';
+import type { StreamLayout } from '../../migration/guest-writer/guest-writer.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
-import type { StreamLayout } from '../../migration/writer/guest-writer.ts';
 import type { MigrationSettings } from '../migration-settings.ts';
 import type { MigrationProgress } from '../migration-watch.ts';
 

@@ -3,9 +3,12 @@ import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { openTo } from '../../../adapters/open.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
+import {
+  writerOptionsOf,
+  writeSavedGuest,
+} from '../../migration/guest-writer/write-saved-guest.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../migration/writer/migration-writer.ts';
-import { writerOptionsOf, writeSavedGuest } from '../../migration/writer/write-saved-guest.ts';
 import { loadDigest } from '../../util/digest.ts';
 import { cloneArguments } from './clone-arguments.ts';
 import { chooseMappedBlocks, type MappedBlocks, templateError } from './mapped-blocks.ts';

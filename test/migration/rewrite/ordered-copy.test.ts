@@ -4,9 +4,9 @@ import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { openFrom, openTo } from '../../../adapters/index.ts';
 import { unwrap } from '../../../lib/migration/containers/unwrap.ts';
+import type { StreamLayout } from '../../../lib/migration/guest-writer/guest-writer.ts';
 import { OrderedCopy } from '../../../lib/migration/rewrite/ordered-copy.ts';
 import { openSavedGuestWith } from '../../../lib/migration/saved-guest/open-saved-guest.ts';
-import type { StreamLayout } from '../../../lib/migration/writer/guest-writer.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
 import { readStream } from '../../helpers/read-stream.ts';
 import {

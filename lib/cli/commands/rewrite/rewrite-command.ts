@@ -2,7 +2,7 @@ import { fstatSync, type Stats, statSync } from 'node:fs';
 import type { CompressFormat } from '../../../../adapters/compress/compress.ts';
 import { isStoreUrl } from '../../../../adapters/storage/store-url.ts';
 import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
-import type { StreamLayout } from '../../../migration/writer/guest-writer.ts';
+import type { StreamLayout } from '../../../migration/guest-writer/guest-writer.ts';
 import type { QemuFileOptions } from '../../../qemu-file/options.ts';
 import type { QemuFile } from '../../../qemu-file/qemu-file.ts';
 import { noop } from '../../../util/noop.ts';

@@ -1,11 +1,14 @@
 import { QemuFileError } from '../../../contract/errors.ts';
 import { openScratchStore } from '../../../extract/scratch-store.ts';
+import {
+  writerOptionsOf,
+  writeSavedGuest,
+} from '../../../migration/guest-writer/write-saved-guest.ts';
 import { OrderedCopy } from '../../../migration/rewrite/ordered-copy.ts';
 import { collectSavedGuest } from '../../../migration/saved-guest/collect-saved-guest.ts';
 import { openSavedGuestWith } from '../../../migration/saved-guest/open-saved-guest.ts';
 import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../../migration/writer/migration-writer.ts';
-import { writerOptionsOf, writeSavedGuest } from '../../../migration/writer/write-saved-guest.ts';
 import { QemuFile } from '../../../qemu-file/qemu-file.ts';
 import { isMappedRam } from '../../../relay/rebase-mapped-ram.ts';
 import { parseEndpoint } from '../../endpoints/endpoint.ts';

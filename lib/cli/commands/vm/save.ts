@@ -1,7 +1,7 @@
 import { rm } from 'node:fs/promises';
 import type { CompressFormat } from '../../../../adapters/compress/compress.ts';
+import type { StreamLayout } from '../../../migration/guest-writer/guest-writer.ts';
 import { PAGE_INDEX_SUFFIX } from '../../../migration/page-index/page-index.ts';
-import type { StreamLayout } from '../../../migration/writer/guest-writer.ts';
 import type { MigrationProgress } from '../../../vm/migration-watch.ts';
 import { saveVm } from '../../../vm/save/save.ts';
 import type { SaveResult } from '../../../vm/save/save-options.ts';

@@ -3,8 +3,8 @@ import type { Configuration } from '../format/events.ts';
 import type { PageSourceBlock } from '../page-source/page-source.ts';
 import type { GuestFrame } from '../saved-guest/read-frame.ts';
 import type { SavedSection } from '../saved-guest/saved-guest.ts';
-import { MappedRamWriter } from './mapped-ram-writer.ts';
-import type { MigrationWriter } from './migration-writer.ts';
+import { MappedRamWriter } from '../writer/mapped-ram-writer.ts';
+import type { MigrationWriter } from '../writer/migration-writer.ts';
 import type { PageTarget } from './page-target.ts';
 
 const MAPPED_RAM = 'mapped-ram';

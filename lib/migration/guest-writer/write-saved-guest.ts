@@ -1,6 +1,6 @@
 import type { SavedGuest } from '../saved-guest/saved-guest.ts';
+import type { MigrationWriter } from '../writer/migration-writer.ts';
 import { GuestWriter, type StreamLayout } from './guest-writer.ts';
-import type { MigrationWriter } from './migration-writer.ts';
 import { PageCopier } from './page-copier.ts';
 
 /** Options of `writeSavedGuest`. */
