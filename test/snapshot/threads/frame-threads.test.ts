@@ -1,8 +1,13 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { describe, test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
 import zlib from 'node:zlib';
+import { QemuFileError } from '../../../lib/index.ts';
+import type { FrameTask } from '../../../lib/snapshot/threads/frame-tasks.ts';
 import { FrameThreads } from '../../../lib/snapshot/threads/frame-threads.ts';
+// Translated here once: a thread that did it would leave a child process of the compiler.
+import '../../../lib/snapshot/threads/frame-worker.ts';
 import { watchLeaks } from '../../helpers/leaks.ts';
 import { until } from '../../helpers/until.ts';
 
@@ -57,6 +62,39 @@ describe('threads of a store', () => {
       await until(() => threads.size === 0, { what: 'the end of the threads' });
     });
   }
+
+  test('if one ends, the tasks that it had fail, and those that come later are done', async (t) => {
+    if (!HAS_THREADS) return t.skip('there are no threads');
+    await using _leaks = await watchLeaks();
+    const threads = new FrameThreads(1);
+    const pages = shared(randomBytes(PAGE));
+    const good = (): FrameTask => ({
+      kind: 'fingerprint',
+      pages,
+      count: 1,
+      pageSize: PAGE,
+      fingerprints: shared(new Uint8Array(16)),
+    });
+    const bad = { ...good(), pages: null } as unknown as FrameTask;
+    for (;;) {
+      const [ended, next] = await Promise.allSettled([threads.run(bad), threads.run(good())]);
+      assert.ok(ended.status === 'rejected');
+      if (ended.reason instanceof QemuFileError) {
+        assert.equal(ended.reason.code, 'EIO');
+        assert.match(ended.reason.message, /thread .* has ended; try again/);
+        assert.ok(ended.reason.cause instanceof TypeError);
+        assert.ok(next.status === 'rejected' && next.reason === ended.reason);
+        break;
+      }
+      // The caller's thread did it.
+      assert.equal(next.status, 'fulfilled');
+      await turn();
+    }
+    assert.equal(threads.size, 0);
+    await threads.run(good());
+    assert.equal(threads.size, 1);
+    await until(() => threads.size === 0, { what: 'the end of the threads' });
+  });
 
   test('pages that look dense and repeat are compressed', async () => {
     const threads = new FrameThreads(0);

@@ -1,0 +1,93 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { memoryStorage } from '../../../adapters/index.ts';
+import { QemuFileError } from '../../../lib/index.ts';
+import { SnapshotStore } from '../../../lib/snapshot/index.ts';
+import type { FrameTask } from '../../../lib/snapshot/threads/frame-tasks.ts';
+import { frameThreads } from '../../../lib/snapshot/threads/frame-threads.ts';
+// Translated here once: a thread that did it would leave a child process of the compiler.
+import '../../../lib/snapshot/threads/frame-worker.ts';
+import { watchLeaks } from '../../helpers/leaks.ts';
+import { MadeGuest, memoryDigest } from '../../helpers/made-guest.ts';
+import { until } from '../../helpers/until.ts';
+
+/** 40 MiB: threads start after 24 batches of 1 MiB or frames. */
+const GUEST = new MadeGuest(10_240).fill(0, 10_240, 'guest');
+
+/** Make each thread end; where there are none, nothing happens. */
+function endThreads(): void {
+  const task = { kind: 'fingerprint', pages: null, count: 1 } as unknown as FrameTask;
+  for (let thread = 0; thread < frameThreads.size; thread++) {
+    frameThreads.run(task).catch(() => {});
+  }
+}
+
+function isCode(code: string): (error: unknown) => true {
+  return (error) => {
+    assert.ok(error instanceof QemuFileError, String(error));
+    assert.equal(error.code, code, error.message);
+    return true;
+  };
+}
+
+async function noThreads(): Promise<void> {
+  await until(() => frameThreads.size === 0, { what: 'the end of the threads' });
+}
+
+describe('threads at work', () => {
+  test('a writer that loses them fails with EIO or is whole, and leaves none', async () => {
+    await using _leaks = await watchLeaks();
+    const store = new SnapshotStore(memoryStorage());
+    const digest = await memoryDigest(GUEST);
+    try {
+      await store.writer('guest', { onProgress: endThreads }).writeGuest(GUEST);
+    } catch (error) {
+      isCode('EIO')(error);
+      assert.deepEqual(await store.list(), []);
+      await store.writer('guest').writeGuest(GUEST);
+    }
+    assert.equal(await memoryDigest(await store.reader('guest')), digest);
+    await noThreads();
+  });
+
+  test('a reader that loses them fails with EIO or goes on, and reads again', async () => {
+    await using _leaks = await watchLeaks();
+    const store = new SnapshotStore(memoryStorage());
+    await store.writer('guest').writeGuest(GUEST);
+    const { pages } = await store.reader('guest');
+    const target = Buffer.alloc(1_048_576);
+    for (let at = 0; at < 10_240 * 4096; at += target.length) {
+      endThreads();
+      try {
+        await pages.read(0, at, target);
+      } catch (error) {
+        isCode('EIO')(error);
+      }
+    }
+    assert.equal(await memoryDigest(await store.reader('guest')), await memoryDigest(GUEST));
+    await noThreads();
+  });
+
+  for (const [what, code] of [
+    ['is aborted', 'ECANCELED'],
+    ['cannot put a pack', 'ENOSPC'],
+  ] as const) {
+    test(`a writer that ${what} meanwhile leaves none`, async () => {
+      await using _leaks = await watchLeaks();
+      const controller = new AbortController();
+      const storage = memoryStorage();
+      const put = storage.put.bind(storage);
+      storage.put = (key, parts, options) => {
+        if (!key.startsWith('packs/')) return put(key, parts, options);
+        if (code === 'ENOSPC') return Promise.reject(new QemuFileError(code, 'the disk is full'));
+        controller.abort();
+        return put(key, parts, options);
+      };
+      const store = new SnapshotStore(storage);
+      const { signal } = controller;
+      await assert.rejects(store.writer('guest', { signal }).writeGuest(GUEST), isCode(code));
+      assert.deepEqual(await store.list(), []);
+      await noThreads();
+    });
+  }
+});
