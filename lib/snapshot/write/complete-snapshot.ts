@@ -11,8 +11,8 @@ import { type PageRuns, PageRunsBuilder } from '../format/page-runs.ts';
 import { sealText } from '../format/sealed-text.ts';
 import { decodeConfiguration } from '../read/snapshot-reader.ts';
 import { checkPresent } from './check-present.ts';
-import type { FinishedPacks } from './own-packs.ts';
-import type { PageIntake } from './page-intake.ts';
+import type { FinishedPacks } from './pages/own-packs.ts';
+import type { PageIntake } from './pages/page-intake.ts';
 import { publish } from './publish.ts';
 
 /** A guest whose pages are stored. */

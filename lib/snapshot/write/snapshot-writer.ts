@@ -18,11 +18,11 @@ import type { PageRuns } from '../format/page-runs.ts';
 import type { FrameCache } from '../read/frame-cache.ts';
 import { completeSnapshot } from './complete-snapshot.ts';
 import { openBareStream } from './open-bare-stream.ts';
-import { type FinishedPacks, OwnPacks } from './own-packs.ts';
-import { PageIntake } from './page-intake.ts';
-import { PageStorer } from './page-storer.ts';
-import { pagesOfSet } from './pages-of-set.ts';
-import { ParentPages } from './parent-pages.ts';
+import { type FinishedPacks, OwnPacks } from './pages/own-packs.ts';
+import { PageIntake } from './pages/page-intake.ts';
+import { PageStorer } from './pages/page-storer.ts';
+import { pagesOfSet } from './pages/pages-of-set.ts';
+import { ParentPages } from './pages/parent-pages.ts';
 import { sinkOf } from './snapshot-sink.ts';
 
 /** Options of a snapshot that is written. */

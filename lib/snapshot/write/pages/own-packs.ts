@@ -1,7 +1,7 @@
-import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts';
-import { MAX_STORED_PAGES } from '../format/limits.ts';
-import type { MapPack } from '../format/map.ts';
-import type { FrameCache } from '../read/frame-cache.ts';
+import type { ObjectStorage } from '../../../../adapters/storage/object-storage.ts';
+import { MAX_STORED_PAGES } from '../../format/limits.ts';
+import type { MapPack } from '../../format/map.ts';
+import type { FrameCache } from '../../read/frame-cache.ts';
 import { PackWriter } from './pack-writer.ts';
 
 /** Most pages of a working set that are put together: 64 GiB of pages of 4 KiB. */

@@ -1,5 +1,5 @@
-import type { PageRange } from '../../migration/page-source/page-source.ts';
-import { type PageRuns, PageRunsBuilder } from '../format/page-runs.ts';
+import type { PageRange } from '../../../migration/page-source/page-source.ts';
+import { type PageRuns, PageRunsBuilder } from '../../format/page-runs.ts';
 
 /**
  * Return the pages of a working set as runs that are stored anywhere.

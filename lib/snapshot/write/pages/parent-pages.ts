@@ -1,9 +1,9 @@
-import { fingerprintPages } from '../format/fingerprint.ts';
-import { FINGERPRINT_BYTES, pagesPerFrame } from '../format/limits.ts';
-import type { MapPack, SnapshotMap } from '../format/map.ts';
-import { type PackHead, pagesOfFrame } from '../format/pack.ts';
-import { PackIndex } from '../format/pack-index.ts';
-import type { CachedPack, FrameCache } from '../read/frame-cache.ts';
+import { fingerprintPages } from '../../format/fingerprint.ts';
+import { FINGERPRINT_BYTES, pagesPerFrame } from '../../format/limits.ts';
+import type { MapPack, SnapshotMap } from '../../format/map.ts';
+import { type PackHead, pagesOfFrame } from '../../format/pack.ts';
+import { PackIndex } from '../../format/pack-index.ts';
+import type { CachedPack, FrameCache } from '../../read/frame-cache.ts';
 
 /** Bytes of fingerprints that are kept. */
 const MAX_FINGERPRINT_BYTES = 67_108_864;

@@ -1,4 +1,4 @@
-import { FINGERPRINT_BYTES } from '../format/limits.ts';
+import { FINGERPRINT_BYTES } from '../../format/limits.ts';
 
 /** Bytes of the pages of one batch. */
 const BATCH_BYTES = 1_048_576;

@@ -1,10 +1,10 @@
-import { QemuFileError } from '../../contract/errors.ts';
-import { applyXbzrle } from '../../migration/ram/xbzrle.ts';
-import { noop } from '../../util/noop.ts';
-import { FINGERPRINT_BYTES } from '../format/limits.ts';
-import type { PageRuns } from '../format/page-runs.ts';
-import type { FrameCache } from '../read/frame-cache.ts';
-import { frameThreads } from '../threads/frame-threads.ts';
+import { QemuFileError } from '../../../contract/errors.ts';
+import { applyXbzrle } from '../../../migration/ram/xbzrle.ts';
+import { noop } from '../../../util/noop.ts';
+import { FINGERPRINT_BYTES } from '../../format/limits.ts';
+import type { PageRuns } from '../../format/page-runs.ts';
+import type { FrameCache } from '../../read/frame-cache.ts';
+import { frameThreads } from '../../threads/frame-threads.ts';
 import { ContentIndex } from './content-index.ts';
 import type { OwnPacks } from './own-packs.ts';
 import type { PageIntake } from './page-intake.ts';

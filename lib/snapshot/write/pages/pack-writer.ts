@@ -1,15 +1,15 @@
-import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts';
-import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import { noop } from '../../util/noop.ts';
-import { CODEC, decompress } from '../format/compression.ts';
-import { sha256, sha256Hex } from '../format/digest.ts';
-import { packKey } from '../format/keys.ts';
-import { FINGERPRINT_BYTES, MAX_PACK_BYTES, pagesPerFrame } from '../format/limits.ts';
-import type { MapPack } from '../format/map.ts';
-import { encodeHead, type FrameEntry, fingerprintBytes, headBytes } from '../format/pack.ts';
-import type { FrameCache } from '../read/frame-cache.ts';
-import type { PackedFrame } from '../threads/frame-tasks.ts';
-import { frameThreads } from '../threads/frame-threads.ts';
+import type { ObjectStorage } from '../../../../adapters/storage/object-storage.ts';
+import { type QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
+import { noop } from '../../../util/noop.ts';
+import { CODEC, decompress } from '../../format/compression.ts';
+import { sha256, sha256Hex } from '../../format/digest.ts';
+import { packKey } from '../../format/keys.ts';
+import { FINGERPRINT_BYTES, MAX_PACK_BYTES, pagesPerFrame } from '../../format/limits.ts';
+import type { MapPack } from '../../format/map.ts';
+import { encodeHead, type FrameEntry, fingerprintBytes, headBytes } from '../../format/pack.ts';
+import type { FrameCache } from '../../read/frame-cache.ts';
+import type { PackedFrame } from '../../threads/frame-tasks.ts';
+import { frameThreads } from '../../threads/frame-threads.ts';
 
 /*
  *   append() ──► frame ──► compressed in a thread ──► pack in memory ──► put whole

@@ -1,6 +1,6 @@
-import { QemuFileError } from '../../contract/errors.ts';
-import type { PageVisitor, RamBlock } from '../../migration/format/events.ts';
-import { applyXbzrle, xbzrleFault } from '../../migration/ram/xbzrle.ts';
+import { QemuFileError } from '../../../contract/errors.ts';
+import type { PageVisitor, RamBlock } from '../../../migration/format/events.ts';
+import { applyXbzrle, xbzrleFault } from '../../../migration/ram/xbzrle.ts';
 import { type PageChange, PageQueue } from './page-queue.ts';
 import { PageTable } from './page-table.ts';
 

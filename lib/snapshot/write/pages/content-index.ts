@@ -1,4 +1,4 @@
-import { FINGERPRINT_BYTES } from '../format/limits.ts';
+import { FINGERPRINT_BYTES } from '../../format/limits.ts';
 
 /** Most contents that are remembered: 20 bytes of memory for each. */
 const MAX_SLOTS = 1_048_576;
