@@ -28,7 +28,7 @@ import {
 const BUSY: GuestProgram = { patternBytes: 2 << 20, dirtyBytes: 2 << 20, dirtyPagesPerTick: 512 };
 
 for (const { version, skip, options } of QEMUS) {
-  describe(`a lazy restore to QEMU ${version}`, { skip }, () => {
+  describe(`a lazy restore to QEMU ${version}`, { skip, timeout: 300_000 }, () => {
     let dir: TempDir;
     let guest: SavedGuest;
     let path: string;

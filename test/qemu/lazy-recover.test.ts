@@ -18,7 +18,10 @@ import {
 import { endCommand } from './scenario.ts';
 
 for (const { version, skip, options } of QEMUS) {
-  describe(`a lazy restore to QEMU ${version} whose source dies`, { skip }, () => {
+  describe(`a lazy restore to QEMU ${version} whose source dies`, {
+    skip,
+    timeout: 300_000,
+  }, () => {
     let dir: TempDir;
     let guest: SavedGuest;
     before(async () => {

@@ -23,7 +23,7 @@ import {
 import { requireQemu10 } from './qemu10.ts';
 
 for (const { version, skip, options } of QEMUS) {
-  describe(`a lazy restore to QEMU ${version}`, { skip }, () => {
+  describe(`a lazy restore to QEMU ${version}`, { skip, timeout: 300_000 }, () => {
     let dir: TempDir;
     let guest: SavedGuest;
     const incoming = { ...options, incoming: 'defer' };

@@ -88,7 +88,7 @@ describe('a Linux guest', { skip: requireLinux() || requireQemu10() }, () => {
   }
 
   for (const { version, skip, options: qemu } of QEMUS) {
-    describe(`restored to QEMU ${version}`, { skip }, () => {
+    describe(`restored to QEMU ${version}`, { skip, timeout: 300_000 }, () => {
       const start = (extraArgs: readonly string[] = []): Promise<LinuxMachine> =>
         startLinux({ files, qemu, isIncoming: true, extraArgs });
       /** The blocks that are found in this QEMU's process. */

@@ -25,7 +25,7 @@ for (const [version, skip, options] of [
   ['7.2', requireQemu(), {}],
   ['10.0', requireQemu10(), qemu10()],
 ] as const) {
-  describe(`clones with QEMU ${version}`, { skip }, () => {
+  describe(`clones with QEMU ${version}`, { skip, timeout: 300_000 }, () => {
     const dir = makeTempDir();
     let made: Made;
     const golden = (): string => dir.join('golden');

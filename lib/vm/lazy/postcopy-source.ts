@@ -112,7 +112,7 @@ export class PostcopySource implements AsyncDisposable {
     hasLoaded: Promise<void>,
     received?: readonly Uint8Array[],
   ): void {
-    const { guest, file, options } = this.#connected;
+    const { guest, file, options, endsPreempt } = this.#connected;
     const server = new PageServer({
       source: guest.pages,
       sink: new FileSink(file),
@@ -122,6 +122,8 @@ export class PostcopySource implements AsyncDisposable {
       prefetch: options.prefetch,
       hasBackground: options.background,
       recordMs: options.recordMs,
+      // From 8.0 on QEMU waits at its end for every page that it has asked for, if there is a channel for them.
+      answersAfterEnd: this.#preempt !== undefined && !endsPreempt,
       // 0 means no limit, as in the options of all commands.
       maxBandwidth: options.maxBandwidth || undefined,
     });

@@ -54,6 +54,11 @@ export interface PageServerOptions {
   readonly recordMs?: number | undefined;
   /** Milliseconds after a request for which the background is silent. Default 5. */
   readonly quietMs?: number | undefined;
+  /**
+   * Whether requests are answered after `finished` as well, over a `requestSink` that stays open: only pages of zeros
+   * are left then. Default false.
+   */
+  readonly answersAfterEnd?: boolean | undefined;
   /** Most bytes per second of prefetch and background. Requests are never held back. Default: unlimited. */
   readonly maxBandwidth?: number | undefined;
 }

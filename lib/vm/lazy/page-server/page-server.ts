@@ -47,8 +47,8 @@ interface Fault {
  */
 export class PageServer {
   /**
-   * Resolves when all pages with data were sent and the source is unchanged: no page is sent after that. Rejects with
-   * the first failure: of the source, with block and page, of a sink, or the error given to `stop`.
+   * Resolves when all pages with data were sent and the source is unchanged: nothing is sent after that, except with
+   * `answersAfterEnd`. Rejects with the first failure: of the source, with block and page, of a sink, or the error given to `stop`.
    */
   readonly finished: Promise<void>;
   readonly #options: PageServerOptions;
@@ -137,7 +137,8 @@ export class PageServer {
     const startMs = performance.now();
     this.#pace.noteRequest(startMs);
     const host = Math.floor(page / pages.hostPages);
-    if (this.#error !== null || this.#isDone || !isUnsent(pages.states[host])) return;
+    if (this.#error !== null || !isUnsent(pages.states[host])) return;
+    if (this.#isDone && this.#options.answersAfterEnd !== true) return;
     this.#faultCount += 1;
     const hasData = this.#states.claim(pages, host) === DATA;
     this.#queue.push({ block, host, hasData, startMs });

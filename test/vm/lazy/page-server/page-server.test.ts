@@ -428,6 +428,23 @@ test('bytes without a request keep to the bandwidth, and requests do not wait fo
   await server.idle();
 });
 
+test('a page of zeros that is asked for after the end is answered, if the destination waits for it', async () => {
+  const source = fakeSource([['a', 100, [[0, 10]]]]);
+  const [sink, requestSink] = [fakeSink(['a']), fakeSink(['a'])];
+  const server = new PageServer({
+    ...{ source, sink, requestSink, quietMs: 0 },
+    answersAfterEnd: true,
+  });
+  server.start();
+  await server.finished;
+  assert.deepEqual(pagesOf(sink, 'a'), range(0, 10));
+  server.request(0, 50 * PAGE);
+  server.request(0, 5 * PAGE);
+  await server.idle();
+  assert.deepEqual(pagesOf(requestSink, 'a'), [50]);
+  assert.deepEqual(pagesOf(sink, 'a'), range(0, 10));
+});
+
 test('a guest of zeros only is complete at once', async () => {
   const { sink, server } = serve([['a', 20, []]]);
   server.start();
