@@ -1,7 +1,8 @@
-import { accessSync, constants, fstatSync, readFileSync, readSync } from 'node:fs';
+import { accessSync, constants, readFileSync, readSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import type { Compression } from '../migration/containers/sniff.ts';
 import { QemuFile } from '../qemu-file/qemu-file.ts';
+import { isRegularFile } from '../util/regular-file.ts';
 
 /** Most bytes before the compressed data that are read to move a descriptor there: Node has no lseek(2). */
 const MAX_SKIPPED_BYTES = 1_048_576;
@@ -48,7 +49,7 @@ export function bytesRead(file: QemuFile): number {
 async function descriptorAtNextByte(file: QemuFile): Promise<number | undefined> {
   const fd = file.getFd();
   const offset = descriptorOffset(fd);
-  if (offset === undefined || !fstatSync(fd).isFile()) return undefined;
+  if (offset === undefined || !isRegularFile(fd)) return undefined;
   const next = (await file.getOffset()) - file.lookedAhead;
   const skipped = next - offset;
   if (skipped < 0 || skipped > MAX_SKIPPED_BYTES) return undefined;

@@ -5,7 +5,8 @@ import { BandwidthBudget } from '../../qemu-file/put/bandwidth-budget.ts';
 import type { RelayEnd } from '../../relay/relay.ts';
 import { type Endpoint, parseEndpoint, refuseStoreFlags } from '../endpoints/endpoint.ts';
 import { isStdin, isStdout } from '../endpoints/open-endpoints.ts';
-import { isTlsUsage, readTls, type TlsEnds } from '../endpoints/tls-credentials.ts';
+import { reportUnusable } from '../endpoints/report-unusable.ts';
+import { readTls, type TlsEnds } from '../endpoints/tls-credentials.ts';
 import { withControl } from '../relay/control-socket.ts';
 import { refuseSeveral, relaySeveral } from '../relay/many-connections.ts';
 import { relayOne } from '../relay/one-connection.ts';
@@ -43,8 +44,7 @@ export async function runRelay(
     from = parseEndpoint(fromText);
     to = parseEndpoint(toText);
   } catch (error) {
-    await printStderr(toQemuFileError(error).reason);
-    return EXIT.USAGE;
+    return reportUnusable(error);
   }
   const isSeveral = (flags.channels ?? 1) > 1;
   const refusal =
@@ -59,9 +59,7 @@ export async function runRelay(
   try {
     tls = await readTls(flags, { from, to }, (text) => void printStderr(text));
   } catch (error) {
-    const failure = toQemuFileError(error);
-    await printStderr(failure.reason);
-    return isTlsUsage(failure) ? EXIT.USAGE : EXIT.IO;
+    return reportUnusable(error);
   }
   const names: Record<RelayEnd, string> = { from: fromText, to: toText, tee: flags.tee ?? '' };
   const tee: Uri = { scheme: 'file', path: names.tee, offset: 0 };

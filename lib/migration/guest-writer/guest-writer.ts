@@ -55,7 +55,7 @@ export class GuestWriter {
     }
     writer.endSection();
     this.#written = before.length + this.#writeSections(frame, 'start');
-    if (this.#mapped !== null) return mappedTarget(this.#mapped);
+    if (this.#mapped !== null) return this.#mapped;
     writer.beginSection({ ...frame.ram, name: 'ram', kind: 'part' });
     return recordTarget(writer, this.#signal);
   }
@@ -144,14 +144,5 @@ function recordTarget({ ram, file }: MigrationWriter, signal: AbortSignal | unde
     page: (block, offset, bytes) => ram.page(block, offset, bytes),
     zero: (block, offset, count) => ram.zero(block, offset, count),
     ready: () => (file.rateLimitExceeded() ? file.drain({ signal }) : undefined),
-  };
-}
-
-/** Return a target that writes pages to their places. */
-function mappedTarget(mapped: MappedRamWriter): PageTarget {
-  return {
-    page: (block, offset, bytes) => mapped.page(block, offset, bytes),
-    zero: (block, offset, count) => mapped.zero(block, offset, count),
-    ready: () => mapped.ready(),
   };
 }

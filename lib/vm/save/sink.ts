@@ -1,10 +1,10 @@
-import { fstatSync } from 'node:fs';
 import { finished, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { type CompressFormat, compressTo } from '../../../adapters/compress/compress.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
+import { isRegularFile } from '../../util/regular-file.ts';
 import { descriptorOffset, prefersProgram } from '../decompress.ts';
 
 /** Where a stream is saved to. */
@@ -30,7 +30,7 @@ export async function sinkFile(
 async function descriptorFor(format: CompressFormat, sink: VmSink): Promise<number | undefined> {
   if (!isQemuFile(sink) || !prefersProgram(format)) return undefined;
   const fd = sink.getFd();
-  if (fd < 0 || !fstatSync(fd).isFile()) return undefined;
+  if (!isRegularFile(fd)) return undefined;
   return (await sink.getOffset()) === descriptorOffset(fd) ? fd : undefined;
 }
 

@@ -1,11 +1,10 @@
-import { fstatSync } from 'node:fs';
 import { QemuFileError } from '../../../contract/errors.ts';
 import { changeGuest } from '../../../migration/rewrite/change-guest.ts';
 import { type CopyOptions, copyStream } from '../../../migration/rewrite/copy-stream.ts';
 import { FieldChanges } from '../../../migration/rewrite/field-changes.ts';
 import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
-import type { QemuFile } from '../../../qemu-file/qemu-file.ts';
 import { isMappedRam, rebaseMappedRam } from '../../../relay/rebase-mapped-ram.ts';
+import { isRegularFile } from '../../../util/regular-file.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
 import type { OpenStream } from '../../endpoints/open-stream.ts';
 import { UsageError } from '../../shell/command-errors.ts';
@@ -72,7 +71,8 @@ async function convert(
   }
   if (isMapped) checkPlace(parseEndpoint(toText), flags, fileOffset);
   // A file is read on this thread while the pool writes: each call in the pool takes longer to start and to end.
-  if (unwrapped.containers.length === 0 && isFile(stream.outer)) stream.outer.setBlocking(true);
+  if (unwrapped.containers.length === 0 && isRegularFile(stream.outer.getFd()))
+    stream.outer.setBlocking(true);
   const isMoved = isMapped && fileOffset !== toOffset;
   const from = isMoved ? rebaseMappedRam(unwrapped.file, fileOffset, toOffset) : unwrapped.file;
   const { bytes, trailingBytes, warnings } = await copyStream(from, to, {
@@ -85,11 +85,6 @@ async function convert(
   const notes = [...warnings];
   if (trailingBytes > 0) notes.push(`${trailingBytes} bytes after the stream were left out`);
   return { before: bytes, after: to.putPosition, notes };
-}
-
-function isFile(file: QemuFile): boolean {
-  const fd = file.getFd();
-  return fd >= 0 && fstatSync(fd).isFile();
 }
 
 /** Return what changes in a stream or guest. */

@@ -6,6 +6,7 @@ import type { StreamLayout } from '../../../migration/guest-writer/guest-writer.
 import type { QemuFileOptions } from '../../../qemu-file/options.ts';
 import type { QemuFile } from '../../../qemu-file/qemu-file.ts';
 import { noop } from '../../../util/noop.ts';
+import { isRegularFile } from '../../../util/regular-file.ts';
 import { sinkFile } from '../../../vm/save/sink.ts';
 import {
   type Endpoint,
@@ -17,12 +18,8 @@ import {
 } from '../../endpoints/endpoint.ts';
 import { isStdout } from '../../endpoints/open-endpoints.ts';
 import type { OpenStream } from '../../endpoints/open-stream.ts';
-import {
-  isTlsUsage,
-  readTls,
-  type TlsEnds,
-  type TlsFlags,
-} from '../../endpoints/tls-credentials.ts';
+import { reportUnusable } from '../../endpoints/report-unusable.ts';
+import { readTls, type TlsEnds, type TlsFlags } from '../../endpoints/tls-credentials.ts';
 import { tlsHint } from '../../endpoints/tls-hints.ts';
 import { OutputError, UsageError } from '../../shell/command-errors.ts';
 import { EXIT } from '../../shell/exit-codes.ts';
@@ -79,8 +76,7 @@ export async function rewriteStream(
     from = parseEndpoint(fromText);
     to = parseEndpoint(toText);
   } catch (error) {
-    await printStderr(toQemuFileError(error).reason);
-    return EXIT.USAGE;
+    return reportUnusable(error);
   }
   const refusal = refuseStoreFlags(toText, flags) ?? layoutMistake(to, flags);
   if (refusal !== undefined) {
@@ -91,9 +87,7 @@ export async function rewriteStream(
   try {
     tls = await readTls(flags, { from, to }, (text) => void printStderr(text));
   } catch (error) {
-    const failure = toQemuFileError(error);
-    await printStderr(failure.reason);
-    return isTlsUsage(failure) ? EXIT.USAGE : EXIT.IO;
+    return reportUnusable(error);
   }
   const lookAheadSize = from.scheme === 'file' ? FROM_FILE_BYTES : undefined;
   let output: Output | undefined;
@@ -181,8 +175,7 @@ export class Output {
 
   /** Whether what was written can be taken back. */
   get canRestart(): boolean {
-    const fd = this.file.getFd();
-    return this.#uri.scheme === 'file' && fd >= 0 && fstatSync(fd).isFile();
+    return this.#uri.scheme === 'file' && isRegularFile(this.file.getFd());
   }
 
   /** Drop what was written, and open a new file in its place. */

@@ -3,12 +3,8 @@ import { parseUri } from '../../../../adapters/uri.ts';
 import { toQemuFileError } from '../../../contract/errors.ts';
 import { QmpClient } from '../../../vm/qmp/qmp-client.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
-import {
-  isTlsUsage,
-  readTls,
-  type TlsEnds,
-  type TlsFlags,
-} from '../../endpoints/tls-credentials.ts';
+import { reportUnusable } from '../../endpoints/report-unusable.ts';
+import { readTls, type TlsEnds, type TlsFlags } from '../../endpoints/tls-credentials.ts';
 import type { TlsSide } from '../../endpoints/tls-options.ts';
 import { UsageError } from '../../shell/command-errors.ts';
 import { EXIT, exitCodeOf, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';
@@ -80,9 +76,7 @@ export async function runWithVm(
     const to = flags.address === undefined ? {} : { to: parseUri(flags.address) };
     tls = await readTls(flags, { ...to, [side]: uri }, (text) => void printStderr(text));
   } catch (error) {
-    const failure = toQemuFileError(error);
-    await printStderr(failure.reason);
-    return failure.operation === 'tls' && !isTlsUsage(failure) ? EXIT.IO : EXIT.USAGE;
+    return reportUnusable(error);
   }
   using interruption = new SignalAbort();
   const { signal } = interruption;

@@ -1,0 +1,16 @@
+import { toQemuFileError } from '../../contract/errors.ts';
+import { EXIT } from '../shell/exit-codes.ts';
+import { printStderr } from '../shell/stdio.ts';
+import { isTlsUsage } from './tls-credentials.ts';
+
+/**
+ * Print why the endpoints of a command cannot be used as typed.
+ *
+ * @param error - An error of `parseEndpoint` or `readTls`.
+ * @returns The exit code: `IO` if a file that the TLS options name cannot be read or used, otherwise `USAGE`.
+ */
+export async function reportUnusable(error: unknown): Promise<number> {
+  const failure = toQemuFileError(error);
+  await printStderr(failure.reason);
+  return failure.operation === 'tls' && !isTlsUsage(failure) ? EXIT.IO : EXIT.USAGE;
+}
