@@ -112,7 +112,7 @@ test('pages of a set that come again and again are stored right', async () => {
 const OTHER = new MadeGuest(30_000);
 for (const [name, text, why] of [
   ['of another guest', encodeWorkingSet(SET, OTHER.pages), /RAM block "ram" had another size/],
-  ['that is no set', '[]', /not a working set/],
+  ['that is not a set', '[]', /not a working set/],
 ] as const) {
   test(`a set ${name} is not used: the snapshot is written, with a warning`, async () => {
     const store = new SnapshotStore(memoryStorage());

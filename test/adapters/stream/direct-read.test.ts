@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
-import { afterEach, beforeEach, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { execOps } from '../../../adapters/process/exec.ts';
 import { socketOps } from '../../../adapters/socket/socket.ts';
 import type { QemuFileOps } from '../../../lib/contract/ops.ts';
 import { pattern, promised } from '../../helpers/backend.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
+import { FAST_PATH_SWITCH, keepFastPathSwitch } from '../../helpers/fast-path-switch.ts';
 import { plainSockets, tlsSockets } from '../../helpers/sockets.ts';
 
 const LIMITS = { timeout: 20_000 };
@@ -35,18 +36,7 @@ async function readAll(ops: QemuFileOps, isSlow: boolean): Promise<Received> {
 }
 
 describe('reading a socket directly', LIMITS, () => {
-  const NAME = 'QEMU_FILE_NO_FAST_PATH';
-  let before: string | undefined;
-
-  beforeEach(() => {
-    before = process.env[NAME];
-    delete process.env[NAME];
-  });
-
-  afterEach(() => {
-    delete process.env[NAME];
-    if (before !== undefined) process.env[NAME] = before;
-  });
+  keepFastPathSwitch();
 
   for (const isSlow of [false, true]) {
     const pace = isSlow ? 'slowly' : 'as fast as it comes';
@@ -88,8 +78,8 @@ describe('reading a socket directly', LIMITS, () => {
     there.destroy();
   });
 
-  test(`is switched off by ${NAME}`, async () => {
-    process.env[NAME] = '1';
+  test(`is switched off by ${FAST_PATH_SWITCH}`, async () => {
+    process.env[FAST_PATH_SWITCH] = '1';
     const [here, there] = await plainSockets();
     const sent = pattern(SIZE);
     there.end(sent);

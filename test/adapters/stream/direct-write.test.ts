@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import type net from 'node:net';
-import { afterEach, beforeEach, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { execOps } from '../../../adapters/process/exec.ts';
 import { socketOps } from '../../../adapters/socket/socket.ts';
 import type { QemuFileOps } from '../../../lib/contract/ops.ts';
@@ -15,6 +15,7 @@ import {
   rejectsWith,
 } from '../../helpers/backend.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
+import { FAST_PATH_SWITCH, keepFastPathSwitch } from '../../helpers/fast-path-switch.ts';
 import { plainSockets, tlsSockets } from '../../helpers/sockets.ts';
 import { streamPeer } from '../../helpers/stream-peer.ts';
 
@@ -47,18 +48,7 @@ async function writeAll(ops: QemuFileOps, bytes: Uint8Array): Promise<void> {
 }
 
 describe('writing a socket directly', LIMITS, () => {
-  const NAME = 'QEMU_FILE_NO_FAST_PATH';
-  let before: string | undefined;
-
-  beforeEach(() => {
-    before = process.env[NAME];
-    delete process.env[NAME];
-  });
-
-  afterEach(() => {
-    delete process.env[NAME];
-    if (before !== undefined) process.env[NAME] = before;
-  });
+  keepFastPathSwitch();
 
   for (const way of ['tcp', 'unix']) {
     test(`keeps the order over ${way}, in spite of short writes`, async () => {
@@ -168,8 +158,8 @@ describe('writing a socket directly', LIMITS, () => {
     there.destroy();
   });
 
-  test(`is switched off by ${NAME}`, async () => {
-    process.env[NAME] = '1';
+  test(`is switched off by ${FAST_PATH_SWITCH}`, async () => {
+    process.env[FAST_PATH_SWITCH] = '1';
     const [here, there] = await plainSockets();
     const count = countWrites(here);
     const received = collect(streamPeer(there).read);

@@ -52,7 +52,7 @@ async function faultOf(bytes: Buffer): Promise<string | undefined> {
 }
 
 describe('verifyStream and discarded pages:', () => {
-  test('pages that came again are no fault', async () => {
+  test('pages that came again are not a fault', async () => {
     const [data, zero] = [page('pc.ram', 0x1000, FULL), zeroPage(null, 0x2000)];
     assert.equal(await faultOf(discarding(data, zero)), undefined);
   });
