@@ -105,22 +105,31 @@ async function* paced(
   }
 }
 
-/** A file that passes on the bytes of another one, and remembers those that were not released. */
+/** A file that passes on the bytes of another one without a copy, and remembers those that were not released. */
 class PassedBytes implements StreamBytes {
   readonly file: QemuFile;
-  readonly #chunks: Buffer[] = [];
+  readonly #source: ReturnType<QemuFile['startTransfer']>;
+  readonly #chunks: Uint8Array[] = [];
   /** Offset in the stream of the first remembered byte. */
   #from = 0;
 
   /** @param ready - Waits until the reader may have more bytes. */
-  constructor(source: QemuFile, ready: (() => Promise<void>) | undefined) {
+  constructor(from: QemuFile, ready: (() => Promise<void>) | undefined) {
+    const source = from.startTransfer();
+    this.#source = source;
     this.file = new QemuFile({
       getBuffer: async () => {
         await ready?.();
-        if (source.lookedAhead === 0 && (await source.fillOrEnd(1)) === 0) return 0;
-        const chunk = source.getBuffer(source.lookedAhead);
-        this.#chunks.push(chunk);
-        return chunk;
+        for (;;) {
+          const chunk = source.takeChunk();
+          if (chunk !== null) {
+            this.#chunks.push(chunk);
+            return chunk;
+          }
+          if (await source.waitForChunk()) continue;
+          if (from.error !== null) throw from.error;
+          return 0;
+        }
       },
     });
   }
@@ -143,6 +152,7 @@ class PassedBytes implements StreamBytes {
       if (this.#from + chunk.length > before) break;
       this.#from += chunk.length;
       count += 1;
+      this.#source.recycleChunk(chunk);
     }
     if (count > 0) this.#chunks.splice(0, count);
   }
