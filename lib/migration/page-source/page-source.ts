@@ -46,6 +46,14 @@ export interface PageSource {
    */
   read(block: number, offset: number, target: Uint8Array): void | Promise<void>;
   /**
+   * Fill `target` as `read` does, without waiting: for a page that is needed at once. Absent from sources that
+   * cannot do more than `read`.
+   *
+   * @returns False if the contents are likely to take their time: nothing was read, and `read` does it.
+   * @throws {QemuFileError} as `read`.
+   */
+  readNow?(block: number, offset: number, target: Uint8Array): boolean;
+  /**
    * Return the memory that holds contents of a block; null where `read` has to copy or fetch them. The caller
    * does not write to it, and uses it before its next `await`. Absent from sources that always copy.
    *

@@ -58,18 +58,34 @@ export class ExtentCache {
     return extent;
   }
 
+  /**
+   * Read an extent without waiting, if it is not there.
+   *
+   * @returns Whether it is there.
+   * @throws {QemuFileError} The error of the read or of the check.
+   */
+  fillNow(index: number): boolean {
+    const known = this.#extents.get(index);
+    if (known !== undefined) return known.bytes !== null;
+    const bytes = this.#take(index);
+    if (!this.#reads.readNow(bytes, index * EXTENT_BYTES)) {
+      this.#keep(bytes);
+      return false;
+    }
+    this.#check?.(index, bytes);
+    this.#extents.set(index, { index, bytes, reading: null, users: 0 });
+    return true;
+  }
+
   /** Let the bytes of an extent be reused. */
   release(extent: Extent): void {
     extent.users -= 1;
   }
 
   #start(index: number): Extent {
-    this.#evict();
-    const at = index * EXTENT_BYTES;
-    const block = this.#free.pop() ?? allocateBlock(EXTENT_BYTES);
-    const bytes = block.subarray(0, Math.max(0, Math.min(EXTENT_BYTES, this.#reads.size - at)));
+    const bytes = this.#take(index);
     const extent: Extent = { index, bytes: null, reading: null, users: 0 };
-    extent.reading = this.#reads.read(bytes, at).then(() => {
+    extent.reading = this.#reads.read(bytes, index * EXTENT_BYTES).then(() => {
       this.#check?.(index, bytes);
       extent.bytes = bytes;
       extent.reading = null;
@@ -82,13 +98,25 @@ export class ExtentCache {
     return extent;
   }
 
+  /** Return memory for the bytes of an extent. */
+  #take(index: number): Buffer {
+    this.#evict();
+    const block = this.#free.pop() ?? allocateBlock(EXTENT_BYTES);
+    const left = this.#reads.size - index * EXTENT_BYTES;
+    return block.subarray(0, Math.max(0, Math.min(EXTENT_BYTES, left)));
+  }
+
+  #keep(bytes: Buffer): void {
+    if (bytes.length === EXTENT_BYTES) this.#free.push(bytes);
+  }
+
   /** Make room for an extent: drop the one that was not used for the longest time. */
   #evict(): void {
     if (this.#extents.size < MAX_EXTENTS) return;
     for (const [index, { users, bytes }] of this.#extents) {
       if (users > 0 || bytes === null) continue;
       this.#extents.delete(index);
-      if (bytes.length === EXTENT_BYTES) this.#free.push(bytes);
+      this.#keep(bytes);
       return;
     }
   }

@@ -121,6 +121,26 @@ export class StreamPages implements PageSource {
     }
   }
 
+  readNow(block: number, offset: number, target: Uint8Array): boolean {
+    const { pages, counts, positions, stride } = this.#runs;
+    const page = this.#firstOf(block) + offset / this.pageSize;
+    const index = findRun(this.#runs, page);
+    const before = index < 0 ? -1 : page - (pages[index] as number);
+    const count = target.length / this.pageSize;
+    if (before < 0 || before + count > (counts[index] as number)) return false;
+    if (target.length >= MIN_DIRECT_BYTES) return false;
+    const position = (positions[index] as number) + before * stride;
+    const [low, high] = this.#extentsOf(block, position, count);
+    try {
+      for (let extent = low; extent <= high; extent++) {
+        if (!this.#cache.fillNow(extent)) return false;
+      }
+    } catch (error) {
+      throw this.#readError(block, offset, toQemuFileError(error));
+    }
+    return this.read(block, offset, target) === undefined;
+  }
+
   /** Check that the file was not written to since it was opened. */
   checkUnchanged(): void {
     this.#reads.checkUnchanged();
@@ -160,10 +180,7 @@ export class StreamPages implements PageSource {
     targetAt: number,
   ): Promise<void> | null {
     const { stride } = this.#runs;
-    // The word before a page belongs to it, and so does the name that may be between them.
-    const header = this.#hasWords ? this.#headerBytes(block) : 0;
-    const low = Math.floor(Math.max(0, position - header) / EXTENT_BYTES);
-    const high = Math.floor((position + (count - 1) * stride + this.pageSize - 1) / EXTENT_BYTES);
+    const [low, high] = this.#extentsOf(block, position, count);
     const extents: Extent[] = [];
     let isReading = false;
     for (let index = low; index <= high; index++) {
@@ -189,6 +206,17 @@ export class StreamPages implements PageSource {
       return null;
     }
     return this.#wait(extents, block, offset, copy);
+  }
+
+  /** Return the first and the last extent with bytes of adjacent pages. */
+  #extentsOf(block: number, position: number, count: number): [low: number, high: number] {
+    // The word before a page belongs to it, and so does the name that may be between them.
+    const header = this.#hasWords ? this.#headerBytes(block) : 0;
+    const end = position + (count - 1) * this.#runs.stride + this.pageSize;
+    return [
+      Math.floor(Math.max(0, position - header) / EXTENT_BYTES),
+      Math.floor((end - 1) / EXTENT_BYTES),
+    ];
   }
 
   async #wait(extents: Extent[], block: number, offset: number, copy: () => void): Promise<void> {

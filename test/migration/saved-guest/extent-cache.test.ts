@@ -5,17 +5,25 @@ import { EXTENT_BYTES, ExtentCache } from '../../../lib/migration/saved-guest/ex
 import type { PositionedReads } from '../../../lib/migration/saved-guest/positioned-reads.ts';
 
 /** Reads whose bytes say where they are from, and that settle after some turns of the event loop. */
-function slowReads(size: number): PositionedReads & { started: number[]; failAt: number } {
+function slowReads(
+  size: number,
+): PositionedReads & { started: number[]; failAt: number; isQuick: boolean } {
   const reads = {
     size,
     started: [] as number[],
     failAt: -1,
+    isQuick: false,
     async read(target: Uint8Array, position: number): Promise<void> {
       const index = position / EXTENT_BYTES;
       reads.started.push(index);
       for (let turn = 0; turn < 1 + (index % 3); turn++) await new Promise(setImmediate);
       if (index === reads.failAt) throw new QemuFileError('EIO', 'the disk failed');
       target.fill(index % 251);
+    },
+    readNow(target: Uint8Array, position: number): boolean {
+      if (!reads.isQuick) return false;
+      target.fill(position / EXTENT_BYTES);
+      return true;
     },
     readSome: () => 0,
     checkUnchanged() {},
@@ -51,6 +59,30 @@ test('the extent after two in a row is read ahead, and none beyond the end', asy
   assert.deepEqual(reads.started, [2, 3, 4]);
   assert.equal((await bytesOf(cache, 4)).length, EXTENT_BYTES - 100);
   assert.deepEqual(reads.started, [2, 3, 4]);
+});
+
+test('an extent is filled without waiting where its file can be read so', async () => {
+  const reads = slowReads(10 * EXTENT_BYTES);
+  const cache = new ExtentCache(reads);
+  assert.equal(cache.fillNow(4), false);
+  reads.isQuick = true;
+  assert.equal(cache.fillNow(4), true);
+  assert.ok((await bytesOf(cache, 4)).every((byte) => byte === 4));
+  assert.deepEqual(reads.started, []);
+  const waiting = bytesOf(cache, 7);
+  assert.equal(cache.fillNow(7), false);
+  await waiting;
+  assert.equal(cache.fillNow(7), true);
+});
+
+test('an extent that was filled without waiting is checked', () => {
+  const reads = slowReads(10 * EXTENT_BYTES);
+  reads.isQuick = true;
+  const cache = new ExtentCache(reads, () => {
+    throw new QemuFileError('EBADMSG', 'another digest');
+  });
+  assert.throws(() => cache.fillNow(4), /another digest/);
+  assert.throws(() => cache.fillNow(4), /another digest/);
 });
 
 test('bytes in use are not overwritten by other extents', async () => {

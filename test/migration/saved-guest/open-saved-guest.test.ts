@@ -214,6 +214,33 @@ test('a page whose record was changed in the file is an error that names block a
   await guest.close();
 });
 
+test('a page is read without waiting, and not after a read that took the time of a device', async (t) => {
+  // Page 1 was sent so often that pages 0 and 2 are in different extents.
+  const copies = Array.from({ length: 70 }, () => page(null, PAGE, data(9)));
+  const bytes = guestBytes(page('a', 0, data(1)), ...copies, page(null, 2 * PAGE, data(3)));
+  const target = Buffer.alloc(PAGE);
+  const quick = await open(bytes, 'quick');
+  assert.equal(quick.pages.readNow?.(0, 0, target), true);
+  assert.deepEqual(target, Buffer.from(data(1)));
+  assert.equal(quick.pages.readNow?.(0, 2 * PAGE, target), true);
+  assert.deepEqual(target, Buffer.from(data(3)));
+  // A page of zeros has no place.
+  assert.equal(quick.pages.readNow?.(0, 5 * PAGE, target), false);
+  await quick.close();
+  const slow = await open(bytes, 'slow');
+  let nowMs = performance.now();
+  t.mock.method(performance, 'now', () => {
+    nowMs += 5;
+    return nowMs;
+  });
+  assert.equal(slow.pages.readNow?.(0, 0, target), true);
+  assert.equal(slow.pages.readNow?.(0, 2 * PAGE, target), false);
+  assert.equal(slow.pages.readNow?.(0, 0, target), true);
+  nowMs += 100;
+  assert.equal(slow.pages.readNow?.(0, 2 * PAGE, target), true);
+  await slow.close();
+});
+
 test('a file that was truncated while it was open is an error that names block and page', async () => {
   const guest = await open(guestBytes(page('a', 0, data(1)), page(null, PAGE, data(2))), 'cut');
   truncateSync(folder.join('cut'), 3000);

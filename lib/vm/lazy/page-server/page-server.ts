@@ -13,7 +13,7 @@ import type {
 } from './page-server-types.ts';
 import { type BlockPages, isUnsent, PAGE_STATE, PageStates } from './page-states.ts';
 import { RecordChannel } from './record-channel.ts';
-import { backgroundOrder, prefetchOrder, windowAround } from './send-order.ts';
+import { backgroundOrder, hostPage, prefetchOrder, windowAround } from './send-order.ts';
 import { SendPace } from './send-pace.ts';
 
 /*
@@ -194,18 +194,24 @@ export class PageServer {
     }
   }
 
-  /** Send the requested page, and after it the pages with data around it. */
+  /** Send the requested page as soon as it is read, and after it the pages with data around it. */
   async #answer({ block, host, hasData, startMs }: Fault): Promise<void> {
     const pages = this.#states.blocks[block] as BlockPages;
-    const batch = this.#batches.take(windowAround(block, pages, host));
-    trimBatch(batch, pages, (state, at) => state === DATA || (hasData && at === host));
-    await this.#read(batch);
+    const asked = this.#batches.take(hostPage(block, pages, host));
+    if (hasData && !this.#readNow(asked)) await this.#read(asked);
     if (this.#error !== null) return;
-    let length = this.#putHostPage(this.#requests, batch, 0, host, hasData, true);
-    length = this.#putUnsent(this.#requests, batch, length);
-    await this.#requests.write(batch.records.subarray(0, length));
+    await this.#requests.write(
+      asked.records.subarray(0, this.#putHostPage(this.#requests, asked, 0, host, hasData)),
+    );
     this.#times.add(performance.now() - startMs);
-    this.#batches.give(batch);
+    this.#batches.give(asked);
+    const around = this.#batches.take(windowAround(block, pages, host));
+    trimBatch(around, pages, (state) => isDue(state, 'around'));
+    await this.#read(around);
+    if (this.#error !== null) return;
+    const length = this.#putUnsent(this.#requests, around, 0);
+    if (length > 0) await this.#requests.write(around.records.subarray(0, length));
+    this.#batches.give(around);
   }
 
   async #sendUnasked(hasLoaded: Promise<void>): Promise<void> {
@@ -253,6 +259,12 @@ export class PageServer {
     return this.#source.read(block, page * pageSize, pages.subarray(0, count * pageSize));
   }
 
+  #readNow({ block, page, count, pages }: PageBatch): boolean {
+    const { pageSize } = this.#source;
+    const target = pages.subarray(0, count * pageSize);
+    return this.#source.readNow?.(block, page * pageSize, target) ?? false;
+  }
+
   /** Put the host pages of a batch that were not sent; return the end of the records. */
   #putUnsent(channel: RecordChannel, batch: PageBatch, at: number): number {
     const { block, page, count, reason } = batch;
@@ -263,7 +275,7 @@ export class PageServer {
     for (let host = page / hostPages; host < end; host++) {
       if (!isDue(states[host], reason)) continue;
       const hasData = this.#states.claim(pages, host) === DATA;
-      length = this.#putHostPage(channel, batch, length, host, hasData, false);
+      length = this.#putHostPage(channel, batch, length, host, hasData);
     }
     return length;
   }
@@ -275,7 +287,6 @@ export class PageServer {
     at: number,
     host: number,
     hasData: boolean,
-    isRequested: boolean,
   ): number {
     const { block, pages, records } = batch;
     const { pageSize } = this.#source;
@@ -290,10 +301,12 @@ export class PageServer {
       const isZero = !hasData || (hostPages > 1 && this.#isZeroPage(pages, start));
       length = channel.put(records, length, block, page * pageSize, isZero ? null : pages, start);
     }
-    const reason = isRequested ? (hasData ? 'requested' : 'zero') : batch.reason;
+    const reason = !hasData && batch.reason === 'requested' ? 'zero' : batch.reason;
     this.#sent[reason] += end - first;
     if (hasData) this.#sentDataPages += end - first;
-    if (batch.reason === 'around') this.#record(block, first, end - first);
+    if (reason !== 'prefetched' && reason !== 'background') {
+      this.#record(block, first, end - first);
+    }
     return length;
   }
 

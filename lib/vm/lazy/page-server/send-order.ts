@@ -35,6 +35,16 @@ export function* backgroundOrder(blocks: readonly BlockPages[]): Generator<PageW
   }
 }
 
+/** Return a requested host page. */
+export function hostPage(
+  block: number,
+  { pages, hostPages }: BlockPages,
+  host: number,
+): PageWindow {
+  const from = host * hostPages;
+  return { block, from, to: Math.min(from + hostPages, pages), reason: 'requested' };
+}
+
 /** Return the aligned window that holds a host page. */
 export function windowAround(block: number, pages: BlockPages, host: number): PageWindow {
   const page = host * pages.hostPages;

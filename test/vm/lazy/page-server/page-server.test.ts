@@ -3,7 +3,14 @@ import { test } from 'node:test';
 import { QemuFileError } from '../../../../lib/contract/errors.ts';
 import { PageServer } from '../../../../lib/vm/lazy/page-server/page-server.ts';
 import type { PageServerOptions } from '../../../../lib/vm/lazy/page-server/page-server-types.ts';
-import { type FakeBlock, type FakeSink, fakeSink, fakeSource, PAGE } from '../fake-source.ts';
+import {
+  type FakeBlock,
+  type FakeSink,
+  fakeSink,
+  fakeSource,
+  fillPage,
+  PAGE,
+} from '../fake-source.ts';
 
 type Options = Omit<PageServerOptions, 'source' | 'sink'>;
 
@@ -71,7 +78,8 @@ test('a requested page goes first, then the pages with data of its aligned windo
   await server.idle();
   const rest = range(32, 50).filter((page) => page !== 40);
   assert.deepEqual(pagesOf(sink, 'a'), [40, ...rest, 60, 61, 62, 63]);
-  assert.equal(sink.writes.length, 1);
+  assert.equal(sink.writes[0]?.length, 1);
+  assert.equal(sink.writes.length, 2);
   const { pages, requests, faults } = server.stats;
   assert.deepEqual(pages, { requested: 1, around: 21, prefetched: 0, background: 0, zero: 0 });
   assert.equal(requests, 1);
@@ -101,9 +109,35 @@ test('a requested page of zeros is answered as such, and pages around it follow'
   ]);
   server.request(0, 70 * PAGE);
   await server.idle();
-  assert.deepEqual(sink.writes[1], [{ block: 'a', page: 70, isZero: true }]);
+  assert.deepEqual(sink.writes[2], [{ block: 'a', page: 70, isZero: true }]);
   assert.equal(server.stats.pages.zero, 2);
   assert.equal(server.stats.faults, 2);
+});
+
+test('a requested page that can be read at once is sent before any other read', async () => {
+  const { sink, server, source } = serve([['a', 64, [[0, 64]]]], onlyRequests);
+  source.readNow = (block, offset, target) => {
+    fillPage(
+      Buffer.from(target.buffer, target.byteOffset, target.length).fill(0),
+      block,
+      offset / PAGE,
+    );
+    return true;
+  };
+  server.request(0, 7 * PAGE);
+  assert.deepEqual(sink.records, [{ block: 'a', page: 7, isZero: false }]);
+  assert.deepEqual(source.reads, []);
+  await server.idle();
+  assert.deepEqual(source.reads, [[0, 0, 32]]);
+});
+
+test('an error of a read without waiting fails the server', async () => {
+  const { server, source } = serve([['a', 64, [[0, 64]]]], onlyRequests);
+  source.readNow = () => {
+    throw new QemuFileError('EIO', 'the disk failed');
+  };
+  server.request(0, 0);
+  await assert.rejects(server.finished, /the disk failed/);
 });
 
 test('a page that was sent or is under way is not sent again', async () => {
@@ -312,7 +346,7 @@ test('the background waits for the end of the recording', async () => {
   assert.deepEqual(server.stats.pages.background, 0);
   server.stop(new Error('enough'));
   await server.idle();
-  assert.equal(sink.writes.length, 1);
+  assert.equal(sink.writes.length, 2);
 });
 
 test('pages that the destination has are not sent', async () => {
