@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import type { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import { noop } from '../../lib/util/noop.ts';
@@ -8,10 +9,10 @@ import { destroyStream } from '../stream/destroy-stream.ts';
 /** Milliseconds from SIGTERM to SIGKILL when a tool is closed while it runs. */
 const GRACE_MS = 2000;
 
-/** Open descriptors that a tool inherits. They may be closed once it was started. */
+/** Open descriptors, or sockets, that a tool inherits. They may be closed once it was started. */
 export interface ToolDescriptors {
   stdin?: number | undefined;
-  stdout?: number | undefined;
+  stdout?: number | Socket | undefined;
 }
 
 /** A running tool of the system, found in `PATH` and started without a shell. */
@@ -32,6 +33,7 @@ export class ExternalTool {
    * @param operation - What it does, as a verb that errors name.
    * @param descriptors - Descriptors that become its standard input and output. Default: the streams `stdin` and
    *   `stdout`.
+   * @param starter - A command, with its arguments, that starts the tool in its own place. Default: none.
    * @throws {QemuFileError} The system's own code (`EAGAIN`, `EMFILE` …) if it cannot start another process.
    */
   constructor(
@@ -39,10 +41,11 @@ export class ExternalTool {
     args: readonly string[],
     operation: string,
     descriptors: ToolDescriptors = {},
+    starter: readonly string[] = [],
   ) {
     this.#name = name;
     this.#operation = operation;
-    const child = startTool(name, args, operation, descriptors);
+    const child = startTool([...starter, name, ...args], operation, descriptors);
     this.end = new ChildExit(child, false, GRACE_MS);
     const { stdin, stdout } = child as Partial<ChildProcess>;
     this.stdin = stdin ?? undefined;
@@ -53,10 +56,10 @@ export class ExternalTool {
   /**
    * Return the tool's failure after it has ended; undefined if it succeeded.
    *
-   * @param position - Offset in the stream that the error names.
+   * @param position - Offset in the stream that the error names; undefined where it is not known.
    * @param advice - What to do if the tool is not installed, as a clause.
    */
-  failure(position: number, advice: string): Error | undefined {
+  failure(position: number | undefined, advice: string): Error | undefined {
     const operation = this.#operation;
     const cause = this.end.startFailure?.(operation, position);
     if (cause?.code !== 'ENOENT') return cause ?? this.end.failure?.(operation, position);
@@ -80,13 +83,12 @@ export class ExternalTool {
 }
 
 function startTool(
-  name: string,
-  args: readonly string[],
+  [program = '', ...args]: readonly string[],
   operation: string,
   { stdin, stdout }: ToolDescriptors,
 ): ChildProcess {
   try {
-    return spawn(name, args, { stdio: [stdin ?? 'pipe', stdout ?? 'pipe', 'pipe'] });
+    return spawn(program, args, { stdio: [stdin ?? 'pipe', stdout ?? 'pipe', 'pipe'] });
   } catch (error) {
     throw toQemuFileError(error, { operation });
   }

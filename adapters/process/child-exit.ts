@@ -87,13 +87,23 @@ export class ChildExit {
     return failure('EIO', this.describe());
   }
 
+  /** The signal that ended the child; null if none did. */
+  get signalCode(): NodeJS.Signals | null {
+    return this.#child.signalCode;
+  }
+
+  /** The last bytes of the child's standard error. */
+  get stderr(): string {
+    return this.#stderrTail.toString();
+  }
+
   /** Return how the child ended and the last lines of its standard error, as a clause. */
   describe(): string {
     const { exitCode, signalCode } = this.#child;
     let how = 'the command is still running';
     if (signalCode !== null) how = `the command was killed by ${signalCode}`;
     else if (exitCode !== null) how = `the command exited with status ${exitCode}`;
-    const lines = this.#stderrTail.toString().split(/\p{Cc}+/u);
+    const lines = this.stderr.split(/\p{Cc}+/u);
     const text = lines.filter((line) => line.trim() !== '').join(' | ');
     return text === '' ? how : `${how}, stderr: "${text}"`;
   }

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, readSync, writeFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { openFrom } from '../../adapters/index.ts';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
-import { bytesRead, decompress, prefersProgram } from '../../lib/vm/decompress.ts';
+import { bytesRead, decompress, prefersProgram, reopenInput } from '../../lib/vm/decompress.ts';
 import { Source } from '../helpers/backends.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
 
@@ -39,6 +39,36 @@ describe('decompressing for save and restore', { skip: isMissing && 'zstd is mis
     const opened = await decompress('zstd')(file);
     assert.ok((await opened.readBuffer(BYTES.length)).equals(BYTES));
     assert.equal(bytesRead(file), packed.length);
+    await opened.close();
+  });
+
+  test('opens a regular file once more, at the start of its data', async () => {
+    await using dir = makeTempDir();
+    const path = dir.join('image');
+    writeFileSync(path, Buffer.concat([Buffer.alloc(5000, 'before'), packed]));
+    const file = await openFrom(`file:${path}`);
+    await file.readSkip(5000);
+    const opened = await decompress('zstd')(file);
+    assert.equal(reopenInput(opened, 'xz'), undefined);
+    const input = reopenInput(opened, 'zstd');
+    await opened.close();
+    assert.ok(input !== undefined);
+    assert.equal(bytesRead(file), 5000);
+    for (let i = 0; i < 2; i++) {
+      const again = await input.open();
+      assert.ok((await again?.readBuffer(BYTES.length))?.equals(BYTES));
+      await again?.close();
+    }
+    assert.equal(readSync(input.fd, Buffer.alloc(100_000)), packed.length);
+    assert.equal(bytesRead(file), 5000 + packed.length);
+    input.close();
+    assert.equal(bytesRead(file), 5000);
+    assert.equal(await input.open(), undefined);
+  });
+
+  test('does not open any other file once more', async () => {
+    const opened = await decompress('zstd')(new QemuFile(new Source([packed])));
+    assert.equal(reopenInput(opened, 'zstd'), undefined);
     await opened.close();
   });
 

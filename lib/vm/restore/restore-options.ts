@@ -10,7 +10,10 @@ export interface RestoreOptions {
   resume?: boolean | undefined;
   /** Leave the guest stopped, even if it ran when it was saved. */
   keepPaused?: boolean | undefined;
-  /** False: let only QEMU judge the stream. Default true. */
+  /**
+   * False: let only QEMU judge the stream. Default true: the stream is checked while QEMU reads it; a regular file that
+   * the system's `zstd` decompresses into QEMU's socket, only if QEMU does not load it.
+   */
   check?: boolean | undefined;
   /** Where to create the private directory of the socket. Default: the system's directory for temporary files. */
   directory?: string | undefined;
@@ -22,7 +25,10 @@ export interface RestoreOptions {
 
 /** Result of `restoreVm`. */
 export interface RestoreResult {
-  /** Bytes of the stream, unpacked; null for a mapped-ram file, which QEMU reads itself. */
+  /**
+   * Bytes of the stream, unpacked; null where they do not pass through this process and are not counted: for a
+   * mapped-ram file, which QEMU reads itself, and for a `.zst` file with other bytes after its stream.
+   */
   bytes: number | null;
   seconds: number;
   /** Seconds of these during which only `maxBandwidth` held bytes back. */

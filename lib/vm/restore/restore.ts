@@ -1,23 +1,26 @@
-import { readlink } from 'node:fs/promises';
+import type { Socket } from 'node:net';
 import { connectSocket } from '../../../adapters/socket/connect.ts';
 import { socketOps } from '../../../adapters/socket/socket.ts';
 import { channels } from '../../contract/diagnostics-channels.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import { MAX_TIMER_MS, onAbort, waitForPromise } from '../../contract/wait-for.ts';
+import { MAX_TIMER_MS, onAbort } from '../../contract/wait-for.ts';
 import type { Unwrapped } from '../../migration/containers/unwrap.ts';
 import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { type RelayFailure, relay } from '../../relay/relay.ts';
+import { relay } from '../../relay/relay.ts';
 import { noop } from '../../util/noop.ts';
+import type { ReopenedInput } from '../decompress.ts';
 import { checkWaiting } from '../machine-checks.ts';
 import { type ChangedSettings, changeSettings } from '../migration-settings.ts';
-import { type MigrationInfo, MigrationWatch, settledRunState } from '../migration-watch.ts';
+import { MigrationWatch, settledRunState } from '../migration-watch.ts';
 import { readDestinationFacts } from '../preflight/destination-facts.ts';
 import { compareWithDestination, type StreamFacts } from '../preflight/preflight.ts';
 import { PrivateDirectory } from '../private-directory.ts';
 import { publishSteps } from '../publish.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
+import { checkPacked, openPacked, type Sent, sendPacked } from './load-packed.ts';
+import { mappedFileUri } from './mapped-file-uri.ts';
 import {
   RESTORE_CAPABILITIES,
   type RestoreOptions,
@@ -26,9 +29,7 @@ import {
 import { type OpenSource, openRestoreSource } from './restore-source.ts';
 import { sequentialStream } from './sequential-stream.ts';
 import { startIncoming } from './start-incoming.ts';
-
-/** Milliseconds that QEMU may take to end a migration whose stream has broken off. */
-const END_TIMEOUT_MS = 30_000;
+import { waitUntilLoaded } from './wait-until-loaded.ts';
 
 /**
  * Restore a guest: make a QEMU that was started with `-incoming defer` load a stream, all or nothing. Either QEMU
@@ -123,13 +124,17 @@ class Restore {
     }
   }
 
-  #move(
+  async #move(
     unwrapped: Unwrapped,
     isMapped: boolean,
     canMap: boolean,
   ): Promise<Omit<RestoreResult, 'status'>> {
-    if (!isMapped) return this.#load(unwrapped.file);
-    return canMap ? this.#loadFile(unwrapped) : this.#loadRewritten(unwrapped);
+    if (isMapped) return canMap ? this.#loadFile(unwrapped) : this.#loadRewritten(unwrapped);
+    const { maxBandwidth = 0 } = this.#options;
+    const input = maxBandwidth > 0 ? undefined : await openPacked(unwrapped.file);
+    if (input === undefined) return this.#loadStream(unwrapped.file);
+    await unwrapped.file.close().catch(noop);
+    return this.#loadPacked(input);
   }
 
   /** Send a mapped-ram file to a QEMU before 9.0 as a sequential stream. */
@@ -138,7 +143,7 @@ class Restore {
     const guest = await openSavedGuest(unwrapped, { signal });
     const stream = sequentialStream(guest, signal);
     try {
-      return await this.#load(stream);
+      return await this.#loadStream(stream);
     } finally {
       await stream.close().catch(noop);
       await guest.close();
@@ -183,9 +188,57 @@ class Restore {
     this.#suspicions = problems.map(({ message }) => message);
   }
 
-  /** Send QEMU the stream over a private socket. */
-  async #load(stream: QemuFile): Promise<Omit<RestoreResult, 'status'>> {
-    const { directory: parent, signal, maxBandwidth = 0 } = this.#options;
+  /** Send QEMU a stream, and check it meanwhile. */
+  #loadStream(stream: QemuFile): Promise<Omit<RestoreResult, 'status'>> {
+    const { check, maxBandwidth } = this.#options;
+    return this.#load(async (socket, signal) => {
+      const to = new QemuFile(socketOps(socket), { maxBandwidth });
+      const { forward, limitedSeconds, failure } = await relay(stream, to, {
+        check: check === false ? undefined : (bytes) => this.#check(bytes),
+        signal,
+        // QEMU may take any time to load what it has received.
+        lingerMs: MAX_TIMER_MS,
+      });
+      return { bytes: forward.bytes, limitedSeconds, failure };
+    });
+  }
+
+  /** Have the program that decompresses a file send it to QEMU, and check the file only if that fails. */
+  async #loadPacked(input: ReopenedInput): Promise<Omit<RestoreResult, 'status'>> {
+    const { check, signal } = this.#options;
+    let wasSent = false;
+    try {
+      return await this.#load(async (socket, stop) => {
+        wasSent = true;
+        const sent = await sendPacked(input, socket, stop);
+        // QEMU may have loaded wrong memory: the program compares the checksum at the end.
+        if (sent.failure?.end === 'from' && check !== false) throw sent.failure.error;
+        return sent;
+      });
+    } catch (error) {
+      if (wasSent && check !== false && signal?.aborted !== true) {
+        await checkPacked(input, (file) => this.#check(file), signal);
+      }
+      throw error;
+    } finally {
+      input.close();
+    }
+  }
+
+  /** Check the stream, because the reason of a fault is clearer than QEMU's. */
+  async #check(stream: QemuFile): Promise<void> {
+    const { faults, warnings } = await verifyStream(stream, { withoutDescription: true });
+    const [fault] = faults;
+    // QEMU may be able to load what this package does not support.
+    if (fault !== undefined && fault.fault !== 'unsupported') throw fault;
+    this.#warnings.push(...warnings);
+  }
+
+  /** Make QEMU load what is sent to a private socket. */
+  async #load(
+    send: (socket: Socket, signal: AbortSignal) => Promise<Sent>,
+  ): Promise<Omit<RestoreResult, 'status'>> {
+    const { directory: parent, signal } = this.#options;
     await using directory = await PrivateDirectory.create(parent);
     const path = directory.join('socket');
     await startIncoming(this.#qmp, `unix:${path}`);
@@ -196,17 +249,9 @@ class Restore {
     watch.ended.catch((error: unknown) => stop.abort(error));
     try {
       if (signal?.aborted) stop.abort(signal.reason);
-      const to = new QemuFile(socketOps(await connectSocket({ path }, { signal: stop.signal })), {
-        maxBandwidth,
-      });
-      const { forward, limitedSeconds, failure } = await relay(stream, to, {
-        check: this.#options.check === false ? undefined : (bytes) => this.#check(bytes),
-        signal: stop.signal,
-        // QEMU may take any time to load what it has received.
-        lingerMs: MAX_TIMER_MS,
-      });
-      await this.#waitUntilLoaded(watch, failure);
-      const { bytes } = forward;
+      const socket = await connectSocket({ path }, { signal: stop.signal });
+      const { bytes, limitedSeconds, failure } = await send(socket, stop.signal);
+      await waitUntilLoaded(watch, failure, { signal, suspicions: this.#suspicions });
       return { bytes, seconds: this.#seconds(), limitedSeconds, warnings: this.#warnings };
     } catch (error) {
       await this.#quitQemu();
@@ -218,74 +263,18 @@ class Restore {
 
   /** Make QEMU read a file itself, because the offsets in it count from the start of the file. */
   async #loadFile(unwrapped: Unwrapped): Promise<Omit<RestoreResult, 'status'>> {
-    const { file, fileOffset, containers } = unwrapped;
-    const fd = file.getFd();
-    // An image of libvirt's (format sparse) has offsets that count from the start of the file as well.
-    if (containers.some((name) => name !== 'libvirt') || fd < 0) {
-      const reason = 'QEMU reads a mapped-ram file itself: unpack it into a file first';
-      throw restoreError('ENOTSUP', reason);
-    }
-    const path = await readlink(`/proc/self/fd/${fd}`);
-    if (path.includes(',offset=')) {
-      // QEMU would open another file, which may exist.
-      const reason = `QEMU would read a part of the file's name as an offset; rename the file: ${path}`;
-      throw restoreError('ENOTSUP', reason);
-    }
-    const offset = fileOffset === 0 ? '' : `,offset=${fileOffset}`;
-    await startIncoming(this.#qmp, `file:${path}${offset}`);
+    await startIncoming(this.#qmp, await mappedFileUri(unwrapped));
     using watch = new MigrationWatch(this.#qmp, this.#options.onProgress);
     try {
-      await this.#waitUntilLoaded(watch, null);
+      await waitUntilLoaded(watch, null, {
+        signal: this.#options.signal,
+        suspicions: this.#suspicions,
+      });
     } catch (error) {
       await this.#quitQemu();
       throw error;
     }
     return { bytes: null, seconds: this.#seconds(), limitedSeconds: 0, warnings: this.#warnings };
-  }
-
-  /** Check the stream while QEMU reads it, because the reason of a fault is clearer than QEMU's. */
-  async #check(bytes: AsyncIterable<Uint8Array>): Promise<void> {
-    const { faults, warnings } = await verifyStream(bytes, { withoutDescription: true });
-    const [fault] = faults;
-    // QEMU may be able to load what this package does not support.
-    if (fault !== undefined && fault.fault !== 'unsupported') throw fault;
-    this.#warnings.push(...warnings);
-  }
-
-  /** Wait until QEMU has loaded the stream, and throw the reason if it has not. */
-  async #waitUntilLoaded(watch: MigrationWatch, failure: RelayFailure | null): Promise<void> {
-    const info = await this.#waitForEnd(watch, failure).catch(
-      (error: unknown) => error as QemuFileError,
-    );
-    const isEnd = !(info instanceof Error);
-    // QEMU's word counts; a failure of the relay after the end of the stream does not matter.
-    if (isEnd && info.status === 'completed') return;
-    const cause = failure?.error;
-    if (failure?.end === 'from') throw failure.error;
-    if (isEnd) {
-      const detail = info['error-desc'] ?? cause?.message ?? 'it reports no reason';
-      const reason = `QEMU did not load the stream: ${detail}${this.#suspected()}`;
-      throw restoreError('EIO', reason, cause);
-    }
-    if (info.code !== 'ECONNRESET') throw info;
-    const reason =
-      `QEMU ended without loading the stream${this.#suspected()}; see its standard error for the reason: start ` +
-      "QEMU with 2> FILE, or look into libvirt's /var/log/libvirt/qemu/NAME.log";
-    throw restoreError('EIO', reason, cause ?? info);
-  }
-
-  /** Return the differences that may be the reason of a failure, as a clause to append. */
-  #suspected(): string {
-    return this.#suspicions.map((message) => `; ${message}`).join('');
-  }
-
-  #waitForEnd(watch: MigrationWatch, failure: RelayFailure | null): Promise<MigrationInfo> {
-    const { signal } = this.#options;
-    // Loading may take any time, but a stream that broke off ends it soon.
-    const limits = failure === null ? { signal } : { timeoutMs: END_TIMEOUT_MS };
-    const timeoutReason = (): string =>
-      `QEMU did not end its migration within ${END_TIMEOUT_MS} ms`;
-    return waitForPromise(watch.ended, { ...limits, operation: 'restoreVm', timeoutReason });
   }
 
   /** End a QEMU whose incoming migration failed: it has no guest, and cannot load another stream. */
