@@ -38,6 +38,8 @@ export interface OpenFromOptions extends OpenOptions {
   admission?: AdmissionOptions | undefined;
   /** Called with each connection that failed before it was accepted, for example by its certificate. */
   onConnectionError?: ListenOptions['onConnectionError'];
+  /** As for `fdOps`; for files only. */
+  inlineReads?: boolean | undefined;
 }
 
 /** How `openTo` opens. */
@@ -59,7 +61,8 @@ const STDOUT = 1;
  * only, where QEMU listens on every interface: write `tcp:0.0.0.0:port` or `tcp:[::]:port` for that.
  *
  * @param uri - Text as for `parseUri`, or its result.
- * @param options - `signal`, `timeoutMs`, `tls`, `onListening`, `admission`, `onConnectionError`, `file`.
+ * @param options - `signal`, `timeoutMs`, `tls`, `onListening`, `admission`, `onConnectionError`,
+ *   `inlineReads`, `file`.
  * @returns A file. One over a socket can also be written: that is its return path.
  * @throws {QemuFileError} As `parseUri`, `listenSocket`, `admit`, `openPath`, `pipeOps` and `execOps`;
  *   `ETIMEDOUT`; `ECANCELED` by the signal; `EINVAL` for `tls` with a URI that is not a socket's.
@@ -84,7 +87,12 @@ export function openFrom(uri: string | Uri, options: OpenFromOptions = {}): Prom
       case 'stdio':
         return openPipe(STDIN);
       case 'file':
-        return openPath(endpoint.path, { direction: 'read', offset: endpoint.offset, signal });
+        return openPath(endpoint.path, {
+          direction: 'read',
+          offset: endpoint.offset,
+          signal,
+          inlineReads: options.inlineReads,
+        });
     }
   });
 }

@@ -52,10 +52,19 @@ export class FdReader {
    * @returns The number of bytes read, 0 at the end of the file; synchronously in blocking mode.
    */
   read(buffer: Uint8Array, position: number): MaybePromise<number> {
+    if (this.isBlocking) return this.readNow(buffer, position);
     this.#operation.begin(position);
     if (buffer.length === 0) return 0;
     this.#buffer = buffer;
-    return this.isBlocking ? this.#operation.runSync() : this.#operation.run();
+    return this.#operation.run();
+  }
+
+  /** Like `read`, but on the calling thread in any mode. */
+  readNow(buffer: Uint8Array, position: number): number {
+    this.#operation.begin(position);
+    if (buffer.length === 0) return 0;
+    this.#buffer = buffer;
+    return this.#operation.runSync();
   }
 
   /**

@@ -6,6 +6,7 @@ import { CallsInFlight } from './calls-in-flight.ts';
 import { FdReader } from './fd-reader.ts';
 import { FdWriter, type SparseFile } from './fd-writer.ts';
 import { closeFd, truncateFd } from './fs-promises.ts';
+import { InlineReads } from './inline-reads.ts';
 
 /** Largest read into memory of our own, where a read may outlive the operation that started it. */
 const MAX_OWN_READ_BYTES = 64 * 1024;
@@ -23,6 +24,8 @@ export interface FdUse {
   isOwned: boolean;
   /** True for a new and empty file in which runs of zeros become holes. */
   isSparse: boolean;
+  /** True if reads of a file may run on the calling thread. */
+  canReadInline: boolean;
 }
 
 /** A descriptor in use: its two directions, their offsets, and its end. */
@@ -33,6 +36,7 @@ export class FdTransport {
   readonly #inFlight = new CallsInFlight();
   readonly #reader: FdReader;
   readonly #writer: FdWriter;
+  readonly #inlineReads = new InlineReads();
   readonly #sparse: SparseFile | undefined;
   /** Pending reads and writes at an explicit offset. */
   readonly #positional = new Set<FdReader | FdWriter>();
@@ -68,13 +72,26 @@ export class FdTransport {
   }
 
   read(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
-    if (this.#use.offset !== null || this.#isBlocking) return this.#reader.read(buffer, position);
+    const { offset, canReadInline } = this.#use;
+    if (offset !== null && canReadInline && !this.#isBlocking) {
+      return this.#readFile(buffer, position);
+    }
+    if (offset !== null || this.#isBlocking) return this.#reader.read(buffer, position);
     // A read from a device or a pipe may hang in its thread, and close() does not wait for it. Such a read
     // must not use the caller's memory, because the caller may reuse that memory after close().
     const own = new Uint8Array(Math.min(buffer.length, MAX_OWN_READ_BYTES));
     const result = this.#reader.read(own, position);
     if (typeof result === 'number') return result;
     return result.then((length) => own.subarray(0, length));
+  }
+
+  /** Read a file, on the calling thread where that returns at once. */
+  #readFile(buffer: Uint8Array, position: number): MaybePromise<number> {
+    if (!this.#inlineReads.next()) return this.#reader.read(buffer, position);
+    const startedAt = performance.now();
+    const length = this.#reader.readNow(buffer, position);
+    this.#inlineReads.took(performance.now() - startedAt);
+    return length;
   }
 
   writev(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {

@@ -44,6 +44,8 @@ export interface OpenFdOptions<D extends Direction = Direction> {
    * device or with an offset.
    */
   sparse?: boolean | undefined;
+  /** As for `fdOps`; for reading. */
+  inlineReads?: boolean | undefined;
 }
 
 /** A path that is open for writing. */
@@ -78,7 +80,7 @@ export type PathOps<D extends Direction> = D extends 'read' ? FdOps<'read'> : Pa
  *
  * @param path - The path to open.
  * @param options - `direction`, `offset` in bytes, `signal`, `mode`, `replace`,
- *   `keepPartial`, `sparse`.
+ *   `keepPartial`, `sparse`, `inlineReads`.
  * @returns A backend like that of `fdOps`.
  * @throws {QemuFileError} (rejects) `EISDIR` a directory; `EEXIST` a file that must not be replaced; `ENOTSUP` a
  *   FIFO or a socket; `ESPIPE` an offset on a device that is not seekable; `EINVAL` an invalid offset or path;
@@ -103,7 +105,7 @@ export async function openFd<D extends Direction>(
     if (path.includes('\0')) throw openError('EINVAL', 'a path must not contain NUL');
     const ops =
       options.direction === 'read'
-        ? await openToRead(path, offset, signal)
+        ? await openToRead(path, offset, options)
         : await openToWrite(path, offset, options);
     return ops as PathOps<D>;
   } catch (error) {
@@ -114,7 +116,7 @@ export async function openFd<D extends Direction>(
 async function openToRead(
   path: string,
   offset: number,
-  signal: AbortSignal | undefined,
+  { signal, inlineReads }: OpenFdOptions,
 ): Promise<FdOps<'read'>> {
   checkKind(path, await fs.promises.stat(path));
   checkSignal(signal);
@@ -122,7 +124,7 @@ async function openToRead(
   const fd = await openFile(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
   return closeOnError(fd, () => {
     checkSignal(signal);
-    return makeFdOps(fd, { direction: 'read', offset });
+    return makeFdOps(fd, { direction: 'read', offset, inlineReads });
   });
 }
 

@@ -59,6 +59,8 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
       onListening,
       tls: tls?.from,
       ...filter,
+      // The command has nothing else to do while it waits for a file.
+      inlineReads: true,
       file: { signal, lookAheadSize },
     });
     opened.push(outer);

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { type TestContext, test } from 'node:test';
 import { fdOps } from '../../../adapters/file/fd.ts';
+import { InlineReads } from '../../../adapters/file/inline-reads.ts';
 import {
   collect,
   isSettled,
@@ -470,4 +471,40 @@ test('reads and writes a block device at offsets', async (t) => {
   assert.ok(bytes.equals(expected));
   assert.throws(() => ops.setOffset?.(0, 'end'), { code: 'ENOTSUP' });
   await ops.close();
+});
+
+test('reads of a file run on the calling thread if they may, and sometimes give the event loop a turn', async (t) => {
+  await using directory = makeTempDir();
+  const content = pattern(40 * 1000);
+  const ops = fdOps(openNew(directory, content), { direction: 'read', inlineReads: true });
+  const inPool = t.mock.method(fs, 'read');
+  // Each look at the clock is 1 ms after the last one.
+  let now = 0;
+  t.mock.method(performance, 'now', () => now++);
+  const read: Buffer[] = [];
+  const buffer = Buffer.alloc(1000);
+  for (let position = 0; position < content.length; position += 1000) {
+    const isInline = position % 11_000 !== 10_000;
+    const length = ops.getBuffer(buffer, position);
+    assert.equal(typeof length === 'number', isInline, `at ${position}`);
+    assert.equal(await length, 1000);
+    read.push(Buffer.from(buffer));
+  }
+  assert.deepEqual(Buffer.concat(read), content);
+  assert.equal(inPool.mock.callCount(), 3);
+  assert.equal(await ops.getBuffer(buffer, content.length), 0);
+  await ops.close?.();
+  await rejectsWith(
+    promised(() => ops.getBuffer(buffer, content.length)),
+    'EBADF',
+  );
+});
+
+test('reads of a file move to the thread pool after one that took long', () => {
+  const reads = new InlineReads();
+  assert.equal(reads.next(), true);
+  reads.took(6);
+  const next = Array.from({ length: 100 }, () => reads.next());
+  assert.equal(next.indexOf(true), 16);
+  assert.equal(next.filter(Boolean).length, 84);
 });
