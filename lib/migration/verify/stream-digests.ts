@@ -29,6 +29,7 @@ interface BufferedChunk {
 /** Hashes a stream and its sections, and builds the manifest. Requires `loadDigest` to have finished. */
 export class StreamDigests {
   readonly #whole = new Digest();
+  readonly #hasSections: boolean;
   readonly #sections: SectionDigest[] = [];
   #chunks: BufferedChunk[] = [];
   /** Memory of chunks that are hashed, for reuse. */
@@ -43,6 +44,11 @@ export class StreamDigests {
   #isRam = false;
   #machine: string | null = null;
   #reader: MigrationReader | null = null;
+
+  /** @param options - `sections: false` hashes the stream as a whole only; it has no manifest then. */
+  constructor({ sections = true }: { sections?: boolean } = {}) {
+    this.#hasSections = sections;
+  }
 
   /** Yield the chunks of a source and record them on their way to the reader. */
   async *through(source: StreamSource): AsyncGenerator<Uint8Array, void> {
@@ -80,19 +86,25 @@ export class StreamDigests {
       this.#machine = event.configuration.machine;
     } else if (event.type === 'section') {
       this.#consume(event.section.offset);
-      this.#section = new Digest();
+      this.#section = this.#hasSections ? new Digest() : null;
       this.#isRam = event.section.name === 'ram';
     } else if (event.type === 'sectionEnd') {
       const { section } = event;
       this.#consume(section.offset + section.bytes);
+      this.#isRam = false;
+      if (!this.#hasSections) return;
       if (this.#sections.length === LIMIT.LISTED) {
         const reason = `the stream has more than ${LIMIT.LISTED} sections, the most that a manifest can list`;
         throw new MigrationStreamError('unsupported', reason, { position: section.offset });
       }
       this.#sections.push(digestOf(section, this.#section as Digest));
       this.#section = null;
-      this.#isRam = false;
     }
+  }
+
+  /** Return whether the bytes that have passed are those that a manifest was made of. */
+  matches({ bytes, xxh64 }: Manifest): boolean {
+    return this.#bytes === bytes && this.#whole.hex() === xxh64;
   }
 
   /**

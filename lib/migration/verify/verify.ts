@@ -1,3 +1,4 @@
+import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { loadDigest } from '../../util/digest.ts';
 import type { VmDescription } from '../format/device-types.ts';
 import type { Configuration, MigrationEvent, RamBlock, Section } from '../format/events.ts';
@@ -19,7 +20,10 @@ import { StreamDigests } from './stream-digests.ts';
 export interface VerifyOptions extends Omit<ReaderOptions, 'onFault'> {
   /** Continue after a fault where the stream can still be read. Default false: stop at the first. */
   all?: boolean | undefined;
-  /** Manifest that the stream must match; needs `digests`. */
+  /**
+   * Manifest that the stream must match; needs `digests`. A source that can seek is hashed as a whole only, and read
+   * once more for the digests of its sections and blocks if that differs; any other source is hashed at once.
+   */
   manifest?: Manifest | undefined;
   /**
    * Make a manifest and compare it with `manifest`, if given. `store` returns the store that keeps the
@@ -109,16 +113,18 @@ class Verifier {
   }
 
   async run(source: StreamSource): Promise<Verification> {
-    const { digests: wanted, all, onEvent } = this.#options;
+    const { digests: wanted, manifest: expected, all, onEvent } = this.#options;
     const result = this.#result;
     let digests: StreamDigests | null = null;
     let image: BlockDigests | null = null;
     let bytes = source;
     if (wanted !== undefined) {
       await loadDigest();
-      digests = new StreamDigests();
       const readAgain = pagesAgain(source, this.#options);
-      image = new BlockDigests({ store: wanted.store, readAgain });
+      // The digest of the whole tells that a stream is unchanged; a second reading tells what has changed.
+      const isWholeEnough = expected !== undefined && readAgain !== undefined;
+      digests = new StreamDigests({ sections: !isWholeEnough });
+      if (!isWholeEnough) image = new BlockDigests({ store: wanted.store, readAgain });
       bytes = digests.through(source);
     }
     const missing = new MissingPages();
@@ -143,14 +149,7 @@ class Verifier {
       this.#judge(reader, discarded.describe());
       // Not a fault: QEMU does not send pages that a balloon or virtio-mem gave back to the host.
       result.warnings.push(...missing.describe());
-      if (digests !== null && image !== null) {
-        const kept = image;
-        const { pageSize } = reader.ram;
-        result.manifest = await digests.manifest(this.#blocks, pageSize, (block) =>
-          kept.digest(block, { signal: this.#options.signal }),
-        );
-        this.#compare(result.manifest);
-      }
+      if (digests !== null) await this.#finishManifest(source, digests, image, reader);
     } catch (error) {
       if (!(error instanceof MigrationStreamError)) throw error;
       result.isRamComplete = result.faults.length === 0 && reader.unreadableDevicesAt !== null;
@@ -219,6 +218,34 @@ class Verifier {
       );
     }
     if (discarded !== null) fault(discarded);
+  }
+
+  /** Make the manifest, unless the whole stream matches the expected one, and compare the two. */
+  async #finishManifest(
+    source: StreamSource,
+    digests: StreamDigests,
+    image: BlockDigests | null,
+    reader: MigrationReader,
+  ): Promise<void> {
+    const { manifest: expected, signal } = this.#options;
+    const result = this.#result;
+    if (image !== null) {
+      const { pageSize } = reader.ram;
+      result.manifest = await digests.manifest(this.#blocks, pageSize, (block) =>
+        image.digest(block, { signal }),
+      );
+    } else if (expected !== undefined && digests.matches(expected)) {
+      result.manifest = expected;
+      return;
+    } else if (source instanceof QemuFile) {
+      const { fileOffset = 0 } = this.#options;
+      await source.setOffset(fileOffset);
+      const again = { manifest: undefined, pages: undefined, onEvent: undefined };
+      const { manifest, faults } = await verifyStream(source, { ...this.#options, ...again });
+      result.manifest = manifest;
+      if (manifest === null) result.faults.push(...faults);
+    }
+    if (result.manifest !== null) this.#compare(result.manifest);
   }
 
   #compare(found: Manifest): void {

@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
+import { openFrom } from '../../../adapters/open.ts';
 import { QemuFileError } from '../../../lib/contract/errors.ts';
 import { MemoryPageStore } from '../../../lib/migration/memory/page-store.ts';
 import type { Manifest } from '../../../lib/migration/verify/manifest.ts';
 import { type VerifyOptions, verifyStream } from '../../../lib/migration/verify/verify.ts';
 import { piecesOf } from '../../helpers/bytes.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
 import { collectGarbage } from '../../helpers/garbage.ts';
 import { TrackedStore } from '../../helpers/page-stores.ts';
 import { chunksOf } from '../../helpers/read-stream.ts';
@@ -203,6 +206,55 @@ describe('a verification with digests', () => {
     assert.equal((await faultsIn(changed(200), { ...options, all: true })).length, 3);
     const [device] = await faultsIn(changed(4288), options);
     assert.match(device ?? '', /^corrupt@4270 XXH64 [0-9a-f]{16}; the manifest lists /);
+  });
+
+  test('of a file finds the same differences as of a stream, and reads it once if there are none', async () => {
+    const manifest = await manifestOf(workedExample());
+    const options = { manifest, digests: { store } };
+    await using dir = makeTempDir();
+    const twice = stream(workedExample(), Buffer.alloc(16, 1));
+    for (const bytes of [workedExample(), changed(200), changed(4288), twice]) {
+      writeFileSync(dir.join('vm.mig'), bytes);
+      for (const all of [false, true]) {
+        const file = await openFrom(`file:${dir.join('vm.mig')}`);
+        const found = await verifyStream(file, { ...options, all, seekable: true });
+        const { faults, manifest: made } = await verify(bytes, { ...options, all });
+        assert.deepEqual(
+          found.faults.map(({ message }) => message),
+          faults.map(({ message }) => message),
+        );
+        assert.deepEqual(found.manifest, made);
+        await file.close();
+      }
+    }
+  });
+
+  test('of a file asks for no store if the stream is unchanged, and shows its pages once', async () => {
+    const manifest = await manifestOf(workedExample());
+    await using dir = makeTempDir();
+    let [stores, pages, events] = [0, 0, 0];
+    const countingStore = (): MemoryPageStore => {
+      stores += 1;
+      return store();
+    };
+    for (const bytes of [workedExample(), changed(200)]) {
+      writeFileSync(dir.join('vm.mig'), bytes);
+      await using file = await openFrom(`file:${dir.join('vm.mig')}`);
+      await verifyStream(file, {
+        manifest,
+        digests: { store: countingStore },
+        seekable: true,
+        pages: {
+          page() {
+            pages += 1;
+          },
+        },
+        onEvent({ type }) {
+          if (type === 'end') events += 1;
+        },
+      });
+    }
+    assert.deepEqual([stores, pages, events], [0, 2, 2]);
   });
 
   test('closes its stores and makes no manifest of an invalid stream', async () => {
