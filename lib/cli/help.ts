@@ -43,7 +43,8 @@ Exit codes: 0 valid, 1 the stream is damaged or incomplete, 2 usage, 3 not a mig
 `;
 
 export const DIFF_HELP: string = `${ENDPOINTS}
-A stream may be compressed or in a container, as for inspect.
+A stream may be compressed or in a container, as for inspect. The TLS options are for <a> and
+<b>, where they are tcp: or unix:.
 
 Exit codes: 0 the guests are the same, 1 they differ, 2 usage, 3 a stream cannot be compared,
 4 input or output failed, 130 interrupted (128 + the signal's number).

@@ -26,7 +26,7 @@ import { guardOutputs } from './shell/stdio.ts';
 
 /** Add a command that reads a stream, with the options that all of them have. */
 function addReader(program: Command, name: string, description: string): Command {
-  return program
+  const command = program
     .command(name)
     .description(description)
     .argument('<from>', 'the endpoint to read from')
@@ -35,7 +35,8 @@ function addReader(program: Command, name: string, description: string): Command
       'a further channel of the migration (multifd, postcopy-preempt); may be repeated',
       collect,
     )
-    .option('--snapshot <name>', 'a snapshot of a qcow2 image, by name or ID')
+    .option('--snapshot <name>', 'a snapshot of a qcow2 image, by name or ID');
+  return addTlsOptions(command, ['from'])
     .option('--json', 'print one JSON object')
     .option('--quiet', 'print errors only')
     .addHelpText('after', READ_HELP);
@@ -157,7 +158,7 @@ function addTemplate(program: Command, done: (code: number) => void): void {
 }
 
 function addDiff(program: Command, done: (code: number) => void): void {
-  program
+  const command = program
     .command('diff')
     .description('Compare the guests of two migration streams: devices and memory.')
     .argument('<a>', 'the endpoint of the first stream')
@@ -171,7 +172,8 @@ function addDiff(program: Command, done: (code: number) => void): void {
     .option('--a-channel <file>', 'a further channel of the first stream; repeatable', collect)
     .option('--b-channel <file>', 'a further channel of the second stream; repeatable', collect)
     .option('--a-snapshot <name>', 'a snapshot of the qcow2 image <a>, by name or ID')
-    .option('--b-snapshot <name>', 'a snapshot of the qcow2 image <b>, by name or ID')
+    .option('--b-snapshot <name>', 'a snapshot of the qcow2 image <b>, by name or ID');
+  addTlsOptions(command, ['from'])
     .option('--json', 'print one JSON object')
     .option('--quiet', 'print errors only')
     .addHelpText('after', DIFF_HELP)

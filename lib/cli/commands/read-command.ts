@@ -4,13 +4,15 @@ import { bytesRead } from '../../vm/decompress.ts';
 import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
 import { sizeOf } from '../endpoints/open-endpoints.ts';
 import { type OpenStream, openStream, type StreamChoice } from '../endpoints/open-stream.ts';
+import { type FromTlsFlags, readFromTls, reportUnreadable } from '../endpoints/read-from-tls.ts';
+import type { TlsEnds } from '../endpoints/tls-credentials.ts';
 import { OutputError, UsageError } from '../shell/command-errors.ts';
 import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
 import { type Measure, Meter } from '../shell/progress.ts';
 import { printStderr } from '../shell/stdio.ts';
 
 /** Options of all commands that read a stream. */
-export interface ReadFlags {
+export interface ReadFlags extends FromTlsFlags {
   /** Files or endpoints of further channels. */
   channel?: readonly string[];
   /** Name or ID of a snapshot in a qcow2 image. */
@@ -25,7 +27,7 @@ export interface ReadFlags {
  * @param fromText - The endpoint, as typed.
  * @param work - Reads the stream and returns the exit code.
  * @param meterOf - What the progress line shows. Default: how much of the input was read.
- * @param opening - How the stream is opened.
+ * @param opening - How the stream is opened. Default for `tls`: as the flags ask for it.
  * @returns The exit code.
  */
 export async function readStream(
@@ -37,12 +39,13 @@ export async function readStream(
 ): Promise<number> {
   let from: Endpoint;
   let channels: Uri[];
+  let tls: TlsEnds | undefined;
   try {
     from = parseEndpoint(fromText);
     channels = (flags.channel ?? []).map((text) => parseUri(text));
+    tls = opening.tls ?? (await readFromTls(flags, from));
   } catch (error) {
-    await printStderr(toQemuFileError(error).reason);
-    return EXIT.USAGE;
+    return reportUnreadable(error);
   }
   const quiet = flags.quiet === true;
   using interruption = new SignalAbort();
@@ -54,7 +57,8 @@ export async function readStream(
       from,
       channels,
       snapshot: flags.snapshot,
-      ...opening,
+      lookAheadSize: opening.lookAheadSize,
+      tls,
       signal,
       quiet,
     });

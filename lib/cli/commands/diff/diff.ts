@@ -9,6 +9,9 @@ import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
 import { isStdin, sizeOf } from '../../endpoints/open-endpoints.ts';
 import { openGuest } from '../../endpoints/open-guest.ts';
+import type { StreamChoice } from '../../endpoints/open-stream.ts';
+import { type FromTlsFlags, readFromTls, reportUnreadable } from '../../endpoints/read-from-tls.ts';
+import type { TlsEnds } from '../../endpoints/tls-credentials.ts';
 import type { DiffReport } from '../../report/html.ts';
 import { OutputError, UsageError, writeOutput } from '../../shell/command-errors.ts';
 import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';
@@ -18,7 +21,7 @@ import { differencesToJson } from './diff-json.ts';
 import { DIFF_MAP_CELLS, DIFF_MAP_WIDTH, type DiffNames, showDifferences } from './diff-text.ts';
 
 /** Options of `qemu-file diff`. */
-export interface DiffFlags {
+export interface DiffFlags extends FromTlsFlags {
   /** Further channels of the first stream, and of the second. */
   aChannel?: readonly string[];
   bChannel?: readonly string[];
@@ -70,20 +73,23 @@ class SideError extends Error {
 export async function runDiff(aText: string, bText: string, flags: DiffFlags): Promise<number> {
   let a: Side;
   let b: Side;
+  let tls: TlsEnds | undefined;
   try {
     a = parseSide(aText, flags.aChannel, flags.aSnapshot);
     b = parseSide(bText, flags.bChannel, flags.bSnapshot);
     if (isStdin(a.from) && isStdin(b.from)) {
       throw new UsageError('only one of the two streams can come from standard input');
     }
+    tls = await readFromTls(flags, (isSocket(a.from) ? a : b).from);
   } catch (error) {
-    await printStderr(error instanceof UsageError ? error.message : toQemuFileError(error).reason);
+    if (!(error instanceof UsageError)) return reportUnreadable(error);
+    await printStderr(error.message);
     return EXIT.USAGE;
   }
   using interruption = new SignalAbort();
   const { signal } = interruption;
   try {
-    return await diff(a, b, flags, signal);
+    return await diff(a, b, flags, tls, signal);
   } catch (error) {
     const { by } = interruption;
     if (by !== undefined) {
@@ -103,12 +109,22 @@ function parseSide(
   return { text, from, channels: (channels ?? []).map((channel) => parseUri(channel)), snapshot };
 }
 
-async function diff(a: Side, b: Side, flags: DiffFlags, signal: AbortSignal): Promise<number> {
+function isSocket({ scheme }: Endpoint): boolean {
+  return scheme === 'tcp' || scheme === 'unix';
+}
+
+async function diff(
+  a: Side,
+  b: Side,
+  flags: DiffFlags,
+  tls: TlsEnds | undefined,
+  signal: AbortSignal,
+): Promise<number> {
   using scratchA = openScratchStore();
   using scratchB = openScratchStore();
   const quiet = flags.quiet === true;
-  await using guestA = await open(a, scratchA, quiet, signal);
-  await using guestB = await open(b, scratchB, quiet, signal);
+  await using guestA = await open(a, scratchA, { quiet, tls, signal });
+  await using guestB = await open(b, scratchB, { quiet, tls, signal });
   const guests = [guestA.guest, guestB.guest] as const;
   const differences = await compare(guests, flags, signal);
   const mapOf: MapOf = (block, maxCells) =>
@@ -126,12 +142,12 @@ async function diff(a: Side, b: Side, flags: DiffFlags, signal: AbortSignal): Pr
 async function open(
   { text, ...choice }: Side,
   scratch: ScratchStore,
-  quiet: boolean,
-  signal: AbortSignal,
+  { quiet, tls, signal }: Pick<StreamChoice, 'quiet' | 'tls' | 'signal'>,
 ): Promise<{ guest: SavedGuest } & AsyncDisposable> {
   let meter: Promise<Meter | undefined> | undefined;
   try {
-    const guest = await openGuest({ ...choice, signal, quiet }, scratch, (outer) => {
+    const ends = isSocket(choice.from) ? tls : undefined;
+    const guest = await openGuest({ ...choice, tls: ends, signal, quiet }, scratch, (outer) => {
       const measure = () => ({ bytes: outer.getPosition, limitedMs: 0 });
       meter = Meter.start(measure, sizeOf(choice.from, outer), quiet);
     });

@@ -7,6 +7,8 @@ import type { Template } from '../../../vm/template/template-file.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
 import { sizeOf } from '../../endpoints/open-endpoints.ts';
 import { openGuest } from '../../endpoints/open-guest.ts';
+import { readFromTls, reportUnreadable } from '../../endpoints/read-from-tls.ts';
+import type { TlsEnds } from '../../endpoints/tls-credentials.ts';
 import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';
 import { type Measure, Meter } from '../../shell/progress.ts';
 import { showSize } from '../../shell/sizes.ts';
@@ -43,12 +45,13 @@ export async function runTemplate(
 ): Promise<number> {
   let from: Endpoint;
   let channels: Uri[];
+  let tls: TlsEnds | undefined;
   try {
     from = parseEndpoint(fromText);
     channels = (flags.channel ?? []).map((text) => parseUri(text));
+    tls = await readFromTls(flags, from);
   } catch (error) {
-    await printStderr(toQemuFileError(error).reason);
-    return EXIT.USAGE;
+    return reportUnreadable(error);
   }
   const quiet = flags.quiet === true;
   using scratch = openScratchStore();
@@ -56,7 +59,7 @@ export async function runTemplate(
   const { signal } = interruption;
   let meter: Meter | undefined;
   try {
-    const choice = { from, channels, snapshot: flags.snapshot, signal, quiet };
+    const choice = { from, channels, snapshot: flags.snapshot, tls, signal, quiet };
     let reading: Promise<Meter | undefined> | undefined;
     const guest = await openGuest(choice, scratch, (outer) => {
       const measure = (): Measure => ({ bytes: outer.getPosition, limitedMs: 0 });

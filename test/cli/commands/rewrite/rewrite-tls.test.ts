@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import { createConnection } from 'node:net';
-import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import tls from 'node:tls';
 import { recording, unpack } from '../../../fixtures/recording.ts';
@@ -12,6 +11,7 @@ import { Command, run } from '../../../helpers/command.ts';
 import { makeCredentials } from '../../../helpers/credentials.ts';
 import { readStream } from '../../../helpers/read-stream.ts';
 import { assertSays, put } from '../../../helpers/reading-command.ts';
+import { credentialsIn, sendOverTls } from '../../../helpers/tls-sender.ts';
 import { until } from '../../../helpers/until.ts';
 
 const LIMITS = { timeout: 60_000 };
@@ -24,24 +24,6 @@ const [recorded] = recording('pc').files;
 assert.ok(recorded);
 const bytes = unpack(recorded);
 const from = put(dir, 'from', bytes);
-
-/** Return the credentials in a directory, as `node:tls` takes them. */
-function credentialsIn(path: string, role: 'server' | 'client'): tls.SecureContextOptions {
-  const read = (name: string): Buffer => fs.readFileSync(join(path, name));
-  return {
-    ca: read('ca-cert.pem'),
-    cert: read(`${role}-cert.pem`),
-    key: read(`${role}-key.pem`),
-  };
-}
-
-/** Send bytes to a TLS server at a path. */
-function send(path: string, sent: Uint8Array): tls.TLSSocket {
-  const socket = tls.connect({ path, servername: 'localhost', ...credentialsIn(good, 'client') });
-  socket.on('error', () => {});
-  socket.end(sent);
-  return socket;
-}
 
 /** A TLS server at a path that wants a certificate from its client and collects what it sends. */
 class Receiver implements AsyncDisposable {
@@ -73,7 +55,7 @@ describe('convert and compact over TLS', LIMITS, () => {
     const ends = [`unix:${socket}`, `unix:${target}`];
     const command = new Command(['convert', ...ends, '--from-tls', good, '--to-tls', good]);
     await command.listening();
-    send(socket, bytes);
+    sendOverTls(socket, good, bytes);
     assertSays(await command.ended(), 0);
     assert.ok(receiver.bytes.equals(bytes));
   });
@@ -88,7 +70,7 @@ describe('convert and compact over TLS', LIMITS, () => {
     assert.ok(receiver.bytes.equals(expected));
     const command = new Command(['compact', `unix:${socket}`, to, '--from-tls', good]);
     await command.listening();
-    send(socket, bytes);
+    sendOverTls(socket, good, bytes);
     assertSays(await command.ended(), 0);
     assert.ok(fs.readFileSync(to).equals(expected));
   });
@@ -104,7 +86,7 @@ describe('convert and compact over TLS', LIMITS, () => {
     for (const [index, content] of [main, ...others].entries()) {
       const path = sockets[index] ?? '';
       await until(() => fs.existsSync(path) || undefined, { what: 'the command to listen' });
-      send(path, content);
+      sendOverTls(path, good, content);
     }
     assertSays(await command.ended(), 0);
     const whole = await readStream([fs.readFileSync(to)]);
@@ -118,7 +100,7 @@ describe('convert and compact over TLS', LIMITS, () => {
     const plain = createConnection(socket).on('error', () => {});
     plain.end(bytes.subarray(0, 4096));
     await once(plain, 'close');
-    send(socket, bytes);
+    sendOverTls(socket, good, bytes);
     assertSays(await command.ended(), 0);
     assert.ok(fs.readFileSync(to).equals(bytes));
   });
@@ -147,7 +129,7 @@ describe('convert and compact over TLS', LIMITS, () => {
     const [socket, to] = [dir.join('cut'), dir.join('cut-to')];
     const command = new Command(['compact', `unix:${socket}`, to, '--from-tls', good]);
     await command.listening();
-    send(socket, bytes.subarray(0, 100_000));
+    sendOverTls(socket, good, bytes.subarray(0, 100_000));
     assertSays(await command.ended(), 1, /ends/);
     assert.ok(!fs.existsSync(to));
   });
