@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { rmSync, writeFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
+import { brotliCompressSync, brotliDecompressSync } from 'node:zlib';
 import { openFrom } from '../../../adapters/index.ts';
 import { QemuFileError } from '../../../lib/contract/errors.ts';
 import { unwrap } from '../../../lib/migration/containers/unwrap.ts';
@@ -88,7 +89,31 @@ const SMALL = stream(
   end,
 );
 
-/** The index of `SMALL`, by hand. */
+/** Bytes of an index of `SMALL` before its tables. */
+const HEAD = 16 + 4 + 4 + 8 + 3 * 4 + 4;
+
+/** Returns an index whose tables are compressed, for one of version 1, whose tables are not. */
+function compressed(
+  index: Buffer,
+  tables: Uint8Array = brotliCompressSync(index.subarray(HEAD, -8)),
+): Buffer {
+  const body = stream(
+    index.subarray(0, 16),
+    be32(2),
+    index.subarray(20, HEAD),
+    Buffer.from(tables),
+  );
+  return stream(body, be64(xxh64(body)));
+}
+
+/** Returns an index of version 1 for one whose tables are compressed. */
+function decompressed(index: Buffer): Buffer {
+  const tables = brotliDecompressSync(index.subarray(HEAD, -8));
+  const body = stream(index.subarray(0, 16), be32(1), index.subarray(20, HEAD), tables);
+  return stream(body, be64(xxh64(body)));
+}
+
+/** The index of `SMALL` by hand, in version 1. */
 function smallIndex(changes: { size?: number; skipped?: number } = {}): Buffer {
   const startBytes = header.length + machine.length + start.length;
   const word = 8;
@@ -159,7 +184,41 @@ for (const name of ['pc', 'q10-pc', 'microvm', 'no-footers', 'return-path']) {
 }
 
 test('an index has the bytes that its format says', async () => {
-  assert.deepEqual(await built(SMALL), smallIndex());
+  const index = await built(SMALL);
+  assert.equal(index.readUInt32BE(16), 2);
+  assert.deepEqual(decompressed(index), smallIndex());
+  assert.equal(index.readBigUInt64BE(index.length - 8), xxh64(index.subarray(0, -8)));
+});
+
+test('an index with tables that are not compressed, or are, opens the guest', async () => {
+  for (const index of [smallIndex(), compressed(smallIndex())]) {
+    const guest = await open(SMALL, index);
+    assert.deepEqual((await contents(guest, 0)).subarray(2 * PAGE, 3 * PAGE), data(3));
+    await guest.close();
+  }
+});
+
+test('an index of a later version is refused', () => {
+  const body = smallIndex().subarray(0, -8);
+  body.writeUInt32BE(3, 16);
+  assert.throws(() => decodePageIndex(stream(body, be64(xxh64(body)))), {
+    code: 'ENOTSUP',
+    message: /version 3/,
+  });
+});
+
+test('tables that cannot be decompressed, or become too large, are refused', () => {
+  const index = smallIndex();
+  for (const tables of [
+    Buffer.alloc(0),
+    Buffer.from('tables'),
+    brotliCompressSync(Buffer.alloc(1 << 24)),
+  ]) {
+    assert.throws(() => decodePageIndex(compressed(index, tables)), {
+      code: 'EBADMSG',
+      message: /its tables cannot be decompressed/,
+    });
+  }
 });
 
 test('a guest opened with its index has the last copy of each page', async () => {
@@ -244,7 +303,7 @@ test('each damaged byte of an index is noticed', () => {
 });
 
 test('no forged index leads outside of the stream, the gaps or the blocks', () => {
-  const body = index.subarray(0, -8);
+  const body = smallIndex().subarray(0, -8);
   for (let at = 20; at < body.length; at++) {
     for (const value of [0x00, 0x01, 0x7f, 0x80, 0xff]) {
       const copy = Buffer.from(body);
