@@ -1,15 +1,8 @@
 // Does the offset of an I/O block within its memory page matter? Decides lib/util/aligned-block.ts.
-import {
-  closeSync,
-  mkdtempSync,
-  openSync,
-  readSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { closeSync, openSync, readSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { allocateBlock } from '../lib/util/aligned-block.ts';
+import { makeFolder } from './harness/folder.ts';
 import { alternate, type Bench, type Contender, rowOf } from './harness/row.ts';
 
 const ours = 'our block';
@@ -34,7 +27,7 @@ function speed(fd: number, block: Buffer, call: Call, bytes: number): number {
 const bench: Bench = {
   question: 'Does the offset of an I/O block within its memory page matter?',
   async *run({ quick }) {
-    const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
+    const folder = makeFolder('/dev/shm/qemu-file-bench-');
     try {
       const path = join(folder, 'file');
       writeFileSync(path, Buffer.alloc(FILE, 0xa5));

@@ -1,10 +1,11 @@
 // What do reading, checking and extracting cost beside the shell's own tools?
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { FarEnd } from './harness/ends.ts';
+import { makeFolder } from './harness/folder.ts';
 import { start } from './harness/process.ts';
 import type { Push } from './harness/pusher.ts';
 import {
@@ -155,7 +156,7 @@ async function* relays(
 const bench: Bench = {
   question: "What do reading, checking and extracting cost beside the shell's own tools?",
   async *run({ quick }) {
-    const folder = mkdtempSync('/dev/shm/qemu-file-commands-');
+    const folder = makeFolder('/dev/shm/qemu-file-commands-');
     const file = join(folder, 'vm.mig');
     const out = join(folder, 'out');
     const rounds = quick ? 3 : 5;

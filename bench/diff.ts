@@ -1,7 +1,8 @@
 // How fast are two guests compared, and in how much memory?
-import { mkdtempSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { makeFolder } from './harness/folder.ts';
 import { start } from './harness/process.ts';
 import { alternate, atLeast, atMost, type Bench, type Contender, rowOf } from './harness/row.ts';
 import { writeStream } from './harness/streams.ts';
@@ -20,7 +21,7 @@ const peer = 'cat of both';
 const bench: Bench = {
   question: 'How fast are two guests compared, and in how much memory?',
   async *run({ quick }) {
-    const folder = mkdtempSync('/dev/shm/qemu-file-diff-');
+    const folder = makeFolder('/dev/shm/qemu-file-diff-');
     const sizes = quick ? [0.25] : [2, 4];
     const rounds = quick ? 1 : 5;
     try {

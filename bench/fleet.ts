@@ -1,5 +1,5 @@
 // What do N clones of one golden guest cost, in bytes and in time?
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { directoryStorage } from '../adapters/index.ts';
 import { SnapshotStore } from '../lib/snapshot/index.ts';
@@ -14,6 +14,7 @@ import {
   save,
 } from '../test/qemu/fleet.ts';
 import { requireQemu } from '../test/qemu/harness.ts';
+import { makeFolder } from './harness/folder.ts';
 import { writeMemory } from './harness/guest.ts';
 import { type Bench, type Row, rowOf } from './harness/row.ts';
 
@@ -61,7 +62,7 @@ const bench: Bench = {
     if (requireQemu() !== false) return;
     const memoryMiB = quick ? 32 : 256;
     const counts = quick ? [1, 2] : [1, 4, 8];
-    const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
+    const folder = makeFolder('/dev/shm/qemu-file-bench-');
     try {
       const memoryFile = join(folder, 'memory');
       writeMemory(memoryFile, memoryMiB);

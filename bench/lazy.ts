@@ -1,6 +1,6 @@
 // Does a guest run at once, whatever its size, and is its memory there as soon as with an ordinary restore?
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { createReadStream, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createReadStream, existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -12,6 +12,7 @@ import {
   QmpClient,
   restoreLazily,
 } from 'qemu-file/vm';
+import { makeFolder } from './harness/folder.ts';
 import { Guest, writeMemory } from './harness/guest.ts';
 import { start as startProcess } from './harness/process.ts';
 import { alternate, atMost, type Bench, median, type Row, ratio, rowOf } from './harness/row.ts';
@@ -279,7 +280,7 @@ async function* commandRows(
 const bench: Bench = {
   question: 'Does a lazily restored guest run at once, and when is all of its memory there?',
   async *run({ quick }) {
-    const folder = mkdtempSync('/dev/shm/qemu-file-lazy-');
+    const folder = makeFolder('/dev/shm/qemu-file-lazy-');
     const rounds = quick ? 1 : 5;
     const sizes = quick ? QUICK_SIZES : SIZES;
     const first: number[] = [];

@@ -1,8 +1,9 @@
 // Which buffer size is best for reading a file?
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { openFrom } from 'qemu-file/adapters';
+import { makeFolder } from './harness/folder.ts';
 import { alternate, type Bench, type Contender, rowOf } from './harness/row.ts';
 
 const KIB = 1024;
@@ -35,7 +36,7 @@ async function floor(path: string, size: number): Promise<number> {
 const bench: Bench = {
   question: 'Which buffer size is best for reading a file?',
   async *run({ quick }) {
-    const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
+    const folder = makeFolder('/dev/shm/qemu-file-bench-');
     const path = join(folder, 'file');
     try {
       writeFileSync(path, Buffer.alloc((quick ? 16 : 512) * KIB * KIB, 0xa5));

@@ -26,7 +26,11 @@ async function runBench(name: string, quick: boolean, onRow: (row: Row) => void)
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
   child.on('message', (row) => onRow(row as Row));
+  // It has folders to remove.
+  const pass = (signal: NodeJS.Signals): void => void child.kill(signal);
+  process.on('SIGTERM', pass).on('SIGINT', pass);
   const code = await new Promise((resolve) => child.once('close', resolve));
+  process.off('SIGTERM', pass).off('SIGINT', pass);
   if (code !== 0) throw new Error(`the bench ${name} ended with ${String(code)}`);
 }
 

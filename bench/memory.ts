@@ -1,6 +1,6 @@
 // Does memory stay bounded when the peer stalls, and while a relay moves gigabytes?
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import type { QemuFile } from 'qemu-file';
 import { openTo } from 'qemu-file/adapters';
 import { FarEnd } from './harness/ends.ts';
+import { makeFolder } from './harness/folder.ts';
 import { start } from './harness/process.ts';
 import { pageOf, wordOf } from './harness/records.ts';
 import { alternate, atMost, type Bench, type Row, rowOf } from './harness/row.ts';
@@ -101,7 +102,7 @@ async function row(name: string, value: number, most: number, mustReach: string)
 const bench: Bench = {
   question: 'Does memory stay bounded?',
   async *run({ quick }) {
-    const folder = mkdtempSync(join(tmpdir(), 'qemu-file-bench-'));
+    const folder = makeFolder(join(tmpdir(), 'qemu-file-bench-'));
     try {
       const seconds = quick ? 1 : 5;
       const { grown, mark } = await stall(folder, seconds * 1000);

@@ -1,6 +1,6 @@
 // How soon does a guest run whose memory is in object storage, near and far?
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -15,6 +15,7 @@ import { SnapshotStore } from '../lib/snapshot/index.ts';
 import { QmpClient, saveVm } from '../lib/vm/index.ts';
 import { type S3Server, startS3Server, withoutS3 } from '../test/helpers/s3.ts';
 import { startTcpProxy, type TcpProxy } from '../test/helpers/tcp-proxy.ts';
+import { makeFolder } from './harness/folder.ts';
 import { Guest, writeMemory } from './harness/guest.ts';
 import { alternate, type Bench, type Contender, median, type Row, rowOf } from './harness/row.ts';
 
@@ -189,7 +190,7 @@ const bench: Bench = {
     if (withoutS3 !== false) return;
     const mib = quick ? 32 : 64;
     const rounds = quick ? 1 : 2;
-    const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
+    const folder = makeFolder('/dev/shm/qemu-file-bench-');
     try {
       const server: S3Server = await startS3Server();
       await using _server = server;

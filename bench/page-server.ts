@@ -1,5 +1,5 @@
 // How fast is a saved guest opened, and how fast are its pages served, without QEMU?
-import { createReadStream, mkdtempSync, openSync, readFileSync, readSync, rmSync } from 'node:fs';
+import { createReadStream, openSync, readFileSync, readSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openFrom, socketOps } from '../adapters/index.ts';
@@ -13,6 +13,7 @@ import { FileSink } from '../lib/vm/lazy/page-server/file-sink.ts';
 import { PageServer } from '../lib/vm/lazy/page-server/page-server.ts';
 import type { PageSink } from '../lib/vm/lazy/page-server/page-server-types.ts';
 import { FarEnd } from './harness/ends.ts';
+import { makeFolder } from './harness/folder.ts';
 import { alternate, atLeast, atMost, type Bench, type Row, ratio, rowOf } from './harness/row.ts';
 import { writeStream } from './harness/streams.ts';
 
@@ -114,7 +115,7 @@ const bench: Bench = {
   async *run({ quick }): AsyncGenerator<Row> {
     const pages = quick ? 32_768 : 262_144;
     const rounds = quick ? 1 : 5;
-    const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
+    const folder = makeFolder('/dev/shm/qemu-file-bench-');
     try {
       const path = join(folder, 'dense.mig');
       await writeStream(path, 'dense', pages);

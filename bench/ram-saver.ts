@@ -1,5 +1,5 @@
 // Does RamSaver send guest memory as fast as QEMU, and how fast are pages of zeros recognised?
-import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { QemuFile } from 'qemu-file';
@@ -7,6 +7,7 @@ import { socketOps } from 'qemu-file/adapters';
 import { MemoryPageSource, MigrationWriter, RamSaver } from 'qemu-file/migration';
 import { PageBuffer } from '../lib/migration/ram-saver/page-buffer.ts';
 import { ended, FarEnd } from './harness/ends.ts';
+import { makeFolder } from './harness/folder.ts';
 import { Guest, writeMemory } from './harness/guest.ts';
 import { RECORD } from './harness/records.ts';
 import {
@@ -194,7 +195,7 @@ async function sendRow(
 const bench: Bench = {
   question: 'Does RamSaver send memory as fast as QEMU, and how fast are zeros recognised?',
   async *run({ quick }) {
-    const folder = mkdtempSync('/dev/shm/qemu-file-ram-saver-');
+    const folder = makeFolder('/dev/shm/qemu-file-ram-saver-');
     const path = join(folder, 'memory');
     const monitor = join(folder, 'qmp');
     const mib = quick ? 128 : 2048;

@@ -1,13 +1,14 @@
 // How fast are RAM records read one by one from a socket, a pipe and a file?
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { QemuFile, type QemuFileOps } from 'qemu-file';
 import { execOps, openFd, socketOps } from 'qemu-file/adapters';
 import { FarEnd, type Way } from './harness/ends.ts';
+import { makeFolder } from './harness/folder.ts';
 import { PAGE, RECORD, recordsIn } from './harness/records.ts';
 import { alternate, atLeast, type Bench, type Contender, ratio, rowOf } from './harness/row.ts';
 
@@ -107,7 +108,7 @@ const bench: Bench = {
   async *run({ quick }) {
     const records = quick ? 16_384 : 262_144;
     using far = await FarEnd.start('source', records);
-    const shm = mkdtempSync('/dev/shm/qemu-file-bench-');
+    const shm = makeFolder('/dev/shm/qemu-file-bench-');
     try {
       const path = join(shm, 'records');
       makeFile(path, records);

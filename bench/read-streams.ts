@@ -1,11 +1,12 @@
 // How fast are migration streams read, and with how much memory?
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import xxhash from 'fast-xxhash';
 import { openFrom } from 'qemu-file/adapters';
 import { MigrationReader, type PageVisitor, verifyStream } from 'qemu-file/migration';
+import { makeFolder } from './harness/folder.ts';
 import { start } from './harness/process.ts';
 import {
   allOf,
@@ -189,7 +190,7 @@ async function* memory(path: string): AsyncGenerator<Row> {
 const bench: Bench = {
   question: 'How fast are migration streams read, and with how much memory?',
   async *run({ quick }) {
-    const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'qemu-file-'));
+    const folder = makeFolder(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'qemu-file-'));
     try {
       const densePath = join(folder, 'dense.mig');
       const bytes = await writeStream(densePath, 'dense', quick ? 16_384 : 524_288);

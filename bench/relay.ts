@@ -1,11 +1,12 @@
 // Does the command move bytes as fast as socat, pv and cat, and with how much processor time?
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer, type NetConnectOpts } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { FarEnd } from './harness/ends.ts';
+import { makeFolder } from './harness/folder.ts';
 import { start } from './harness/process.ts';
 import type { Push } from './harness/pusher.ts';
 import {
@@ -145,7 +146,7 @@ const bench: Bench = {
     'Does the command move bytes as fast as socat, pv and cat, and with how much processor time?',
   async *run({ quick }) {
     const bytes = (quick ? 64 : 2048) * 2 ** 20;
-    const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
+    const folder = makeFolder('/dev/shm/qemu-file-bench-');
     const file = join(folder, 'file');
     const pusher = fork(PUSHER, { execArgv: ['--import', 'tsx'] });
     try {

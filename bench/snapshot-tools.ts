@@ -1,10 +1,11 @@
 // What do other tools make of two snapshots of one guest?
-import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { firmware } from '../test/qemu/guest.ts';
 import { requireQemu, startQemu } from '../test/qemu/harness.ts';
+import { makeFolder } from './harness/folder.ts';
 import { writeMemory } from './harness/guest.ts';
 import { start } from './harness/process.ts';
 import { type Bench, type Rounds, type Row, rowOf } from './harness/row.ts';
@@ -124,7 +125,7 @@ async function measure(
   folder: string,
   index: number,
 ): Promise<{ seconds: number; mib: number } | null> {
-  const out = mkdtempSync(join(folder, 'out-'));
+  const out = makeFolder(join(folder, 'out-'));
   const { first, second, output } = toolsOf(folder, out)[index] as Tool;
   const env = {
     RESTIC_REPOSITORY: join(out, 'restic'),
@@ -151,7 +152,7 @@ const bench: Bench = {
     if (requireQemu() !== false) return;
     const mib = quick ? 64 : 256;
     const seconds = quick ? 1 : 10;
-    const folder = mkdtempSync('/dev/shm/qemu-file-bench-');
+    const folder = makeFolder('/dev/shm/qemu-file-bench-');
     try {
       await saveTwice(folder, mib, seconds);
       const sizes: Rounds = new Map();

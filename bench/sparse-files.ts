@@ -1,8 +1,9 @@
 // What does it cost a new file to make holes of zeros, and what does it gain?
-import { mkdtempSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { openFd } from 'qemu-file/adapters';
+import { makeFolder } from './harness/folder.ts';
 import {
   alternate,
   atLeast,
@@ -77,7 +78,7 @@ function row(rounds: Rounds, { name, minRatio }: Input): Row {
 const bench: Bench = {
   question: 'What does it cost a new file to make holes of zeros, and what does it gain?',
   async *run({ quick }) {
-    const directory = mkdtempSync(join(tmpdir(), 'qemu-file-bench-'));
+    const directory = makeFolder(join(tmpdir(), 'qemu-file-bench-'));
     try {
       const batches = quick ? 32 : 256;
       for (const input of inputs()) {

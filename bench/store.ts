@@ -1,11 +1,12 @@
 // What does a snapshot store cost, against files?
-import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { directoryStorage } from '../adapters/index.ts';
 import { fingerprintPages } from '../lib/snapshot/format/fingerprint.ts';
 import { SnapshotStore } from '../lib/snapshot/index.ts';
+import { makeFolder } from './harness/folder.ts';
 import { Guest, timed, writeMemory } from './harness/guest.ts';
 import { start } from './harness/process.ts';
 import {
@@ -140,7 +141,7 @@ async function rowOfDepth(folder: string, pages: number, rounds: number): Promis
 const bench: Bench = {
   question: 'What does a snapshot store cost, against files?',
   async *run({ quick }) {
-    const folder = mkdtempSync(join(tmpdir(), 'qemu-file-store-'));
+    const folder = makeFolder(join(tmpdir(), 'qemu-file-store-'));
     const memory = join(folder, 'memory');
     const monitor = join(folder, 'qmp');
     const out = join(folder, 'out');

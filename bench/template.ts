@@ -1,11 +1,12 @@
 // How soon does a clone of a template run, and how much memory is its own?
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { openFrom } from 'qemu-file/adapters';
 import { openSavedGuest, unwrap } from 'qemu-file/migration';
 import { makeTemplate, QmpClient, type QmpEvent, restoreTemplate } from 'qemu-file/vm';
+import { makeFolder } from './harness/folder.ts';
 import { Guest, writeMemory } from './harness/guest.ts';
 import { alternate, atMost, type Bench, type Row, rowOf } from './harness/row.ts';
 
@@ -81,7 +82,7 @@ async function row(name: string, values: number[], unit: string, most: number): 
 const bench: Bench = {
   question: 'How soon does a clone of a template run, and how much memory is its own?',
   async *run({ quick }) {
-    const folder = mkdtempSync('/dev/shm/qemu-file-template-');
+    const folder = makeFolder('/dev/shm/qemu-file-template-');
     const mib = quick ? 256 : 1024;
     try {
       const [memory, stream] = [join(folder, 'memory'), join(folder, 'vm.mig')];

@@ -1,8 +1,9 @@
 // Are save and restore as fast as QEMU with a shell pipe?
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { makeFolder } from './harness/folder.ts';
 import { Guest, timed, writeMemory } from './harness/guest.ts';
 import { start } from './harness/process.ts';
 import { alternate, atMost, type Bench, figure, type Row, ratio, rowOf } from './harness/row.ts';
@@ -118,7 +119,7 @@ async function rowOfJob(
 const bench: Bench = {
   question: 'Are save and restore as fast as QEMU with a shell pipe?',
   async *run({ quick }) {
-    const folder = mkdtempSync('/dev/shm/qemu-file-vm-');
+    const folder = makeFolder('/dev/shm/qemu-file-vm-');
     const memory = join(folder, 'memory');
     const saved = join(folder, 'saved');
     const packed = join(folder, 'saved.zst');

@@ -1,7 +1,7 @@
 // How fast are RAM pages written to a socket, a pipe and a file?
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createWriteStream, mkdtempSync, rmSync } from 'node:fs';
+import { createWriteStream, rmSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +9,7 @@ import type { Writable } from 'node:stream';
 import { QemuFile, type QemuFileOps } from 'qemu-file';
 import { execOps, openFd, socketOps } from 'qemu-file/adapters';
 import { ended, FarEnd, type Way } from './harness/ends.ts';
+import { makeFolder } from './harness/folder.ts';
 import { pageOf, RECORD, recordsIn, wordOf } from './harness/records.ts';
 import {
   allOf,
@@ -223,8 +224,8 @@ const bench: Bench = {
   question: 'How fast are RAM pages written to a socket, a pipe and a file?',
   async *run({ quick }) {
     using far = await FarEnd.start('sink');
-    const shm = mkdtempSync('/dev/shm/qemu-file-bench-');
-    const disk = mkdtempSync(join(tmpdir(), 'qemu-file-bench-'));
+    const shm = makeFolder('/dev/shm/qemu-file-bench-');
+    const disk = makeFolder(join(tmpdir(), 'qemu-file-bench-'));
     const GiB = 262_144;
     const part = quick ? 32 : 1;
     const places = [

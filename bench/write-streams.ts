@@ -1,8 +1,9 @@
 // How fast are migration streams written again, and with how much memory?
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { makeFolder } from './harness/folder.ts';
 import { start } from './harness/process.ts';
 import {
   alternate,
@@ -95,7 +96,7 @@ async function* rows(
 const bench: Bench = {
   question: 'How fast are migration streams written again, and with how much memory?',
   async *run({ quick }) {
-    const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'qemu-file-'));
+    const folder = makeFolder(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'qemu-file-'));
     try {
       const sequential = join(folder, 'sequential.mig');
       const mapped = join(folder, 'mapped.mig');

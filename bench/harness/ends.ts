@@ -1,10 +1,11 @@
 import { type ChildProcess, fork } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect as connectTls } from 'node:tls';
 import { fileURLToPath } from 'node:url';
+import { makeFolder } from './folder.ts';
 
 const FAR_END = fileURLToPath(new URL('far-end.ts', import.meta.url));
 
@@ -44,7 +45,7 @@ export class FarEnd implements Disposable {
    * @param records - Number of records that a source sends on each connection.
    */
   static async start(role: 'sink' | 'source', records = 0): Promise<FarEnd> {
-    const folder = mkdtempSync(join(tmpdir(), 'qemu-file-bench-'));
+    const folder = makeFolder(join(tmpdir(), 'qemu-file-bench-'));
     const child = fork(FAR_END, [role, join(folder, 'socket'), String(records)], {
       execArgv: ['--import', 'tsx'],
     });

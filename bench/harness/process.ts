@@ -36,9 +36,17 @@ export interface Running {
   ended: Promise<number | null>;
 }
 
-/** Start a command and watch its resource use. */
+const running = new Set<ChildProcess>();
+
+/** Before the folders are removed that the commands use. */
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL');
+});
+
+/** Start a command and watch its resource use. It ends with this process. */
 export function start(command: string, args: string[], options: SpawnOptions = {}): Running {
   const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'inherit'], ...options });
+  running.add(child);
   const used = { cpuSeconds: 0, peakMiB: 0 };
   const timer = setInterval(() => {
     const pid = child.pid as number;
@@ -48,6 +56,9 @@ export function start(command: string, args: string[], options: SpawnOptions = {
   const ended = new Promise<number | null>((resolve) => {
     child.once('error', () => resolve(null));
     child.once('close', (code) => resolve(code));
-  }).finally(() => clearInterval(timer));
+  }).finally(() => {
+    clearInterval(timer);
+    running.delete(child);
+  });
   return { child, used, ended };
 }

@@ -17,6 +17,7 @@ import {
 } from '../../helpers/backend.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
 import { duplexPair } from '../../helpers/duplex-pair.ts';
+import { FAST_PATH_SWITCH, keepFastPathSwitch } from '../../helpers/fast-path-switch.ts';
 import { withoutLeaks } from '../../helpers/leaks.ts';
 import { plainSockets, tlsSockets } from '../../helpers/sockets.ts';
 import { streamPeer } from '../../helpers/stream-peer.ts';
@@ -27,14 +28,10 @@ const write = (ops: QemuFileOps, bytes: string | Uint8Array) =>
   promised(() => ops.writevBuffer?.([Buffer.from(bytes)], 0) ?? -1);
 
 describe('writing to a socket', LIMITS, () => {
-  test('writes one batch as one writev where it cannot write directly', async (t) => {
-    const NAME = 'QEMU_FILE_NO_FAST_PATH';
-    const before = process.env[NAME];
-    process.env[NAME] = '1';
-    t.after(() => {
-      if (before === undefined) delete process.env[NAME];
-      else process.env[NAME] = before;
-    });
+  keepFastPathSwitch();
+
+  test('writes one batch as one writev where it cannot write directly', async () => {
+    process.env[FAST_PATH_SWITCH] = '1';
     const [socket, other] = await plainSockets();
     const batches: number[] = [];
     socket._writev = (chunks, callback) => {
