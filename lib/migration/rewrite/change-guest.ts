@@ -9,7 +9,7 @@ import { MigrationStreamError } from '../format/stream-error.ts';
 import type { PageSource } from '../page-source/page-source.ts';
 import type { SavedGuest, SavedSection } from '../saved-guest/saved-guest.ts';
 import type { CopyOptions, DeviceEdits } from './copy-stream.ts';
-import { checkRenaming } from './rename-blocks.ts';
+import { renameBlocks } from './rename-blocks.ts';
 
 /**
  * Return a saved guest with the changes that `copyStream` makes to a stream.
@@ -34,14 +34,9 @@ export function changeGuest(
 }
 
 function renamePages(pages: PageSource, renamed: ReadonlyMap<string, string>): PageSource {
-  const { pageSize, blocks } = pages;
-  checkRenaming(
-    blocks.map(({ name }) => name),
-    renamed,
-  );
   return {
-    pageSize,
-    blocks: blocks.map((block) => ({ ...block, name: renamed.get(block.name) ?? block.name })),
+    pageSize: pages.pageSize,
+    blocks: renameBlocks(pages.blocks, renamed),
     extents: (block) => pages.extents(block),
     read: (block, offset, target) => pages.read(block, offset, target),
   };

@@ -7,6 +7,7 @@ import { ZeroRunSplitter } from '../guest-writer/zero-run-splitter.ts';
 import type { PassFollower } from '../saved-guest/open-saved-guest.ts';
 import type { GuestFrame } from '../saved-guest/read-frame.ts';
 import { MigrationWriter } from '../writer/migration-writer.ts';
+import { renameBlocks } from './rename-blocks.ts';
 
 /** Bytes of pages after which other work of the event loop runs: the ends of writes. */
 const TURN_BYTES = 1_048_576;
@@ -21,6 +22,7 @@ export class OrderedCopy implements PassFollower {
   readonly #to: QemuFile;
   readonly #layout: StreamLayout;
   readonly #signal: AbortSignal | undefined;
+  readonly #names: ReadonlyMap<string, string> | undefined;
   #blocks: readonly RamBlock[] = [];
   #pageSize = 0;
   #writer: MigrationWriter | null = null;
@@ -36,11 +38,19 @@ export class OrderedCopy implements PassFollower {
   /**
    * @param to - Receives the stream; it is not closed.
    * @param layout - Where its pages lie.
+   * @param signal - Ends the work with `ECANCELED`.
+   * @param names - New names of RAM blocks, by their old names.
    */
-  constructor(to: QemuFile, layout: StreamLayout, signal: AbortSignal | undefined) {
+  constructor(
+    to: QemuFile,
+    layout: StreamLayout,
+    signal: AbortSignal | undefined,
+    names?: ReadonlyMap<string, string>,
+  ) {
     this.#to = to;
     this.#layout = layout;
     this.#signal = signal;
+    this.#names = names;
     this.pages = {
       blocks: (blocks, pageSize) => {
         this.#blocks = blocks;
@@ -58,12 +68,15 @@ export class OrderedCopy implements PassFollower {
     return this.#writer?.position ?? 0;
   }
 
+  /** @throws {QemuFileError} (rejects) as `renameBlocks`; the error of the file. */
   async begin(frame: GuestFrame): Promise<void> {
     if (this.#isBroken) return;
     const pageSize = this.#pageSize;
     this.#writer = new MigrationWriter(this.#to, { hasFooters: frame.hasFooters, pageSize });
     this.#guest = new GuestWriter(this.#writer, this.#layout, this.#signal);
-    this.#target = await this.#guest.begin(frame, this.#blocks);
+    const names = this.#names;
+    const blocks = names === undefined ? this.#blocks : renameBlocks(this.#blocks, names);
+    this.#target = await this.#guest.begin(frame, blocks);
     this.#splitter = new ZeroRunSplitter(this.#target, pageSize);
   }
 

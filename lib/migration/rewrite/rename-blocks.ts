@@ -2,6 +2,23 @@ import { QemuFileError } from '../../contract/errors.ts';
 import { quote } from '../../util/format.ts';
 
 /**
+ * Return RAM blocks with new names.
+ *
+ * @param renamed - New names, by their old names.
+ * @throws {QemuFileError} As `checkRenaming`.
+ */
+export function renameBlocks<B extends { readonly name: string }>(
+  blocks: readonly B[],
+  renamed: ReadonlyMap<string, string>,
+): B[] {
+  checkRenaming(
+    blocks.map(({ name }) => name),
+    renamed,
+  );
+  return blocks.map((block) => ({ ...block, name: renamed.get(block.name) ?? block.name }));
+}
+
+/**
  * Check new names of RAM blocks.
  *
  * @param names - The names of all blocks.

@@ -31,10 +31,15 @@ const ZEROS: Buffer = Buffer.alloc(PAGE);
 
 /** Return a stream of two blocks, of three pages and of two, with these records. */
 function guestOf(...records: readonly Bytes[]): Buffer {
+  return guestWith('pc.ram', records);
+}
+
+/** The same with another name of the first block. */
+function guestWith(name: string, records: readonly Bytes[]): Buffer {
   return stream(
     header,
     configuration('pc-i440fx-7.2'),
-    section('start', 2, ['ram', 0, 4], blockList(['pc.ram', 3 * PAGE], ['vga', 2 * PAGE]), eos),
+    section('start', 2, ['ram', 0, 4], blockList([name, 3 * PAGE], ['vga', 2 * PAGE]), eos),
     piece('part', 2, ...records, eos),
     piece('end', 2, eos),
     end,
@@ -43,12 +48,16 @@ function guestOf(...records: readonly Bytes[]): Buffer {
 }
 
 /** Copy a stream; return the file that was written, and whether that is the whole guest. */
-async function copied(bytes: Buffer, layout: StreamLayout): Promise<[Buffer, boolean]> {
+async function copied(
+  bytes: Buffer,
+  layout: StreamLayout,
+  names?: ReadonlyMap<string, string>,
+): Promise<[Buffer, boolean]> {
   await using dir = makeTempDir();
   const [fromPath, path] = [dir.join('from'), dir.join('to')];
   fs.writeFileSync(fromPath, bytes);
   const to = await openTo({ scheme: 'file', path, offset: 0 });
-  const copy = new OrderedCopy(to, layout, undefined);
+  const copy = new OrderedCopy(to, layout, undefined, names);
   const from = await openFrom({ scheme: 'file', path: fromPath, offset: 0 });
   const guest = await openSavedGuestWith(await unwrap(from), {}, copy);
   const isWhole = await copy.finish(guest);
@@ -70,6 +79,24 @@ describe('a guest that is written while its stream is read', () => {
       page(null, PAGE, B),
     ];
     assert.deepEqual(file, guestOf(...records));
+  });
+
+  test('has new names of blocks, which must fit the stream', async () => {
+    const from = guestOf(page('pc.ram', 0, A), zeroPage(null, PAGE), zeroPage(null, 2 * PAGE));
+    const [file, isWhole] = await copied(from, 'sequential', new Map([['pc.ram', 'mem']]));
+    assert.ok(isWhole);
+    const records = [
+      page('mem', 0, A),
+      zeroPage(null, PAGE),
+      zeroPage(null, 2 * PAGE),
+      zeroPage('vga', 0),
+      zeroPage(null, PAGE),
+    ];
+    assert.deepEqual(file, guestWith('mem', records));
+    for (const names of [new Map([['other', 'mem']]), new Map([['pc.ram', 'vga']])]) {
+      const refused = copied(from, 'sequential', names);
+      await assert.rejects(refused, { code: 'EINVAL', operation: 'renameBlocks' });
+    }
   });
 
   test('has pages of zeros as such, also where they were sent as pages', async () => {

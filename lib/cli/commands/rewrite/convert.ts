@@ -1,8 +1,6 @@
 import { QemuFileError } from '../../../contract/errors.ts';
-import { changeGuest } from '../../../migration/rewrite/change-guest.ts';
 import { type CopyOptions, copyStream } from '../../../migration/rewrite/copy-stream.ts';
 import { FieldChanges } from '../../../migration/rewrite/field-changes.ts';
-import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
 import { isMappedRam, rebaseMappedRam } from '../../../relay/rebase-mapped-ram.ts';
 import { isRegularFile } from '../../../util/regular-file.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
@@ -57,17 +55,10 @@ async function convert(
   const isOther = layout !== undefined && (layout === 'mapped-ram') !== isMapped;
   // Pages of further channels become part of the stream.
   if (isOther || channels.length > 0) {
-    if (Object.values(changes).every((change) => change === undefined)) {
-      return writeGuest(fromText, stream, output, flags, signal);
-    }
-    const change = (guest: SavedGuest): SavedGuest => {
-      try {
-        return changeGuest(guest, changes);
-      } catch (error) {
-        throw usageErrorOf(error);
-      }
-    };
-    return writeGuest(fromText, stream, output, flags, signal, change);
+    const written = writeGuest(fromText, stream, output, flags, { isMapped, changes, signal });
+    return written.catch((error: unknown) => {
+      throw usageErrorOf(error);
+    });
   }
   if (isMapped) checkPlace(parseEndpoint(toText), flags, fileOffset);
   // A file is read on this thread while the pool writes: each call in the pool takes longer to start and to end.

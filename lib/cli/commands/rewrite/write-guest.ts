@@ -4,6 +4,8 @@ import {
   writerOptionsOf,
   writeSavedGuest,
 } from '../../../migration/guest-writer/write-saved-guest.ts';
+import { changeGuest } from '../../../migration/rewrite/change-guest.ts';
+import type { CopyOptions } from '../../../migration/rewrite/copy-stream.ts';
 import { OrderedCopy } from '../../../migration/rewrite/ordered-copy.ts';
 import { collectSavedGuest } from '../../../migration/saved-guest/collect-saved-guest.ts';
 import { openSavedGuestWith } from '../../../migration/saved-guest/open-saved-guest.ts';
@@ -19,19 +21,26 @@ import type { Output, RewriteFlags, Rewritten } from './rewrite-command.ts';
 const NO_DESCRIPTION =
   'there is no VM description: the device sections were written as they came, undescribed';
 
+/** What `writeGuest` knows of the stream, and what it changes. */
+interface WriteGuestOptions {
+  /** Whether the stream has mapped-ram. Default: it is looked up. */
+  isMapped?: boolean | undefined;
+  changes?: CopyOptions | undefined;
+  signal: AbortSignal;
+}
+
 /**
  * Write the guest of a stream in one round: each page once.
  *
  * @param fromText - The endpoint that the stream comes from, as typed.
- * @param change - Returns the guest to write. Default: the guest of the stream.
+ * @throws {QemuFileError} (rejects) the errors of the stream, of the output, and of `changeGuest`.
  */
 export async function writeGuest(
   fromText: string,
   stream: OpenStream,
   output: Output,
   flags: RewriteFlags,
-  signal: AbortSignal,
-  change?: (guest: SavedGuest) => SavedGuest,
+  { isMapped, changes = {}, signal }: WriteGuestOptions,
 ): Promise<Rewritten> {
   using scratch = openScratchStore();
   const { outer, unwrapped } = stream;
@@ -45,27 +54,34 @@ export async function writeGuest(
       fileOffset: unwrapped.fileOffset,
     });
   // The pass over a mapped-ram file needs no pages, and seeks over them.
-  const isMapped = unwrapped.seekable && (await isMappedRam(unwrapped.file));
+  const hasPlaces = isMapped ?? (unwrapped.seekable && (await isMappedRam(unwrapped.file)));
   const ordered =
-    change === undefined && !isMapped && output.canRestart
-      ? new OrderedCopy(output.file, layout, signal)
+    !hasPlaces && output.canRestart
+      ? new OrderedCopy(output.file, layout, signal, changes.renameBlocks)
       : undefined;
   const guest = await openGuest(fromText, stream, flags, signal, ordered, collect);
   try {
     const notes = guest.descriptionText === null ? [NO_DESCRIPTION] : [];
     const streamBytes = unwrapped.seekable ? size : undefined;
     const before = channelBytes(stream) + (streamBytes ?? unwrapped.file.getPosition);
+    const changed = changeGuest(guest, changes);
     if (ordered !== undefined) {
-      if (await ordered.finish(guest)) return { before, after: ordered.position, notes };
+      if (!startsAlike(guest, changed)) ordered.stop();
+      if (await ordered.finish(changed)) return { before, after: ordered.position, notes };
       if (ordered.position > 0) await output.restart();
     }
-    const changed = change?.(guest) ?? guest;
     const writer = new MigrationWriter(output.file, writerOptionsOf(changed));
     await writeSavedGuest(changed, writer, { layout, signal });
     return { before, after: writer.position, notes };
   } finally {
     await guest.close();
   }
+}
+
+/** Return whether no section changes that comes before the pages. */
+function startsAlike({ sections, sectionsBeforeRam }: SavedGuest, changed: SavedGuest): boolean {
+  const before = sections.slice(0, sectionsBeforeRam ?? 0);
+  return before.every((section, index) => section === changed.sections[index]);
 }
 
 /** Return how many bytes were read from the further channels. */

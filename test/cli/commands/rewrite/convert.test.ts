@@ -126,31 +126,36 @@ describe('convert --layout', () => {
     }
   });
 
-  test('goes together with new names, changed fields and no VM description', async () => {
-    await using dir = makeTempDir();
-    const [main = ''] = putRecording(dir, 'q10-mapped-ram');
-    const device = ['--set', 'timer.cpu_ticks_offset=0x1234'];
-    const args = ['--rename-block', 'microvm.ram=mem', ...device, '--drop-description'];
-    const to = dir.join('to');
-    assertSays(await run(['convert', main, to, '--layout', 'sequential', ...args]), 0);
-    const [was, is] = [
-      await readStream([bytesOf('q10-mapped-ram')]),
-      await readStream([fs.readFileSync(to)]),
-    ];
-    assert.ok(is.ram.get('mem')?.equals(was.ram.get('microvm.ram') ?? Buffer.alloc(0)));
-    const bodyOf = ({ events }: typeof was): Buffer => {
-      const timer = events.find(
-        (event) => event.type === 'device' && event.section.name === 'timer',
-      );
-      assert.ok(timer?.type === 'device');
-      return timer.body;
-    };
-    const expected = Buffer.from(bodyOf(was));
-    // It is the first field of the section.
-    expected.writeBigUInt64BE(0x1234n, 0);
-    assert.deepEqual(bodyOf(is), expected);
-    assert.ok(is.events.every(({ type }) => type !== 'vmDescription'));
-  });
+  for (const [name, layout] of [
+    ['q10-mapped-ram', 'sequential'],
+    ['microvm', 'mapped-ram'],
+  ] as const) {
+    test(`goes together with new names, changed fields and no VM description, to ${layout}`, async () => {
+      await using dir = makeTempDir();
+      const [main = ''] = putRecording(dir, name);
+      const device = ['--set', 'timer.cpu_ticks_offset=0x1234'];
+      const args = ['--rename-block', 'microvm.ram=mem', ...device, '--drop-description'];
+      const to = dir.join('to');
+      assertSays(await run(['convert', main, to, '--layout', layout, ...args]), 0);
+      const [was, is] = [
+        await readStream([bytesOf(name)]),
+        await readStream([fs.readFileSync(to)]),
+      ];
+      assert.ok(is.ram.get('mem')?.equals(was.ram.get('microvm.ram') ?? Buffer.alloc(0)));
+      const bodyOf = ({ events }: typeof was): Buffer => {
+        const timer = events.find(
+          (event) => event.type === 'device' && event.section.name === 'timer',
+        );
+        assert.ok(timer?.type === 'device');
+        return timer.body;
+      };
+      const expected = Buffer.from(bodyOf(was));
+      // It is the first field of the section.
+      expected.writeBigUInt64BE(0x1234n, 0);
+      assert.deepEqual(bodyOf(is), expected);
+      assert.ok(is.events.every(({ type }) => type !== 'vmDescription'));
+    });
+  }
 
   test('leaves a stream that has this layout byte for byte', async () => {
     await using dir = makeTempDir();
@@ -183,6 +188,20 @@ describe('convert writes nothing', () => {
       ['--rename-block', 'pc.ram=mem'],
       2,
       /no RAM block "pc.ram"; its blocks are "microvm.ram"/,
+    ],
+    [
+      'without that block, where the layout changes',
+      stream,
+      ['--layout', 'mapped-ram', '--rename-block', 'pc.ram=mem'],
+      2,
+      /no RAM block "pc.ram"; its blocks are "microvm.ram"/,
+    ],
+    [
+      'for a value that does not fit, where the layout changes',
+      (dir) => stream(dir, 'pc'),
+      ['--layout', 'mapped-ram', '--set', 'serial.state.scr=256'],
+      2,
+      /serial: "state\.scr" is uint8, 0 to 255: 256 does not fit/,
     ],
     ['for a name without a new one', stream, ['--rename-block', 'pc.ram'], 2, /Give OLD=NEW/],
     [
