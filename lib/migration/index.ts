@@ -25,7 +25,12 @@ export {
   unwrap,
 } from './containers/unwrap.ts';
 export { bodySize } from './devices/body-size.ts';
-export { type FoundDescription, findVmDescription } from './devices/find-vm-description.ts';
+export {
+  type DescriptionWarning,
+  type FoundDescription,
+  findVmDescription,
+  type KnownDescription,
+} from './devices/find-vm-description.ts';
 export { setField } from './devices/set-field.ts';
 export { decodeState, stateToJson } from './devices/state-decoder.ts';
 export { encodeState } from './devices/state-encoder.ts';

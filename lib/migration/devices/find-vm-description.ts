@@ -1,4 +1,4 @@
-import { noop } from '../../util/noop.ts';
+import { Buffer } from 'node:buffer';
 import type { VmDescription } from '../format/device-types.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { ITEM, LIMIT } from '../format/wire.ts';
@@ -32,6 +32,20 @@ export interface FoundDescription {
   /** Bytes from the type byte to the end of the JSON. */
   readonly bytes: number;
   readonly description: VmDescription;
+  /** A copy of the JSON. It takes milliseconds to parse: where it is found again, it is not parsed again. */
+  readonly text?: Uint8Array | undefined;
+  /** What is odd in it; the reader of a stream warns of it when it gets to the description. */
+  readonly warnings?: readonly DescriptionWarning[] | undefined;
+}
+
+/** A VM description that was found before, and need not be parsed again. */
+export type KnownDescription = Omit<FoundDescription, 'bytes'>;
+
+/** A warning about an entry of a VM description. */
+export interface DescriptionWarning {
+  readonly message: string;
+  /** Offset in the stream. */
+  readonly offset: number;
 }
 
 /**
@@ -50,8 +64,13 @@ export function findVmDescription(bytes: Uint8Array, base: number): FoundDescrip
  * when the iterator gets to it.
  *
  * @param base - Offset in the stream of the first byte.
+ * @param known - A description of the stream that was found before.
  */
-export function* findVmDescriptions(bytes: Uint8Array, base: number): Generator<FoundDescription> {
+export function* findVmDescriptions(
+  bytes: Uint8Array,
+  base: number,
+  known?: KnownDescription,
+): Generator<FoundDescription> {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   let tried = 0;
   let at = bytes.length - HEADER_BYTES - MIN_JSON_BYTES;
@@ -61,10 +80,8 @@ export function* findVmDescriptions(bytes: Uint8Array, base: number): Generator<
     const size = likelySize(bytes, view, at);
     if (size !== null) {
       tried++;
-      const begin = at + HEADER_BYTES;
-      const description = tryParse(bytes.subarray(begin, begin + size), base + begin);
-      if (description !== null)
-        yield { offset: base + at, bytes: HEADER_BYTES + size, description };
+      const found = parseAt(bytes, at, size, base, known);
+      if (found !== null) yield found;
     }
     at--;
   }
@@ -79,33 +96,52 @@ export function* findVmDescriptions(bytes: Uint8Array, base: number): Generator<
  * @param tail - The stream from the type byte of its first device section on.
  * @param base - Offset in the stream of that byte.
  * @param hasFooters - Whether sections have footers.
+ * @param known - A description of the stream that was found before.
  * @returns The description; null if there is none.
  */
 export function chooseDescription(
   tail: Uint8Array,
   base: number,
   hasFooters: boolean,
+  known?: KnownDescription,
 ): FoundDescription | null {
   let last: FoundDescription | null = null;
-  for (const found of findVmDescriptions(tail, base)) {
+  for (const found of findVmDescriptions(tail, base, known)) {
     const endMark = found.offset - base - 1;
     if (tailMatches(tail, 0, endMark, found.description, hasFooters)) return found;
     last ??= found;
   }
-  const endMark = last === null || !hasFooters ? null : findEndMark(tail);
-  return endMark === null ? last : descriptionAt(tail, endMark + 1, base);
+  if (last === null || !hasFooters) return last;
+  const endMark = findEndMark(tail);
+  return endMark === null ? last : descriptionAt(tail, endMark + 1, base, last);
 }
 
 /** Return the VM description whose type byte is at `at`; null if there is none. */
-function descriptionAt(bytes: Uint8Array, at: number, base: number): FoundDescription | null {
+function descriptionAt(
+  bytes: Uint8Array,
+  at: number,
+  base: number,
+  known: KnownDescription,
+): FoundDescription | null {
   if (bytes[at] !== ITEM.VM_DESCRIPTION || at + HEADER_BYTES + MIN_JSON_BYTES > bytes.length)
     return null;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const begin = at + HEADER_BYTES;
   const size = view.getUint32(at + 1);
-  if (size > LIMIT.DESCRIPTION || begin + size > bytes.length) return null;
-  const description = tryParse(bytes.subarray(begin, begin + size), base + begin);
-  return description && { offset: base + at, bytes: HEADER_BYTES + size, description };
+  if (size > LIMIT.DESCRIPTION || at + HEADER_BYTES + size > bytes.length) return null;
+  return parseAt(bytes, at, size, base, known);
+}
+
+/** Return whether the JSON of a description at an offset is the one that was found there before. */
+export function isSameText(
+  known: KnownDescription | null | undefined,
+  offset: number,
+  text: Uint8Array,
+): known is KnownDescription {
+  return known?.offset === offset && known.text !== undefined && isEqual(known.text, text);
+}
+
+function isEqual(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && Buffer.compare(a, b) === 0;
 }
 
 /** Return the bytes of JSON if a VM description may begin at `at` with its type byte; else null. */
@@ -119,10 +155,25 @@ function likelySize(bytes: Uint8Array, view: DataView, at: number): number | nul
   return next === -1 || next >= end ? size : null;
 }
 
-function tryParse(json: Uint8Array, position: number): VmDescription | null {
+/** Return the VM description whose type byte is at `at`, with `size` bytes of JSON; null if it is not one. */
+function parseAt(
+  bytes: Uint8Array,
+  at: number,
+  size: number,
+  base: number,
+  known?: KnownDescription,
+): FoundDescription | null {
+  const offset = base + at;
+  const json = bytes.subarray(at + HEADER_BYTES, at + HEADER_BYTES + size);
+  if (isSameText(known, offset, json)) return { ...known, bytes: HEADER_BYTES + size };
+  const warnings: DescriptionWarning[] = [];
+  const warn = (message: string, place: number): void => {
+    warnings.push({ message, offset: place });
+  };
   try {
-    // Odd entries are reported when the reader gets to the description.
-    return parseVmDescription(json, position, { warn: noop });
+    const description = parseVmDescription(json, offset + HEADER_BYTES, { warn });
+    const text = Buffer.from(json);
+    return { offset, bytes: HEADER_BYTES + size, description, text, warnings };
   } catch (error) {
     if (error instanceof MigrationStreamError) return null;
     throw error;

@@ -1,7 +1,10 @@
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { chooseDescription, type FoundDescription } from '../devices/find-vm-description.ts';
+import {
+  chooseDescription,
+  type FoundDescription,
+  type KnownDescription,
+} from '../devices/find-vm-description.ts';
 import { findEndMark } from '../devices/scan-for-footer.ts';
-import type { VmDescription } from '../format/device-types.ts';
 import { StreamInput } from '../format/stream-input.ts';
 import { LIMIT } from '../format/wire.ts';
 
@@ -21,9 +24,8 @@ const CLOSING_BRACE = 0x7d;
 export interface BufferedTail {
   /** The input to read on with: the buffered bytes, and what comes after them. */
   readonly input: StreamInput;
-  readonly description: VmDescription | null;
-  /** Offset in the stream of the description's type byte. */
-  readonly descriptionAt: number | null;
+  /** The VM description in it. */
+  readonly found: FoundDescription | null;
   /** Whether sections have footers; null if that is still unknown. */
   readonly hasFooters: boolean | null;
   /** Whether the limit was reached, so that a VM description may follow the buffered bytes. */
@@ -40,11 +42,13 @@ export interface BufferedTail {
  *   section before.
  * @param staysOpen - Whether the source waits for an answer on the return path and will not end: the wait is
  *   then over when the bytes so far end with a description.
+ * @param known - A description that was found before at the end of the file.
  */
 export async function bufferDeviceTail(
   input: StreamInput,
   footers: boolean | null,
   staysOpen: boolean,
+  known?: KnownDescription,
 ): Promise<BufferedTail> {
   const base = input.position;
   const hasFooters = footers !== false;
@@ -69,10 +73,15 @@ export async function bufferDeviceTail(
     }
   }
   const tail = Buffer.concat(pieces);
-  const found = chooseDescription(tail, base, hasFooters);
+  const found = chooseDescription(tail, base, hasFooters, known);
   const isPartial = buffered >= LIMIT.DEVICE_TAIL;
-  const known = footers ?? (found === null && findEndMark(tail) !== null ? true : null);
-  return tailOf(fileOf([tail], input), base, { found, footers: known, isPartial, isOpen: false });
+  const knownFooters = footers ?? (found === null && findEndMark(tail) !== null ? true : null);
+  return tailOf(fileOf([tail], input), base, {
+    found,
+    footers: knownFooters,
+    isPartial,
+    isOpen: false,
+  });
 }
 
 function tailOf(
@@ -88,8 +97,7 @@ function tailOf(
   const { found, footers, isPartial, isOpen } = search;
   return {
     input: new StreamInput(file, base),
-    description: found?.description ?? null,
-    descriptionAt: found?.offset ?? null,
+    found,
     hasFooters: footers,
     isPartial,
     isOpen,

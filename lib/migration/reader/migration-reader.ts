@@ -1,4 +1,4 @@
-import type { VmDescription } from '../format/device-types.ts';
+import type { KnownDescription } from '../devices/find-vm-description.ts';
 import { Diagnostics } from '../format/diagnostics.ts';
 import type { Command, Configuration, MigrationEvent, PageVisitor } from '../format/events.ts';
 import { PackageInput } from '../format/package-input.ts';
@@ -35,7 +35,7 @@ export interface ReaderOptions {
    * What may be the VM description, with its offset in the stream, if it was looked up at the end of the file.
    * Used if the device sections fit it: a volume may contain the rest of an older stream after this one.
    */
-  description?: { readonly description: VmDescription; readonly offset: number } | undefined;
+  description?: KnownDescription | undefined;
   /** The additional channels of the migration, recorded or live: multifd channels in any order, postcopy-preempt. */
   channels?: readonly StreamSource[] | undefined;
   /** Offset in its file of the stream's first byte; offsets in a mapped-ram file count from the file's start. Default 0. */
@@ -307,16 +307,15 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
 
   async *#bufferTail(input: StreamInput): AsyncGenerator<MigrationEvent, StreamInput> {
     const state = this.#state;
-    const tail = await bufferDeviceTail(input, state.footers, this.#hasReturnPath);
+    const known = this.#options.description;
+    const tail = await bufferDeviceTail(input, state.footers, this.#hasReturnPath, known);
     state.isSearched = true;
     this.#goesOn = tail.isOpen;
     state.footers ??= tail.hasFooters;
     // After more device sections than are buffered, there is only the description at the end of the file.
-    const last = tail.isPartial ? this.#options.description : undefined;
-    const description = tail.description ?? last?.description ?? null;
-    const offset = tail.descriptionAt ?? last?.offset ?? null;
-    if (description !== null) {
-      for (const device of await state.describe(description, offset)) yield deviceEvent(device);
+    const found = tail.found ?? (tail.isPartial ? known : undefined) ?? null;
+    if (found !== null) {
+      for (const device of await state.describe(found)) yield deviceEvent(device);
     }
     return tail.input;
   }

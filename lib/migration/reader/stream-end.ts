@@ -1,3 +1,4 @@
+import { isSameText } from '../devices/find-vm-description.ts';
 import { parseVmDescription } from '../devices/vm-description.ts';
 import type { VmDescription } from '../format/device-types.ts';
 import type { MigrationEvent } from '../format/events.ts';
@@ -36,8 +37,8 @@ export async function* readEnd(
     const reason = `section ${state.unknownSection} has an unknown layout, and there is no section "ram"`;
     state.diagnostics.report(input.error('unsupported', reason, end - 1));
   }
-  const described = state.descriptionAt;
-  if (described !== null && described !== end) {
+  const described = state.found?.offset ?? end;
+  if (described !== end) {
     const reason = `the end mark is ${described - end} bytes before the VM description`;
     throw input.error('corrupt', reason, end - 1);
   }
@@ -69,7 +70,7 @@ async function* readDescription(
   const text = await input.bytes(size, 'the VM description');
   let description: VmDescription;
   try {
-    description = parseVmDescription(text, offset + HEADER_BYTES, diagnostics);
+    description = descriptionIn(text, offset, state);
   } catch (error) {
     if (!(error instanceof MigrationStreamError)) throw error;
     // The device sections themselves are complete.
@@ -78,7 +79,7 @@ async function* readDescription(
   }
   yield { type: 'vmDescription', offset, bytes: HEADER_BYTES + size, description };
   if (!devices.isDescribed) {
-    for (const device of await state.describe(description, offset)) yield deviceEvent(device);
+    for (const device of await state.describe({ description, offset })) yield deviceEvent(device);
   }
   if (ram.blockTable.isPageSizeKnown && ram.pageSize !== description.page_size) {
     const reason = `the VM description has a page size of ${description.page_size} bytes, but RAM has pages of ${ram.pageSize}`;
@@ -88,4 +89,14 @@ async function* readDescription(
     const reason = `the VM description lists section ${name}, which did not come`;
     diagnostics.report(input.error('corrupt', reason, offset));
   }
+}
+
+/** Return the description at an offset: the one that was found there before, or the text parsed. */
+function descriptionIn(text: Uint8Array, offset: number, state: StreamState): VmDescription {
+  const { found, diagnostics } = state;
+  if (!isSameText(found, offset, text)) {
+    return parseVmDescription(text, offset + HEADER_BYTES, diagnostics);
+  }
+  for (const warning of found.warnings ?? []) diagnostics.warn(warning.message, warning.offset);
+  return found.description;
 }

@@ -1,5 +1,5 @@
 import { DeviceSections } from '../devices/device-sections.ts';
-import type { VmDescription } from '../format/device-types.ts';
+import type { KnownDescription } from '../devices/find-vm-description.ts';
 import type { Diagnostics } from '../format/diagnostics.ts';
 import type { Configuration, DeviceSection, PageVisitor } from '../format/events.ts';
 import { SectionTable } from '../format/section-headers.ts';
@@ -19,8 +19,8 @@ export class StreamState {
   advisedPageSizes: bigint | null = null;
   /** Whether POSTCOPY_LISTEN came: no VM description follows the end mark then. */
   isPostcopy = false;
-  /** Offset in the stream of the VM description, once known. */
-  descriptionAt: number | null = null;
+  /** The VM description, once known. */
+  found: KnownDescription | null = null;
   /** Quoted name of a live section of unknown layout, whose bodies were skipped; null if there is none. */
   unknownSection: string | null = null;
   /** Whether the rest of the stream was searched for the VM description. */
@@ -40,17 +40,13 @@ export class StreamState {
   /**
    * Use the VM description from now on.
    *
-   * @param offset - Offset in the stream of its type byte; null if unknown.
    * @returns The device sections that came before it.
    */
-  async describe(
-    description: VmDescription,
-    offset: number | null,
-  ): Promise<Iterable<DeviceSection>> {
-    this.descriptionAt = offset;
+  async describe(found: KnownDescription): Promise<Iterable<DeviceSection>> {
+    this.found = found;
+    const { description, offset } = found;
     const { blockTable } = this.ram;
-    if (!blockTable.isPageSizeKnown)
-      await blockTable.setPageSize(description.page_size, offset ?? 0);
+    if (!blockTable.isPageSizeKnown) await blockTable.setPageSize(description.page_size, offset);
     return this.devices.describe(description);
   }
 }

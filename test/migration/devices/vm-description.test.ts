@@ -385,7 +385,8 @@ describe('looking for the VM description', () => {
     const { json, type } = EXAMPLE;
     const description = parseVmDescription(whole.subarray(json), json);
     for (let from = 0; from <= type; from += from < 0x1090 ? 97 : 1) {
-      const found = { offset: type, bytes: 343, description };
+      const text = whole.subarray(json);
+      const found = { offset: type, bytes: 343, description, text, warnings: [] };
       assert.deepEqual(findVmDescription(whole.subarray(from), from), found);
     }
     assert.equal(findVmDescription(whole.subarray(type + 1), type + 1), null);
