@@ -14,8 +14,18 @@ import { PAGE_FILES } from './report/page-code.ts';
 
 const ROOT: string = fileURLToPath(new URL('../../', import.meta.url));
 const SOURCE = join(ROOT, 'lib/cli');
-/** The core: a module whose imports most commands need. */
-const CORE = join(SOURCE, 'commands/verify.ts');
+/** The core: what most commands need is what this one needs. */
+const CORE: readonly string[] = [join(SOURCE, 'commands/verify.ts')];
+/** A second core: the commands that control a QEMU, which need most of what the others need besides the core. */
+const VM_CORE: readonly string[] = ['restore.ts', 'restore-lazily.ts', 'save.ts'].map((name) =>
+  join(SOURCE, 'commands/vm', name),
+);
+/** Commands that have little in common with those. */
+const READERS: readonly string[] = ['inspect.ts', 'extract.ts', 'diff/diff.ts'].map((name) =>
+  join(SOURCE, 'commands', name),
+);
+/** The only class of readable-stream that is used here. The others are a quarter of it. */
+const DUPLEX = 'readable-stream/lib/internal/streams/duplex.js';
 /** Modules that packages import but do not use here: commander's commands in other files, and a polyfill. */
 const UNUSED_MODULES = /^(?:(?:node:)?child_process|abort-controller)$/;
 
@@ -28,9 +38,13 @@ const UNUSED_MODULES = /^(?:(?:node:)?child_process|abort-controller)$/;
 export async function buildCommand(directory: string): Promise<void> {
   rmSync(directory, { recursive: true, force: true });
   const options = optionsOf(directory);
-  const first = await build({ ...options, plugins: [prepareModules(directory, [])], write: false });
-  const parts = partsOf(first.metafile);
-  const { metafile } = await build({ ...options, plugins: [prepareModules(directory, parts)] });
+  const first = await build({
+    ...options,
+    plugins: [prepareModules(directory, new Map())],
+    write: false,
+  });
+  const plugins = [prepareModules(directory, sharedOf(first.metafile))];
+  const { metafile } = await build({ ...options, plugins });
   writeFileSync(join(directory, 'LICENSES.txt'), licencesOf(metafile));
   const page = await bundlePage();
   mkdirSync(join(directory, 'report'));
@@ -62,13 +76,37 @@ function optionsOf(directory: string): BuildOptions & { metafile: true } {
   };
 }
 
-/** Return the modules that are loaded when they are needed. */
-function partsOf({ outputs }: Metafile): string[] {
-  return Object.values(outputs)
+/**
+ * Return the modules that are loaded when they are needed, each with those that it must import: the core, and the
+ * second core if both have modules in common.
+ */
+function sharedOf(metafile: Metafile): Map<string, readonly string[]> {
+  const reading = importedBy(metafile, [...CORE, ...READERS]);
+  const vmCore = importedBy(metafile, VM_CORE);
+  const parts = Object.values(metafile.outputs)
     .flatMap(({ entryPoint }) => entryPoint ?? [])
     .map((path) => resolve(path))
     .filter((path) => path.startsWith(join(ROOT, 'lib')) || path.startsWith(join(ROOT, 'adapters')))
-    .filter((path) => ![CORE, join(SOURCE, 'main.ts'), join(SOURCE, 'program.ts')].includes(path));
+    .filter((path) => ![join(SOURCE, 'main.ts'), join(SOURCE, 'program.ts')].includes(path));
+  return new Map(
+    parts.map((path) => {
+      const imported = [...importedBy(metafile, [path])].filter((other) => !reading.has(other));
+      const isReading = reading.has(relative(process.cwd(), path));
+      const needsBoth = !isReading && imported.some((other) => vmCore.has(other));
+      return [path, needsBoth ? [...CORE, ...VM_CORE] : CORE];
+    }),
+  );
+}
+
+/** Return the modules of the package that some modules import, with themselves, except those that are loaded later. */
+function importedBy({ inputs }: Metafile, modules: readonly string[]): Set<string> {
+  const found = new Set(modules.map((path) => relative(process.cwd(), path)));
+  for (const path of found) {
+    for (const { path: other, kind } of inputs[path]?.imports ?? []) {
+      if (kind === 'import-statement') found.add(other);
+    }
+  }
+  return found;
 }
 
 /**
@@ -76,10 +114,12 @@ function partsOf({ outputs }: Metafile): string[] {
  *
  * A module finds the files beside it: its URL is the one that it has outside the bundle.
  *
- * Every part imports the core. esbuild makes a chunk for each set of parts that share modules, dozens of them, and
- * loading a file takes Node about a millisecond; what all parts share is in one chunk.
+ * esbuild makes a chunk for each set of parts that share modules, dozens of them, and loading a file takes Node about
+ * a millisecond. Parts that import a whole core share it as one chunk.
+ *
+ * @param shared - What each part imports.
  */
-function prepareModules(directory: string, parts: readonly string[]): Plugin {
+function prepareModules(directory: string, shared: ReadonlyMap<string, readonly string[]>): Plugin {
   const dist = resolve(directory, '../..');
   return {
     name: 'prepare-modules',
@@ -88,12 +128,25 @@ function prepareModules(directory: string, parts: readonly string[]): Plugin {
         importer.includes('node_modules') ? { path, namespace: 'unused' } : undefined,
       );
       bundle.onLoad({ filter: /^/, namespace: 'unused' }, () => ({ contents: '' }));
+      bundle.onResolve({ filter: /^readable-stream$/ }, ({ path }) => ({
+        path,
+        namespace: 'duplex',
+      }));
+      bundle.onLoad({ filter: /^/, namespace: 'duplex' }, () => ({
+        contents: `export { default as Duplex } from '${DUPLEX}';`,
+        resolveDir: ROOT,
+      }));
       bundle.onLoad({ filter: /\.ts$/ }, ({ path }) => {
         const source = readFileSync(path, 'utf8');
         const module = join(dist, relative(ROOT, path)).replace(/\.ts$/, '.js');
         const url = `new URL(${JSON.stringify(relative(directory, module))}, import.meta.url).href`;
-        const core = parts.includes(path) ? `\nexport * as core from ${JSON.stringify(CORE)};` : '';
-        return { contents: source.replaceAll('import.meta.url', url) + core, loader: 'ts' };
+        const imports = (shared.get(path) ?? [])
+          .filter((other) => other !== path)
+          .map((other, index) => `\nexport * as shared${index} from ${JSON.stringify(other)};`);
+        return {
+          contents: source.replaceAll('import.meta.url', url) + imports.join(''),
+          loader: 'ts',
+        };
       });
     },
   };
