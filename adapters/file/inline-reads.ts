@@ -10,7 +10,7 @@ const TURN_MS = 10;
 const MAX_INLINE_MS = 5;
 
 /** Reads in the pool after one that took longer. */
-const POOL_READS = 16;
+const POOL_READS = 4;
 
 /** Decides which reads of a file run on the calling thread: nearly all, as long as they return at once. */
 export class InlineReads {

@@ -18,9 +18,6 @@ import type { BlockDigest, Manifest, SectionDigest } from './manifest.ts';
 /** Most bytes buffered until their section is known; the reader may look half as far ahead. */
 const MAX_BUFFERED_BYTES: number = 4 * LIMIT.DEVICE_TAIL;
 
-/** Bytes that are taken from a file at a time: a copy that stays in the processor's cache until it is hashed. */
-const CHUNK_BYTES = 131_072;
-
 interface BufferedChunk {
   readonly offset: number;
   readonly bytes: Uint8Array;
@@ -32,12 +29,10 @@ export class StreamDigests {
   readonly #hasSections: boolean;
   readonly #sections: SectionDigest[] = [];
   #chunks: BufferedChunk[] = [];
-  /** Memory of chunks that are hashed, for reuse. */
-  readonly #free: Uint8Array[] = [];
   /** Bytes that have passed. */
   #bytes = 0;
-  /** Whether the chunks are this object's own memory. */
-  #isReused = false;
+  /** The file whose chunks they are, which reads into them again once they are hashed. */
+  #file: ReturnType<QemuFile['startTransfer']> | null = null;
   /** Offset of the next byte to hash. */
   #consumed = 0;
   #section: Digest | null = null;
@@ -52,7 +47,6 @@ export class StreamDigests {
 
   /** Yield the chunks of a source and record them on their way to the reader. */
   async *through(source: StreamSource): AsyncGenerator<Uint8Array, void> {
-    this.#isReused = source instanceof QemuFile;
     for await (const bytes of source instanceof QemuFile ? this.#chunksOf(source) : source) {
       this.#whole.update(bytes);
       this.#chunks.push({ offset: this.#bytes, bytes });
@@ -65,14 +59,15 @@ export class StreamDigests {
     }
   }
 
-  /** Yield the bytes of a file in memory that is used again once they are hashed. */
   async *#chunksOf(file: QemuFile): AsyncGenerator<Uint8Array, void> {
-    while ((await file.fillOrEnd(1)) > 0) {
-      const size = Math.min(file.lookedAhead, CHUNK_BYTES);
-      const memory = this.#free.pop() ?? new Uint8Array(CHUNK_BYTES);
-      memory.set(file.getBufferInPlace(size));
-      yield size === CHUNK_BYTES ? memory : memory.subarray(0, size);
+    const chunks = file.startTransfer();
+    this.#file = chunks;
+    for (;;) {
+      const chunk = chunks.takeChunk();
+      if (chunk !== null) yield chunk;
+      else if (!(await chunks.waitForChunk())) break;
     }
+    if (file.error !== null) throw file.error;
   }
 
   /** Set the reader that receives the chunks. */
@@ -146,7 +141,7 @@ export class StreamDigests {
       }
       if (end < bytes.length) break;
       done += 1;
-      if (this.#isReused) this.#free.push(new Uint8Array(bytes.buffer));
+      this.#file?.recycleChunk(bytes);
     }
     this.#chunks.splice(0, done);
     this.#consumed = Math.max(this.#consumed, to);
