@@ -18,11 +18,14 @@ export interface FingerprintTask {
   readonly fingerprints: Uint8Array;
 }
 
-/** Bring a frame into its stored form. Both buffers are shared with the caller. */
+/** Bring frames into their stored form. Both buffers are shared with the caller. */
 export interface PackTask {
   readonly kind: 'pack';
+  /** The pages of the frames, one after the other. */
   readonly pages: Uint8Array;
-  /** Filled with the stored form, unless that is the pages as they are. At least as long as the pages. */
+  /** Bytes of a frame's pages; the last frame may have fewer. */
+  readonly frameBytes: number;
+  /** Each frame's place is filled with its stored form, unless that is the pages as they are. As long as the pages. */
   readonly packed: Uint8Array;
 }
 
@@ -64,7 +67,7 @@ export type FrameTask = FingerprintTask | PackTask | OpenTask;
 /** The result of each kind of task. */
 export interface FrameResults {
   fingerprint: null;
-  pack: PackedFrame;
+  pack: readonly PackedFrame[];
   open: readonly OpenedFrame[];
 }
 
@@ -82,16 +85,22 @@ export function doTask(task: FrameTask): FrameResults[FrameTask['kind']] {
       );
       return null;
     case 'pack':
-      return packFrame(task);
+      return packFrames(task);
     case 'open':
       return openFrames(task);
   }
 }
 
-function packFrame({ pages, packed }: PackTask): PackedFrame {
-  const { codec, storedBytes } = compressor.compress(pages, packed);
-  const stored = codec === CODEC.raw ? pages : packed.subarray(0, storedBytes);
-  return { codec, storedBytes, digest: sha256(stored) };
+function packFrames({ pages, frameBytes, packed }: PackTask): PackedFrame[] {
+  const frames: PackedFrame[] = [];
+  for (let at = 0; at < pages.length; at += frameBytes) {
+    const own = pages.subarray(at, at + frameBytes);
+    const target = packed.subarray(at, at + own.length);
+    const { codec, storedBytes } = compressor.compress(own, target);
+    const stored = codec === CODEC.raw ? own : target.subarray(0, storedBytes);
+    frames.push({ codec, storedBytes, digest: sha256(stored) });
+  }
+  return frames;
 }
 
 /** Each frame is checked before it is decompressed. */

@@ -3,12 +3,14 @@ import { extname } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { QemuFileError } from '../../contract/errors.ts';
 import { doTask, type FrameResults, type FrameTask } from './frame-tasks.ts';
+import { taskToSend } from './sent-task.ts';
+import { SentMemory } from './shared-memory.ts';
 
 /** Most threads. Each takes about 5 MiB. */
 const MAX_THREADS = 4;
 
 /** Tasks that are done in the caller's thread before others are started, so that small snapshots start none. */
-const TASKS_BEFORE_START = 24;
+const TASKS_BEFORE_START = 8;
 
 /** Time without a task after which the threads end, in milliseconds. */
 const IDLE_MS = 1000;
@@ -30,6 +32,8 @@ interface Pending {
 /** A thread, and the tasks that it was given, in order. */
 interface Thread {
   readonly worker: Worker;
+  /** The shared memory that it knows. */
+  readonly memory: SentMemory;
   readonly pending: Pending[];
   isReady: boolean;
 }
@@ -67,10 +71,11 @@ export class FrameThreads {
     return (await this.#give(task, thread)) as FrameResults[T['kind']];
   }
 
-  #give(task: FrameTask, { worker, pending }: Thread): Promise<Result> {
+  #give(task: FrameTask, { worker, memory, pending }: Thread): Promise<Result> {
     return new Promise((resolve, reject) => {
       // First: a task that cannot be sent must not wait among those that were.
-      worker.postMessage(task, task.kind === 'open' ? [task.bytes.buffer as ArrayBuffer] : []);
+      const transferred = task.kind === 'open' ? [task.bytes.buffer as ArrayBuffer] : [];
+      worker.postMessage(taskToSend(task, memory), transferred);
       pending.push({ resolve, reject });
       worker.ref();
     });
@@ -96,7 +101,8 @@ export class FrameThreads {
 
   #start(): void {
     const worker = new Worker(ENTRY, { resourceLimits: WORKER_LIMITS, env: {} });
-    const thread: Thread = { worker, pending: [], isReady: false };
+    const memory = new SentMemory();
+    const thread: Thread = { worker, memory, pending: [], isReady: false };
     this.#threads.push(thread);
     worker.unref();
     worker.on('online', () => {

@@ -4,7 +4,7 @@ import { describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import zlib from 'node:zlib';
 import { QemuFileError } from '../../../lib/index.ts';
-import type { FrameTask } from '../../../lib/snapshot/threads/frame-tasks.ts';
+import type { FrameTask, PackedFrame } from '../../../lib/snapshot/threads/frame-tasks.ts';
 import { FrameThreads } from '../../../lib/snapshot/threads/frame-threads.ts';
 // Translated here once: a thread that did it would leave a child process of the compiler.
 import '../../../lib/snapshot/threads/frame-worker.ts';
@@ -46,7 +46,9 @@ describe('threads of a store', () => {
       }
       assert.equal(most, HAS_THREADS ? maxThreads : 0);
       const packed = shared(new Uint8Array(pages.length));
-      const { codec, storedBytes, digest } = await threads.run({ kind: 'pack', pages, packed });
+      const task = { kind: 'pack', pages, frameBytes: pages.length, packed } as const;
+      const [form] = await threads.run(task);
+      const { codec, storedBytes, digest } = form as PackedFrame;
       const stored = Uint8Array.from(packed.subarray(0, storedBytes));
       assert.ok(codec !== 0 && storedBytes < 1.1 * PAGE);
       assert.deepEqual(Buffer.from(digest), sha256(stored));
@@ -75,9 +77,10 @@ describe('threads of a store', () => {
       pageSize: PAGE,
       fingerprints: shared(new Uint8Array(16)),
     });
-    const bad = { ...good(), pages: null } as unknown as FrameTask;
+    const bad = (): FrameTask =>
+      ({ kind: 'open', bytes: new Uint8Array(8), frames: null }) as unknown as FrameTask;
     for (;;) {
-      const [ended, next] = await Promise.allSettled([threads.run(bad), threads.run(good())]);
+      const [ended, next] = await Promise.allSettled([threads.run(bad()), threads.run(good())]);
       assert.ok(ended.status === 'rejected');
       if (ended.reason instanceof QemuFileError) {
         assert.equal(ended.reason.code, 'EIO');
@@ -103,7 +106,8 @@ describe('threads of a store', () => {
     const packed = shared(new Uint8Array(pages.length));
     let stored = 0;
     for (let frame = 0; frame < 64; frame++) {
-      stored += (await threads.run({ kind: 'pack', pages, packed })).storedBytes;
+      const task = { kind: 'pack', pages, frameBytes: pages.length, packed } as const;
+      for (const { storedBytes } of await threads.run(task)) stored += storedBytes;
     }
     // One in eight is tried until one gains; deflate does not look back so far.
     const hasZstd = 'zstdCompressSync' in zlib;

@@ -11,13 +11,14 @@ import { watchLeaks } from '../../helpers/leaks.ts';
 import { MadeGuest, memoryDigest } from '../../helpers/made-guest.ts';
 import { until } from '../../helpers/until.ts';
 
-/** 40 MiB: threads start after 24 batches of 1 MiB or frames. */
+/** 40 MiB: threads start after 8 batches or groups of frames of 1 MiB. */
 const GUEST = new MadeGuest(10_240).fill(0, 10_240, 'guest');
 
 /** Make each thread end; where there are none, nothing happens. */
 function endThreads(): void {
-  const task = { kind: 'fingerprint', pages: null, count: 1 } as unknown as FrameTask;
   for (let thread = 0; thread < frameThreads.size; thread++) {
+    const bytes = new Uint8Array(8);
+    const task = { kind: 'open', bytes, frames: null } as unknown as FrameTask;
     frameThreads.run(task).catch(() => {});
   }
 }

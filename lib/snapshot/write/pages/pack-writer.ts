@@ -12,21 +12,24 @@ import type { PackedFrame } from '../../threads/frame-tasks.ts';
 import { frameThreads } from '../../threads/frame-threads.ts';
 
 /*
- *   append() ──► frame ──► compressed in a thread ──► pack in memory ──► put whole
+ *   append() ──► group of frames ──► compressed in a thread ──► pack in memory ──► put whole
  *
- * Frames are compressed at the same time, and join the pack in their order.
+ * Groups are compressed at the same time, and their frames join the pack in their order.
  */
 
-/** Frames that are being compressed, or wait for that. */
-const MAX_FRAMES_IN_FLIGHT = 16;
+/** Frames that are given to a thread together: a message to it takes as long as the work of some of them. */
+const GROUP_FRAMES = 8;
+
+/** Groups that are being compressed, or wait for that. */
+const MAX_GROUPS_IN_FLIGHT = 3;
 
 /** Packs that are being put. */
 const MAX_PACKS_IN_FLIGHT = 1;
 
-/** A frame that is filled or compressed. */
-interface OpenFrame {
+/** Frames that are filled or compressed. */
+interface FrameGroup {
   readonly pages: Buffer;
-  /** Room for the stored form. */
+  /** Room for the stored form of each frame. */
   readonly packed: Buffer;
   readonly fingerprints: Buffer;
   count: number;
@@ -38,8 +41,8 @@ export class PackWriter {
   readonly #pageSize: number;
   readonly #perFrame: number;
   readonly #signal: AbortSignal | undefined;
-  readonly #free: OpenFrame[] = [];
-  #frame: OpenFrame | null = null;
+  readonly #free: FrameGroup[] = [];
+  #group: FrameGroup | null = null;
   #appended = 0;
   /** The frames of the pack in memory. */
   #entries: FrameEntry[] = [];
@@ -53,7 +56,7 @@ export class PackWriter {
   readonly #packs: MapPack[] = [];
   /** Settles when the last frame has joined its pack. */
   #joined: Promise<void> = Promise.resolve();
-  #framesInFlight = 0;
+  #groupsInFlight = 0;
   readonly #puts = new Set<Promise<void>>();
   #failure: QemuFileError | undefined;
   #wake: () => void = noop;
@@ -83,19 +86,13 @@ export class PackWriter {
    * @returns The number of the stored page.
    */
   append(from: Buffer, at: number, fingerprints: Buffer, fingerprintAt: number): number {
-    this.#frame ??= this.#free.pop() ?? {
-      // Threads see shared memory without a copy.
-      pages: Buffer.from(new SharedArrayBuffer(this.#perFrame * this.#pageSize)),
-      packed: Buffer.from(new SharedArrayBuffer(this.#perFrame * this.#pageSize)),
-      fingerprints: Buffer.allocUnsafeSlow(this.#perFrame * FINGERPRINT_BYTES),
-      count: 0,
-    };
-    const { pages, fingerprints: own, count } = this.#frame;
+    this.#group ??= this.#free.pop() ?? this.#makeGroup();
+    const { pages, fingerprints: own, count } = this.#group;
     from.copy(pages, count * this.#pageSize, at, at + this.#pageSize);
     const fingerprintEnd = fingerprintAt + FINGERPRINT_BYTES;
     fingerprints.copy(own, count * FINGERPRINT_BYTES, fingerprintAt, fingerprintEnd);
-    this.#frame.count += 1;
-    if (this.#frame.count === this.#perFrame) this.#endFrame();
+    this.#group.count += 1;
+    if (this.#group.count === GROUP_FRAMES * this.#perFrame) this.#endGroup();
     return this.#appended++;
   }
 
@@ -129,7 +126,7 @@ export class PackWriter {
       place -= pack.pages;
     }
     if (place >= this.#pages) {
-      return pageOf((this.#frame as OpenFrame).pages, place - this.#pages, size);
+      return pageOf((this.#group as FrameGroup).pages, place - this.#pages, size);
     }
     const frame = Math.floor(place / this.#perFrame);
     const { codec, storedBytes } = this.#entries[frame] as FrameEntry;
@@ -143,7 +140,7 @@ export class PackWriter {
 
   /** Put the rest, and return all packs, in the order of their pages, when they are durable. */
   async finish(): Promise<readonly MapPack[]> {
-    this.#endFrame();
+    this.#endGroup();
     await this.#joined;
     if (this.#failure === undefined && this.#pages > 0) this.#endPack();
     await this.settle();
@@ -158,45 +155,66 @@ export class PackWriter {
   }
 
   #isBusy(): boolean {
-    return this.#framesInFlight >= MAX_FRAMES_IN_FLIGHT || this.#puts.size > MAX_PACKS_IN_FLIGHT;
+    return this.#groupsInFlight >= MAX_GROUPS_IN_FLIGHT || this.#puts.size > MAX_PACKS_IN_FLIGHT;
   }
 
-  #endFrame(): void {
-    const frame = this.#frame;
-    if (frame === null) return;
-    this.#frame = null;
-    this.#framesInFlight += 1;
-    const pages = frame.pages.subarray(0, frame.count * this.#pageSize);
-    const packed = frameThreads.run({ kind: 'pack', pages, packed: frame.packed });
-    packed.catch(noop);
+  #makeGroup(): FrameGroup {
+    const pages = GROUP_FRAMES * this.#perFrame;
+    const bytes = pages * this.#pageSize;
+    // Threads see shared memory without a copy.
+    const memory = new SharedArrayBuffer(2 * bytes);
+    return {
+      pages: Buffer.from(memory, 0, bytes),
+      packed: Buffer.from(memory, bytes),
+      fingerprints: Buffer.allocUnsafeSlow(pages * FINGERPRINT_BYTES),
+      count: 0,
+    };
+  }
+
+  #endGroup(): void {
+    const group = this.#group;
+    if (group === null) return;
+    this.#group = null;
+    this.#groupsInFlight += 1;
+    const pages = group.pages.subarray(0, group.count * this.#pageSize);
+    const frameBytes = this.#perFrame * this.#pageSize;
+    const packing = frameThreads.run({ kind: 'pack', pages, frameBytes, packed: group.packed });
+    packing.catch(noop);
     this.#joined = this.#joined.then(async () => {
       try {
-        this.#join(frame, await packed);
+        const packed = await packing;
+        for (const [frame, form] of packed.entries()) this.#join(group, frame, form);
+        group.count = 0;
+        this.#free.push(group);
       } catch (error) {
         this.#failure ??= toQemuFileError(error);
       }
-      this.#framesInFlight -= 1;
+      this.#groupsInFlight -= 1;
       this.#wake();
     });
   }
 
-  #join(frame: OpenFrame, { codec, storedBytes, digest }: PackedFrame): void {
+  /** Let a frame of a group join the pack. */
+  #join(group: FrameGroup, frame: number, { codec, storedBytes, digest }: PackedFrame): void {
     if (this.#failure !== undefined) return;
-    const { count } = frame;
+    const first = frame * this.#perFrame;
+    const count = Math.min(this.#perFrame, group.count - first);
     const listed = fingerprintBytes(count, storedBytes);
     const head = headBytes(this.#entries.length + 1);
     const total = head + this.#storedBytes + storedBytes + this.#fingerprintBytes + listed;
     if (this.#pages > 0 && total > MAX_PACK_BYTES) this.#endPack();
     this.#stored ??= this.#freeStored.pop() ?? Buffer.allocUnsafeSlow(MAX_PACK_BYTES);
-    const from = codec === CODEC.raw ? frame.pages : frame.packed;
-    from.copy(this.#stored, this.#storedBytes, 0, storedBytes);
+    const from = codec === CODEC.raw ? group.pages : group.packed;
+    const at = first * this.#pageSize;
+    from.copy(this.#stored, this.#storedBytes, at, at + storedBytes);
     this.#entries.push({ codec, storedBytes, digest });
-    if (listed > 0) this.#fingerprints.push(Buffer.from(frame.fingerprints.subarray(0, listed)));
+    const own = first * FINGERPRINT_BYTES;
+    if (listed > 0) {
+      this.#fingerprints.push(Buffer.from(group.fingerprints.subarray(own, own + listed)));
+    }
     this.#pages += count;
     this.#storedBytes += storedBytes;
     this.#fingerprintBytes += listed;
-    frame.count = 0;
-    this.#free.push(frame);
   }
 
   #endPack(): void {

@@ -22,10 +22,11 @@ export class PageBatch {
   constructor(pageSize: number) {
     const capacity = Math.max(1, BATCH_BYTES / pageSize);
     // Threads see shared memory without a copy.
-    this.bytes = Buffer.from(new SharedArrayBuffer(capacity * pageSize));
+    const memory = new SharedArrayBuffer(capacity * (pageSize + FINGERPRINT_BYTES));
+    this.bytes = Buffer.from(memory, 0, capacity * pageSize);
+    this.fingerprints = Buffer.from(memory, this.bytes.length);
     this.pages = new Uint32Array(capacity);
     this.tickets = new Uint32Array(capacity);
-    this.fingerprints = Buffer.from(new SharedArrayBuffer(capacity * FINGERPRINT_BYTES));
   }
 
   get isFull(): boolean {
