@@ -115,6 +115,48 @@ describe('compact writes each page once, from a stream', () => {
   });
 });
 
+/** The sections of a handler that is not known. */
+const UNKNOWN = [
+  section('start', 3, ['mystery', 0, 1], Buffer.from('a start of an unknown form')),
+  piece('part', 3, Buffer.from('a part of an unknown form')),
+  piece('end', 3, Buffer.from('an end of an unknown form')),
+] as const;
+
+/** Return a stream of one round with these sections. */
+function withUnknownHandler(): Buffer {
+  const [start, part, last] = UNKNOWN;
+  return stream(
+    header,
+    configuration('pc-i440fx-7.2'),
+    section('start', 2, ['ram', 0, 4], blockList(['pc.ram', 4096]), eos),
+    start,
+    piece('part', 2, page('pc.ram', 0, Buffer.alloc(4096, 1)), eos),
+    part,
+    piece('end', 2, eos),
+    last,
+    end,
+    vmDescription({ page_size: 4096, devices: [] }),
+  );
+}
+
+describe('sections of handlers that are not known', () => {
+  for (const [name, ...options] of [
+    ['convert'],
+    ['compact'],
+    ['convert', '--layout', 'mapped-ram'],
+  ] as const) {
+    test(`go through ${[name, ...options].join(' ')} untouched`, async () => {
+      await using dir = makeTempDir();
+      const bytes = withUnknownHandler();
+      const to = dir.join('to');
+      assertSays(await run([name, put(dir, 'from', bytes), to, ...options]), 0);
+      const written = fs.readFileSync(to);
+      if (options.length === 0) assert.ok(written.equals(bytes));
+      for (const expected of UNKNOWN) assert.ok(written.includes(stream(expected)));
+    });
+  }
+});
+
 describe('compact writes nothing', () => {
   const recorded = (dir: TempDir, name = 'microvm'): string => putRecording(dir, name)[0] ?? '';
 
