@@ -45,6 +45,14 @@ describe('the built command', () => {
     assert.match(run('verify', fixturePath('pc.mig.gz')), /pc-i440fx-7\.2, 50 sections/);
   });
 
+  test('relays a file, and compresses one', () => {
+    const copy = dir.join('copy.mig.gz');
+    run('relay', fixturePath('pc.mig.gz'), copy, '--no-check', '--quiet');
+    assert.deepEqual(readFileSync(copy), readFileSync(fixturePath('pc.mig.gz')));
+    run('compact', copy, dir.join('small.mig.gz'), '--compress', 'gzip', '--quiet');
+    assert.match(run('verify', dir.join('small.mig.gz')), /pc-i440fx-7\.2, 50 sections/);
+  });
+
   test('decodes multifd channels', () => {
     const channels = [0, 1].flatMap((n) => [
       '--channel',
