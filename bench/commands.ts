@@ -23,6 +23,8 @@ import { writeStream } from './harness/streams.ts';
 const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const PUSHER = fileURLToPath(new URL('harness/pusher.ts', import.meta.url));
 const HASHER = fileURLToPath(new URL('harness/hasher.mjs', import.meta.url));
+const READER = fileURLToPath(new URL('harness/plain-read.mjs', import.meta.url));
+const FLOOR = 'plain Node';
 const PAGE = 4096;
 
 /** A job of the command beside the same job of another program; both are measured in seconds. */
@@ -31,6 +33,8 @@ interface Job {
   ours: string[];
   peer: string;
   theirs: [command: string, ...args: string[]];
+  /** The least that Node can do: read the file, and write it. */
+  floor?: string[];
   maxRatio: number;
 }
 
@@ -45,6 +49,7 @@ function jobsOf(file: string, out: string): Job[] {
       ours: ['verify', file],
       peer: 'cat',
       theirs: ['cat', file],
+      floor: [READER, file],
       maxRatio: 2,
     },
     {
@@ -59,6 +64,7 @@ function jobsOf(file: string, out: string): Job[] {
       ours: ['extract', file, '--block', 'pc.ram', '--raw', out],
       peer: 'cat | cat',
       theirs: ['sh', '-c', `cat ${file} | cat >${out}`],
+      floor: [READER, file, out],
       maxRatio: 1.3,
     },
   ];
@@ -85,13 +91,16 @@ async function rowOfJob(job: Job, out: string, rounds: number): Promise<Row> {
     timed(ours, process.execPath, [MAIN, ...job.ours, '--quiet'], out),
     timed(job.peer, job.theirs[0], job.theirs.slice(1), out),
   ];
+  if (job.floor !== undefined) {
+    contenders.push(timed(FLOOR, process.execPath, job.floor, out));
+  }
   const results = await alternate(contenders, rounds);
   const toPeer = ratio(results, ours, job.peer);
   return rowOf(results, {
     name: job.name,
     unit: 's',
     ours,
-    against: [job.peer],
+    against: job.floor === undefined ? [job.peer] : [job.peer, FLOOR],
     mustReach: `≤ ${job.maxRatio} × ${job.peer}`,
     reached: () => atMost(toPeer, job.maxRatio),
   });
