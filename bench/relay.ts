@@ -1,8 +1,8 @@
 // Does the command move bytes as fast as socat, pv and cat, and with how much processor time?
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { rmSync, writeFileSync } from 'node:fs';
-import { type AddressInfo, createServer, type NetConnectOpts } from 'node:net';
+import { chmodSync, copyFileSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { FarEnd } from './harness/ends.ts';
@@ -13,6 +13,7 @@ import {
   allOf,
   alternate,
   atLeast,
+  atMost,
   type Bench,
   type Contender,
   type Rounds,
@@ -25,9 +26,15 @@ const socat = 'socat';
 /** socat's best block size of 64 KiB to 1 MiB, as measured. */
 const BEST = 262_144;
 const socatBest = `socat -b ${BEST}`;
+const floor = 'plain Node';
+const CHANNELS = 8;
 
 const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
-const PUSHER = fileURLToPath(new URL('harness/pusher.ts', import.meta.url));
+const harness = (name: string): string =>
+  fileURLToPath(new URL(`harness/${name}`, import.meta.url));
+const PUSHER = harness('pusher.ts');
+const fixture = (name: string): string =>
+  fileURLToPath(new URL(`../test/fixtures/tls/${name}`, import.meta.url));
 
 /** The command of one contender. */
 type Commands = Record<string, [command: string, ...args: string[]]>;
@@ -36,16 +43,24 @@ type Commands = Record<string, [command: string, ...args: string[]]>;
 interface Case {
   name: string;
   commands: Commands;
-  /** Address that the bytes are pushed to, if the command listens. */
-  from?: NetConnectOpts;
+  /** Bytes to move. */
+  bytes: number;
+  /** What the command is sent, if it listens. */
+  push?: Push;
   /** File that the command writes. */
   copy?: string;
   /** Whether the bytes arrive at the far end; otherwise the run ends when the command ends. */
   arrives: boolean;
+  mustReach: string;
+  reached: (rounds: Rounds) => boolean | null;
 }
 
-function relay(from: string, to: string): [string, ...string[]] {
-  return [process.execPath, MAIN, 'relay', from, to, '--no-check', '--quiet'];
+function relay(from: string, to: string, ...options: string[]): [string, ...string[]] {
+  return [process.execPath, MAIN, 'relay', from, to, '--no-check', '--quiet', ...options];
+}
+
+function plain(from: string, to: string): [string, ...string[]] {
+  return [process.execPath, '--import', 'tsx', harness('plain-relay.ts'), from, to];
 }
 
 function socats(from: string, to: string): Commands {
@@ -65,37 +80,97 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-function casesOf(folder: string, file: string, sink: FarEnd, port: number): Case[] {
-  const { unix, tcp } = sink.addresses;
+const asFastAsBest = {
+  mustReach: '≥ 1.0 × socat, ≥ 1.0 × its best',
+  reached: (rounds: Rounds) =>
+    allOf(atLeast(ratio(rounds, ours, socat), 1), atLeast(ratio(rounds, ours, socatBest), 1)),
+};
+
+function casesOf(folder: string, bytes: number, sink: FarEnd, port: number): Case[] {
+  const { unix, tcp, tls } = sink.addresses;
   const path = join(folder, 'from');
+  const file = join(folder, 'file');
   const copy = join(folder, 'copy');
   const host = '127.0.0.1';
+  const tlsBytes = bytes / 4;
+  const cert = fixture('server.pem');
+  const key = join(folder, 'key.pem');
+  copyFileSync(fixture('server-key.pem'), key);
+  // The command warns of a key that others can read.
+  chmodSync(key, 0o600);
   return [
     {
       name: 'unix → unix',
       commands: {
         [ours]: relay(`unix:${path}`, `unix:${unix}`),
         ...socats(`UNIX-LISTEN:${path},unlink-early`, `UNIX-CONNECT:${unix}`),
+        [floor]: plain(`unix:${path}`, `unix:${unix}`),
       },
-      from: { path },
+      bytes,
+      push: { to: { path }, bytes },
       arrives: true,
+      ...asFastAsBest,
     },
     {
       name: 'tcp → tcp',
       commands: {
         [ours]: relay(`tcp:${host}:${port}`, `tcp:${host}:${tcp}`),
         ...socats(`TCP-LISTEN:${port},bind=${host},reuseaddr`, `TCP:${host}:${tcp}`),
+        [floor]: plain(`tcp:${port}`, `tcp:${tcp}`),
       },
-      from: { port, host },
+      bytes,
+      push: { to: { port, host }, bytes },
       arrives: true,
+      ...asFastAsBest,
     },
     {
       name: 'file → unix',
       commands: {
         [ours]: relay(file, `unix:${unix}`),
         ...socats(`OPEN:${file},rdonly`, `UNIX-CONNECT:${unix}`),
+        [floor]: plain(file, `unix:${unix}`),
       },
+      bytes,
       arrives: true,
+      ...asFastAsBest,
+    },
+    {
+      name: 'TLS 1.3 → TLS 1.3',
+      commands: {
+        [ours]: relay(
+          `tcp:${host}:${port}`,
+          `tcp:${host}:${tls}`,
+          '--from-tls-anonymous',
+          ...[
+            '--from-tls-cert',
+            fixture('server.pem'),
+            '--from-tls-key',
+            fixture('server-key.pem'),
+          ],
+          ...['--to-tls-ca', fixture('ca.pem')],
+        ),
+        ...socats(
+          `OPENSSL-LISTEN:${port},bind=${host},reuseaddr,verify=0,cert=${cert},key=${key}`,
+          `OPENSSL:${host}:${tls},verify=0`,
+        ),
+        [floor]: plain(`tls:${port}`, `tls:${tls}`),
+      },
+      bytes: tlsBytes,
+      push: { to: { port, host }, bytes: tlsBytes, isTls: true },
+      arrives: true,
+      ...asFastAsBest,
+    },
+    {
+      name: `${CHANNELS} multifd channels, unix → unix`,
+      commands: {
+        [ours]: relay(`unix:${path}`, `unix:${unix}`, '--channels', String(CHANNELS + 1)),
+        ...socats(`UNIX-LISTEN:${path},unlink-early,fork`, `UNIX-CONNECT:${unix}`),
+      },
+      bytes,
+      push: { to: { path }, bytes, channels: CHANNELS },
+      arrives: true,
+      mustReach: '≥ 0.8 × socat at its best',
+      reached: (rounds) => atLeast(ratio(rounds, ours, socatBest), 0.8),
     },
     {
       name: 'exec → file, start-up included',
@@ -105,8 +180,10 @@ function casesOf(folder: string, file: string, sink: FarEnd, port: number): Case
         pv: ['sh', '-c', `cat ${file} | pv -q > ${copy}`],
         cat: ['sh', '-c', `cat ${file} | cat > ${copy}`],
       },
+      bytes,
       copy,
       arrives: false,
+      ...asFastAsBest,
     },
   ];
 }
@@ -114,26 +191,29 @@ function casesOf(folder: string, file: string, sink: FarEnd, port: number): Case
 /** Return bytes per nanosecond; add processor seconds per GB to `cpu`. */
 function contendersOf(
   one: Case,
-  bytes: number,
   sink: FarEnd,
-  push: (order: Push) => void,
+  send: (order: Push) => void,
   cpu: Rounds,
 ): Contender[] {
+  const { bytes, push } = one;
   return Object.entries(one.commands).map(([name, [command, ...args]]) => ({
     name,
     run: async () => {
       // Remove the old file first: replacing it frees its memory only after the new one is written, three times slower.
       if (one.copy !== undefined) rmSync(one.copy, { force: true });
-      const arrival = one.arrives ? sink.arrival() : undefined;
+      const { channels } = push ?? {};
+      const connections = channels === undefined ? 1 : channels + 1;
+      const arrival = one.arrives ? sink.arrival(connections) : undefined;
       const begin = performance.now();
-      const { used, ended } = start(command, args);
-      if (one.from !== undefined) push({ to: one.from, bytes });
+      const { child, used, ended } = start(command, args);
+      if (push !== undefined) send(push);
       // A missing program ends before anything arrives.
       const first = await Promise.race([arrival ?? ended, ended]);
-      const code = await ended;
-      if (code !== 0) return null;
+      // One that forks for each connection goes on listening.
+      if (args.some((arg) => arg.endsWith(',fork'))) child.kill();
+      else if ((await ended) !== 0) return null;
       const came = arrival === undefined ? undefined : await arrival;
-      if (came !== undefined && came.bytes !== bytes) throw new Error(`${name} lost bytes`);
+      if (came !== undefined && came.bytes < bytes) throw new Error(`${name} lost bytes`);
       const seconds = came?.seconds ?? (performance.now() - begin) / 1000;
       if (first !== null) cpu.get(name)?.push((used.cpuSeconds * 1e9) / bytes);
       return bytes / (seconds * 1e9);
@@ -154,29 +234,31 @@ const bench: Bench = {
       await once(pusher, 'message');
       const part = Buffer.alloc(2 ** 24, 0xa5);
       for (let at = 0; at < bytes; at += part.length) writeFileSync(file, part, { flag: 'a' });
-      for (const one of casesOf(folder, file, sink, await freePort())) {
+      for (const one of casesOf(folder, bytes, sink, await freePort())) {
         const cpu: Rounds = new Map(Object.keys(one.commands).map((name) => [name, []]));
-        const push = (order: Push): void => void pusher.send(order);
-        const contenders = contendersOf(one, bytes, sink, push, cpu);
-        const rounds = await alternate(contenders, quick ? 1 : 5);
+        const send = (order: Push): void => void pusher.send(order);
+        const rounds = await alternate(contendersOf(one, sink, send, cpu), quick ? 1 : 5);
         const others = Object.keys(one.commands).filter((name) => name !== ours);
-        const toDefault = ratio(rounds, ours, socat);
-        const toBest = ratio(rounds, ours, socatBest);
         yield rowOf(rounds, {
           name: `relay ${one.name}`,
           unit: 'GB/s',
           ours,
           against: others,
-          mustReach: '≥ 1.0 × socat, ≥ 0.9 × its best',
-          reached: () => allOf(atLeast(toDefault, 1), atLeast(toBest, 0.9)),
+          mustReach: one.mustReach,
+          reached: () => one.reached(rounds),
         });
+        // The processor time of processes that a contender forks for each connection is unknown.
+        if (one.push?.channels !== undefined) continue;
         for (const [name, values] of rounds) if (values === null) cpu.set(name, null);
+        const toBest = ratio(cpu, ours, socatBest);
         yield rowOf(cpu, {
           name: `relay ${one.name}: processor time`,
           unit: 's/GB',
           ours,
-          // The processor time of a shell's children is unknown.
+          // Nor is that of a shell's children known.
           against: others.filter((name) => one.commands[name]?.[0] !== 'sh'),
+          mustReach: one.arrives ? '≤ 1.3 × socat at its best' : '',
+          reached: () => (one.arrives ? atMost(toBest, 1.3) : null),
         });
       }
     } finally {

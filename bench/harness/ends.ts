@@ -19,8 +19,10 @@ export interface Addresses {
 /** What a sink received over one connection. */
 export interface Arrival {
   bytes: number;
-  /** Time from the first byte to the end, in nanoseconds. */
+  /** Seconds from the first byte to the end. */
   seconds: number;
+  /** Milliseconds of the machine's clock at the end. */
+  endedAtMs: number;
 }
 
 /** Kind of connection. */
@@ -61,10 +63,24 @@ export class FarEnd implements Disposable {
     return this.#addresses;
   }
 
-  /** Return what a sink received over the next connection that ends. */
-  arrival(): Promise<Arrival> {
+  /** Return what a sink received over the next connections that end, from the first byte to the last end. */
+  arrival(connections = 1): Promise<Arrival> {
+    const sum: Arrival = { bytes: 0, seconds: 0, endedAtMs: 0 };
+    let beganAtMs = Number.POSITIVE_INFINITY;
+    let left = connections;
     return new Promise((resolve) => {
-      this.#child.once('message', (message) => resolve(message as Arrival));
+      const onMessage = (message: unknown): void => {
+        const { bytes, seconds, endedAtMs } = message as Arrival;
+        beganAtMs = Math.min(beganAtMs, endedAtMs - seconds * 1000);
+        sum.bytes += bytes;
+        sum.seconds = (endedAtMs - beganAtMs) / 1000;
+        sum.endedAtMs = endedAtMs;
+        left -= 1;
+        if (left > 0) return;
+        this.#child.off('message', onMessage);
+        resolve(sum);
+      };
+      this.#child.on('message', onMessage);
     });
   }
 

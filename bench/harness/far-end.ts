@@ -19,7 +19,9 @@ function drop(socket: Socket): void {
     bytes += chunk.length;
   });
   socket.on('end', () => {
-    const arrival: Arrival = { bytes, seconds: (performance.now() - start) / 1000 };
+    const now = performance.now();
+    const endedAtMs = performance.timeOrigin + now;
+    const arrival: Arrival = { bytes, seconds: (now - start) / 1000, endedAtMs };
     process.send?.(arrival);
     socket.end();
   });
