@@ -60,7 +60,7 @@ function relay(from: string, to: string, ...options: string[]): [string, ...stri
 }
 
 function plain(from: string, to: string): [string, ...string[]] {
-  return [process.execPath, '--import', 'tsx', harness('plain-relay.ts'), from, to];
+  return [process.execPath, harness('plain-relay.mjs'), from, to];
 }
 
 function socats(from: string, to: string): Commands {
@@ -141,12 +141,7 @@ function casesOf(folder: string, bytes: number, sink: FarEnd, port: number): Cas
           `tcp:${host}:${port}`,
           `tcp:${host}:${tls}`,
           '--from-tls-anonymous',
-          ...[
-            '--from-tls-cert',
-            fixture('server.pem'),
-            '--from-tls-key',
-            fixture('server-key.pem'),
-          ],
+          ...['--from-tls-cert', cert, '--from-tls-key', key],
           ...['--to-tls-ca', fixture('ca.pem')],
         ),
         ...socats(
