@@ -24,17 +24,6 @@ const VM_CORE: readonly string[] = ['restore.ts', 'restore-lazily.ts', 'save.ts'
 const READERS: readonly string[] = ['inspect.ts', 'extract.ts', 'diff/diff.ts'].map((name) =>
   join(SOURCE, 'commands', name),
 );
-/**
- * The only class of readable-stream that is used here. The others are a quarter of it; the module that has them all
- * also defines the two functions.
- */
-const DUPLEX_MODULE = `
-  import legacy from 'readable-stream/lib/internal/streams/legacy.js';
-  export { default as Duplex } from 'readable-stream/lib/internal/streams/duplex.js';
-  legacy.Stream._isUint8Array = (value) => value instanceof Uint8Array;
-  legacy.Stream._uint8ArrayToBuffer = (chunk) =>
-    Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
-`;
 /** Modules that packages import but do not use here: commander's commands in other files, and a polyfill. */
 const UNUSED_MODULES = /^(?:(?:node:)?child_process|abort-controller)$/;
 
@@ -137,14 +126,6 @@ function prepareModules(directory: string, shared: ReadonlyMap<string, readonly 
         importer.includes('node_modules') ? { path, namespace: 'unused' } : undefined,
       );
       bundle.onLoad({ filter: /^/, namespace: 'unused' }, () => ({ contents: '' }));
-      bundle.onResolve({ filter: /^readable-stream$/ }, ({ path }) => ({
-        path,
-        namespace: 'duplex',
-      }));
-      bundle.onLoad({ filter: /^/, namespace: 'duplex' }, () => ({
-        contents: DUPLEX_MODULE,
-        resolveDir: ROOT,
-      }));
       bundle.onLoad({ filter: /\.ts$/ }, ({ path }) => {
         const source = readFileSync(path, 'utf8');
         const module = join(dist, relative(ROOT, path)).replace(/\.ts$/, '.js');
