@@ -19,14 +19,11 @@ import { alternate, atMost, type Bench, median, type Row, ratio, rowOf } from '.
 
 const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const POLL_MS = 1;
-const RECORD_MS = 1000;
 const MAX_RESUME_MS = 60;
 /** A guest of the largest size starts within this multiple of the smallest one's time. */
 const MAX_GROWTH = 2;
 const MIN_EAGER_RATIO = 50;
 const MAX_COMPLETE_RATIO = 1.2;
-const MAX_FAULT_SHARE = 0.02;
-const MAX_ANSWER_MS = 1;
 /** What a command may take in addition to the start of Node until the guest runs. */
 const MAX_COMMAND_MS = 60;
 const MAX_PEAK_MIB = 150;
@@ -159,11 +156,9 @@ async function* sizeRows(
   first: number[],
 ): AsyncGenerator<Row> {
   const runs: number[] = [];
-  const answers: number[] = [];
   const lazily = async (): Promise<number> => {
     const result = await machine.lazily();
     runs.push(result.resumeMs as number);
-    answers.push(result.faultMs.p99);
     return result.completeMs;
   };
   // The first restore compiles what the others run.
@@ -208,38 +203,6 @@ async function* sizeRows(
     mustReach: `≤ ${MAX_COMPLETE_RATIO} × eager`,
     reached: () => atMost(ratio(results, ours, peer), MAX_COMPLETE_RATIO),
   });
-  yield rowOf(new Map([[ours, answers]]), {
-    name: `lazy restore, request to answer written, p99, ${mib} MiB`,
-    unit: 'ms',
-    ours,
-    against: [],
-    mustReach: `≤ ${MAX_ANSWER_MS} ms`,
-    reached: (value) => atMost(value, MAX_ANSWER_MS),
-  });
-}
-
-/** Yield the row of the faults that are left when the recorded set is pushed. */
-async function* faultRows(machine: SavedMachine, rounds: number): AsyncGenerator<Row> {
-  const { workingSet, faults } = await machine.lazily({ recordMs: RECORD_MS });
-  const pushed: number[] = [];
-  for (let round = 0; round < rounds; round++) {
-    pushed.push((await machine.lazily({ prefetch: workingSet, recordMs: RECORD_MS })).faults);
-  }
-  const without = 'without';
-  yield rowOf(
-    new Map([
-      [ours, pushed],
-      [without, pushed.map(() => faults)],
-    ]),
-    {
-      name: 'lazy restore, faults with the recorded set pushed',
-      unit: 'faults',
-      ours,
-      against: [without],
-      mustReach: `≤ ${MAX_FAULT_SHARE * 100} %`,
-      reached: (value) => value <= MAX_FAULT_SHARE * faults,
-    },
-  );
 }
 
 /** Yield the rows of the command: its time, and its memory. */
@@ -289,7 +252,6 @@ const bench: Bench = {
         const machine = await SavedMachine.make(folder, mib, every);
         if (machine === null) return;
         yield* sizeRows(machine, mib, rounds, first);
-        if (mib === sizes[0].mib) yield* faultRows(machine, rounds);
         if (mib !== 1024) yield* commandRows(machine, mib, rounds);
       }
     } finally {
