@@ -1,7 +1,7 @@
 // A compressed file that its program sends to QEMU: what is reported, and what is left when that fails.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync, symlinkSync, writeFileSync } from 'node:fs';
 import { Readable } from 'node:stream';
 import { after, before, describe, test } from 'node:test';
 import { openFrom, openTo } from '../../adapters/index.ts';
@@ -115,6 +115,24 @@ for (const { version, skip, options: which } of QEMUS) {
       assert.deepEqual(readersOf(path), []);
       assert.ok(!openFiles().some((name) => name.includes(path)));
       assert.deepEqual(differingPages(memory, await waiting.qemu.readRam()), []);
+    });
+
+    test('is sent and checked by this process where setpriv is missing', async () => {
+      const path = pack('relayed', stream);
+      const damaged = pack('relayed-short', stream.subarray(0, 2_000_000));
+      await using waiting = await waitingMachine();
+      await using other = await waitingMachine();
+      const { PATH } = process.env;
+      await using tools = makeTempDir();
+      symlinkSync(execFileSync('which', ['zstd'], { encoding: 'utf8' }).trim(), tools.join('zstd'));
+      process.env.PATH = tools.path;
+      try {
+        const { bytes, status } = await restore(waiting, path);
+        assert.deepEqual([bytes, status], [stream.length, 'paused']);
+        await assert.rejects(restore(other, damaged), { code: 'ENODATA' });
+      } finally {
+        process.env.PATH = PATH;
+      }
     });
 
     test('is restored from an offset in a file, also with bytes after the stream', async () => {
