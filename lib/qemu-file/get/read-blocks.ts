@@ -12,9 +12,9 @@ const MIN_FREE = 0.25;
 
 /**
  * Bytes of blocks kept for reuse; more are left to the garbage collector. A sink gives back all that it took up to
- * its high-water mark at once, which is 4 MiB for a file.
+ * its high-water mark at once, which is 4 MiB for a file, and 16 MiB where `convert` writes one.
  */
-const MAX_SPARE_BYTES = 8 * 1024 * 1024;
+const MAX_SPARE_BYTES = 20 * 1024 * 1024;
 
 export class ReadBlocks {
   /** The block that the backend fills. */
