@@ -39,6 +39,13 @@ module.exports = {
       to: { path: '^(lib|adapters)/', pathNot: [GROUND, room, ...mayImport] },
     })),
     {
+      name: 'an-index-is-for-users-of-the-package',
+      comment: 'Import the module itself: an index puts all that it exports into the command.',
+      severity: 'error',
+      from: { path: '^(lib|adapters)/', pathNot: '/index[.]ts$' },
+      to: { path: '/index[.]ts$', pathNot: 'node_modules' },
+    },
+    {
       name: 'format-is-the-ground-floor-of-migration',
       comment: 'Every room of lib/migration may import format; format imports none of them.',
       severity: 'error',

@@ -25,8 +25,10 @@ export async function changeSettings(
   qmp: QmpClient,
   wanted: MigrationSettings,
 ): Promise<ChangedSettings> {
-  const capabilities = await queryCapabilities(qmp);
-  const parameters = await qmp.execute<Record<string, unknown>>('query-migrate-parameters');
+  const [capabilities, parameters] = await Promise.all([
+    queryCapabilities(qmp),
+    qmp.execute<Record<string, unknown>>('query-migrate-parameters'),
+  ]);
   const newCapabilities = changedValues(capabilities, wanted.capabilities);
   const newParameters = changedValues(parameters, wanted.parameters);
   const formerCapabilities = pick(capabilities, Object.keys(newCapabilities));

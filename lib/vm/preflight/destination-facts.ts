@@ -42,15 +42,13 @@ export interface DestinationFacts {
  * @throws {QemuFileError} (rejects) as `QmpClient.execute`, except that a refused command is not an error.
  */
 export async function readDestinationFacts(qmp: QmpClient): Promise<DestinationFacts> {
-  const type = await ifSupported(
-    qmp.execute<unknown>('qom-get', { path: '/machine', property: 'type' }),
-  );
-  const blocks = await ifSupported(readMonitor(qmp, 'info ramblock'));
-  const tree = await ifSupported(readMonitor(qmp, 'info qtree'));
-  const cpus = await ifSupported(
-    qmp.execute<readonly { readonly 'cpu-index': number }[]>('query-cpus-fast'),
-  );
-  const capabilities = await ifSupported(queryCapabilities(qmp));
+  const [type, blocks, tree, cpus, capabilities] = await Promise.all([
+    ifSupported(qmp.execute<unknown>('qom-get', { path: '/machine', property: 'type' })),
+    ifSupported(readMonitor(qmp, 'info ramblock')),
+    ifSupported(readMonitor(qmp, 'info qtree')),
+    ifSupported(qmp.execute<readonly { readonly 'cpu-index': number }[]>('query-cpus-fast')),
+    ifSupported(queryCapabilities(qmp)),
+  ]);
   return {
     machine: typeof type === 'string' ? type.replace(/-machine$/, '') : null,
     blocks: blocks === null ? null : parseRamBlocks(blocks),
