@@ -10,6 +10,7 @@ import { listObjects, removeLeftoverFiles } from './directory-walk.ts';
 import { fileError, hasCode, notAnObject } from './file-error.ts';
 import { checkKey, checkPrefix, checkRange } from './object-key.ts';
 import type { ObjectStorage, StorageOptions, StoredObject } from './object-storage.ts';
+import { OpenObjects } from './open-objects.ts';
 import { readAt, writeAll } from './read-write.ts';
 import { SharedSync } from './shared-sync.ts';
 
@@ -17,6 +18,9 @@ import { SharedSync } from './shared-sync.ts';
  * An object is a file whose path below the directory is its key. It is written under a temporary name beside
  * its final one, made durable, and then gets its name by rename(2), or by link(2), which fails if the name
  * exists. The names of temporary files begin with a dot, and words of keys do not.
+ *
+ * An object is replaced by a file of another inode, never changed, so a descriptor of it stays valid while others
+ * replace or remove it.
  *
  * A user who can write to the directory can plant symbolic links and special files: below the directory, links
  * are not followed and files that are not regular are not opened.
@@ -37,6 +41,10 @@ const NO_LINKS: ReadonlySet<unknown> = new Set(['EPERM', 'ENOTSUP', 'EOPNOTSUPP'
  * `put` returns when the object and its name are durable (fsync of the file, then of its directory). A process
  * that is killed leaves a temporary file, which `removeLeftovers` removes once its writer is certainly gone: in
  * the same process-id namespace when that process no longer exists, otherwise when the file is a day old.
+ *
+ * `getRange` keeps the eight objects that it read last open until a second passes without a call, or `close`. What
+ * another process replaces or removes meanwhile is read as it was; after a `put` or `remove` of this storage, the
+ * object is opened anew.
  *
  * On NFS, mount with the default `sync`-on-close semantics, version 3 or later. `ifAbsent` is atomic between
  * hosts; `list` and `stat` may lag by the attribute cache (`acdirmax`, 60 s by default); and the clocks of hosts
@@ -65,6 +73,7 @@ class DirectoryStorage implements ObjectStorage {
   /** Null until the first `put`. */
   #canLink: boolean | null = null;
   readonly #sync = new SharedSync();
+  readonly #open = new OpenObjects();
 
   constructor(path: string) {
     this.name = path.length > 1 ? path.replace(/\/+$/, '') || '/' : path;
@@ -95,6 +104,7 @@ class DirectoryStorage implements ObjectStorage {
         await fs.promises.unlink(temporary).catch(noop);
         throw error;
       } finally {
+        this.#open.forget(key);
         await closeFd(fd);
       }
       await this.#sync.sync(dirname(path));
@@ -102,15 +112,19 @@ class DirectoryStorage implements ObjectStorage {
   }
 
   get(key: string, maxBytes: number, options: StorageOptions = {}): Promise<Buffer> {
-    return this.#run(key, 'get', options, (path) =>
-      this.#read(key, path, async (fd, bytes) => {
+    return this.#run(key, 'get', options, async (path) => {
+      const fd = await this.#openObject(key, path);
+      try {
+        const bytes = fs.fstatSync(fd).size;
         if (bytes > maxBytes) {
           const reason = `${path}: the object has ${bytes} bytes; at most ${maxBytes} are read`;
           throw new QemuFileError('EFBIG', reason, { operation: 'get' });
         }
-        return readAt(fd, 0, bytes, path, 'get');
-      }),
-    );
+        return await readAt(fd, 0, bytes, path, 'get');
+      } finally {
+        await closeFd(fd);
+      }
+    });
   }
 
   getRange(
@@ -121,7 +135,9 @@ class DirectoryStorage implements ObjectStorage {
   ): Promise<Buffer> {
     return this.#run(key, 'getRange', options, (path) => {
       checkRange(offset, length, 'getRange');
-      return this.#read(key, path, async (fd, bytes) => {
+      const open = () => this.#openObject(key, path);
+      return this.#open.read(key, open, async (fd) => {
+        const bytes = fs.fstatSync(fd).size;
         // Memory is allocated only for bytes that are there: the range may come from a damaged map.
         if (offset + length > bytes) {
           const reason = `${path}: the object ends at byte ${bytes}`;
@@ -164,6 +180,8 @@ class DirectoryStorage implements ObjectStorage {
       } catch (error) {
         if (hasCode(error, 'ENOENT') || hasCode(error, 'ENOTDIR')) return;
         throw error;
+      } finally {
+        this.#open.forget(key);
       }
       // After a power failure, an object must not be gone that a removed object, back again, refers to.
       await this.#sync.sync(dirname(path));
@@ -181,6 +199,7 @@ class DirectoryStorage implements ObjectStorage {
   }
 
   close(): Promise<void> {
+    this.#open.close();
     return Promise.resolve();
   }
 
@@ -200,20 +219,18 @@ class DirectoryStorage implements ObjectStorage {
     }
   }
 
-  async #read<T>(
-    key: string,
-    path: string,
-    work: (fd: number, bytes: number) => Promise<T>,
-  ): Promise<T> {
+  /** Return a descriptor of an object to read from. */
+  async #openObject(key: string, path: string): Promise<number> {
     await this.#checkDirectories(key);
     // Without O_NONBLOCK, a FIFO would block a thread.
     const fd = await openFile(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
     try {
       const stats = fs.fstatSync(fd);
-      if (!stats.isFile()) throw notAnObject(path, stats, 'get');
-      return await work(fd, stats.size);
-    } finally {
+      if (stats.isFile()) return fd;
+      throw notAnObject(path, stats, 'get');
+    } catch (error) {
       await closeFd(fd);
+      throw error;
     }
   }
 
