@@ -98,6 +98,8 @@ export class RamRecords {
     const last = this.#last;
     const end = last === null ? 0 : last.usedLength;
     let available = file.lookedAhead;
+    // The position of a page is worked out from it: `position` calls through several objects.
+    const endPosition = this.#input.position + available;
     let zeroAt = 0;
     let zeros = 0;
     let flags = STARVED;
@@ -131,7 +133,7 @@ export class RamRecords {
         const block = last as RamBlock;
         roundCounter.visit(block.index, offset);
         block.pages.normal += 1;
-        if (onPlaced !== null) onPlaced(block, offset, pageSize, this.#input.position);
+        if (onPlaced !== null) onPlaced(block, offset, pageSize, endPosition - available);
         if (onPage === null) file.skip(pageSize);
         else onPage(block, offset, file.getBufferInPlace(pageSize));
         available -= pageSize;
@@ -262,11 +264,13 @@ export class RamRecords {
     const { pageSize, dispatch } = this.#ram;
     await input.need(pageSize, `a page of "${block.name}"`);
     const at = input.position;
-    const bytes = input.view(pageSize);
+    let bytes: Uint8Array | null = null;
+    if (dispatch.page === null) input.file.skip(pageSize);
+    else bytes = input.view(pageSize);
     if (!isInside) return;
     block.pages.normal += 1;
     dispatch.placed?.(block, offset, pageSize, at);
-    dispatch.page?.(block, offset, bytes);
+    if (bytes !== null) dispatch.page?.(block, offset, bytes);
   }
 
   async #xbzrlePage(block: RamBlock, offset: number, isInside: boolean): Promise<void> {

@@ -190,6 +190,10 @@ export class LookAhead {
 
   /** Drop up to `size` available bytes; return how many. */
   drop(size: number): number {
+    if (size <= this.#end - this.#start) {
+      this.#start += size;
+      return size;
+    }
     let dropped = 0;
     while (dropped < size && this.available > 0) {
       this.contiguous(1);
