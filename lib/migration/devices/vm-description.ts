@@ -54,7 +54,7 @@ class DescriptionCheck {
     const root = this.#object(this.#json(bytes));
     const pageSize = this.#integer(root, 'page_size', 256, 65_536);
     if ((pageSize & (pageSize - 1)) !== 0) {
-      this.#within('page_size', () => this.#fail(`is ${pageSize}, not a power of two`));
+      this.#failIn('page_size', `is ${pageSize}, not a power of two`);
     }
     if (root.configuration !== undefined) {
       this.#within('configuration', () => this.#state(this.#object(root.configuration), 0));
@@ -102,7 +102,7 @@ class DescriptionCheck {
     if (device.size === undefined) return;
     const declared = this.#size(device);
     if (declared !== size) {
-      this.#within('size', () => this.#fail(`is ${declared}, but the fields have ${size} bytes`));
+      this.#failIn('size', `is ${declared}, but the fields have ${size} bytes`);
     }
   }
 
@@ -148,9 +148,7 @@ class DescriptionCheck {
       if (elementCount(fields, at) > 0) return;
       const others = elementsAfter(fields, at);
       const what = `is ${field.array_len}, but ${others} elements follow in entries of the same name`;
-      this.#within('fields', () =>
-        this.#within(at, () => this.#within('array_len', () => this.#fail(what))),
-      );
+      this.#within('fields', () => this.#within(at, () => this.#failIn('array_len', what)));
     });
   }
 
@@ -168,32 +166,28 @@ class DescriptionCheck {
     least: number,
     most: number = Number.MAX_SAFE_INTEGER,
   ): number {
-    return this.#within(key, () => {
-      const value = owner[key];
-      if (typeof value !== 'number' || !Number.isSafeInteger(value)) {
-        this.#fail(`is ${kindOf(value)}, not an integer`);
-      }
-      if (value < least || value > most) {
-        this.#fail(`is ${value}, not between ${least} and ${most}`);
-      }
-      return value;
-    });
+    const value = owner[key];
+    if (typeof value !== 'number' || !Number.isSafeInteger(value)) {
+      this.#failIn(key, `is ${kindOf(value)}, not an integer`);
+    }
+    if (value < least || value > most) {
+      this.#failIn(key, `is ${value}, not between ${least} and ${most}`);
+    }
+    return value;
   }
 
   #text(owner: JsonObject, key: string): string {
-    return this.#within(key, () => {
-      const value = owner[key];
-      if (typeof value !== 'string') this.#fail(`is ${kindOf(value)}, not a string`);
-      if (value.length > MAX_TEXT) this.#fail(`has more than ${MAX_TEXT} characters`);
-      return value;
-    });
+    const value = owner[key];
+    if (typeof value !== 'string') this.#failIn(key, `is ${kindOf(value)}, not a string`);
+    if (value.length > MAX_TEXT) this.#failIn(key, `has more than ${MAX_TEXT} characters`);
+    return value;
   }
 
   /** Check a text that the stream contains as a counted string. */
   #name(owner: JsonObject, key: string): void {
     const length = Buffer.byteLength(this.#text(owner, key));
     if (length < 1 || length > MAX_NAME_BYTES) {
-      this.#within(key, () => this.#fail(`has ${length} bytes, not 1 to ${MAX_NAME_BYTES}`));
+      this.#failIn(key, `has ${length} bytes, not 1 to ${MAX_NAME_BYTES}`);
     }
   }
 
@@ -226,6 +220,11 @@ class DescriptionCheck {
     const result = what();
     this.#path.pop();
     return result;
+  }
+
+  #failIn(key: string, what: string): never {
+    this.#path.push(key);
+    this.#fail(what);
   }
 
   #fail(what: string, at = 0): never {
