@@ -269,13 +269,15 @@ export class SnapshotStore {
   async #makeMark(options: StorageOptions): Promise<void> {
     if (this.#isMarked) return;
     if (!(await this.#hasMark(options))) {
+      // An object that is found may be of another writer, which has made the store meanwhile.
       const found = await this.#firstObject(options);
-      if (found !== null) {
+      if (found === null) {
+        const text = JSON.stringify({ format: FORMAT, version: STORE_VERSION });
+        await this.storage.put(STORE_MARK, [Buffer.from(`${text}\n`)], options);
+      } else if (!(await this.#hasMark(options))) {
         const reason = `${this.name} is not a snapshot store, and not empty: it has ${quote(found)}; choose another place`;
         throw new QemuFileError('EINVAL', reason, { operation: 'openStore' });
       }
-      const text = JSON.stringify({ format: FORMAT, version: STORE_VERSION });
-      await this.storage.put(STORE_MARK, [Buffer.from(`${text}\n`)], options);
     }
     this.#isMarked = true;
   }

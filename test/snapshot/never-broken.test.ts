@@ -165,6 +165,29 @@ describe('two writers of one name', () => {
   }
 });
 
+test('a writer begins where another one makes the store between its looks at the place', async () => {
+  const storage = memoryStorage();
+  const other = new SnapshotStore(storage);
+  let isFirst = true;
+  const store = new SnapshotStore(
+    new Proxy(storage, {
+      get(target, property) {
+        const value: unknown = Reflect.get(target, property, target);
+        if (typeof value !== 'function') return value;
+        if (property !== 'list' || !isFirst) return value.bind(target) as unknown;
+        return async function* (prefix: string) {
+          isFirst = false;
+          await other.writer('base').writeGuest(BASE);
+          yield* target.list(prefix);
+        };
+      },
+    }),
+  );
+  await store.writer('child', { parent: 'base' }).writeGuest(CHILD);
+  assert.equal(isFirst, false);
+  assert.deepEqual((await assertWhole(store)).sort(), ['base', 'child']);
+});
+
 test('of two writers of one name in a directory without hard links, one succeeds', async (t) => {
   t.mock.method(fs.promises, 'link', () =>
     Promise.reject(Object.assign(new Error('not permitted'), { code: 'EPERM' })),
