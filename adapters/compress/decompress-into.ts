@@ -10,7 +10,7 @@ const WITH_PARENT = ['setpriv', '--pdeathsig', 'KILL'] as const;
 /** The line of `zstd -v` about the bytes that it has written. */
 const WRITTEN = /: (\d+) bytes/;
 
-/** The system's words for a write after the peer has stopped reading; the input is no socket. */
+/** The system's words for a write after the peer has stopped reading; only the output is a socket. */
 const PEER_IS_GONE = /Broken pipe|Connection reset by peer/;
 
 /** Return whether `decompressInto` can be used: the system can end a program together with this process. */

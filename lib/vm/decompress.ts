@@ -119,7 +119,7 @@ export function bytesRead(file: QemuFile): number {
  */
 async function offsetForProgram(file: QemuFile): Promise<number | undefined> {
   const fd = file.getFd();
-  if (descriptorOffset(fd) === undefined || !isRegularFile(fd)) return undefined;
+  if (!isRegularFile(fd)) return undefined;
   const next = (await file.getOffset()) - file.lookedAhead;
   if (!moveDescriptor(fd, next)) return undefined;
   readByPrograms.set(file, { fd: () => file.getFd(), base: next - file.getPosition });

@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import fs from 'node:fs';
+import net from 'node:net';
 import { join } from 'node:path';
 import tls from 'node:tls';
 
@@ -22,4 +24,11 @@ export function sendOverTls(path: string, directory: string, bytes: Uint8Array):
   socket.on('error', () => {});
   socket.end(bytes);
   return socket;
+}
+
+/** Send bytes without TLS to a server at a path, and wait until it has closed the connection. */
+export async function sendPlain(path: string, bytes: Uint8Array): Promise<void> {
+  const socket = net.createConnection(path).on('error', () => {});
+  socket.end(bytes);
+  await once(socket, 'close');
 }

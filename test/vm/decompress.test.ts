@@ -6,7 +6,7 @@ import { openFrom } from '../../adapters/index.ts';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
 import { bytesRead, decompress, prefersProgram, reopenInput } from '../../lib/vm/decompress.ts';
 import { Source } from '../helpers/backends.ts';
-import { makeTempDir } from '../helpers/cleanup.ts';
+import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 
 const isMissing = !(process.env.PATH ?? '')
   .split(':')
@@ -16,10 +16,16 @@ const BYTES = Buffer.alloc(300_000, 'guest memory');
 describe('decompressing for save and restore', { skip: isMissing && 'zstd is missing' }, () => {
   const packed = isMissing ? Buffer.alloc(0) : execFileSync('zstd', ['-c'], { input: BYTES });
 
-  test('hands a regular file to the program, from its next byte on', async () => {
-    await using dir = makeTempDir();
+  /** Write a file that has the compressed data after 5000 other bytes; return its path. */
+  const writeImage = (dir: TempDir): string => {
     const path = dir.join('image');
     writeFileSync(path, Buffer.concat([Buffer.alloc(5000, 'before'), packed]));
+    return path;
+  };
+
+  test('hands a regular file to the program, from its next byte on', async () => {
+    await using dir = makeTempDir();
+    const path = writeImage(dir);
     const file = await openFrom(`file:${path}`);
     await file.readSkip(5000);
     const opened = await decompress('zstd')(file);
@@ -33,8 +39,7 @@ describe('decompressing for save and restore', { skip: isMissing && 'zstd is mis
 
   test('hands on what follows an offset at which the file was opened', async () => {
     await using dir = makeTempDir();
-    const path = dir.join('image');
-    writeFileSync(path, Buffer.concat([Buffer.alloc(5000, 'before'), packed]));
+    const path = writeImage(dir);
     const file = await openFrom({ scheme: 'file', path, offset: 5000 });
     const opened = await decompress('zstd')(file);
     assert.ok((await opened.readBuffer(BYTES.length)).equals(BYTES));
@@ -44,8 +49,7 @@ describe('decompressing for save and restore', { skip: isMissing && 'zstd is mis
 
   test('opens a regular file once more, at the start of its data', async () => {
     await using dir = makeTempDir();
-    const path = dir.join('image');
-    writeFileSync(path, Buffer.concat([Buffer.alloc(5000, 'before'), packed]));
+    const path = writeImage(dir);
     const file = await openFrom(`file:${path}`);
     await file.readSkip(5000);
     const opened = await decompress('zstd')(file);

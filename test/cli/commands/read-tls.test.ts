@@ -1,15 +1,13 @@
 // Commands that read, from peers that speak TLS, by node:tls itself.
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import fs from 'node:fs';
-import { createConnection } from 'node:net';
 import { after, describe, test } from 'node:test';
 import { recording, unpack } from '../../fixtures/recording.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
 import { Command, run } from '../../helpers/command.ts';
 import { makeCredentials } from '../../helpers/credentials.ts';
 import { assertSays, put } from '../../helpers/reading-command.ts';
-import { sendOverTls } from '../../helpers/tls-sender.ts';
+import { sendOverTls, sendPlain } from '../../helpers/tls-sender.ts';
 import { until } from '../../helpers/until.ts';
 
 const LIMITS = { timeout: 60_000 };
@@ -72,9 +70,7 @@ describe('commands that read over TLS', LIMITS, () => {
     const socket = dir.join('plain');
     const command = new Command(['verify', `unix:${socket}`, '--from-tls', good]);
     await command.listening();
-    const plain = createConnection(socket).on('error', () => {});
-    plain.end(bytes.subarray(0, 4096));
-    await once(plain, 'close');
+    await sendPlain(socket, bytes.subarray(0, 4096));
     sendOverTls(socket, good, bytes);
     assertSays(await command.ended(), 0);
   });

@@ -48,7 +48,8 @@ interface Fault {
 export class PageServer {
   /**
    * Resolves when all pages with data were sent and the source is unchanged: nothing is sent after that, except with
-   * `answersAfterEnd`. Rejects with the first failure: of the source, with block and page, of a sink, or the error given to `stop`.
+   * `answersAfterEnd`. Rejects with the first failure: of the source, with block and page, of a sink, or the error
+   * given to `stop`.
    */
   readonly finished: Promise<void>;
   readonly #options: PageServerOptions;

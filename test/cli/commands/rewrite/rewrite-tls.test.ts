@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import fs from 'node:fs';
-import { createConnection } from 'node:net';
 import { after, describe, test } from 'node:test';
 import tls from 'node:tls';
 import { recording, unpack } from '../../../fixtures/recording.ts';
@@ -11,7 +10,7 @@ import { Command, run } from '../../../helpers/command.ts';
 import { makeCredentials } from '../../../helpers/credentials.ts';
 import { readStream } from '../../../helpers/read-stream.ts';
 import { assertSays, put } from '../../../helpers/reading-command.ts';
-import { credentialsIn, sendOverTls } from '../../../helpers/tls-sender.ts';
+import { credentialsIn, sendOverTls, sendPlain } from '../../../helpers/tls-sender.ts';
 import { until } from '../../../helpers/until.ts';
 
 const LIMITS = { timeout: 60_000 };
@@ -97,9 +96,7 @@ describe('convert and compact over TLS', LIMITS, () => {
     const [socket, to] = [dir.join('plain'), dir.join('after-plain')];
     const command = new Command(['convert', `unix:${socket}`, to, '--from-tls', good]);
     await command.listening();
-    const plain = createConnection(socket).on('error', () => {});
-    plain.end(bytes.subarray(0, 4096));
-    await once(plain, 'close');
+    await sendPlain(socket, bytes.subarray(0, 4096));
     sendOverTls(socket, good, bytes);
     assertSays(await command.ended(), 0);
     assert.ok(fs.readFileSync(to).equals(bytes));
