@@ -87,6 +87,12 @@ export class PageIndexBuilder {
     } catch (error) {
       this.#problem ??= toQemuFileError(error).reason;
     }
+    if (event.type === 'configuration') {
+      if (event.configuration.capabilities.includes('mapped-ram')) {
+        this.#problem ??= 'it is a mapped-ram file, whose bitmaps are its index';
+      }
+      return;
+    }
     if (event.type !== 'sectionEnd' || event.section.name !== 'ram') return;
     const { kind, offset } = event.section;
     if (kind === 'part') this.#addGap(offset, event.offset);

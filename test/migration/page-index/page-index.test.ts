@@ -335,8 +335,9 @@ for (const [name, why] of [
   ['xbzrle', /XBZRLE/],
   ['compress', /not sent as they are/],
   ['q10-multifd-none', /multifd/],
+  ['q10-mapped-ram', /mapped-ram file, whose bitmaps are its index/],
 ] as const) {
-  test(`a stream without random access gets no index, and is read to its end: ${name}`, async () => {
+  test(`a stream whose pages an index cannot place gets none, and is read to its end: ${name}`, async () => {
     const made = recording(name);
     assert.match(String(await indexOf(unpack(made.files[0] as { file: string }))), why);
   });
