@@ -110,7 +110,8 @@ export {
   type CollectSavedGuestOptions,
   collectSavedGuest,
 } from './saved-guest/collect-saved-guest.ts';
-export { type OpenSavedGuestOptions, openSavedGuest } from './saved-guest/open-saved-guest.ts';
+export { openSavedGuest } from './saved-guest/open-saved-guest.ts';
+export type { OpenSavedGuestOptions } from './saved-guest/open-saved-guest-options.ts';
 export type { GuestFrame } from './saved-guest/read-frame.ts';
 export type { SavedGuest, SavedSection } from './saved-guest/saved-guest.ts';
 export {

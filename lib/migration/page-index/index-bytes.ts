@@ -21,6 +21,11 @@ export class ByteWriter {
     this.#length += bytes.length;
   }
 
+  u8(value: number): void {
+    this.#room(1);
+    this.#bytes[this.#length++] = value;
+  }
+
   be32(value: number): void {
     this.#room(4);
     this.#length = this.#bytes.writeUInt32BE(value, this.#length);
@@ -72,6 +77,11 @@ export class ByteReader {
     if (!(this.#at + bytes <= this.#bytes.length)) throw damaged('it ends too early');
   }
 
+  u8(): number {
+    this.expect(1);
+    return this.#bytes[this.#at++] as number;
+  }
+
   be32(): number {
     this.expect(4);
     this.#at += 4;
@@ -79,16 +89,19 @@ export class ByteReader {
   }
 
   be64(): number {
-    this.expect(8);
-    this.#at += 8;
-    const value = this.#bytes.readBigUInt64BE(this.#at - 8);
+    const value = this.be64Big();
     if (value > BigInt(LIMIT.RAM)) throw damaged('a size is too large');
     return Number(value);
   }
 
+  be64Big(): bigint {
+    this.expect(8);
+    this.#at += 8;
+    return this.#bytes.readBigUInt64BE(this.#at - 8);
+  }
+
   text(): string {
-    this.expect(1);
-    const length = this.#bytes[this.#at++] as number;
+    const length = this.u8();
     this.expect(length);
     this.#at += length;
     return this.#bytes.toString('utf8', this.#at - length, this.#at);

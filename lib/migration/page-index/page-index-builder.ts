@@ -1,16 +1,14 @@
 import { toQemuFileError } from '../../contract/errors.ts';
 import { Digest, loadDigest } from '../../util/digest.ts';
 import type { MigrationEvent, PageVisitor } from '../format/events.ts';
+import { LIMIT } from '../format/wire.ts';
 import { DiscardedPages } from '../memory/discarded-pages.ts';
 import type { RamTable } from '../ram/ram-table.ts';
 import { EXTENT_BYTES } from '../saved-guest/extent-cache.ts';
 import { PagePlaces } from '../saved-guest/page-places.ts';
-import { decodePageIndex, encodePageIndex, type Gap, lowerHalf } from './page-index.ts';
-
-/** Bytes of the type and the id of a PART or END section. */
-const HEADER_BYTES = 5;
-/** Bytes of the mark that ends the records of a section. */
-const EOS_BYTES = 8;
+import { decodePageIndex } from './decode-page-index.ts';
+import { encodePageIndex } from './encode-page-index.ts';
+import { lowerHalf, type Place } from './page-index.ts';
 
 /**
  * Makes the index of a sequential stream while a reader reads it. Give it the stream's bytes, the reader's events, and
@@ -21,8 +19,11 @@ export class PageIndexBuilder {
   readonly pages: PageVisitor;
   readonly #places = new PagePlaces(() => false);
   readonly #discarded = new DiscardedPages();
-  readonly #gaps: Gap[] = [];
+  readonly #sections: Place[] = [];
   readonly #digests: number[] = [];
+  #configuration: Place | null = null;
+  #description: Place | null = null;
+  #hasFooters = false;
   #digest: Digest;
   /** Bytes of the stream so far. */
   #size = 0;
@@ -88,16 +89,19 @@ export class PageIndexBuilder {
       this.#problem ??= toQemuFileError(error).reason;
     }
     if (event.type === 'configuration') {
+      this.#configuration = { from: event.offset, to: event.offset + event.bytes };
       if (event.configuration.capabilities.includes('mapped-ram')) {
         this.#problem ??= 'it is a mapped-ram file, whose bitmaps are its index';
       }
-      return;
-    }
-    if (event.type !== 'sectionEnd' || event.section.name !== 'ram') return;
-    const { kind, offset } = event.section;
-    if (kind === 'part') this.#addGap(offset, event.offset);
-    if (kind === 'end') {
-      this.#addGap(offset + HEADER_BYTES, (event.footer ?? event.offset) - EOS_BYTES);
+    } else if (event.type === 'sectionEnd') {
+      const { name, kind, offset } = event.section;
+      if (event.footer !== null) this.#hasFooters = true;
+      if (name === 'ram' && (kind === 'part' || kind === 'end')) return;
+      this.#addSection({ from: offset, to: event.footer ?? event.offset });
+    } else if (event.type === 'vmDescription') {
+      this.#description = { from: event.offset, to: event.offset + event.bytes };
+    } else if (event.type === 'command' && event.command.name === 'UNKNOWN') {
+      this.#problem ??= `it has the command ${event.number}, which QEMU does not know`;
     }
   }
 
@@ -118,7 +122,10 @@ export class PageIndexBuilder {
         pageSize,
         size: this.#size,
         blocks,
-        gaps: this.#gaps,
+        configuration: this.#configuration,
+        description: this.#description,
+        hasFooters: this.#hasFooters,
+        sections: this.#sections,
         runs: this.#places.finish(),
         digests: Uint32Array.from(this.#digests),
       });
@@ -135,12 +142,8 @@ export class PageIndexBuilder {
     this.#digest = new Digest();
   }
 
-  #addGap(from: number, to: number): void {
-    const last = this.#gaps.at(-1);
-    if (last !== undefined && last.to === from) {
-      this.#gaps[this.#gaps.length - 1] = { from: last.from, to };
-    } else if (to > from) {
-      this.#gaps.push({ from, to });
-    }
+  #addSection(place: Place): void {
+    if (this.#sections.length < LIMIT.LISTED) this.#sections.push(place);
+    else this.#problem ??= `it has more than ${LIMIT.LISTED} sections`;
   }
 }

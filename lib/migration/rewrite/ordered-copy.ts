@@ -4,7 +4,7 @@ import { GuestWriter, type StreamLayout } from '../guest-writer/guest-writer.ts'
 import { MAX_ZERO_RUN } from '../guest-writer/page-copier.ts';
 import type { PageTarget } from '../guest-writer/page-target.ts';
 import { ZeroRunSplitter } from '../guest-writer/zero-run-splitter.ts';
-import type { PassFollower } from '../saved-guest/open-saved-guest.ts';
+import type { PassFollower } from '../saved-guest/open-with-pass.ts';
 import type { GuestFrame } from '../saved-guest/read-frame.ts';
 import { MigrationWriter } from '../writer/migration-writer.ts';
 import { renameBlocks } from './rename-blocks.ts';

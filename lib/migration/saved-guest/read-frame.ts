@@ -3,6 +3,7 @@ import type { Configuration, MigrationEvent, Section } from '../format/events.ts
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { unknownCommand } from '../format/unknown-command.ts';
 import { LIMIT } from '../format/wire.ts';
+import type { Place } from '../page-index/page-index.ts';
 import type { MigrationReader } from '../reader/migration-reader.ts';
 import type { SavedGuest, SavedSection } from './saved-guest.ts';
 
@@ -55,13 +56,14 @@ export async function readFrame(
   return frame.finish(reader.position);
 }
 
-class Frame {
+/** What was kept of a stream so far. */
+export class Frame {
   readonly #bytes: StreamBytes;
   readonly #sections: SavedSection[] = [];
   #configuration: Configuration | null = null;
   #configurationBytes: Uint8Array | null = null;
   #descriptionText: Uint8Array | null = null;
-  #hasFooters = false;
+  hasFooters = false;
   #ram: Section | null = null;
   #sectionsBeforeRam = 0;
   #kept = 0;
@@ -70,31 +72,45 @@ class Frame {
     this.#bytes = bytes;
   }
 
+  /** Keep what an event says. */
   async add(event: MigrationEvent): Promise<void> {
     if (event.type === 'configuration') {
       const { offset, bytes, configuration } = event;
-      this.#configuration = configuration;
-      this.#configurationBytes = await this.#bytes.take(offset, offset + bytes);
+      await this.configure(configuration, { from: offset, to: offset + bytes });
     } else if (event.type === 'section') {
       this.#bytes.release?.(event.offset);
-      const { section } = event;
-      if (section.name === 'ram' && section.kind === 'start') {
-        this.#ram = section;
-        this.#sectionsBeforeRam = this.#sections.length;
-      }
+      this.begin(event.section);
     } else if (event.type === 'sectionEnd') {
-      if (event.footer !== null) this.#hasFooters = true;
-      await this.#keep(event.section, event.footer ?? event.offset);
+      if (event.footer !== null) this.hasFooters = true;
+      await this.keep(event.section, event.footer ?? event.offset);
     } else if (event.type === 'vmDescription') {
       const { offset, bytes } = event;
-      this.#descriptionText = await this.#bytes.take(offset + SHORT_HEADER_BYTES, offset + bytes);
+      await this.describe({ from: offset, to: offset + bytes });
     } else if (event.type === 'command' && event.command.name === 'UNKNOWN') {
       throw unknownCommand(event.number, event.offset);
     }
   }
 
+  /** Keep the configuration section. */
+  async configure(configuration: Configuration, { from, to }: Place): Promise<void> {
+    this.#configuration = configuration;
+    this.#configurationBytes = await this.#bytes.take(from, to);
+  }
+
+  /** Keep the VM description. */
+  async describe({ from, to }: Place): Promise<void> {
+    this.#descriptionText = await this.#bytes.take(from + SHORT_HEADER_BYTES, to);
+  }
+
+  /** Note that a section begins. */
+  begin(section: Section): void {
+    if (section.name !== 'ram' || section.kind !== 'start') return;
+    this.#ram = section;
+    this.#sectionsBeforeRam = this.#sections.length;
+  }
+
   /** Keep a section's body, which ends at `end`. */
-  async #keep(section: Section, end: number): Promise<void> {
+  async keep(section: Section, end: number): Promise<void> {
     const { kind, sectionId, name, instanceId, versionId, offset } = section;
     if (name === 'ram' && kind !== 'full') return;
     const isLong = kind === 'start' || kind === 'full';
@@ -119,7 +135,7 @@ class Frame {
     return {
       configuration: this.#configuration,
       configurationBytes: this.#configurationBytes,
-      hasFooters: this.#hasFooters,
+      hasFooters: this.hasFooters,
       ram: { sectionId, instanceId, versionId },
       sections: [...this.#sections],
       sectionsBeforeRam: this.#sectionsBeforeRam,
