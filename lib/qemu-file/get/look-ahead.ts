@@ -1,6 +1,7 @@
 import { Fifo } from '../../util/fifo.ts';
 import { Bridge } from './bridge.ts';
 import { ReadBlocks } from './read-blocks.ts';
+import { isKeepable, keepText, keptText, textHash } from './text-cache.ts';
 
 /*
  * The look-ahead: bytes that came from the backend and were not consumed.
@@ -135,16 +136,27 @@ export class LookAhead {
 
   /** Return a counted string, consumed; undefined, with nothing consumed, if the window does not hold all of it. */
   counted(encoding: BufferEncoding): string | undefined {
-    const from = this.#start + 1;
-    if (from > this.#end) return undefined;
-    const to = from + this.#view.getUint8(from - 1);
+    const from = this.#start;
+    if (from === this.#end) return undefined;
+    const to = from + 1 + this.#view.getUint8(from);
     if (to > this.#end) return undefined;
+    this.#start = to;
+    if (encoding !== 'utf8' || !isKeepable(to - from)) return this.#decode(from + 1, to, encoding);
+    const view = this.#view;
+    const hash = textHash(view, from, to);
+    const kept = keptText(view, from, to, hash);
+    if (kept !== undefined) return kept;
+    const text = this.#decode(from + 1, to, encoding);
+    keepText(view, from, to, hash, text);
+    return text;
+  }
+
+  #decode(from: number, to: number, encoding: BufferEncoding): string {
     const window = this.#window;
     if (this.#textOf !== window) {
       this.#text = Buffer.from(window.buffer, window.byteOffset, window.length);
       this.#textOf = window;
     }
-    this.#start = to;
     // V8 decodes ASCII as latin1 in half the time.
     const isAscii = encoding === 'utf8' && this.#isAscii(from, to);
     return this.#text.toString(isAscii ? 'latin1' : encoding, from, to);
