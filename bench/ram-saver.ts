@@ -29,12 +29,8 @@ const floor = 'plain Node';
 /** Pages that the saver reads at a time. */
 const RUN_PAGES = 64;
 const LEAST_ZERO_GBPS = 5;
-const KIB = 1024;
-/**
- * A program that sends only pages gains from larger batches than the socket's own, and from room for the next ones
- * while the peer reads.
- */
-const SIZES = { stagingSize: 256 * KIB, highWaterMark: 1024 * KIB };
+/** Bytes of each buffer of plain Node. */
+const BUFFER = 262_144;
 
 /** Return a contender that recognises the pages of a buffer, as often as takes long enough to be measured. */
 function zeroContender(name: string, pages: number, countZeros: () => number): Contender {
@@ -115,7 +111,7 @@ function writeZeros(path: string, mib: number): void {
 async function send(memory: Buffer, far: FarEnd): Promise<number> {
   const socket = await far.connect('unix');
   const began = performance.now();
-  const file = new QemuFile(socketOps(socket, { lingerMs: 60_000 }), SIZES);
+  const file = new QemuFile(socketOps(socket, { lingerMs: 60_000 }));
   const writer = new MigrationWriter(file);
   const saver = new RamSaver(writer, new MemoryPageSource([{ name: 'ram', memory }]));
   writer.header();
@@ -132,7 +128,7 @@ async function sendPlainly(memory: Buffer, far: FarEnd): Promise<number> {
   const socket = await far.connect('unix');
   const end = ended(socket);
   const began = performance.now();
-  const buffers = [Buffer.alloc(SIZES.stagingSize), Buffer.alloc(SIZES.stagingSize)] as const;
+  const buffers = [Buffer.alloc(BUFFER), Buffer.alloc(BUFFER)] as const;
   let sent = Promise.resolve();
   for (let at = 0, turn = 0; at < memory.length; turn ^= 1) {
     const buffer = buffers[turn] as Buffer;

@@ -8,6 +8,8 @@ import { PageBuffer } from './page-buffer.ts';
 const READ_BYTES = 262_144;
 /** Bytes of a view: the caller asks after each whether the file is full, whose memory stays in the cache then. */
 const VIEW_BYTES = 65_536;
+/** Bytes of a view after one of zeros: nothing is copied from it, and one comparison costs less than several. */
+const ZERO_VIEW_BYTES = READ_BYTES;
 
 /**
  * A run of pages of a source: a copy in a buffer, or the source's own memory where the source has a view of it.
@@ -20,8 +22,8 @@ export class PageRun {
   readonly #zeroPage: ZeroPage;
   /** The source's own memory; null while the buffer has the run. */
   #view: Buffer | null = null;
-  /** A view of zeros throughout: one comparison costs less than one for each page. */
-  readonly #zeroRun: ZeroPage;
+  /** As many zeros as a view has bytes at most. */
+  readonly #zeros = Buffer.alloc(ZERO_VIEW_BYTES);
   #isZeroRun = false;
 
   constructor(source: PageSource) {
@@ -30,13 +32,17 @@ export class PageRun {
     this.#pageSize = pageSize;
     this.#buffer = new PageBuffer(pageSize, Math.max(1, READ_BYTES / pageSize));
     this.#zeroPage = new ZeroPage(pageSize);
-    this.#zeroRun = new ZeroPage(Math.max(pageSize, VIEW_BYTES));
   }
 
-  /** Return the most pages that may be loaded at a time. */
+  /** Return the most pages that may be loaded next. */
   maxPages(mustCopy: boolean): number {
     if (mustCopy || this.#source.view === undefined) return this.#buffer.capacity;
-    return Math.max(1, VIEW_BYTES / this.#pageSize);
+    return (this.#isZeroRun ? ZERO_VIEW_BYTES : VIEW_BYTES) / this.#pageSize;
+  }
+
+  /** Whether all pages that were loaded are known to be zeros. */
+  get isZeroRun(): boolean {
+    return this.#isZeroRun;
   }
 
   /**
@@ -55,10 +61,11 @@ export class PageRun {
     if (memory !== null) {
       const view = Buffer.from(memory.buffer, memory.byteOffset, memory.length);
       this.#view = view;
-      this.#isZeroRun = memory.length >= VIEW_BYTES && this.#zeroRun.isAt(view, 0);
+      this.#isZeroRun = view.length >= VIEW_BYTES && this.#isAllZeros(view);
       return undefined;
     }
     this.#view = null;
+    this.#isZeroRun = false;
     return source.read(block, offset, this.#buffer.runs[count] as Buffer);
   }
 
@@ -66,7 +73,11 @@ export class PageRun {
   isZero(at: number): boolean {
     const view = this.#view;
     if (view === null) return this.#buffer.isZero(at);
-    return this.#isZeroRun || this.#zeroPage.isAt(view, at * this.#pageSize);
+    return this.#zeroPage.isAt(view, at * this.#pageSize);
+  }
+
+  #isAllZeros(view: Buffer): boolean {
+    return view[0] === 0 && view.compare(this.#zeros, 0, view.length) === 0;
   }
 
   /** Return a page of the run. */

@@ -232,17 +232,18 @@ export class RamSaver {
     const pending = this.#pending;
     // The XBZRLE cache must hold what was sent, whatever a thread of the program writes meanwhile.
     const mustCopy = this.#usesCache;
-    const maxPages = this.#run.maxPages(mustCopy);
-    while (pending.take(maxPages)) {
+    while (pending.take(this.#run.maxPages(mustCopy))) {
       const { block, page, run } = pending;
-      if (pending.mayHoldData) {
+      let isZero = !pending.mayHoldData;
+      if (!isZero) {
         const reading = this.#run.load(block, page, run, mustCopy);
         if (reading !== undefined) await reading;
-        this.#sendRun(block, page, run);
-      } else {
-        this.#sendZeros(block, page, run);
+        isZero = this.#run.isZeroRun;
       }
-      await this.#ready();
+      if (isZero) this.#sendZeros(block, page, run);
+      else this.#sendRun(block, page, run);
+      const draining = this.#ready();
+      if (draining !== undefined) await draining;
       if (performance.now() >= untilMs) return;
     }
   }
@@ -252,12 +253,12 @@ export class RamSaver {
     return this.#cache !== null && this.#round > 1;
   }
 
-  /** Wait until the file takes more. */
-  async #ready(): Promise<void> {
+  /** Return a promise if the file must drain before it takes more. */
+  #ready(): Promise<void> | undefined {
     const signal = this.#signal;
     if (signal?.aborted) throw abortError(signal, 'RamSaver');
     const { file } = this.#writer;
-    if (file.rateLimitExceeded()) await file.drain({ signal });
+    return file.rateLimitExceeded() ? file.drain({ signal }) : undefined;
   }
 
   #sendRun(block: number, first: number, count: number): void {

@@ -4,6 +4,7 @@ import type { SectionName } from '../format/stream-error.ts';
 import { LIMIT, RAM_FLAG } from '../format/wire.ts';
 import type { PageSourceBlock } from '../page-source/page-source.ts';
 import { writeError } from './write-error.ts';
+import { MAX_ZERO_RECORDS, ZeroRecords } from './zero-records.ts';
 
 const { CONTINUE, ZERO, PAGE, XBZRLE, COMPRESS_PAGE, EOS, MEM_SIZE, HOOK, MULTIFD_FLUSH } =
   RAM_FLAG;
@@ -47,6 +48,7 @@ export class RamWriter {
   /** The section that is open; null in a channel without sections. */
   #section: SectionName | null = null;
   #isOpen: boolean;
+  readonly #zeroRecords = new ZeroRecords();
 
   /** Make a writer of bare records; `MigrationWriter` makes that of its `ram` sections. */
   constructor({ file, pageSize, base = 0, blocks }: RamWriterContext) {
@@ -164,9 +166,10 @@ export class RamWriter {
     this.#putWord(block, offset + ZERO);
     file.putByte(fill);
     const end = offset + count * pageSize;
-    for (let at = offset + pageSize; at < end; at += pageSize) {
-      file.putBe64(at + (ZERO | CONTINUE));
-      file.putByte(fill);
+    for (let at = offset + pageSize; at < end; ) {
+      const records = Math.min((end - at) / pageSize, MAX_ZERO_RECORDS);
+      file.putBuffer(this.#zeroRecords.encode(at, pageSize, records, fill));
+      at += records * pageSize;
     }
   }
 

@@ -127,6 +127,32 @@ describe('memory that does not change', () => {
     });
   });
 
+  test('is sent page by page, however long the runs of zeros between pages with data are', async () => {
+    // Pages with data follow after 0, 1, 15, 16, 17, 63, 64, 65 and 700 pages of zeros.
+    const data = new Set([0, 2, 18, 35, 53, 117, 182, 248, 949]);
+    const memory = Buffer.alloc(960 * PAGE);
+    for (const at of data) memory[at * PAGE + PAGE - 1] = 1;
+    const { saver, finish } = start(new MemoryPageSource([{ name: 'pc.ram', memory }]));
+    await saver.setup();
+    await saver.complete();
+    const contents = Buffer.alloc(PAGE);
+    contents[PAGE - 1] = 1;
+    const records = Array.from({ length: 960 }, (_, at) => {
+      const name = at === 0 ? 'pc.ram' : null;
+      return data.has(at) ? page(name, at * PAGE, contents) : zeroPage(name, at * PAGE);
+    });
+    assert.deepEqual(
+      await finish(),
+      stream(
+        header,
+        section('start', 2, ['ram', 0, 4], blockList(['pc.ram', 960 * PAGE]), eos),
+        piece('end', 2, ...records, eos),
+        '00',
+      ),
+    );
+    assert.deepEqual(saver.progress.pages, { normal: 9, zero: 951, xbzrle: 0, unchanged: 0 });
+  });
+
   test('has the ids that its options have', async () => {
     const source = new MemoryPageSource([{ name: 'a', memory: memoryOf(1) }]);
     const { saver, finish } = start(source, {

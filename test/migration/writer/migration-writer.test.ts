@@ -244,6 +244,27 @@ describe('RAM records', () => {
     assert.ok(bytes.equals(expected));
   });
 
+  test('holds a run of zeros of any length, also across an offset of 4 GiB', async () => {
+    const usedLength = 0x2_0000_0000;
+    const first = 0x1_0000_0000 - 600 * PAGE;
+    const bytes = await written((writer) => {
+      writer.beginSection({ kind: 'start', ...RAM });
+      writer.ram.listBlocks([{ ...BLOCK, usedLength }]);
+      writer.endSection();
+      writer.beginSection({ kind: 'part', ...RAM });
+      writer.ram.zero(0, first, 1000);
+      writer.endSection();
+    });
+    const records = Array.from({ length: 1000 }, (_, at) =>
+      zeroPage(at === 0 ? 'pc.ram' : null, first + at * PAGE),
+    );
+    const expected = stream(
+      section('start', 2, ['ram', 0, 4], blockList(['pc.ram', usedLength]), eos),
+      piece('part', 2, ...records, eos),
+    );
+    assert.ok(bytes.equals(expected));
+  });
+
   test('by reference are released once, after the last of them was sent', async () => {
     const writer = inRam();
     let released = 0;
