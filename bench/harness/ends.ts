@@ -43,10 +43,11 @@ export class FarEnd implements Disposable {
   /**
    * Start a far end.
    *
-   * @param role - A sink drops what it receives and ends when its peer does; a source sends records.
+   * @param role - A sink drops what it receives and ends when its peer does; a confirming one answers with the number of
+   *   bytes received so far, 64 bits; a source sends records.
    * @param records - Number of records that a source sends on each connection.
    */
-  static async start(role: 'sink' | 'source', records = 0): Promise<FarEnd> {
+  static async start(role: 'sink' | 'confirming-sink' | 'source', records = 0): Promise<FarEnd> {
     const folder = makeFolder(join(tmpdir(), 'qemu-file-bench-'));
     const child = fork(FAR_END, [role, join(folder, 'socket'), String(records)], {
       execArgv: ['--import', 'tsx'],

@@ -1,5 +1,5 @@
 // The process of a far end: listens on a unix socket, on TCP and on TLS. A sink drops what it receives and
-// ends when its peer does; a source sends whole records.
+// ends when its peer does; a confirming one answers with its number of bytes; a source sends whole records.
 import { readFileSync } from 'node:fs';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
@@ -17,6 +17,7 @@ function drop(socket: Socket): void {
   socket.on('data', (chunk) => {
     if (bytes === 0) start = performance.now();
     bytes += chunk.length;
+    if (role === 'confirming-sink') confirm(socket, bytes);
   });
   socket.on('end', () => {
     const now = performance.now();
@@ -25,6 +26,12 @@ function drop(socket: Socket): void {
     process.send?.(arrival);
     socket.end();
   });
+}
+
+function confirm(socket: Socket, bytes: number): void {
+  const answer = Buffer.alloc(8);
+  answer.writeBigUInt64BE(BigInt(bytes));
+  socket.write(answer);
 }
 
 function send(socket: Socket): void {
@@ -45,7 +52,7 @@ function send(socket: Socket): void {
   pump();
 }
 
-const serve = role === 'sink' ? drop : send;
+const serve = role === 'source' ? send : drop;
 const pem = (name: string): Buffer =>
   readFileSync(new URL(`../../test/fixtures/tls/${name}`, import.meta.url));
 const options = { allowHalfOpen: true };

@@ -11,6 +11,7 @@ import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { quote } from '../../util/format.ts';
 import type { DestinationMemory, LazyBlock } from './destination-memory.ts';
 import type { LazyRestoreOptions } from './lazy-options.ts';
+import { LoadedSink } from './loaded-sink.ts';
 import { FileSink } from './page-server/file-sink.ts';
 import { PageServer } from './page-server/page-server.ts';
 import type { PageRange, PageServerStats } from './page-server/page-server-types.ts';
@@ -44,6 +45,7 @@ export class PostcopySource implements AsyncDisposable {
   readonly #connected: Connected;
   readonly #stopFollowing: () => void;
   #server: PageServer | undefined;
+  #sink: LoadedSink | undefined;
   /** Requests that came before there was a server. */
   #early: (readonly [block: number, offset: number, length: number])[] = [];
   #hostPageSizes: readonly number[] = [];
@@ -71,6 +73,7 @@ export class PostcopySource implements AsyncDisposable {
     this.writer = new MigrationWriter(file, { hasFooters, pageSize: memory.pageSize, started });
     this.listener = new ReturnPathListener(file, memory, {
       request: (block, offset, length) => this.#request(block, offset, length),
+      loaded: () => this.#sink?.noteLoaded(),
     });
   }
 
@@ -112,10 +115,12 @@ export class PostcopySource implements AsyncDisposable {
     hasLoaded: Promise<void>,
     received?: readonly Uint8Array[],
   ): void {
-    const { guest, file, options, endsPreempt } = this.#connected;
+    const { guest, options, endsPreempt } = this.#connected;
+    const sink = new LoadedSink(this.writer, guest.ram, this.listener.shut);
+    this.#sink = sink;
     const server = new PageServer({
       source: guest.pages,
-      sink: new FileSink(file),
+      sink,
       requestSink: this.#preempt && new FileSink(this.#preempt),
       hostPageSizes,
       received,

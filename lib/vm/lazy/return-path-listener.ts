@@ -11,6 +11,8 @@ const OPERATION = 'restoreLazily';
 export interface ReturnPathHandler {
   /** The destination needs pages: one page of the host, or several adjacent ones. */
   request(block: number, offset: number, length: number): void;
+  /** The destination has answered the next PING of value `LOADED_PING`. */
+  loaded(): void;
 }
 
 /**
@@ -83,6 +85,10 @@ export class ReturnPathListener {
           this.#handler.request(this.#memory.indexOf(message.block), message.start, message.length);
           break;
         case 'PONG':
+          if (message.value === LOADED_PING) {
+            this.#handler.loaded();
+            break;
+          }
           this.#hasStarted ||= message.value === START_PING;
           this.#pongOf(message.value).resolve();
           break;
@@ -118,6 +124,9 @@ export class ReturnPathListener {
 
 /** The value of the PING that comes right before RUN. */
 export const START_PING = 3;
+
+/** The value of the PINGs after pages, of which there are many. */
+export const LOADED_PING = 5;
 
 interface PromiseWithResolve<T> {
   readonly promise: Promise<T>;

@@ -2,8 +2,11 @@ import type { PageReason } from './page-server-types.ts';
 import { type BlockPages, PAGE_STATE } from './page-states.ts';
 import { MAX_RECORD_HEADER_BYTES } from './record-channel.ts';
 
-/** Target pages that are sent together: the aligned window around a requested page, a batch of unasked ones. */
+/** Target pages of the aligned window around a requested page. */
 export const WINDOW_PAGES = 32;
+
+/** Target pages that are sent together without a request. */
+export const UNASKED_PAGES = 16;
 
 const { ZERO, DATA } = PAGE_STATE;
 

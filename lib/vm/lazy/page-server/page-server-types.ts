@@ -11,6 +11,11 @@ export interface PageSink {
    * @returns Resolves once the transport has taken the bytes: until then they count as in flight.
    */
   write(bytes: Uint8Array): Promise<void>;
+  /**
+   * Write whole records, as `write`, but resolve only once the destination has loaded them. Default: `write`, for a
+   * destination that cannot tell.
+   */
+  writeUntilLoaded?(bytes: Uint8Array): Promise<void>;
 }
 
 /** Why a page was sent. */

@@ -64,4 +64,9 @@ export class RecordChannel {
   write(records: Uint8Array): Promise<void> {
     return this.#sink.write(records);
   }
+
+  /** Resolve once the destination has loaded the records or, if it cannot tell, once the transport has taken them. */
+  writeUntilLoaded(records: Uint8Array): Promise<void> {
+    return this.#sink.writeUntilLoaded?.(records) ?? this.#sink.write(records);
+  }
 }

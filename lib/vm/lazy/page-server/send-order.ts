@@ -1,4 +1,4 @@
-import { type PageWindow, WINDOW_PAGES } from './page-batch.ts';
+import { type PageWindow, UNASKED_PAGES, WINDOW_PAGES } from './page-batch.ts';
 import type { PageRange } from './page-server-types.ts';
 import { type BlockPages, PAGE_STATE } from './page-states.ts';
 
@@ -13,7 +13,7 @@ export function* prefetchOrder(
     const end = Math.min(page + count, pages.pages);
     let from = page - (page % pages.hostPages);
     while (from < end) {
-      const next = windowEnd(pages, from);
+      const next = windowEnd(pages, from, UNASKED_PAGES);
       const to = pages.hostPages > 1 ? next : Math.min(next, end);
       yield { block, from, to, reason: 'prefetched' };
       from = next;
@@ -28,7 +28,7 @@ export function* backgroundOrder(blocks: readonly BlockPages[]): Generator<PageW
     let host = states.indexOf(PAGE_STATE.DATA);
     while (host !== -1) {
       const from = host * hostPages;
-      const to = windowEnd(pages, from);
+      const to = windowEnd(pages, from, UNASKED_PAGES);
       yield { block, from, to, reason: 'background' };
       host = states.indexOf(PAGE_STATE.DATA, Math.ceil(to / hostPages));
     }
@@ -49,12 +49,11 @@ export function hostPage(
 export function windowAround(block: number, pages: BlockPages, host: number): PageWindow {
   const page = host * pages.hostPages;
   const from = page - (page % Math.max(WINDOW_PAGES, pages.hostPages));
-  return { block, from, to: windowEnd(pages, from), reason: 'around' };
+  return { block, from, to: windowEnd(pages, from, WINDOW_PAGES), reason: 'around' };
 }
 
 /** Return the end of the window that a page is in: the next multiple of the window, or the end of the host page. */
-function windowEnd({ pages, hostPages }: BlockPages, page: number): number {
-  const end =
-    hostPages >= WINDOW_PAGES ? page + hostPages : page + WINDOW_PAGES - (page % WINDOW_PAGES);
+function windowEnd({ pages, hostPages }: BlockPages, page: number, window: number): number {
+  const end = hostPages >= window ? page + hostPages : page + window - (page % window);
   return Math.min(end, pages);
 }

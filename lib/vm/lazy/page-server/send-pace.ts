@@ -1,6 +1,9 @@
 import { noop } from '../../../util/noop.ts';
 import type { PageReason } from './page-server-types.ts';
 
+/** Milliseconds without a request after which the background takes all that the transport takes. */
+const CALM_MS = 100;
+
 /** Options of `SendPace`, as those of a page server. */
 export interface SendPaceOptions {
   quietMs: number;
@@ -36,6 +39,11 @@ export class SendPace {
   stop(): void {
     this.#isStopped = true;
     this.#wake();
+  }
+
+  /** Whether the last request is so long ago that the next one may wait a little. */
+  get isCalm(): boolean {
+    return performance.now() - this.#lastRequestMs > CALM_MS;
   }
 
   /** Note that a request came. */

@@ -53,11 +53,11 @@ test('without requests all pages with data are sent once, in address order', asy
   assert.equal(sentBytes, 51 * PAGE);
 });
 
-test('a batch without a request has at most 32 pages', async () => {
+test('a batch without a request has at most 16 pages', async () => {
   const { sink, server } = serve([['a', 500, [[5, 500]]]]);
   server.start();
   await server.finished;
-  for (const records of sink.writes) assert.ok(records.length <= 32);
+  for (const records of sink.writes) assert.ok(records.length <= 16);
 });
 
 test('a requested page goes first, then the pages with data of its aligned window', async () => {
@@ -457,7 +457,7 @@ test('bytes without a request keep to the bandwidth, and requests do not wait fo
   server.request(0, 70 * PAGE);
   while (sink.writes.length < 2) await new Promise(setImmediate);
   assert.deepEqual(sink.writes[1]?.[0]?.page, 70);
-  assert.equal(sink.records.length, 64);
+  assert.equal(sink.records.length, 16 + 32);
   server.stop(new Error('enough'));
   await server.idle();
 });
@@ -506,4 +506,77 @@ test('answers do not wait for a batch that is read meanwhile', async () => {
   assert.equal(sink.records.at(-32)?.page, 300);
   release();
   await server.finished;
+});
+
+/** Makes a sink's writes wait until the destination has loaded them; returns what lets the oldest one go on. */
+function loadByHand(sink: FakeSink): (() => void)[] {
+  const loads: (() => void)[] = [];
+  sink.writeUntilLoaded = async (bytes) => {
+    await sink.write(bytes);
+    await new Promise<void>((resolve) => {
+      loads.push(resolve);
+    });
+  };
+  return loads;
+}
+
+test('after a request unasked pages wait until the destination has loaded what is under way, and answers do not', async () => {
+  const { sink, server } = serve([['a', 320, [[0, 320]]]]);
+  const loads = loadByHand(sink);
+  server.request(0, 300 * PAGE);
+  await server.idle();
+  server.start();
+  // The destination goes on asking: for what was sent already, too.
+  const turn = async (): Promise<void> => {
+    server.request(0, 300 * PAGE);
+    await new Promise(setImmediate);
+  };
+  while (loads.length < 2) await turn();
+  server.request(0, 200 * PAGE);
+  while (server.stats.pages.around < 62) await turn();
+  assert.equal(sink.records[32 + 32]?.page, 200);
+  assert.equal(server.stats.pages.background, 32);
+  loads.shift()?.();
+  while (server.stats.pages.background < 48) await turn();
+  assert.equal(loads.length, 2);
+  const load = setInterval(() => loads.shift()?.(), 0);
+  await server.finished;
+  clearInterval(load);
+  assert.deepEqual(
+    pagesOf(sink, 'a').sort((a, b) => a - b),
+    range(0, 320),
+  );
+});
+
+test('without requests unasked pages do not wait for the destination', async () => {
+  const { sink, server } = serve([['a', 320, [[0, 320]]]]);
+  const loads = loadByHand(sink);
+  server.start();
+  await server.finished;
+  assert.equal(loads.length, 0);
+  assert.equal(sink.records.length, 320);
+});
+
+test('the end waits until the destination has loaded the last pages, and their failure is reported', async () => {
+  const { sink, server } = serve([['a', 48, [[0, 48]]]]);
+  let fail: (error: Error) => void = () => {};
+  sink.writeUntilLoaded = () =>
+    new Promise<void>((_, reject) => {
+      fail = reject;
+    });
+  server.request(0, 0);
+  await server.idle();
+  server.start();
+  while (server.stats.pages.background < 16) {
+    server.request(0, 0);
+    await new Promise(setImmediate);
+  }
+  let isDone = false;
+  const finished = server.finished.finally(() => {
+    isDone = true;
+  });
+  await new Promise(setImmediate);
+  assert.equal(isDone, false);
+  fail(new QemuFileError('ECONNRESET', 'the connection broke'));
+  await assert.rejects(finished, { code: 'ECONNRESET' });
 });
