@@ -42,7 +42,7 @@ const NO_LINKS: ReadonlySet<unknown> = new Set(['EPERM', 'ENOTSUP', 'EOPNOTSUPP'
  * that is killed leaves a temporary file, which `removeLeftovers` removes once its writer is certainly gone: in
  * the same process-id namespace when that process no longer exists, otherwise when the file is a day old.
  *
- * `getRange` keeps the eight objects that it read last open until a second passes without a call, or `close`. What
+ * `getRange` keeps the 64 objects that it read last open until a second passes without a call, or `close`. What
  * another process replaces or removes meanwhile is read as it was; after a `put` or `remove` of this storage, the
  * object is opened anew.
  *
@@ -146,6 +146,16 @@ class DirectoryStorage implements ObjectStorage {
         return readAt(fd, offset, length, path, 'getRange');
       });
     });
+  }
+
+  withDescriptor<T>(
+    key: string,
+    work: (fd: number) => Promise<T>,
+    options: StorageOptions = {},
+  ): Promise<T> {
+    return this.#run(key, 'getRange', options, (path) =>
+      this.#open.read(key, () => this.#openObject(key, path), work),
+    );
   }
 
   stat(key: string, options: StorageOptions = {}): Promise<StoredObject | null> {

@@ -50,6 +50,18 @@ export interface ObjectStorage {
    * buffer, and may hand its memory to a thread.
    */
   getRange(key: string, offset: number, length: number, options?: StorageOptions): Promise<Buffer>;
+  /**
+   * Do work with a descriptor from which an object can be read at any offset, in this thread or another one. Absent
+   * where objects have none.
+   *
+   * @param work - Receives the descriptor, which may be closed when `work` has settled.
+   * @returns The result of `work`.
+   */
+  withDescriptor?<T>(
+    key: string,
+    work: (fd: number) => Promise<T>,
+    options?: StorageOptions,
+  ): Promise<T>;
   /** Return size and time of an object, or null if there is none. */
   stat(key: string, options?: StorageOptions): Promise<StoredObject | null>;
   /** Yield the objects whose keys begin with `prefix`, in any order. Leftovers of writers are not listed. */

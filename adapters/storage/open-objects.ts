@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 
-/** Most objects that stay open between reads. */
-const MAX_OPEN_OBJECTS = 8;
+/** Most objects that stay open between reads: a snapshot with many ancestors is read from a pack of each. */
+const MAX_OPEN_OBJECTS = 64;
 
 /** Time without a read, in milliseconds, after which all objects are closed. */
 const IDLE_MS = 1000;

@@ -1,6 +1,8 @@
 import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts';
 import { noop } from '../../util/noop.ts';
+import { FRAME_BYTES } from '../format/limits.ts';
 import type { MapPack } from '../format/map.ts';
+import { FrameMemory } from './frame-memory.ts';
 import { PackReader } from './pack-reader.ts';
 
 /** Decompressed frames that are kept. */
@@ -10,11 +12,15 @@ const MAX_CACHE_BYTES = 67_108_864;
 const MAX_PACK_READERS = 1024;
 
 /** A frame that was read or is being read. */
-export interface Frame {
+interface Frame {
   /** The contents; null while they are read. */
   bytes: Uint8Array | null;
   /** Settles when the contents are there, or cannot be read; null after that. */
   reading: Promise<void> | null;
+  readonly pack: CachedPack;
+  readonly index: number;
+  /** Holds the contents. */
+  readonly memory: Uint8Array;
 }
 
 /** A pack whose frames are cached. */
@@ -25,17 +31,18 @@ export interface CachedPack {
 
 /** Keeps the frames that were read last, for all readers of a store. */
 export class FrameCache {
+  /** Bytes of contents that are kept. */
+  readonly maxBytes: number;
   readonly #storage: ObjectStorage;
-  readonly #maxBytes: number;
+  readonly #memory = new FrameMemory();
   readonly #packs = new Map<string, CachedPack>();
   /** All frames with contents, the least recently used first. */
-  readonly #order = new Map<Frame, { pack: CachedPack; index: number }>();
-  #bytes = 0;
+  readonly #order = new Set<Frame>();
 
   /** @param maxBytes - Bytes of contents to keep. Default 64 MiB. */
   constructor(storage: ObjectStorage, maxBytes: number = MAX_CACHE_BYTES) {
     this.#storage = storage;
-    this.#maxBytes = maxBytes;
+    this.maxBytes = maxBytes;
   }
 
   /** Return a pack. Its user may keep it. */
@@ -51,50 +58,72 @@ export class FrameCache {
     return cached;
   }
 
-  /** Return a frame whose contents are at hand; null for another one. */
+  /**
+   * Return the contents of a frame that are at hand, until the caller's next `await`: after that, the memory may hold
+   * another frame. Null if they are not at hand.
+   */
   find(pack: CachedPack, index: number): Uint8Array | null {
     const frame = pack.frames.get(index);
     if (frame === undefined || frame.bytes === null) return null;
     // Moves it to the end.
-    if (this.#order.delete(frame)) this.#order.set(frame, { pack, index });
+    this.#order.delete(frame);
+    this.#order.add(frame);
     return frame.bytes;
+  }
+
+  /** Keep the contents of a frame no longer; they are at hand until the caller's next `await`. */
+  forget(pack: CachedPack, index: number): void {
+    const frame = pack.frames.get(index);
+    if (frame !== undefined && this.#order.delete(frame)) this.#drop(frame);
   }
 
   /**
    * Start to read those of the frames from `first` up to, not including, `end` that are neither at hand nor
    * being read: adjacent ones with one request.
+   *
+   * @param isUrgent - Whether a guest may wait for them.
    */
-  start(pack: CachedPack, first: number, end: number): void {
+  start(pack: CachedPack, first: number, end: number, isUrgent: boolean): void {
     for (let index = first; index < end; ) {
       let stop = index;
       while (stop < end && !pack.frames.has(stop)) stop += 1;
-      if (stop > index) this.#read(pack, index, stop);
+      if (stop > index) this.#read(pack, index, stop, isUrgent);
       index = stop + 1;
     }
   }
 
   /**
-   * Return the contents of a frame.
+   * Wait until the contents of a frame are at hand. Others may displace them before the caller looks.
+   *
+   * @throws {QemuFileError} (rejects) as `PackReader`.
+   */
+  async ready(pack: CachedPack, index: number): Promise<void> {
+    this.start(pack, index, index + 1, true);
+    await pack.frames.get(index)?.reading;
+  }
+
+  /**
+   * Return a copy of the contents of a frame.
    *
    * @throws {QemuFileError} (rejects) as `PackReader`.
    */
   async get(pack: CachedPack, index: number): Promise<Uint8Array> {
     for (;;) {
       const bytes = this.find(pack, index);
-      if (bytes !== null) return bytes;
-      this.start(pack, index, index + 1);
-      const frame = pack.frames.get(index) as Frame;
-      await frame.reading;
-      if (frame.bytes !== null) return frame.bytes;
+      if (bytes !== null) return bytes.slice();
+      await this.ready(pack, index);
     }
   }
 
-  #read(pack: CachedPack, first: number, end: number): void {
-    const request = pack.reader.frames(first, end);
-    for (let index = first; index < end; index++) {
-      const frame: Frame = { bytes: null, reading: null };
+  #read(pack: CachedPack, first: number, end: number, isUrgent: boolean): void {
+    const memories: Uint8Array[] = [];
+    for (let index = first; index < end; index++) memories.push(this.#memory.take());
+    const request = pack.reader.frames(first, memories, isUrgent);
+    for (const [place, memory] of memories.entries()) {
+      const index = first + place;
+      const frame: Frame = { bytes: null, reading: null, pack, index, memory };
       pack.frames.set(index, frame);
-      frame.reading = this.#fill(frame, pack, index, request, index - first);
+      frame.reading = this.#fill(frame, request, place);
       // A later use reads it again; a caller that waits gets the error.
       frame.reading.catch(noop);
     }
@@ -102,8 +131,6 @@ export class FrameCache {
 
   async #fill(
     frame: Frame,
-    pack: CachedPack,
-    index: number,
     request: Promise<(Uint8Array | Error)[]>,
     place: number,
   ): Promise<void> {
@@ -111,11 +138,10 @@ export class FrameCache {
       const bytes = (await request)[place] as Uint8Array | Error;
       if (bytes instanceof Error) throw bytes;
       frame.bytes = bytes;
-      this.#order.set(frame, { pack, index });
-      this.#bytes += bytes.length;
+      this.#order.add(frame);
       this.#evict();
     } catch (error) {
-      pack.frames.delete(index);
+      this.#drop(frame);
       throw error;
     } finally {
       frame.reading = null;
@@ -123,12 +149,18 @@ export class FrameCache {
   }
 
   #evict(): void {
-    for (const [frame, { pack, index }] of this.#order) {
-      if (this.#bytes <= this.#maxBytes) return;
+    const { maxBytes } = this;
+    for (const frame of this.#order) {
+      // The last one is about to be used, however little may be kept.
+      if (this.#order.size * FRAME_BYTES <= maxBytes || this.#order.size === 1) return;
       this.#order.delete(frame);
-      this.#bytes -= (frame.bytes as Uint8Array).length;
-      if (pack.frames.get(index) === frame) pack.frames.delete(index);
+      this.#drop(frame);
     }
+  }
+
+  #drop({ pack, index, memory }: Frame): void {
+    pack.frames.delete(index);
+    this.#memory.giveBack(memory);
   }
 
   /** Forget the pack that was opened first: its users go on with it. */

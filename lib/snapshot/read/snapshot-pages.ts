@@ -5,16 +5,19 @@ import type {
   PageSource,
   PageSourceBlock,
 } from '../../migration/page-source/page-source.ts';
-import { pagesPerFrame } from '../format/limits.ts';
+import { FRAME_BYTES, pagesPerFrame } from '../format/limits.ts';
 import type { SnapshotMap } from '../format/map.ts';
 import { PackIndex } from '../format/pack-index.ts';
 import type { CachedPack, FrameCache } from './frame-cache.ts';
 
-/** Bytes of memory that are read ahead of a reader that goes from page to page. */
+/**
+ * Bytes of memory that are read ahead of a reader that goes from page to page, if others may ask for pages meanwhile:
+ * these wait for what was requested before.
+ */
 const READ_AHEAD_BYTES = 4_194_304;
 
-/** Most frames of one request. */
-const MAX_REQUEST_FRAMES = 8;
+/** A request is for so much of what is read ahead. */
+const REQUESTS_AHEAD = 4;
 
 /** Most requests that are sent at once for pages that will be read soon: those for a page that is missing come after. */
 const MAX_EARLY_REQUESTS = 32;
@@ -36,16 +39,24 @@ export class SnapshotPages implements PageSource {
   /** Number of the first page of each block, counted through all blocks. */
   readonly #firsts: number[] = [];
   readonly #perFrame: number;
+  /** Pages that are read ahead. */
+  readonly #aheadPages: number;
+  /** Most frames of one request. */
+  readonly #requestFrames: number;
   /** The page after the last one that was read. */
   #next = -1;
   /** The page up to which frames were requested ahead. */
   #ahead = 0;
 
-  constructor(map: SnapshotMap, cache: FrameCache) {
+  /** @param readAheadBytes - Bytes of memory that are read ahead of a reader that goes from page to page. */
+  constructor(map: SnapshotMap, cache: FrameCache, readAheadBytes: number = READ_AHEAD_BYTES) {
     this.pageSize = map.pageSize;
     this.blocks = map.blocks;
     this.#map = map;
     this.#cache = cache;
+    const ahead = Math.min(readAheadBytes, cache.maxBytes / 4);
+    this.#aheadPages = Math.floor(ahead / map.pageSize);
+    this.#requestFrames = Math.max(1, Math.floor(ahead / REQUESTS_AHEAD / FRAME_BYTES));
     this.#perFrame = pagesPerFrame(map.pageSize);
     this.#packIndex = new PackIndex(map.packs);
     let first = 0;
@@ -102,6 +113,40 @@ export class SnapshotPages implements PageSource {
     if (done < count) return this.#copyRest(page, count, target, done);
   }
 
+  /**
+   * Return contents of a block for a reader that goes from page to page: one page or several, as many as lie in one
+   * frame; null if they are not at hand. The memory is used again after the caller's next `await`.
+   *
+   * @param offset - Offset in the block of a page that is not zeros.
+   * @param length - Most bytes to return; none of them is in a page of zeros.
+   */
+  atHand(block: number, offset: number, length: number): Uint8Array | null {
+    const size = this.pageSize;
+    const page = this.#firstOf(block) + offset / size;
+    this.#readAhead(page);
+    const { runs } = this.#map;
+    const run = runs.find(page);
+    const distance = page - (runs.pages[run] as number);
+    const count = runs.counts[run] as number;
+    const stored = (runs.stored[run] as number) + distance;
+    const bytes = this.#found(stored);
+    if (bytes === null) return null;
+    const most = Math.min((count - distance) * size, length);
+    if (most < bytes.length) return bytes.subarray(0, most);
+    // Of a frame that no other pages share, nothing is needed again.
+    if (distance + bytes.length / size >= this.#perFrame) this.#forget(stored);
+    return bytes;
+  }
+
+  /**
+   * Wait until a page that is not zeros is at hand.
+   *
+   * @throws {QemuFileError} (rejects) as `read`.
+   */
+  fetch(block: number, offset: number): Promise<void> {
+    return this.#fetch(this.#firstOf(block) + offset / this.pageSize);
+  }
+
   readAhead(ranges: readonly PageRange[]): void {
     const frames = new Map<number, Set<number>>();
     for (const { block, page, count } of ranges) {
@@ -114,8 +159,8 @@ export class SnapshotPages implements PageSource {
       for (let at = 0; at < sorted.length && requests < MAX_EARLY_REQUESTS; requests++) {
         const frame = sorted[at] as number;
         let end = at + 1;
-        while (sorted[end] === frame + end - at && end - at < MAX_REQUEST_FRAMES) end += 1;
-        this.#cache.start(this.#pack(index), frame, frame + end - at);
+        while (sorted[end] === frame + end - at && end - at < this.#requestFrames) end += 1;
+        this.#cache.start(this.#pack(index), frame, frame + end - at, false);
         at = end;
       }
     }
@@ -142,16 +187,11 @@ export class SnapshotPages implements PageSource {
       const start = run < 0 ? 0 : (runs.pages[run] as number);
       const distance = page + done - start;
       if (run >= 0 && distance < (runs.counts[run] as number)) {
-        const stored = (runs.stored[run] as number) + distance;
-        const index = this.#packIndex.packOf(stored);
-        const inPack = stored - this.#packIndex.baseOf(index);
-        const frame = Math.floor(inPack / this.#perFrame);
-        const inFrame = inPack - frame * this.#perFrame;
-        const bytes = this.#cache.find(this.#pack(index), frame);
+        const bytes = this.#found((runs.stored[run] as number) + distance);
         if (bytes === null) return done;
         const most = Math.min((runs.counts[run] as number) - distance, count - done);
-        const take = Math.min(most, bytes.length / size - inFrame);
-        target.set(bytes.subarray(inFrame * size, (inFrame + take) * size), done * size);
+        const take = Math.min(most, bytes.length / size);
+        target.set(bytes.subarray(0, take * size), done * size);
         done += take;
       } else {
         const next = run + 1 < runs.length ? (runs.pages[run + 1] as number) : page + count;
@@ -163,29 +203,46 @@ export class SnapshotPages implements PageSource {
     return done;
   }
 
+  /** Let the memory of the frame of a stored page be used again. */
+  #forget(stored: number): void {
+    const index = this.#packIndex.packOf(stored);
+    const frame = Math.floor((stored - this.#packIndex.baseOf(index)) / this.#perFrame);
+    this.#cache.forget(this.#pack(index), frame);
+  }
+
+  /** Return the contents of a stored page, and of those after it in its frame; null if they are not at hand. */
+  #found(stored: number): Uint8Array | null {
+    const index = this.#packIndex.packOf(stored);
+    const inPack = stored - this.#packIndex.baseOf(index);
+    const frame = Math.floor(inPack / this.#perFrame);
+    const bytes = this.#cache.find(this.#pack(index), frame);
+    return bytes === null
+      ? null
+      : bytes.subarray((inPack - frame * this.#perFrame) * this.pageSize);
+  }
+
   async #copyRest(page: number, count: number, target: Uint8Array, from: number): Promise<void> {
-    this.#request(page + from, page + count);
-    let done = from;
-    for (;;) {
-      const stored = this.#map.runs.storedAt(page + done);
-      const index = this.#packIndex.packOf(stored);
-      const inPack = stored - this.#packIndex.baseOf(index);
-      const frame = Math.floor(inPack / this.#perFrame);
-      const inFrame = inPack - frame * this.#perFrame;
-      const bytes = await this.#cache.get(this.#pack(index), frame);
-      // The frame may be gone from the cache already, so its first page is copied from here.
-      const at = inFrame * this.pageSize;
-      target.set(bytes.subarray(at, at + this.pageSize), done * this.pageSize);
-      done = this.#copy(page, count, target, done + 1);
-      if (done === count) return;
+    this.#request(page + from, page + count, true);
+    for (let done = from; done < count; ) {
+      await this.#fetch(page + done);
+      done = this.#copy(page, count, target, done);
     }
   }
 
+  /** Wait until a page that is not zeros is at hand. */
+  #fetch(page: number): Promise<void> {
+    const stored = this.#map.runs.storedAt(page);
+    const index = this.#packIndex.packOf(stored);
+    const frame = Math.floor((stored - this.#packIndex.baseOf(index)) / this.#perFrame);
+    return this.#cache.ready(this.#pack(index), frame);
+  }
+
+  /** Request the pages from `from` on that will be read next. */
   #readAhead(from: number): void {
-    const end = from + READ_AHEAD_BYTES / this.pageSize;
+    const end = from + this.#aheadPages;
     // Requests of some size, instead of one frame at a time.
     if (this.#ahead > from + (end - from) / 2) return;
-    this.#request(Math.max(from, this.#ahead), end);
+    this.#request(Math.max(from, this.#ahead), end, false);
     this.#ahead = end;
   }
 
@@ -193,7 +250,7 @@ export class SnapshotPages implements PageSource {
    * Start to read the frames of the pages from `from` up to `end` that are not at hand. Pages of an ancestor, between
    * which there are pages of others, mostly lie in adjacent frames, which are read with one request.
    */
-  #request(from: number, end: number): void {
+  #request(from: number, end: number, isUrgent: boolean): void {
     const { runs } = this.#map;
     const wanted = new Map<number, FrameRange>();
     for (let run = Math.max(0, runs.find(from)); run < runs.length; run++) {
@@ -202,13 +259,14 @@ export class SnapshotPages implements PageSource {
       const start = Math.max(from, first);
       const stop = Math.min(end, first + (runs.counts[run] as number));
       if (stop <= start) continue;
-      this.#want(wanted, (runs.stored[run] as number) + start - first, stop - start);
+      const stored = (runs.stored[run] as number) + start - first;
+      this.#want(wanted, stored, stop - start, isUrgent);
     }
-    for (const [index, range] of wanted) this.#start(index, range);
+    for (const [index, range] of wanted) this.#start(index, range, isUrgent);
   }
 
   /** Add the frames of stored pages to those that are wanted, by pack; start to read those that are not adjacent. */
-  #want(wanted: Map<number, FrameRange>, stored: number, count: number): void {
+  #want(wanted: Map<number, FrameRange>, stored: number, count: number, isUrgent: boolean): void {
     for (let at = stored; at < stored + count; ) {
       const index = this.#packIndex.packOf(at);
       const base = this.#packIndex.baseOf(index);
@@ -219,16 +277,17 @@ export class SnapshotPages implements PageSource {
       if (range !== undefined && first >= range.first && first <= range.end) {
         range.end = Math.max(range.end, last);
       } else {
-        if (range !== undefined) this.#start(index, range);
+        if (range !== undefined) this.#start(index, range, isUrgent);
         wanted.set(index, { first, end: last });
       }
       at = end;
     }
   }
 
-  #start(index: number, { first, end }: FrameRange): void {
-    for (let frame = first; frame < end; frame += MAX_REQUEST_FRAMES) {
-      this.#cache.start(this.#pack(index), frame, Math.min(end, frame + MAX_REQUEST_FRAMES));
+  #start(index: number, { first, end }: FrameRange, isUrgent: boolean): void {
+    for (let frame = first; frame < end; frame += this.#requestFrames) {
+      const stop = Math.min(end, frame + this.#requestFrames);
+      this.#cache.start(this.#pack(index), frame, stop, isUrgent);
     }
   }
 

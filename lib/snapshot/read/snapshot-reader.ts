@@ -16,6 +16,12 @@ import type { KeptWorkingSet } from './read-working-set.ts';
 import { SnapshotPages } from './snapshot-pages.ts';
 import { streamOf } from './snapshot-stream.ts';
 
+/**
+ * Bytes of memory that are read ahead of a stream: enough that each of 50 ancestors that has its part of them is asked
+ * for some frames at a time.
+ */
+const STREAM_READ_AHEAD_BYTES = 16_777_216;
+
 /** What a reader has from its store. */
 export interface OpenedSnapshot {
   readonly storage: ObjectStorage;
@@ -45,6 +51,8 @@ export class SnapshotReader implements SavedGuest {
   readonly warnings: readonly string[];
   readonly #storage: ObjectStorage;
   readonly #mapDigest: string;
+  /** Return pages that are read ahead for one reader. */
+  readonly #openPages: () => SnapshotPages;
 
   /** @internal */
   constructor({ storage, cache, manifest, map, configuration, workingSet }: OpenedSnapshot) {
@@ -58,6 +66,7 @@ export class SnapshotReader implements SavedGuest {
     this.sectionsBeforeRam = map.sectionsBeforeRam;
     this.descriptionText = map.descriptionText;
     this.pages = new SnapshotPages(map, cache);
+    this.#openPages = () => new SnapshotPages(map, cache, STREAM_READ_AHEAD_BYTES);
     this.workingSet = workingSet?.ranges ?? [];
     const problem = workingSet?.problem ?? null;
     this.warnings = problem === null ? [] : [problem];
@@ -72,7 +81,7 @@ export class SnapshotReader implements SavedGuest {
    * @param onClose - Called when the file is closed.
    */
   stream(onClose?: () => Promise<void>): QemuFile {
-    return streamOf(this, onClose);
+    return streamOf(this, this.#openPages(), onClose);
   }
 
   /**

@@ -1,12 +1,7 @@
-import {
-  CODEC,
-  type Codec,
-  type CompressedFrame,
-  decompressNow,
-  FrameCompressor,
-} from '../format/compression.ts';
+import { CODEC, type CompressedFrame, FrameCompressor } from '../format/compression.ts';
 import { sha256 } from '../format/digest.ts';
 import { fingerprintPages } from '../format/fingerprint.ts';
+import { type OpenFault, type OpenTask, openFrames } from './open-frames.ts';
 
 /** Find the fingerprints of pages. Both buffers are shared with the caller. */
 export interface FingerprintTask {
@@ -35,40 +30,14 @@ export interface PackedFrame extends CompressedFrame {
   readonly digest: Uint8Array;
 }
 
-/** A frame that is read, in the bytes of an `OpenTask`. */
-export interface StoredFrame {
-  readonly codec: Codec;
-  readonly start: number;
-  readonly end: number;
-  /** SHA-256 of the stored form. */
-  readonly digest: Uint8Array;
-  /** Bytes of the contents. */
-  readonly length: number;
-}
-
-/** Check and decompress frames. The bytes are handed over, and so are the contents. */
-export interface OpenTask {
-  readonly kind: 'open';
-  readonly bytes: Uint8Array;
-  readonly frames: readonly StoredFrame[];
-}
-
-/** The contents of a frame, or why there are none, as a clause. */
-export type OpenedFrame = Uint8Array | string;
-
-/** Why a frame cannot be opened. */
-export const OPEN_FAULT = {
-  digest: 'it has another SHA-256 than the head says',
-  codec: (error: unknown): string => `it does not decompress: ${(error as Error).message}`,
-};
-
 export type FrameTask = FingerprintTask | PackTask | OpenTask;
 
 /** The result of each kind of task. */
 export interface FrameResults {
   fingerprint: null;
   pack: readonly PackedFrame[];
-  open: readonly OpenedFrame[];
+  /** Null for each frame whose contents are there. */
+  open: readonly (OpenFault | null)[];
 }
 
 const compressor = new FrameCompressor();
@@ -101,19 +70,6 @@ function packFrames({ pages, frameBytes, packed }: PackTask): PackedFrame[] {
     frames.push({ codec, storedBytes, digest: sha256(stored) });
   }
   return frames;
-}
-
-/** Each frame is checked before it is decompressed. */
-function openFrames({ bytes, frames }: OpenTask): OpenedFrame[] {
-  return frames.map(({ codec, start, end, digest, length }) => {
-    const stored = bytes.subarray(start, end);
-    if (!sha256(stored).equals(digest)) return OPEN_FAULT.digest;
-    try {
-      return decompressNow({ codec, bytes: stored }, length);
-    } catch (error) {
-      return OPEN_FAULT.codec(error);
-    }
-  });
 }
 
 function bufferOf(bytes: Uint8Array): Buffer {

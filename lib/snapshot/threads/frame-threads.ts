@@ -62,7 +62,7 @@ export class FrameThreads {
   /**
    * Do a task.
    *
-   * @param task - Its buffers must not change before the end, and those of an `OpenTask` are lost to the caller.
+   * @param task - Its buffers must not change before the end; the bytes of an `OpenTask` are lost to the caller.
    * @throws {QemuFileError} (rejects) `EIO` if the thread ended.
    */
   async run<T extends FrameTask>(task: T): Promise<FrameResults[T['kind']]> {
@@ -74,8 +74,11 @@ export class FrameThreads {
   #give(task: FrameTask, { worker, memory, pending }: Thread): Promise<Result> {
     return new Promise((resolve, reject) => {
       // First: a task that cannot be sent must not wait among those that were.
-      const transferred = task.kind === 'open' ? [task.bytes.buffer as ArrayBuffer] : [];
-      worker.postMessage(taskToSend(task, memory), transferred);
+      const given = task.kind === 'open' && typeof task.source !== 'number' ? task.source : null;
+      worker.postMessage(
+        taskToSend(task, memory),
+        given === null ? [] : [given.buffer as ArrayBuffer],
+      );
       pending.push({ resolve, reject });
       worker.ref();
     });

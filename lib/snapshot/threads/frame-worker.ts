@@ -10,22 +10,6 @@ const memory = new ReceivedMemory();
 parentPort?.on('message', (sent: SentTask) => {
   const task = receiveTask(sent, memory);
   const result = doTask(task);
-  if (task.kind !== 'open') {
-    parentPort?.postMessage(result);
-    return;
-  }
-  const buffers = buffersOf(result, task.bytes);
-  parentPort?.postMessage(result, buffers);
-  if (!buffers.includes(task.bytes.buffer as ArrayBuffer)) freeMemory(task.bytes);
+  parentPort?.postMessage(result);
+  if (task.kind === 'open' && typeof task.source !== 'number') freeMemory(task.source);
 });
-
-/** Return the memory that is handed over without a copy: not that which Node shares among small buffers. */
-function buffersOf(result: unknown, { buffer: own }: Uint8Array): ArrayBuffer[] {
-  const buffers = new Set<ArrayBuffer>();
-  for (const contents of result as readonly unknown[]) {
-    if (!(contents instanceof Uint8Array)) continue;
-    const { buffer } = contents;
-    if (buffer === own || buffer.byteLength === contents.length) buffers.add(buffer as ArrayBuffer);
-  }
-  return [...buffers];
-}

@@ -1,10 +1,18 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
-import { describe, test } from 'node:test';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import zlib from 'node:zlib';
 import { QemuFileError } from '../../../lib/index.ts';
-import type { FrameTask, PackedFrame } from '../../../lib/snapshot/threads/frame-tasks.ts';
+import type {
+  FrameResults,
+  FrameTask,
+  PackedFrame,
+} from '../../../lib/snapshot/threads/frame-tasks.ts';
 import { FrameThreads } from '../../../lib/snapshot/threads/frame-threads.ts';
 // Translated here once: a thread that did it would leave a child process of the compiler.
 import '../../../lib/snapshot/threads/frame-worker.ts';
@@ -28,6 +36,9 @@ function sha256(bytes: Uint8Array): Buffer {
 }
 
 describe('threads of a store', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'qemu-file-threads-'));
+  after(() => rmSync(folder, { recursive: true }));
+
   for (const maxThreads of [0, 2]) {
     test(`${maxThreads} of them: fingerprints, stored forms and contents are right, and the threads end`, async () => {
       await using _leaks = await watchLeaks();
@@ -52,15 +63,36 @@ describe('threads of a store', () => {
       const stored = Uint8Array.from(packed.subarray(0, storedBytes));
       assert.ok(codec !== 0 && storedBytes < 1.1 * PAGE);
       assert.deepEqual(Buffer.from(digest), sha256(stored));
-      const frame = { codec, start: 0, end: storedBytes, digest, length: pages.length };
-      const [opened, short, other] = await threads.run({
-        kind: 'open',
-        bytes: stored,
-        frames: [frame, { ...frame, length: PAGE }, { ...frame, digest: sha256(pages) }],
-      });
-      assert.deepEqual(Buffer.from(opened as Uint8Array), Buffer.from(pages));
-      assert.match(String(short), /does not decompress/);
-      assert.match(String(other), /SHA-256/);
+      const frame = {
+        codec,
+        start: 0,
+        end: storedBytes,
+        digest: Buffer.from(digest).toString('latin1'),
+        contents: shared(new Uint8Array(pages.length)),
+      };
+      const frames = [
+        frame,
+        { ...frame, contents: shared(new Uint8Array(PAGE)) },
+        { ...frame, digest: sha256(pages).toString('latin1') },
+      ];
+      const check = (faults: FrameResults['open']): void => {
+        const [none, short, other] = faults;
+        assert.equal(none, null);
+        assert.deepEqual(Buffer.from(frame.contents), Buffer.from(pages));
+        assert.match(String(short?.reason), /does not decompress/);
+        assert.match(String(other?.reason), /SHA-256/);
+      };
+      const file = await open(join(folder, `pack-${maxThreads}`), 'w+');
+      await file.write(stored);
+      check(await threads.run({ kind: 'open', source: file.fd, frames }));
+      frame.contents.fill(0);
+      const beyond = { ...frame, start: 1, end: storedBytes + 1 };
+      const [ended] = await threads.run({ kind: 'open', source: file.fd, frames: [beyond] });
+      assert.equal(ended?.code, 'ENODATA');
+      await file.close();
+      const [closed] = await threads.run({ kind: 'open', source: 1_000_000, frames: [frame] });
+      assert.equal(closed?.code, 'EBADF');
+      check(await threads.run({ kind: 'open', source: stored, frames }));
       await until(() => threads.size === 0, { what: 'the end of the threads' });
     });
   }
@@ -78,14 +110,14 @@ describe('threads of a store', () => {
       fingerprints: shared(new Uint8Array(16)),
     });
     const bad = (): FrameTask =>
-      ({ kind: 'open', bytes: new Uint8Array(8), frames: null }) as unknown as FrameTask;
+      ({ ...good(), fingerprints: shared(new Uint8Array(0)), count: 2 }) as FrameTask;
     for (;;) {
       const [ended, next] = await Promise.allSettled([threads.run(bad()), threads.run(good())]);
       assert.ok(ended.status === 'rejected');
       if (ended.reason instanceof QemuFileError) {
         assert.equal(ended.reason.code, 'EIO');
         assert.match(ended.reason.message, /thread .* has ended; try again/);
-        assert.ok(ended.reason.cause instanceof TypeError);
+        assert.ok(ended.reason.cause instanceof RangeError);
         assert.ok(next.status === 'rejected' && next.reason === ended.reason);
         break;
       }

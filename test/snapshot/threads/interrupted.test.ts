@@ -3,7 +3,6 @@ import { describe, test } from 'node:test';
 import { memoryStorage } from '../../../adapters/index.ts';
 import { QemuFileError } from '../../../lib/index.ts';
 import { SnapshotStore } from '../../../lib/snapshot/index.ts';
-import type { FrameTask } from '../../../lib/snapshot/threads/frame-tasks.ts';
 import { frameThreads } from '../../../lib/snapshot/threads/frame-threads.ts';
 // Translated here once: a thread that did it would leave a child process of the compiler.
 import '../../../lib/snapshot/threads/frame-worker.ts';
@@ -17,9 +16,9 @@ const GUEST = new MadeGuest(10_240).fill(0, 10_240, 'guest');
 /** Make each thread end; where there are none, nothing happens. */
 function endThreads(): void {
   for (let thread = 0; thread < frameThreads.size; thread++) {
-    const bytes = new Uint8Array(8);
-    const task = { kind: 'open', bytes, frames: null } as unknown as FrameTask;
-    frameThreads.run(task).catch(() => {});
+    const nothing = new Uint8Array(new SharedArrayBuffer(0));
+    const task = { kind: 'fingerprint', pages: nothing, fingerprints: nothing } as const;
+    frameThreads.run({ ...task, count: 2, pageSize: 4096 }).catch(() => {});
   }
 }
 

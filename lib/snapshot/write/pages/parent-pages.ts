@@ -96,7 +96,7 @@ export class ParentPages {
     const { isKnown, bytes, head } = known;
     let end = frame;
     while (end < Math.min(isKnown.length, frame + READ_AHEAD_FRAMES) && isKnown[end] === 0) end++;
-    this.#cache.start(pack, frame, end);
+    this.#cache.start(pack, frame, end, false);
     const pages = await this.#cache.get(pack, frame);
     const own = Buffer.from(pages.buffer, pages.byteOffset, pages.length);
     const at = frame * head.pagesPerFrame * FINGERPRINT_BYTES;
