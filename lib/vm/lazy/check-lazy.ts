@@ -2,7 +2,11 @@ import { QemuFileError } from '../../contract/errors.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { quote } from '../../util/format.ts';
 import { queryCapabilities } from '../migration-settings.ts';
-import { type DestinationFacts, readDestinationFacts } from '../preflight/destination-facts.ts';
+import {
+  type DestinationBlock,
+  type DestinationFacts,
+  readDestinationFacts,
+} from '../preflight/destination-facts.ts';
 import { compareWithDestination } from '../preflight/preflight.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { DestinationMemory } from './destination-memory.ts';
@@ -14,11 +18,14 @@ const OPERATION = 'restoreLazily';
 export interface LazyDestination {
   /** The guest's memory, as the destination has it. */
   readonly memory: DestinationMemory;
-  /** Bytes of an ordinary page of the destination's host. */
+  /** Bytes of a page of the destination's host, where it is not a huge one. */
   readonly basePageSize: number;
   /** Clauses for the user. */
   readonly warnings: readonly string[];
 }
+
+/** Largest page that a host uses for ordinary memory; larger ones are huge pages. */
+const MAX_BASE_PAGE_BYTES = 65_536;
 
 /** Capabilities that postcopy does not work with: why. They are the user's, and are not switched off for him. */
 const EXCLUDED: readonly (readonly [capability: string, why: string])[] = [
@@ -56,9 +63,9 @@ export async function checkLazy(
         'that userfaultfd can serve: use memory-backend-memfd or memory-backend-ram, or a file in /dev/shm',
     );
   }
-  const basePageSize = Math.min(...facts.blocks.map(({ hostPageSize }) => hostPageSize));
   const memory = memoryOf(guest, facts.blocks);
-  checkPageSizes(memory, basePageSize);
+  checkPageSizes(memory);
+  const basePageSize = basePageSizeOf(facts.blocks, memory.pageSize);
   return { memory, basePageSize, warnings };
 }
 
@@ -142,13 +149,24 @@ function memoryOf(
   }
 }
 
-function checkPageSizes({ pageSize, blocks }: DestinationMemory, basePageSize: number): void {
-  if (basePageSize % pageSize !== 0) {
-    throw unsupported(
-      `the guest has pages of ${pageSize} bytes, the destination's host of ${basePageSize}; restore without --lazy`,
-    );
-  }
+/**
+ * Return the size of the pages that the destination's host uses for ordinary memory. QEMU does not report it, but has
+ * blocks in such pages, ROMs for example; where all of them are in huge pages, the guest's page size is the best guess.
+ */
+function basePageSizeOf(blocks: readonly DestinationBlock[], pageSize: number): number {
+  const sizes = blocks.map(({ hostPageSize }) => hostPageSize);
+  const smallest = Math.min(...sizes);
+  return smallest <= MAX_BASE_PAGE_BYTES ? smallest : pageSize;
+}
+
+function checkPageSizes({ pageSize, blocks }: DestinationMemory): void {
   for (const { name, usedLength, hostPageSize } of blocks) {
+    if (hostPageSize % pageSize !== 0) {
+      throw unsupported(
+        `RAM block ${quote(name)}: the guest has pages of ${pageSize} bytes, the destination of ${hostPageSize}; ` +
+          'restore without --lazy',
+      );
+    }
     if (usedLength % hostPageSize === 0) continue;
     throw unsupported(
       `RAM block ${quote(name)} of ${usedLength} bytes is not a whole number of the destination's pages of ` +

@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import type { SavedGuest } from '../../../lib/migration/index.ts';
 import { checkLazy } from '../../../lib/vm/lazy/check-lazy.ts';
 import { connectFake } from '../fake-monitor.ts';
-import { fakeSource } from './fake-source.ts';
+import { fakeSource, PAGE } from './fake-source.ts';
 
 test('a guest whose memory is not in its stream is refused', async () => {
   const guest: SavedGuest = {
@@ -27,4 +27,83 @@ test('a guest whose memory is not in its stream is refused', async () => {
     message: /saved with x-ignore-shared, so its memory is not in the stream/,
   });
   await qmp.close();
+});
+
+const MIB = 2 ** 20;
+
+/** A guest with these blocks: name and pages. */
+function guestOf(...blocks: readonly (readonly [name: string, pages: number])[]): SavedGuest {
+  return {
+    configuration: null,
+    configurationBytes: null,
+    hasFooters: true,
+    ram: { sectionId: 2, instanceId: 0, versionId: 4 },
+    sections: [],
+    descriptionText: null,
+    pages: fakeSource(blocks.map(([name, pages]) => [name, pages, []])),
+    close: () => Promise.resolve(),
+  };
+}
+
+/** Checks a guest of these blocks against a QEMU that has them in pages of these sizes, as QEMU 10.0 prints them. */
+async function check(
+  ...blocks: readonly [name: string, pages: number, hostPage: string][]
+): ReturnType<typeof checkLazy> {
+  const rows = blocks.map(([name, pages, hostPage]) => {
+    const length = `0x${(pages * PAGE).toString(16).padStart(16, '0')}`;
+    return `${name.padStart(24)}  ${hostPage.padStart(7)}  ${'0x'.padEnd(18, '0')} ${length} ${length} 0x00007f0000000000  rw\n`;
+  });
+  const title =
+    '              Block Name    PSize              Offset               Used              Total                HVA  RO\n';
+  const { qmp } = await connectFake(({ execute, arguments: args }) => {
+    if (execute === 'query-migrate-capabilities') {
+      return [{ capability: 'postcopy-ram', state: false }];
+    }
+    if (execute === 'query-memdev') return [];
+    if (execute !== 'human-monitor-command') {
+      return new Error(`the command ${execute} has not been found`);
+    }
+    return args['command-line'] === 'info ramblock' ? title + rows.join('') : '';
+  });
+  try {
+    return await checkLazy(
+      qmp,
+      guestOf(...blocks.map(([name, pages]) => [name, pages] as const)),
+      true,
+    );
+  } finally {
+    await qmp.close();
+  }
+}
+
+test('each block has the page size that QEMU reports for it, and the smallest one is that of the host', async () => {
+  const { memory, basePageSize } = await check(['ram', 512, '2 MiB'], ['rom', 1, '4 KiB']);
+  assert.deepEqual(
+    memory.blocks.map(({ hostPageSize }) => hostPageSize),
+    [2 * MIB, PAGE],
+  );
+  assert.equal(basePageSize, PAGE);
+});
+
+test('where all blocks are in huge pages, the host has pages like those of the guest', async () => {
+  const { memory, basePageSize } = await check(['ram', 512, '2 MiB'], ['more', 1024, '2 MiB']);
+  assert.deepEqual(
+    memory.blocks.map(({ hostPageSize }) => hostPageSize),
+    [2 * MIB, 2 * MIB],
+  );
+  assert.equal(basePageSize, PAGE);
+});
+
+test('a block that does not fill its pages is refused by name', async () => {
+  await assert.rejects(check(['ram', 512, '2 MiB'], ['odd', 513, '2 MiB']), {
+    code: 'ENOTSUP',
+    message: /RAM block "odd" of 2101248 bytes is not a whole number .* 2097152 bytes/,
+  });
+});
+
+test('a block in pages smaller than those of the guest is refused by name', async () => {
+  await assert.rejects(check(['ram', 512, '4 KiB'], ['small', 8, '1 KiB']), {
+    code: 'ENOTSUP',
+    message: /RAM block "small": the guest has pages of 4096 bytes, the destination of 1024/,
+  });
 });
