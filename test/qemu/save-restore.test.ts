@@ -10,9 +10,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
 import { openFrom, openTo } from '../../adapters/index.ts';
 import { openScratchStore } from '../../lib/extract/scratch-store.ts';
-import { QemuFileError } from '../../lib/index.ts';
+import { type QemuFile, QemuFileError } from '../../lib/index.ts';
 import { unwrap, verifyStream } from '../../lib/migration/index.ts';
 import {
   QmpClient,
@@ -348,8 +349,47 @@ for (const { version, skip, binary } of [
         version === '7.2' ? /see its standard error for the reason/ : /load of migration failed/;
       await using unchecked = await fail('cut', { check: false }, fails('EIO', reason));
       await isGone(unchecked);
-      assert.match(checked.qemu.stderr, /load/);
+      assert.match(unchecked.qemu.stderr, /load/);
     });
+
+    for (const [fault, open, is] of [
+      [
+        'the VM description, which QEMU does not read, is damaged',
+        async (): Promise<QemuFile> => {
+          const bytes = readFileSync(dir.join('vm.mig'));
+          const at = bytes.lastIndexOf('"page_size"');
+          assert.ok(at > 0);
+          bytes[at] = 0x27;
+          writeFileSync(dir.join('description'), bytes);
+          return openFrom(dir.join('description'));
+        },
+        fails('EBADMSG', /VM description/),
+      ],
+      [
+        'the checksum of the compressed file is wrong',
+        async (): Promise<QemuFile> => {
+          const bytes = gzipSync(readFileSync(dir.join('vm.mig')), { level: 1 });
+          bytes.writeUInt32LE(1, bytes.length - 8);
+          writeFileSync(dir.join('vm.mig.gz'), bytes);
+          return openFrom(dir.join('vm.mig.gz'));
+        },
+        fails('EBADMSG', /./),
+      ],
+      [
+        'the command that it comes from fails after its last byte',
+        (): Promise<QemuFile> => openFrom(`exec:cat ${dir.join('vm.mig')}; exit 3`),
+        fails('EIO', /3/),
+      ],
+    ] as const) {
+      test(`if only its end shows that ${fault}: no guest runs`, async () => {
+        await using waiting = await machine({ ...which, incoming: 'defer' });
+        const events: string[] = [];
+        waiting.qmp.on('event', ({ event }) => events.push(event));
+        await assert.rejects(restoreVm(waiting.qmp, await open()), is);
+        await isGone(waiting);
+        assert.ok(!events.includes('RESUME'), events.join());
+      });
+    }
 
     test('if it is given up', async () => {
       await using waiting = await fail('vm.mig', { abort: true }, fails('ECANCELED', /aborted/));

@@ -19,6 +19,7 @@ import { compareWithDestination, type StreamFacts } from '../preflight/preflight
 import { PrivateDirectory } from '../private-directory.ts';
 import { publishSteps } from '../publish.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
+import { holdLastByte } from './hold-last-byte.ts';
 import { checkPacked, openPacked, type Sent, sendPacked } from './load-packed.ts';
 import { mappedFileUri } from './mapped-file-uri.ts';
 import {
@@ -192,7 +193,12 @@ class Restore {
   #loadStream(stream: QemuFile): Promise<Omit<RestoreResult, 'status'>> {
     const { check, maxBandwidth } = this.#options;
     return this.#load(async (socket, signal) => {
-      const to = new QemuFile(socketOps(socket), { maxBandwidth });
+      const ops = socketOps(socket);
+      // A source with a return path may end only after QEMU has loaded all.
+      const isHeld = check !== false && !stream.isWritable();
+      const to = new QemuFile(isHeld ? holdLastByte(ops, () => this.#quitQemu()) : ops, {
+        maxBandwidth,
+      });
       const { forward, limitedSeconds, failure } = await relay(stream, to, {
         check: check === false ? undefined : (bytes) => this.#check(bytes),
         signal,
@@ -251,7 +257,11 @@ class Restore {
       if (signal?.aborted) stop.abort(signal.reason);
       const socket = await connectSocket({ path }, { signal: stop.signal });
       const { bytes, limitedSeconds, failure } = await send(socket, stop.signal);
-      await waitUntilLoaded(watch, failure, { signal, suspicions: this.#suspicions });
+      await waitUntilLoaded(watch, failure, {
+        signal,
+        suspicions: this.#suspicions,
+        isChecked: this.#options.check !== false,
+      });
       return { bytes, seconds: this.#seconds(), limitedSeconds, warnings: this.#warnings };
     } catch (error) {
       await this.#quitQemu();
@@ -269,6 +279,7 @@ class Restore {
       await waitUntilLoaded(watch, null, {
         signal: this.#options.signal,
         suspicions: this.#suspicions,
+        isChecked: false,
       });
     } catch (error) {
       await this.#quitQemu();

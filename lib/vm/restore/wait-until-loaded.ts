@@ -12,6 +12,8 @@ interface WaitOptions {
   signal: AbortSignal | undefined;
   /** Why QEMU may not load the stream, as clauses. */
   suspicions: readonly string[];
+  /** Whether a fault of the stream counts even if QEMU has loaded it. */
+  isChecked: boolean;
 }
 
 /**
@@ -22,14 +24,15 @@ interface WaitOptions {
 export async function waitUntilLoaded(
   watch: MigrationWatch,
   failure: RelayFailure | null,
-  { signal, suspicions }: WaitOptions,
+  { signal, suspicions, isChecked }: WaitOptions,
 ): Promise<void> {
   const info = await waitForEnd(watch, failure, signal).catch(
     (error: unknown) => error as QemuFileError,
   );
   const isEnd = !(info instanceof Error);
-  // QEMU's word counts; a failure of the relay after the end of the stream does not matter.
-  if (isEnd && info.status === 'completed') return;
+  // After the end of the stream a broken connection does not matter; a fault of its bytes does.
+  const isFault = isChecked && failure?.end === 'from' && failure.error.code !== 'ECONNRESET';
+  if (isEnd && info.status === 'completed' && !isFault) return;
   const cause = failure?.error;
   if (failure?.end === 'from') throw failure.error;
   const suspected = suspicions.map((message) => `; ${message}`).join('');
