@@ -196,7 +196,7 @@ class StreamCopy {
   #renameList(offset: number, blocks: readonly RamBlock[]): void {
     if (this.#reader.configuration?.capabilities.includes('mapped-ram') === true) {
       const reason =
-        'RAM blocks of a mapped-ram stream cannot be renamed in place: add --layout sequential';
+        'RAM blocks of a mapped-ram stream cannot be renamed as it passes: give a file, not a pipe';
       throw new QemuFileError('ENOTSUP', reason, { operation: 'copyStream', position: offset });
     }
     checkRenaming(

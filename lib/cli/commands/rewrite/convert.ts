@@ -53,14 +53,18 @@ async function convert(
   // A live source is never mapped-ram, and its first bytes must not wait for more of them.
   const isMapped = unwrapped.seekable && (await isMappedRam(unwrapped.file));
   const isOther = layout !== undefined && (layout === 'mapped-ram') !== isMapped;
+  // A mapped-ram file holds the offset of all that follows the names of its blocks.
+  const isRenamed = isMapped && !isOther && flags.renameBlock !== undefined;
+  if (isRenamed) checkPlace(parseEndpoint(toText), flags, false);
   // Pages of further channels become part of the stream.
-  if (isOther || channels.length > 0) {
-    const written = writeGuest(fromText, stream, output, flags, { isMapped, changes, signal });
+  if (isOther || isRenamed || channels.length > 0) {
+    const newFlags: ConvertFlags = isRenamed ? { ...flags, layout: 'mapped-ram' } : flags;
+    const written = writeGuest(fromText, stream, output, newFlags, { isMapped, changes, signal });
     return written.catch((error: unknown) => {
       throw usageErrorOf(error);
     });
   }
-  if (isMapped) checkPlace(parseEndpoint(toText), flags, fileOffset);
+  if (isMapped) checkPlace(parseEndpoint(toText), flags, fileOffset === 0);
   // A file is read on this thread while the pool writes: each call in the pool takes longer to start and to end.
   if (unwrapped.containers.length === 0 && isRegularFile(stream.outer.getFd()))
     stream.outer.setBlocking(true);
@@ -93,10 +97,13 @@ function offsetOf(uri: Endpoint): number {
   return uri.scheme === 'file' ? uri.offset : 0;
 }
 
-/** Offsets in a mapped-ram stream count from the start of its file: another place must be a file, too. */
-function checkPlace(to: Endpoint, { compress }: ConvertFlags, fileOffset: number): void {
-  if (to.scheme === 'file' && compress === undefined) return;
-  if (fileOffset === 0 && compress === undefined) return;
+/**
+ * Offsets in a mapped-ram stream count from the start of its file: what cannot go there byte for byte needs a file.
+ *
+ * @param isSame - Whether the bytes stay as they are.
+ */
+function checkPlace(to: Endpoint, { compress }: ConvertFlags, isSame: boolean): void {
+  if ((isSame || to.scheme === 'file') && compress === undefined) return;
   throw new UsageError(
     'a mapped-ram stream goes to a file, not compressed: give a file, or use compact',
   );

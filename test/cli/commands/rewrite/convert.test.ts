@@ -128,9 +128,10 @@ describe('convert --layout', () => {
 
   for (const [name, layout] of [
     ['q10-mapped-ram', 'sequential'],
+    ['q10-mapped-ram', 'mapped-ram'],
     ['microvm', 'mapped-ram'],
   ] as const) {
-    test(`goes together with new names, changed fields and no VM description, to ${layout}`, async () => {
+    test(`goes together with new names, changed fields and no VM description, from ${name} to ${layout}`, async () => {
       await using dir = makeTempDir();
       const [main = ''] = putRecording(dir, name);
       const device = ['--set', 'timer.cpu_ticks_offset=0x1234'];
@@ -233,11 +234,11 @@ describe('convert writes nothing', () => {
       /"timer" was not decoded, so none of its fields can be set/,
     ],
     [
-      'for names in a mapped-ram stream',
+      'for names in a mapped-ram stream that is to be compressed',
       (dir) => stream(dir, 'q10-mapped-ram'),
-      ['--rename-block', 'microvm.ram=mem'],
-      5,
-      /mapped-ram stream cannot be renamed/,
+      ['--rename-block', 'microvm.ram=mem', '--compress', 'gzip'],
+      2,
+      /mapped-ram stream goes to a file, not compressed/,
     ],
     [
       'for a mapped-ram layout that is to be compressed',
@@ -278,6 +279,18 @@ describe('convert writes nothing', () => {
     } finally {
       fs.closeSync(descriptor);
     }
+  });
+
+  test('for names in a mapped-ram stream that comes from a pipe, or goes to one', async () => {
+    await using dir = makeTempDir();
+    const [from, to] = [stream(dir, 'q10-mapped-ram'), dir.join('to')];
+    const rename = ['--rename-block', 'microvm.ram=mem'];
+    const piped = await run(['convert', '-', to, ...rename], fs.readFileSync(from));
+    assertSays(piped, 5, /mapped-ram stream cannot be renamed as it passes: give a file/);
+    assert.ok(!fs.existsSync(to));
+    const ended = await run(['convert', from, '-', ...rename]);
+    assertSays(ended, 2, /mapped-ram stream goes to a file/);
+    assert.equal(ended.stdout.length, 0);
   });
 
   test('to the file that it reads', async () => {
