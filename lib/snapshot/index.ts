@@ -11,6 +11,7 @@ export {
   SnapshotStore,
   type SnapshotStoreOptions,
 } from './store.ts';
+export type { SnapshotFile, StreamWatcher } from './write/snapshot-file.ts';
 export {
   type SnapshotFileOptions,
   type SnapshotProgress,

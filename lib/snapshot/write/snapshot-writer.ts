@@ -1,7 +1,9 @@
 import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts';
 import { abortError, type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { onAbort } from '../../contract/wait-for.ts';
+import type { PageVisitor } from '../../migration/format/events.ts';
 import type { StreamSource } from '../../migration/format/stream-source.ts';
+import { combineVisitors } from '../../migration/memory/combine-visitors.ts';
 import type { PageRange } from '../../migration/page-source/page-source.ts';
 import { decodeWorkingSet } from '../../migration/page-source/working-set.ts';
 import {
@@ -10,7 +12,6 @@ import {
 } from '../../migration/saved-guest/collect-frame.ts';
 import type { GuestFrame } from '../../migration/saved-guest/read-frame.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
-import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
 import type { SnapshotInfo, SnapshotManifest } from '../format/manifest.ts';
 import type { SnapshotMap } from '../format/map.ts';
@@ -23,7 +24,7 @@ import { PageIntake } from './pages/page-intake.ts';
 import { PageStorer } from './pages/page-storer.ts';
 import { pagesOfSet } from './pages/pages-of-set.ts';
 import { ParentPages } from './pages/parent-pages.ts';
-import { sinkOf } from './snapshot-sink.ts';
+import { SnapshotFile } from './snapshot-file.ts';
 
 /** Options of a snapshot that is written. */
 export interface SnapshotWriterOptions {
@@ -114,11 +115,7 @@ export class SnapshotWriter {
    *   parent, `EBADMSG` if the parent is damaged, `ECANCELED`; the errors of the source and of the storage.
    */
   writeStream(source: StreamSource, options: SnapshotStreamOptions = {}): Promise<SnapshotInfo> {
-    return this.#write(async (intake, ready) => {
-      await using stream = await openBareStream(source);
-      const { file, fileOffset } = stream;
-      return await collectFrame(file, intake, { fileOffset, ...options, ready });
-    });
+    return this.#write((intake, ready) => collectStream(source, intake, { ...options, ready }));
   }
 
   /**
@@ -167,10 +164,16 @@ export class SnapshotWriter {
    * await saveVm(qmp, store.writer('agent-1', { parent: 'base' }).file());
    * ```
    */
-  file(options: SnapshotFileOptions = {}): QemuFile {
-    return sinkOf(async (stream) => {
+  file(options: SnapshotFileOptions = {}): SnapshotFile {
+    return new SnapshotFile(async (stream, { pages, onEvent, onRead, isWanted }) => {
       try {
-        const info = await this.writeStream(stream);
+        const info = await this.#write(async (intake, ready) => {
+          const visitor = pages === undefined ? intake : combineVisitors([pages, intake]);
+          const frame = await collectStream(stream, visitor, { onEvent, ready });
+          onRead();
+          await isWanted;
+          return frame;
+        });
         options.onWritten?.(info);
       } finally {
         await options.onClose?.();
@@ -254,4 +257,15 @@ export class SnapshotWriter {
     this.#options.onWarning?.(`the working set is not used: ${set}`);
     return [];
   }
+}
+
+/** Read a stream, which may be in containers. */
+async function collectStream(
+  source: StreamSource,
+  pages: PageVisitor,
+  options: CollectFrameOptions,
+): Promise<GuestFrame> {
+  await using stream = await openBareStream(source);
+  const { file, fileOffset } = stream;
+  return await collectFrame(file, pages, { fileOffset, ...options });
 }

@@ -2,12 +2,15 @@ import { QemuFileError } from '../../contract/errors.ts';
 import { onAbort } from '../../contract/wait-for.ts';
 import { openScratchStore } from '../../extract/scratch-store.ts';
 import type { StreamSource } from '../../migration/format/stream-source.ts';
+import { MissingPages } from '../../migration/memory/missing-pages.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
+import type { SnapshotFile } from '../../snapshot/write/snapshot-file.ts';
 import type { MigrationWatch } from '../migration-watch.ts';
 import type { SaveConnection } from './save-connection.ts';
 import { SaveIndex } from './save-index.ts';
+import { readsStream } from './sink.ts';
 
 /** Options of the check, and how it recognises the end of the stream. */
 export interface SaveCheckOptions {
@@ -27,12 +30,19 @@ export class SaveCheck {
   readonly warnings: string[] = [];
   readonly #connection: SaveConnection;
   readonly #watch: MigrationWatch;
+  readonly #sink: QemuFile;
   readonly #options: SaveCheckOptions;
   #isAccepted = false;
 
-  constructor(connection: SaveConnection, watch: MigrationWatch, options: SaveCheckOptions) {
+  constructor(
+    connection: SaveConnection,
+    watch: MigrationWatch,
+    sink: QemuFile,
+    options: SaveCheckOptions,
+  ) {
     this.#connection = connection;
     this.#watch = watch;
+    this.#sink = sink;
     this.#options = options;
   }
 
@@ -50,7 +60,10 @@ export class SaveCheck {
   /** Read the stream to its end: the `check` of a relay. */
   async run(stream: QemuFile): Promise<void> {
     const { check, manifest, index, hasReturnPath } = this.#options;
-    if (check !== false) {
+    const sink = this.#sink;
+    if (check !== false && manifest !== true && index !== true && readsStream(sink)) {
+      await this.#readInto(sink, stream);
+    } else if (check !== false) {
       const indexing = index === true ? await SaveIndex.create(stream) : null;
       const read = indexing?.file ?? stream;
       await this.#verify(manifest === true ? chunksOf(read) : read, indexing);
@@ -63,6 +76,23 @@ export class SaveCheck {
       throw new QemuFileError('EIO', reason, { operation: 'saveVm' });
     }
     this.#isAccepted = true;
+  }
+
+  /** Let the sink read the stream: it refuses at least what the check would refuse. */
+  async #readInto(sink: SnapshotFile, stream: QemuFile): Promise<void> {
+    const { hasReturnPath } = this.#options;
+    const missing = new MissingPages();
+    await sink.readStream(stream, {
+      pages: missing,
+      onEvent: (event) => {
+        if (event.type === 'vmDescription' && hasReturnPath) this.#connection.endStream();
+        if (event.type === 'warning') {
+          this.warnings.push(`${event.message}, at byte ${event.offset}`);
+        }
+      },
+    });
+    this.warnings.push(...missing.describe());
+    if (hasReturnPath) this.#connection.endStream();
   }
 
   async #verify(stream: StreamSource, indexing: SaveIndex | null): Promise<void> {

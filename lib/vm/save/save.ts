@@ -169,7 +169,10 @@ class Save {
     try {
       connection = new SaveConnection(await this.#accept(listener, watch));
       await listener.close();
-      const saveCheck = new SaveCheck(connection, watch, { ...this.#options, hasReturnPath });
+      const saveCheck = new SaveCheck(connection, watch, this.#to, {
+        ...this.#options,
+        hasReturnPath,
+      });
       const result = await relay(connection.file, this.#to, {
         check: (stream) => saveCheck.run(stream),
         signal: saveCheck.untilAccepted(this.#stop.signal),

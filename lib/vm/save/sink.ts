@@ -3,12 +3,18 @@ import { pipeline } from 'node:stream/promises';
 import { type CompressFormat, compressTo } from '../../../adapters/compress/compress.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import type { SnapshotFile } from '../../snapshot/write/snapshot-file.ts';
 import { noop } from '../../util/noop.ts';
 import { isRegularFile } from '../../util/regular-file.ts';
 import { descriptorOffset, prefersProgram } from '../decompress.ts';
 
 /** Where a stream is saved to. */
 export type VmSink = QemuFile | Writable;
+
+/** Return whether a sink can read the stream by itself, so that its check need not read it as well. */
+export function readsStream(sink: VmSink): sink is SnapshotFile {
+  return 'readStream' in sink;
+}
 
 /**
  * Return a file whose bytes go into a sink, compressed if a format is given. Closing the file waits until the
