@@ -5,6 +5,7 @@ import {
   existsSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   truncateSync,
   writeFileSync,
@@ -192,8 +193,14 @@ for (const { version, skip, binary } of [
 
     test('whose file system is full, and it runs on', { skip: requireSmallDisk() }, async () => {
       await using disk = mountSmallDisk();
-      for (const options of [{}, { check: false }, { compress: 'gzip' } as const]) {
-        disk.fill(options.compress === undefined ? 65536 : 4096);
+      for (const options of [
+        {},
+        { check: false },
+        { layout: 'mapped-ram' },
+        { compress: 'gzip' },
+      ] as const satisfies readonly SaveOptions[]) {
+        rmSync(disk.join('fill'), { force: true });
+        disk.fill('compress' in options ? 4096 : 65536);
         await assert.rejects(save(disk.join('vm'), options), fails('ENOSPC', /no space left/));
         assert.deepEqual(readdirSync(disk.path), ['fill']);
         await source.qemu.waitCounterRises();

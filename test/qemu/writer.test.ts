@@ -25,8 +25,12 @@ import { BUSY_GUEST, qemu10, UNLIMITED } from './scenario.ts';
 
 const mapped = { capabilities: { 'mapped-ram': true } };
 
-/** Main memory with a name that the user gave it. */
-const NAMED_MEMORY = ['-object', 'memory-backend-ram,id=mem,size=16M'];
+/** A guest whose main memory has a name that the user gave it. */
+const NAMED_MEMORY: QemuOptions = {
+  machine:
+    'microvm,acpi=off,rtc=off,isa-serial=off,x-option-roms=off,auto-kernel-cmdline=off,memory-backend=mem',
+  extraArgs: ['-object', 'memory-backend-ram,id=mem,size=16M'],
+};
 
 /** A guest that was saved, and its memory. */
 interface Saved {
@@ -98,12 +102,7 @@ for (const [version, skip, options] of [
       const sending = { beforeEnd: () => runWell('convert', saved.path, socket) };
       await assertLoads(saved, socket, {}, {}, sending);
       await runWell('convert', saved.path, renamed, '--rename-block', 'microvm.ram=mem');
-      const machine =
-        'microvm,acpi=off,rtc=off,isa-serial=off,x-option-roms=off,auto-kernel-cmdline=off';
-      await assertLoads(saved, `exec:cat ${renamed}`, {
-        machine: `${machine},memory-backend=mem`,
-        extraArgs: NAMED_MEMORY,
-      });
+      await assertLoads(saved, `exec:cat ${renamed}`, NAMED_MEMORY);
     });
   });
 }
@@ -115,6 +114,9 @@ describe('QEMU 10.0 loads from a file, with mapped-ram,', { skip: requireQemu10(
     const [file, back] = [`file:${dir.join('mapped')},offset=0x3000`, dir.join('back')];
     await runWell('convert', saved.path, file, '--layout', 'mapped-ram');
     await assertLoads(saved, file, {}, mapped);
+    const renamed = dir.join('renamed');
+    await runWell('convert', file, renamed, '--rename-block', 'microvm.ram=mem');
+    await assertLoads(saved, `file:${renamed}`, NAMED_MEMORY, mapped);
     await runWell('convert', file, back, '--layout', 'sequential');
     await assertLoads(saved, `exec:cat ${back}`);
   });

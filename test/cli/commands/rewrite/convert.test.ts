@@ -303,7 +303,10 @@ describe('convert writes nothing', () => {
   test('to a disk that is full', { skip: requireSmallDisk() }, async () => {
     await using dir = makeTempDir();
     await using disk = mountSmallDisk();
-    assertSays(await run(['convert', stream(dir), disk.join('to')]), 4, /\/to: ENOSPC/);
-    assert.deepEqual(fs.readdirSync(disk.path), []);
+    for (const layout of [[], ['--layout', 'mapped-ram']]) {
+      const ended = await run(['convert', stream(dir), disk.join('to'), ...layout]);
+      assertSays(ended, 4, /\/to: ENOSPC/);
+      assert.deepEqual(fs.readdirSync(disk.path), []);
+    }
   });
 });
