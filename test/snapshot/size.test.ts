@@ -46,7 +46,7 @@ describe('a snapshot without parent is at most 8 % larger than its compact strea
     await assertSmall(guest);
   });
 
-  for (const part of [1, 2, 6, 10]) {
+  for (const part of [1, 2, 6, 10, 20, 64, 256]) {
     test(`with pages of which 1/${part} does not compress`, async () => {
       const guest = new MadeGuest(PAGES);
       for (let page = 0; page < PAGES; page++) {
