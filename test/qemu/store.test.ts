@@ -117,6 +117,28 @@ for (const { version, skip, binary } of [
       await restore(`${store}#still`, '--lazy');
     });
 
+    test('whose device state QEMU refuses is checked then, and the fault is named', async () => {
+      const opened = await openStore(store);
+      const { configuration, configurationBytes, hasFooters, ram, pages, ...rest } =
+        await opened.reader('still');
+      const { sectionsBeforeRam, descriptionText } = rest;
+      const [timer] = rest.sections.filter(({ name }) => name === 'timer');
+      assert.ok(timer !== undefined);
+      const cut = { ...timer, body: timer.body.subarray(0, timer.body.length - 1) };
+      const sections = rest.sections.map((section) => (section === timer ? cut : section));
+      await opened.writer('cut').writeGuest({
+        ...{ configuration, configurationBytes, hasFooters, ram, pages },
+        ...{ sections, sectionsBeforeRam, descriptionText },
+        close: async () => {},
+      });
+      await opened.close();
+      await using waiting = await machine({ ...which, incoming: 'defer' });
+      const { code, stderr } = await run(['restore', '--qmp', waiting.monitor, `${store}#cut`]);
+      assert.match(String(stderr), /"timer"/);
+      assert.equal(code, 3);
+      await command('store', 'rm', `${store}#cut`);
+    });
+
     test('keeps its working set, which the next lazy restore sends first', async () => {
       const lazily = async (snapshot: string, ...options: string[]): Promise<LazyPages> => {
         await using restored = await machine({ ...which, incoming: 'defer' });

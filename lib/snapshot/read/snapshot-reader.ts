@@ -5,6 +5,7 @@ import type { PageRange } from '../../migration/page-source/page-source.ts';
 import { encodeWorkingSet } from '../../migration/page-source/working-set.ts';
 import { readConfiguration } from '../../migration/reader/configuration.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
+import { markSound } from '../../migration/verify/sound-streams.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
 import { workingSetKey } from '../format/keys.ts';
@@ -80,8 +81,18 @@ export class SnapshotReader implements SavedGuest {
    *
    * @param onClose - Called when the file is closed.
    */
-  stream(onClose?: () => Promise<void>): QemuFile {
-    return streamOf(this, this.#openPages(), onClose);
+  stream(onClose: () => Promise<void> = async () => {}): QemuFile {
+    let openFiles = 0;
+    const open = (): QemuFile => {
+      openFiles += 1;
+      return streamOf(this, this.#openPages(), async () => {
+        openFiles -= 1;
+        if (openFiles === 0) await onClose();
+      });
+    };
+    const file = open();
+    markSound(file, open);
+    return file;
   }
 
   /**

@@ -11,8 +11,8 @@ export interface RestoreOptions {
   /** Leave the guest stopped, even if it ran when it was saved. */
   keepPaused?: boolean | undefined;
   /**
-   * False: let only QEMU judge the stream. Default true: the stream is checked while QEMU reads it; a regular file that
-   * the system's `zstd` decompresses into QEMU's socket, only if QEMU does not load it.
+   * False: let only QEMU judge the stream. Default true: the stream is checked while QEMU reads it; that of a snapshot
+   * store, and a regular file that the system's `zstd` decompresses into QEMU's socket, only if QEMU does not load it.
    */
   check?: boolean | undefined;
   /** Where to create the private directory of the socket. Default: the system's directory for temporary files. */

@@ -6,6 +6,7 @@ import { abortError, QemuFileError, toQemuFileError } from '../../contract/error
 import { MAX_TIMER_MS, onAbort } from '../../contract/wait-for.ts';
 import type { Unwrapped } from '../../migration/containers/unwrap.ts';
 import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
+import { reopenSound } from '../../migration/verify/sound-streams.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { relay } from '../../relay/relay.ts';
@@ -189,24 +190,50 @@ class Restore {
     this.#suspicions = problems.map(({ message }) => message);
   }
 
-  /** Send QEMU a stream, and check it meanwhile. */
-  #loadStream(stream: QemuFile): Promise<Omit<RestoreResult, 'status'>> {
-    const { check, maxBandwidth } = this.#options;
-    return this.#load(async (socket, signal) => {
-      const ops = socketOps(socket);
-      // A source with a return path may end only after QEMU has loaded all.
-      const isHeld = check !== false && !stream.isWritable();
-      const to = new QemuFile(isHeld ? holdLastByte(ops, () => this.#quitQemu()) : ops, {
-        maxBandwidth,
-      });
-      const { forward, limitedSeconds, failure } = await relay(stream, to, {
-        check: check === false ? undefined : (bytes) => this.#check(bytes),
-        signal,
-        // QEMU may take any time to load what it has received.
-        lingerMs: MAX_TIMER_MS,
-      });
-      return { bytes: forward.bytes, limitedSeconds, failure };
+  /** Send QEMU a stream, and check it meanwhile; a sound one only if QEMU does not load it. */
+  async #loadStream(stream: QemuFile): Promise<Omit<RestoreResult, 'status'>> {
+    const { check, signal } = this.#options;
+    const again = check === false ? undefined : reopenSound(stream);
+    const stopFollowing = onAbort(signal, () => {
+      again?.destroy(abortError(signal as AbortSignal, 'restoreVm'));
     });
+    let wasSent = false;
+    try {
+      return await this.#load(async (socket, stop) => {
+        const isChecked = check !== false && again === undefined;
+        const sent = await this.#relay(stream, socket, stop, isChecked);
+        wasSent = sent.failure?.end !== 'from';
+        return sent;
+      });
+    } catch (error) {
+      if (again !== undefined && wasSent && signal?.aborted !== true) await this.#check(again);
+      throw error;
+    } finally {
+      stopFollowing();
+      await again?.close().catch(noop);
+    }
+  }
+
+  async #relay(
+    stream: QemuFile,
+    socket: Socket,
+    signal: AbortSignal,
+    isChecked: boolean,
+  ): Promise<Sent> {
+    const { maxBandwidth } = this.#options;
+    const ops = socketOps(socket);
+    // A source with a return path may end only after QEMU has loaded all.
+    const isHeld = isChecked && !stream.isWritable();
+    const to = new QemuFile(isHeld ? holdLastByte(ops, () => this.#quitQemu()) : ops, {
+      maxBandwidth,
+    });
+    const { forward, limitedSeconds, failure } = await relay(stream, to, {
+      check: isChecked ? (bytes) => this.#check(bytes) : undefined,
+      signal,
+      // QEMU may take any time to load what it has received.
+      lingerMs: MAX_TIMER_MS,
+    });
+    return { bytes: forward.bytes, limitedSeconds, failure };
   }
 
   /** Have the program that decompresses a file send it to QEMU, and check the file only if that fails. */
