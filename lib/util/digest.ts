@@ -55,21 +55,22 @@ const EMPTY_DIGEST = 'ef46db3751d8e999';
 
 /** The optional digest of one half of a file. The first byte waits for the hash to load. */
 export class HalfDigest {
-  readonly #isEnabled: boolean;
+  /** Whether the digest was asked for. */
+  readonly isEnabled: boolean;
   #digest: Digest | null = null;
 
   constructor(isEnabled: boolean) {
-    this.#isEnabled = isEnabled;
+    this.isEnabled = isEnabled;
   }
 
   /** 16 hexadecimal digits, or null if the digest is not enabled. */
   get hex(): string | null {
-    return this.#isEnabled ? (this.#digest?.hex() ?? EMPTY_DIGEST) : null;
+    return this.isEnabled ? (this.#digest?.hex() ?? EMPTY_DIGEST) : null;
   }
 
   /** Return whether bytes may flow; if not, call one of the two once the hash has loaded or failed to. */
   ready(resume: () => void, fail: (error: unknown) => void): boolean {
-    if (!this.#isEnabled || this.#digest !== null) return true;
+    if (!this.isEnabled || this.#digest !== null) return true;
     if (api === undefined) {
       loadDigest().then(resume, fail);
       return false;

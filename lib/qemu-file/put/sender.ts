@@ -241,7 +241,9 @@ export class Sender {
       const position = this.#position;
       this.#position += batch.bytes;
       this.#taken += batch.bytes;
-      for (const entry of batch.entries) this.#digest.update(entry);
+      if (this.#digest.isEnabled) {
+        for (const entry of batch.entries) this.#digest.update(entry);
+      }
       if (batch.bytes > 0) this.#limiter.taken(batch.bytes);
       this.#host.release(batch);
       this.#callWaiters();

@@ -25,10 +25,13 @@ export interface StagingBlock {
    * and a view costs more than all other work on a small run (bench/ram-records.ts).
    */
   readonly runs: Uint8Array[];
+  /** Where these begin and end in the block: fields of a typed array take longer to read. */
+  readonly runStarts: number[];
+  readonly runEnds: number[];
 }
 
 const NO_BYTES = new Uint8Array(0);
-const NO_BLOCK: StagingBlock = { bytes: NO_BYTES, view: new DataView(NO_BYTES.buffer), runs: [] };
+const NO_BLOCK = blockOf(NO_BYTES);
 
 /** Texts that were put, by their lengths: names of sections and blocks are put again and again. */
 const texts: string[] = new Array<string>(256).fill('');
@@ -38,8 +41,12 @@ const countedTexts: (DataView | null)[] = new Array<DataView | null>(256).fill(n
 function newBlock(size: number): StagingBlock {
   const { buffer, byteOffset, length } = allocateBlock(size);
   // Not a Buffer: small copies into a Uint8Array are compiled inline.
-  const bytes = new Uint8Array(buffer, byteOffset, length);
-  return { bytes, view: new DataView(buffer, byteOffset, length), runs: [] };
+  return blockOf(new Uint8Array(buffer, byteOffset, length));
+}
+
+function blockOf(bytes: Uint8Array): StagingBlock {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  return { bytes, view, runs: [], runStarts: [], runEnds: [] };
 }
 
 /** Keep the text of this length that was put last as a counted string; return null if it is not ASCII. */
@@ -236,14 +243,15 @@ export class Staging {
 
   /** Return the staged bytes from `start` on, as a view. */
   viewFrom(start: number): Uint8Array {
-    const { bytes, runs } = this.#block;
-    const at = bytes.byteOffset + start;
-    const length = this.#index - start;
-    const kept = runs[this.#runCount];
-    const fits = kept !== undefined && kept.byteOffset === at && kept.length === length;
-    const run = fits ? kept : new Uint8Array(bytes.buffer, at, length);
-    if (!fits) runs[this.#runCount] = run;
-    this.#runCount += 1;
+    const { bytes, runs, runStarts, runEnds } = this.#block;
+    const n = this.#runCount;
+    const end = this.#index;
+    this.#runCount = n + 1;
+    if (runStarts[n] === start && runEnds[n] === end) return runs[n] as Uint8Array;
+    const run = new Uint8Array(bytes.buffer, bytes.byteOffset + start, end - start);
+    runs[n] = run;
+    runStarts[n] = start;
+    runEnds[n] = end;
     return run;
   }
 
