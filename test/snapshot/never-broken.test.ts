@@ -142,6 +142,30 @@ describe('a writer of a child', () => {
   });
 });
 
+test('two writers of children of one parent, which is removed and collected meanwhile, are whole or told', async () => {
+  for (let round = 0; round < 10; round++) {
+    const storage = memoryStorage();
+    const [first, second, third] = Array.from({ length: 3 }, () => new SnapshotStore(storage));
+    await first?.writer('base').writeGuest(BASE);
+    const writing = Promise.allSettled([
+      first?.writer('child', { parent: 'base' }).writeGuest(CHILD),
+      second?.writer('other', { parent: 'base' }).writeGuest(CHILD),
+    ]);
+    // The parent goes at another moment in each round.
+    for (let turn = 0; turn < 3 * round; turn++) await new Promise(setImmediate);
+    await third?.remove('base');
+    await third?.gc({ graceMs: 0 });
+    const names: string[] = [];
+    for (const [at, result] of (await writing).entries()) {
+      if (result.status === 'fulfilled') names.push(['child', 'other'][at] as string);
+      else isCode('ENOENT')(result.reason);
+    }
+    assert.deepEqual(await assertWhole(third as SnapshotStore), names);
+    await third?.gc({ graceMs: 0 });
+    assert.deepEqual(await assertWhole(third as SnapshotStore), names);
+  }
+});
+
 describe('two writers of one name', () => {
   for (const [kind, wrap] of [
     ['that decides', (storage: ObjectStorage) => storage],

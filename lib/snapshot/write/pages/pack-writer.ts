@@ -54,6 +54,8 @@ export class PackWriter {
   #fingerprintBytes = 0;
   #pages = 0;
   readonly #packs: MapPack[] = [];
+  /** Bytes of these packs. */
+  #bytes = 0;
   /** Settles when the last frame has joined its pack. */
   #joined: Promise<void> = Promise.resolve();
   #groupsInFlight = 0;
@@ -75,7 +77,7 @@ export class PackWriter {
 
   /** Bytes of all packs that were put or are being put. */
   get bytes(): number {
-    return this.#packs.reduce((sum, { bytes }) => sum + bytes, 0);
+    return this.#bytes;
   }
 
   /**
@@ -227,9 +229,11 @@ export class PackWriter {
       fingerprintsDigest: sha256(fingerprints),
     });
     const digest = sha256Hex(head);
+    const bytes = head.length + this.#storedBytes + this.#fingerprintBytes;
+    this.#bytes += bytes;
     this.#packs.push({
       digest,
-      bytes: head.length + this.#storedBytes + this.#fingerprintBytes,
+      bytes,
       pages: this.#pages,
       frames: this.#entries.length,
       pageSize: this.#pageSize,

@@ -5,8 +5,8 @@ import { type PackHead, pagesOfFrame } from '../../format/pack.ts';
 import { PackIndex } from '../../format/pack-index.ts';
 import type { CachedPack, FrameCache } from '../../read/frame-cache.ts';
 
-/** Bytes of fingerprints that are kept. */
-const MAX_FINGERPRINT_BYTES = 67_108_864;
+/** Bytes of fingerprints that are kept: those of 4 GiB of pages, which come nearly in order. */
+const MAX_FINGERPRINT_BYTES = 16_777_216;
 
 /** Adjacent frames that are read at the same time for the fingerprints of their pages. */
 const READ_AHEAD_FRAMES = 8;
