@@ -107,3 +107,66 @@ test('a block in pages smaller than those of the guest is refused by name', asyn
     message: /RAM block "small": the guest has pages of 4096 bytes, the destination of 1024/,
   });
 });
+
+/** Checks a guest against a QEMU that has these capabilities. */
+async function checkCapabilities(
+  capabilities: Readonly<Record<string, boolean>>,
+  guest: SavedGuest = guestOf(['ram', 4]),
+): ReturnType<typeof checkLazy> {
+  const list = Object.entries(capabilities).map(([capability, state]) => ({ capability, state }));
+  const { qmp } = await connectFake(({ execute }) => {
+    if (execute === 'query-migrate-capabilities') return list;
+    return new Error(`the command ${execute} has not been found`);
+  });
+  try {
+    return await checkLazy(qmp, guest, true);
+  } finally {
+    await qmp.close();
+  }
+}
+
+for (const name of ['multifd', 'x-ignore-shared', 'mapped-ram']) {
+  test(`a destination with ${name} on is refused, with the command that switches it off`, async () => {
+    await assert.rejects(checkCapabilities({ 'postcopy-ram': false, [name]: true }), {
+      code: 'ENOTSUP',
+      message: new RegExp(
+        `the migration capability ${name} is on at the destination: .*"migrate_set_capability ${name} off"`,
+      ),
+    });
+  });
+}
+
+test('a destination without postcopy is refused, with the version that has it', async () => {
+  await assert.rejects(checkCapabilities({}), {
+    code: 'ENOTSUP',
+    message: /does not have the migration capability postcopy-ram; use QEMU 2\.6 or later on Linux/,
+  });
+});
+
+for (const { what, kinds, name, reason } of [
+  {
+    what: 'with a VFIO device',
+    name: '0000:00:05.0/vfio',
+    kinds: ['full'],
+    reason: /does not migrate VFIO devices with postcopy; restore without --lazy/,
+  },
+  {
+    what: 'whose dirty bitmaps end after its devices',
+    name: 'dirty-bitmap',
+    kinds: ['start'],
+    reason: /"dirty-bitmap" has to end before the guest runs.*; restore without --lazy/,
+  },
+] as const) {
+  test(`a guest ${what} is refused by name`, async () => {
+    const section = { sectionId: 9, name, instanceId: 0, versionId: 1, body: Buffer.of() };
+    const device = { ...section, kind: 'full', sectionId: 10, name: 'timer' } as const;
+    const guest = {
+      ...guestOf(['ram', 4]),
+      sections: [...kinds.map((kind) => ({ ...section, kind })), device],
+    };
+    await assert.rejects(checkCapabilities({ 'postcopy-ram': false }, guest), {
+      code: 'ENOTSUP',
+      message: reason,
+    });
+  });
+}
