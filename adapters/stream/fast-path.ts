@@ -6,7 +6,7 @@ const SWITCH = 'QEMU_FILE_NO_FAST_PATH';
 
 /**
  * Return whether the fast paths are on. These modules go beyond what Node's public API promises, and are
- * used only where they were measured: direct-read.ts, direct-write.ts, release-chunk.ts and malloc-trim.ts.
+ * used only where they were measured: direct-read.ts, socket-poll.ts, direct-write.ts and malloc-trim.ts.
  */
 export function hasFastPath(
   env: NodeJS.ProcessEnv = process.env,

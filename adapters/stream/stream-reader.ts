@@ -5,14 +5,10 @@ import { Fifo } from '../../lib/util/fifo.ts';
 import { DirectRead } from './direct-read.ts';
 import { raiseMallocTrimThreshold } from './malloc-trim.ts';
 import { PendingCall } from './pending-call.ts';
-import { releaseChunk } from './release-chunk.ts';
 import { type Failure, failure, failureOf } from './stream-failure.ts';
 
 /** Bytes held before the stream is paused. With less, it stops and starts all the time (bench/read-pages.ts). */
 const READ_AHEAD_BYTES = 256 * 1024;
-
-/** Smallest space for which a chunk is copied, so that the bytes read after it follow it in memory. */
-const MIN_JOIN_BYTES = 128 * 1024;
 
 /** Bytes read directly in one turn of the event loop: as many as libuv reads in one. */
 const MAX_TURN_BYTES = 2 * 1024 * 1024;
@@ -95,7 +91,7 @@ export class StreamReader {
     this.#position = position;
     this.#space = space;
     if (space !== undefined && isTurnOver) setImmediate(this.#onNextTurn, this.#call.count);
-    else this.#resume();
+    else this.#wait();
     return answer;
   }
 
@@ -153,35 +149,31 @@ export class StreamReader {
     }
   }
 
-  /** Return a chunk joined with the bytes after it where there is space for both: fewer, larger chunks. */
-  #join(chunk: Uint8Array): number | Uint8Array {
-    const space = this.#space;
-    if (space === undefined || space.length < MIN_JOIN_BYTES || !this.#direct.isAvailable) {
-      return chunk;
-    }
-    space.set(chunk);
-    let bytes = chunk.length;
-    try {
-      bytes += this.#readDirectly(space.subarray(bytes), this.#position);
-    } catch {
-      // The failure is latched: the next read meets it.
-    }
-    releaseChunk(chunk, this.#stream);
-    return bytes;
-  }
-
   /** Read directly for the pending read, after other code had its turn of the event loop. */
   readonly #onNextTurn = (call: number): void => {
     this.#turnBytes = MAX_TURN_BYTES;
     if (!this.#call.isPending || this.#call.count !== call) return;
+    if (!this.#answerDirectly()) this.#wait();
+  };
+
+  /** The kernel has bytes, the end or an error. */
+  readonly #onReadable = (): void => {
+    this.#turnBytes = MAX_TURN_BYTES;
+    if (!this.#call.isPending) this.#direct.stopWaiting();
+    else if (!this.#answerDirectly()) this.#resume();
+  };
+
+  /** Read directly for the pending read; return whether it is pending no more. */
+  #answerDirectly(): boolean {
     try {
       const bytes = this.#readDirectly(this.#space as Uint8Array, this.#position);
-      if (bytes > 0) this.#call.resolve(bytes);
-      else this.#resume();
+      if (bytes > 0) this.#resolve(bytes);
+      return bytes > 0;
     } catch (error) {
       this.#call.reject(error as QemuFileError);
+      return true;
     }
-  };
+  }
 
   readonly #onData = (chunk: unknown): void => {
     if (!(chunk instanceof Uint8Array)) {
@@ -194,7 +186,7 @@ export class StreamReader {
     this.#direct.arrived(chunk.length);
     this.#turnBytes = MAX_TURN_BYTES;
     if (this.#call.isPending) {
-      this.#resolve(this.#join(chunk));
+      this.#resolve(chunk);
       return;
     }
     this.#chunks.push(chunk);
@@ -220,12 +212,20 @@ export class StreamReader {
     this.#call.resolve(answer);
   }
 
+  /** Wait for bytes, the end or an error. */
+  #wait(): void {
+    if (this.#space === undefined || !this.#direct.wait(this.#onReadable)) this.#resume();
+  }
+
+  /** Have the stream read. */
   #resume(): void {
+    this.#direct.giveBack();
     if (this.#isListening && this.#stream.isPaused()) this.#stream.resume();
   }
 
   #detach(): void {
     this.#isListening = false;
+    this.#direct.giveBack();
     this.#stream.off('data', this.#onData);
     this.#stream.off('end', this.#onEnd);
     this.#stream.off('error', this.#onError);
