@@ -17,6 +17,7 @@ import { Meter } from '../shell/progress.ts';
 import { NOTHING_MOVED, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
 import type { RelayMonitor } from './relay-status.ts';
 import { ReturnPathVerdict } from './return-path-verdict.ts';
+import { toOptionsOf } from './to-options.ts';
 
 /** Connections that may wait to be classified or accepted. */
 const BACKLOG = 64;
@@ -42,11 +43,12 @@ export function refuseSeveral(
 
 /** Relay a migration of several connections, with the progress line. */
 export async function relaySeveral(
-  { from, to, tls }: RelayEnds,
+  relayEnds: RelayEnds,
   flags: RelayFlags,
   monitor: RelayMonitor,
   signal: AbortSignal,
 ): Promise<Outcome> {
+  const { from, to, tls } = relayEnds;
   const quiet = flags.quiet === true;
   const filter = connectionFilter({ from, tls, quiet });
   let listener: Listener;
@@ -88,10 +90,7 @@ export async function relaySeveral(
           tls: tls.to,
           // Since 10.0 QEMU takes a further channel that ends without close_notify for a broken one.
           closeNotify: connections++ > 0,
-          file: {
-            budget: monitor.budget,
-            ...(flags.digest === true ? { digest: 'xxh64' } : {}),
-          },
+          file: toOptionsOf(relayEnds, flags, monitor),
         }),
       onAllAccepted: () => void listener.close(),
       onReturned: returnPath.observe,

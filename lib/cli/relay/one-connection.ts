@@ -9,6 +9,7 @@ import type { RelayMonitor } from './relay-status.ts';
 import { ReturnPathVerdict } from './return-path-verdict.ts';
 import { noticeStall } from './stall-notice.ts';
 import { startCheck, streamFaultOf } from './stream-check.ts';
+import { toOptionsOf } from './to-options.ts';
 
 const STALL_NOTICE =
   'no bytes for 10 s; with its capability "return-path" on, QEMU waits for an answer that this destination ' +
@@ -16,11 +17,12 @@ const STALL_NOTICE =
 
 /** Open both endpoints and relay one connection, with the progress line. */
 export async function relayOne(
-  { from, to, tls }: RelayEnds,
+  relayEnds: RelayEnds,
   flags: RelayFlags,
   monitor: RelayMonitor,
   signal: AbortSignal,
 ): Promise<Outcome> {
+  const { from, to, tls } = relayEnds;
   const quiet = flags.quiet === true;
   let partialPath: string | undefined;
   const route = { from, to, tee: flags.tee };
@@ -28,10 +30,7 @@ export async function relayOne(
     from,
     to,
     tee: flags.tee,
-    toOptions: {
-      budget: monitor.budget,
-      ...(flags.digest === true ? { digest: 'xxh64' } : {}),
-    },
+    toOptions: toOptionsOf(relayEnds, flags, monitor),
     // The part of a stream that broke off may be all that is left of a guest.
     keepPartial: (error, path) => {
       const isKept = streamFaultOf(error) !== undefined;
