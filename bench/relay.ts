@@ -27,6 +27,8 @@ const socat = 'socat';
 const BEST = 262_144;
 const socatBest = `socat -b ${BEST}`;
 const floor = 'plain Node';
+/** What Node's public API permits for a connection that was accepted. */
+const pipe = "Node's pipe()";
 const CHANNELS = 8;
 
 const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
@@ -59,8 +61,8 @@ function relay(from: string, to: string, ...options: string[]): [string, ...stri
   return [process.execPath, MAIN, 'relay', from, to, '--no-check', '--quiet', ...options];
 }
 
-function plain(from: string, to: string): [string, ...string[]] {
-  return [process.execPath, harness('plain-relay.mjs'), from, to];
+function plain(from: string, to: string, how = '1'): [string, ...string[]] {
+  return [process.execPath, harness('plain-relay.mjs'), from, to, how];
 }
 
 function socats(from: string, to: string): Commands {
@@ -105,6 +107,7 @@ function casesOf(folder: string, bytes: number, sink: FarEnd, port: number): Cas
         [ours]: relay(`unix:${path}`, `unix:${unix}`),
         ...socats(`UNIX-LISTEN:${path},unlink-early`, `UNIX-CONNECT:${unix}`),
         [floor]: plain(`unix:${path}`, `unix:${unix}`),
+        [pipe]: plain(`unix:${path}`, `unix:${unix}`, 'pipe'),
       },
       bytes,
       push: { to: { path }, bytes },
@@ -117,6 +120,7 @@ function casesOf(folder: string, bytes: number, sink: FarEnd, port: number): Cas
         [ours]: relay(`tcp:${host}:${port}`, `tcp:${host}:${tcp}`),
         ...socats(`TCP-LISTEN:${port},bind=${host},reuseaddr`, `TCP:${host}:${tcp}`),
         [floor]: plain(`tcp:${port}`, `tcp:${tcp}`),
+        [pipe]: plain(`tcp:${port}`, `tcp:${tcp}`, 'pipe'),
       },
       bytes,
       push: { to: { port, host }, bytes },
@@ -160,6 +164,7 @@ function casesOf(folder: string, bytes: number, sink: FarEnd, port: number): Cas
       commands: {
         [ours]: relay(`unix:${path}`, `unix:${unix}`, '--channels', String(CHANNELS + 1)),
         ...socats(`UNIX-LISTEN:${path},unlink-early,fork`, `UNIX-CONNECT:${unix}`),
+        [floor]: plain(`unix:${path}`, `unix:${unix}`, String(CHANNELS + 1)),
       },
       bytes,
       push: { to: { path }, bytes, channels: CHANNELS },

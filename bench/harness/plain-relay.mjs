@@ -1,13 +1,12 @@
-// The floor of a relay in plain Node: one connection, or a file, to another connection, through one buffer.
+// The floor of a relay in plain Node: connections, or a file, to other connections, through one buffer for each.
 //
-//   node plain-relay.mjs FROM TO      unix:PATH, tcp:PORT, tls:PORT, or a file (FROM only)
+//   node plain-relay.mjs FROM TO [CONNECTIONS | pipe]      unix:PATH, tcp:PORT, tls:PORT, or a file (FROM only)
 import { openSync, readFileSync, readSync, writeSync } from 'node:fs';
-import { connect, createServer, Socket } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls';
 
 const BUFFER_BYTES = 256 * 1024;
-const [from = '', to = ''] = process.argv.slice(2);
-const buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
+const [from = '', to = '', how = '1'] = process.argv.slice(2);
 
 function addressOf(uri) {
   const [scheme, place] = uri.split(':');
@@ -29,6 +28,7 @@ function write(out, bytes, onRest) {
 }
 
 function moveFile(fd, out) {
+  const buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
   const next = () => {
     for (;;) {
       const bytes = readSync(fd, buffer, 0, BUFFER_BYTES, null);
@@ -42,21 +42,30 @@ function moveFile(fd, out) {
   next();
 }
 
-/** libuv reads into the buffer itself: a socket can be made so with `onread`, and an accepted one made anew. */
-function moveSocket(accepted, out) {
-  const handle = accepted._handle;
-  accepted._handle = null;
-  const resume = () => input.resume();
-  const callback = (bytes, view) => {
-    if (!write(out, view.subarray(0, bytes), resume)) input.pause();
-    return true;
+/** With an empty buffer, libuv only says that there is something to read. Node has no public way to learn that. */
+function moveSocket(input, out) {
+  const buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
+  const handle = input._handle;
+  let isWriting = false;
+  const onRest = () => {
+    isWriting = false;
+    handle.readStart();
   };
-  const input = new Socket({ handle, allowHalfOpen: true, onread: { buffer, callback } });
-  input.on('end', () => {
-    out.end();
-    input.destroy();
-  });
-  resume();
+  handle.useUserBuffer(Buffer.alloc(0));
+  handle.onread = () => {
+    if (isWriting) {
+      handle.readStop();
+      return;
+    }
+    const bytes = readSync(handle.fd, buffer, 0, BUFFER_BYTES, null);
+    if (bytes === 0) {
+      out.end();
+      input.destroy();
+    } else {
+      isWriting = !write(out, buffer.subarray(0, bytes), onRest);
+    }
+  };
+  handle.readStart();
 }
 
 function moveTls(out) {
@@ -68,20 +77,29 @@ function moveTls(out) {
   }).listen(addressOf(from));
 }
 
-function moveConnection(out) {
-  const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (socket) => {
-    server.close();
-    moveSocket(socket, out);
+/** Make a connection for each of the connections that come. */
+function moveConnections(count) {
+  let left = count;
+  const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (input) => {
+    left -= 1;
+    if (left === 0) server.close();
+    const out = connect(addressOf(to));
+    out.resume();
+    out.once('connect', () => {
+      if (how === 'pipe') input.pipe(out);
+      else moveSocket(input, out);
+    });
   }).listen(addressOf(from));
 }
 
-const isTls = to.startsWith('tls:');
-const out = isTls
-  ? connectTls({ ...addressOf(to), rejectUnauthorized: false })
-  : connect(addressOf(to));
-out.resume();
-out.once(isTls ? 'secureConnect' : 'connect', () => {
-  if (from.startsWith('/')) moveFile(openSync(from, 'r'), out);
-  else if (from.startsWith('tls:')) moveTls(out);
-  else moveConnection(out);
-});
+if (to.startsWith('tls:')) {
+  const out = connectTls({ ...addressOf(to), rejectUnauthorized: false });
+  out.resume();
+  out.once('secureConnect', () => moveTls(out));
+} else if (from.startsWith('/')) {
+  const out = connect(addressOf(to));
+  out.resume();
+  out.once('connect', () => moveFile(openSync(from, 'r'), out));
+} else {
+  moveConnections(how === 'pipe' ? 1 : Number(how));
+}
