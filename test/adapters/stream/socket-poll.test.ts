@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
-import { afterEach, describe, test } from 'node:test';
+import { afterEach, describe, mock, test } from 'node:test';
 import { hasFastPath } from '../../../adapters/stream/fast-path.ts';
 import { SocketPoll } from '../../../adapters/stream/socket-poll.ts';
 import { StreamReader } from '../../../adapters/stream/stream-reader.ts';
@@ -115,16 +115,11 @@ describe('waiting for a socket with a poll', LIMITS, () => {
   test('starts the time of the socket anew', async () => {
     const { reader, space, here, far } = await polled();
     here.setTimeout(600_000);
-    let starts = 0;
-    const { setTimeout } = here;
-    here.setTimeout = function count(...args) {
-      starts += 1;
-      return setTimeout.apply(this, args);
-    };
+    const start = mock.method(here, 'setTimeout');
     const waiting = promised(() => reader.read(1, space));
     far.write('one');
     await waiting;
-    assert.ok(starts > 0);
+    assert.ok(start.mock.callCount() > 0);
   });
 
   test('is given back to a stream that then reads as usual', async () => {
