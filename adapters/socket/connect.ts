@@ -1,8 +1,9 @@
 import net from 'node:net';
-import tls from 'node:tls';
+import type tls from 'node:tls';
 import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
 import { waitFor, waitForPromise } from '../../lib/contract/wait-for.ts';
 import { noop } from '../../lib/util/noop.ts';
+import { loadTls } from './load-tls.ts';
 import { networkError } from './network-error.ts';
 import { checkSocketPath } from './socket-path.ts';
 import { describeTarget, type SocketTarget } from './socket-target.ts';
@@ -121,14 +122,14 @@ function tlsOptions(
       // Without a certificate, the shared key has proved the peer's identity.
       Object.keys(certificate).length === 0
         ? undefined
-        : tls.checkServerIdentity(hostname, certificate);
+        : loadTls().checkServerIdentity(hostname, certificate);
   }
   return options;
 }
 
 function startTls(options: tls.ConnectionOptions, where: string): tls.TLSSocket {
   try {
-    return tls.connect(options);
+    return loadTls().connect(options);
   } catch (error) {
     throw new QemuFileError('EINVAL', `${where}: invalid TLS options: ${String(error)}`, {
       operation: 'connect',

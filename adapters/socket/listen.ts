@@ -1,10 +1,11 @@
 import net from 'node:net';
-import tls from 'node:tls';
+import type tls from 'node:tls';
 import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
 import { noop } from '../../lib/util/noop.ts';
 import { destroyStream } from '../stream/destroy-stream.ts';
 import { unverifiedReason } from '../stream/tls-reason.ts';
 import { type BoundAddress, startListening } from './bind.ts';
+import { loadTls } from './load-tls.ts';
 import { networkError } from './network-error.ts';
 import { describeTarget, type SocketTarget } from './socket-target.ts';
 import { underlyingSocket } from './underlying-socket.ts';
@@ -113,7 +114,7 @@ function createServer(options: tls.TlsOptions | undefined): net.Server {
   const common = { allowHalfOpen: true, noDelay: true };
   if (options === undefined) return net.createServer({ ...common, pauseOnConnect: true });
   try {
-    return tls.createServer({
+    return loadTls().createServer({
       minVersion: 'TLSv1.2',
       maxVersion: MAX_VERSION,
       handshakeTimeout: HANDSHAKE_MS,

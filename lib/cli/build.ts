@@ -5,7 +5,7 @@
  * (bench/start-up.ts). The packages that only the command uses are part of the bundle and are not dependencies.
  */
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join, relative, resolve } from 'node:path';
+import { basename, join, relative, resolve } from 'node:path';
 import { argv } from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { type BuildOptions, build, type Metafile, type Plugin } from 'esbuild';
@@ -14,12 +14,14 @@ import { PAGE_FILES } from './report/page-code.ts';
 
 const ROOT: string = fileURLToPath(new URL('../../', import.meta.url));
 const SOURCE = join(ROOT, 'lib/cli');
-/** The core: what most commands need is what this one needs. */
-const CORE: readonly string[] = [join(SOURCE, 'commands/verify.ts')];
-/** A second core: the commands that control a QEMU, which need most of what the others need besides the core. */
-const VM_CORE: readonly string[] = ['restore.ts', 'restore-lazily.ts', 'save.ts'].map((name) =>
-  join(SOURCE, 'commands/vm', name),
+/** Commands that are bundles of their own, so that each loads what it needs and nothing else, as one file. */
+const FAST_COMMANDS: readonly string[] = ['verify.ts', 'vm/save.ts', 'vm/restore-lazily.ts'].map(
+  (name) => join(SOURCE, 'commands', name),
 );
+/** The core of the other commands: what most of them need is what this one needs. */
+const CORE: readonly string[] = [join(SOURCE, 'commands/inspect.ts')];
+/** A second core: the commands that control a QEMU, which need most of what the others need besides the core. */
+const VM_CORE: readonly string[] = [join(SOURCE, 'commands/vm/restore.ts')];
 /** Commands that have little in common with those. */
 const READERS: readonly string[] = ['inspect.ts', 'extract.ts', 'diff/diff.ts'].map((name) =>
   join(SOURCE, 'commands', name),
@@ -28,31 +30,40 @@ const READERS: readonly string[] = ['inspect.ts', 'extract.ts', 'diff/diff.ts'].
 const UNUSED_MODULES = /^(?:(?:node:)?child_process|abort-controller)$/;
 
 /**
- * Bundle the command into a directory: `main.js`, a chunk for each part that is loaded when it is needed, the
- * page of the report, and the licences of the packages inside.
+ * Bundle the command into a directory: `main.js`, a file for each fast command, a chunk for each part that is loaded
+ * when it is needed, the page of the report, and the licences of the packages inside.
  *
  * @param directory - Where `lib/cli` is in the built package: `dist/lib/cli`.
  */
 export async function buildCommand(directory: string): Promise<void> {
   rmSync(directory, { recursive: true, force: true });
-  const options = optionsOf(directory);
-  const first = await build({
-    ...options,
-    plugins: [prepareModules(directory, new Map())],
-    write: false,
-  });
-  const plugins = [prepareModules(directory, sharedOf(first.metafile))];
-  const { metafile } = await build({ ...options, plugins });
-  writeFileSync(join(directory, 'LICENSES.txt'), licencesOf(metafile));
+  const inputs = new Set<string>();
+  const bundles: readonly (readonly [entry: string, cores: (metafile: Metafile) => Cores])[] = [
+    [join(SOURCE, 'main.ts'), coresOfMain],
+    ...FAST_COMMANDS.map(
+      (entry) => [entry, (metafile: Metafile) => coresOf(metafile, entry)] as const,
+    ),
+  ];
+  for (const [entry, cores] of bundles) {
+    const options = optionsOf(directory, entry);
+    const plugins = [prepareModules(directory, entry, new Map())];
+    const { metafile: first } = await build({ ...options, plugins, write: false });
+    const { metafile } = await build({
+      ...options,
+      plugins: [prepareModules(directory, entry, cores(first))],
+    });
+    for (const path of Object.keys(metafile.inputs)) inputs.add(path);
+  }
+  writeFileSync(join(directory, 'LICENSES.txt'), licencesOf(inputs));
   const page = await bundlePage();
   mkdirSync(join(directory, 'report'));
   writeFileSync(join(directory, 'report', PAGE_FILES.script), page.script);
   writeFileSync(join(directory, 'report', PAGE_FILES.style), page.style);
 }
 
-function optionsOf(directory: string): BuildOptions & { metafile: true } {
+function optionsOf(directory: string, entry: string): BuildOptions & { metafile: true } {
   return {
-    entryPoints: [join(SOURCE, 'main.ts')],
+    entryPoints: [entry],
     outdir: directory,
     bundle: true,
     splitting: true,
@@ -74,26 +85,38 @@ function optionsOf(directory: string): BuildOptions & { metafile: true } {
   };
 }
 
+/** For each module that is loaded when it is needed: those that it must import. */
+type Cores = ReadonlyMap<string, readonly string[]>;
+
+/** Let all parts of a fast command share the command as one chunk. */
+function coresOf(metafile: Metafile, entry: string): Cores {
+  return new Map(partsOf(metafile).map((path) => [path, [entry]]));
+}
+
 /**
  * Return the modules that are loaded when they are needed, each with those that it must import: the core, and the
  * second core if both have modules in common.
  */
-function sharedOf(metafile: Metafile): Map<string, readonly string[]> {
+function coresOfMain(metafile: Metafile): Cores {
   const reading = importedBy(metafile, [...CORE, ...READERS]);
   const vmCore = importedBy(metafile, VM_CORE);
-  const parts = Object.values(metafile.outputs)
-    .flatMap(({ entryPoint }) => entryPoint ?? [])
-    .map((path) => resolve(path))
-    .filter((path) => path.startsWith(join(ROOT, 'lib')) || path.startsWith(join(ROOT, 'adapters')))
-    .filter((path) => ![join(SOURCE, 'main.ts'), join(SOURCE, 'program.ts')].includes(path));
   return new Map(
-    parts.map((path) => {
+    partsOf(metafile).map((path) => {
       const imported = [...importedBy(metafile, [path])].filter((other) => !reading.has(other));
       const isReading = reading.has(relative(process.cwd(), path));
       const needsBoth = !isReading && imported.some((other) => vmCore.has(other));
       return [path, needsBoth ? [...CORE, ...VM_CORE] : CORE];
     }),
   );
+}
+
+/** Return the modules of the package that are loaded when they are needed. */
+function partsOf({ outputs }: Metafile): string[] {
+  return Object.values(outputs)
+    .flatMap(({ entryPoint }) => entryPoint ?? [])
+    .map((path) => resolve(path))
+    .filter((path) => path.startsWith(join(ROOT, 'lib')) || path.startsWith(join(ROOT, 'adapters')))
+    .filter((path) => ![join(SOURCE, 'main.ts'), join(SOURCE, 'program.ts')].includes(path));
 }
 
 /** Return the modules of the package that some modules import, with themselves, except those that are loaded later. */
@@ -108,16 +131,17 @@ function importedBy({ inputs }: Metafile, modules: readonly string[]): Set<strin
 }
 
 /**
- * Prepare the modules for the bundle.
+ * Prepare the modules for a bundle.
  *
  * A module finds the files beside it: its URL is the one that it has outside the bundle.
  *
  * esbuild makes a chunk for each set of parts that share modules, dozens of them, and loading a file takes Node about
  * a millisecond. Parts that import a whole core share it as one chunk.
  *
+ * @param entry - The module that the bundle begins with.
  * @param shared - What each part imports.
  */
-function prepareModules(directory: string, shared: ReadonlyMap<string, readonly string[]>): Plugin {
+function prepareModules(directory: string, entry: string, shared: Cores): Plugin {
   const dist = resolve(directory, '../..');
   return {
     name: 'prepare-modules',
@@ -126,6 +150,12 @@ function prepareModules(directory: string, shared: ReadonlyMap<string, readonly 
         importer.includes('node_modules') ? { path, namespace: 'unused' } : undefined,
       );
       bundle.onLoad({ filter: /^/, namespace: 'unused' }, () => ({ contents: '' }));
+      bundle.onResolve({ filter: /\.ts$/ }, ({ kind, path, resolveDir }) => {
+        const module = resolve(resolveDir, path);
+        if (kind !== 'dynamic-import' || module === entry || !FAST_COMMANDS.includes(module))
+          return;
+        return { path: `./${basename(module, '.ts')}.js`, external: true };
+      });
       bundle.onLoad({ filter: /\.ts$/ }, ({ path }) => {
         const source = readFileSync(path, 'utf8');
         const module = join(dist, relative(ROOT, path)).replace(/\.ts$/, '.js');
@@ -142,10 +172,10 @@ function prepareModules(directory: string, shared: ReadonlyMap<string, readonly 
   };
 }
 
-/** Return the licences of all packages in a bundle. */
-function licencesOf({ inputs }: Metafile): string {
+/** Return the licences of all packages in the bundles. */
+function licencesOf(modules: Iterable<string>): string {
   const packages = new Set<string>();
-  for (const path of Object.keys(inputs)) {
+  for (const path of modules) {
     const directory = /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0];
     if (directory !== undefined) packages.add(resolve(directory));
   }

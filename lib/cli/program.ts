@@ -307,6 +307,12 @@ function addRestore(program: Command, done: (code: number) => void): void {
     .option('--resume', 'run the guest, even if it was stopped when it was saved')
     .option('--keep-paused', 'leave the guest stopped, even if it was running when it was saved');
   addTlsOptions(restore, ['from', 'to']).action(async (from: string, flags: RestoreFlags) => {
+    // A guest that is restored lazily runs sooner without the modules of other restores.
+    if (flags.lazy === true || flags['lazy=auto'] === true) {
+      const { runRestoreLazily } = await import('./commands/vm/restore-lazily.ts');
+      done(await runRestoreLazily(from, flags));
+      return;
+    }
     const { runRestore } = await import('./commands/vm/restore.ts');
     done(await runRestore(from, flags));
   });

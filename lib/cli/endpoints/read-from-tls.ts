@@ -21,7 +21,7 @@ export async function readFromTls(
   return readTls(flags, { from }, (text) => void printStderr(text));
 }
 
-/** Print why the endpoints of a reading command cannot be used; return the exit code, as `reportUnusable`. */
+/** Print why the endpoints of a command cannot be used; return the exit code, as `reportUnusable`. */
 export async function reportUnreadable(error: unknown): Promise<number> {
   const { reportUnusable } = await import('./report-unusable.ts');
   return reportUnusable(error);

@@ -1,6 +1,7 @@
 import { noop } from '../../util/noop.ts';
 import type { Unwrapped } from '../containers/unwrap.ts';
 import type { OpenSavedGuestOptions } from './open-saved-guest-options.ts';
+import { openWithIndex } from './open-with-index.ts';
 import type { PassFollower } from './open-with-pass.ts';
 import { openPositionedReads, type PositionedReads } from './positioned-reads.ts';
 import type { SavedGuest } from './saved-guest.ts';
@@ -48,11 +49,8 @@ export async function openSavedGuestWith(
   let reads: PositionedReads | undefined;
   try {
     reads = await openPositionedReads(stream);
+    if (options.index !== undefined) return await openWithIndex(reads, options.index);
     // A restore with an index starts sooner without the modules that read a whole stream.
-    if (options.index !== undefined) {
-      const { openWithIndex } = await import('./open-with-index.ts');
-      return await openWithIndex(reads, options.index);
-    }
     const { openWithPass } = await import('./open-with-pass.ts');
     return await openWithPass(reads, stream.fileOffset, options, follower);
   } catch (error) {

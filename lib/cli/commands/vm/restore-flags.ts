@@ -1,5 +1,8 @@
 import type { VmFlags } from './vm-command.ts';
 
+/** What an interruption leaves, as a clause. */
+export const NO_GUEST_RESTORED = 'no guest was restored';
+
 /** Options of `qemu-file restore`. */
 export interface RestoreFlags extends VmFlags {
   /** Name or ID of a snapshot in a qcow2 image. */

@@ -1,5 +1,5 @@
 import { statSync } from 'node:fs';
-import { QemuFileError } from '../../../contract/errors.ts';
+import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
 import { openSavedGuest } from '../../../migration/saved-guest/open-saved-guest.ts';
 import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
 import type { SnapshotReader } from '../../../snapshot/read/snapshot-reader.ts';
@@ -17,8 +17,9 @@ import { EXIT } from '../../shell/exit-codes.ts';
 import type { Measure } from '../../shell/progress.ts';
 import { showExactSize } from '../../shell/sizes.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';
-import type { RestoreFlags } from './restore-flags.ts';
-import type { VmWork } from './vm-command.ts';
+import { NO_GUEST_RESTORED, type RestoreFlags } from './restore-flags.ts';
+import { restoreMistake, templateDirectory } from './restore-mistake.ts';
+import { runWithVm, type VmWork } from './vm-command.ts';
 import { keepWorkingSet, readWorkingSet, writeWorkingSet } from './working-set-file.ts';
 
 const RECORD_SECONDS = 10;
@@ -27,15 +28,41 @@ const RECORD_SECONDS = 10;
  * Run `qemu-file restore --lazy`.
  *
  * @param fromText - The endpoint, as typed.
+ * @param flags - Options.
+ * @returns The exit code.
+ */
+export async function runRestoreLazily(fromText: string, flags: RestoreFlags): Promise<number> {
+  const mistake = restoreMistake(fromText, templateDirectory(fromText), flags);
+  if (mistake !== null) {
+    await printStderr(mistake);
+    return EXIT.USAGE;
+  }
+  return runWithVm('from', fromText, flags, NO_GUEST_RESTORED, async (parts) => {
+    try {
+      return await restore(fromText, flags, parts);
+    } catch (error) {
+      const isAuto = flags['lazy=auto'] === true && flags.recover !== true;
+      if (!isAuto || !isImpossible(error)) throw error;
+      await printStderr(`restoring ordinarily, because ${toQemuFileError(error).reason}`);
+      const { restoreEagerly } = await import('./restore.ts');
+      return restoreEagerly(fromText, flags, parts);
+    }
+  });
+}
+
+/** Return whether an error says that a lazy restore is not possible; nothing was sent then. */
+function isImpossible(error: unknown): boolean {
+  return error instanceof QemuFileError && error.code === 'ENOTSUP';
+}
+
+/**
+ * Restore a guest lazily.
+ *
  * @returns The exit code.
  * @throws {QemuFileError} (rejects) `ENOTSUP` if a lazy restore is not possible; nothing was sent then. Otherwise as
  *   `restoreLazily` and `recoverLazily`.
  */
-export async function runRestoreLazily(
-  fromText: string,
-  flags: RestoreFlags,
-  parts: VmWork,
-): Promise<number> {
+async function restore(fromText: string, flags: RestoreFlags, parts: VmWork): Promise<number> {
   const { qmp, uri, tls, signal } = parts;
   const { guest, snapshot, close } = await openGuest(uri, flags, signal);
   try {
@@ -62,8 +89,8 @@ export async function runRestoreLazily(
       },
     };
     const calledAt = performance.now();
-    const restore = flags.recover === true ? recoverLazily : restoreLazily;
-    const { workingSet, ...result } = await restore(qmp, guest, options);
+    const run = flags.recover === true ? recoverLazily : restoreLazily;
+    const { workingSet, ...result } = await run(qmp, guest, options);
     // From here on the guest is restored: a failure must not look like a failed restore.
     let code: number = EXIT.DONE;
     if (record !== undefined) {

@@ -1,7 +1,3 @@
-import { statSync } from 'node:fs';
-import { isStoreUrl } from '../../../../adapters/storage/store-url.ts';
-import { parseUri } from '../../../../adapters/uri.ts';
-import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
 import { bytesRead } from '../../../vm/decompress.ts';
 import { restoreVm } from '../../../vm/restore/restore.ts';
 import type { RestoreResult } from '../../../vm/restore/restore-options.ts';
@@ -13,13 +9,12 @@ import { EXIT } from '../../shell/exit-codes.ts';
 import type { Measure } from '../../shell/progress.ts';
 import { showExactSize, showSize } from '../../shell/sizes.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';
-import type { RestoreFlags } from './restore-flags.ts';
+import { NO_GUEST_RESTORED, type RestoreFlags } from './restore-flags.ts';
+import { restoreMistake, templateDirectory } from './restore-mistake.ts';
 import { runWithVm, type VmWork } from './vm-command.ts';
 
-const NOTHING_CHANGED = 'no guest was restored';
-
 /**
- * Run `qemu-file restore`.
+ * Run `qemu-file restore` without `--lazy`.
  *
  * @param fromText - The endpoint, as typed.
  * @param flags - Options.
@@ -27,54 +22,22 @@ const NOTHING_CHANGED = 'no guest was restored';
  */
 export async function runRestore(fromText: string, flags: RestoreFlags): Promise<number> {
   const template = templateDirectory(fromText);
-  const isAuto = flags['lazy=auto'] === true;
-  const isLazy = flags.lazy === true || isAuto;
-  const mistake = restoreMistake(fromText, template, isLazy, flags);
+  const mistake = restoreMistake(fromText, template, flags);
   if (mistake !== null) {
     await printStderr(mistake);
     return EXIT.USAGE;
   }
-  return runWithVm('from', fromText, flags, NOTHING_CHANGED, async (parts) => {
-    if (template !== null) {
-      const { maxBandwidth, resume, keepPaused, check, verify } = flags;
-      const options = { maxBandwidth, resume, keepPaused, check, verify, signal: parts.signal };
-      const result = await restoreTemplate(parts.qmp, template, options);
-      return (await report(fromText, flags, result)) ? EXIT.DONE : EXIT.IO;
-    }
-    if (isLazy) {
-      const { runRestoreLazily } = await import('./restore-lazily.ts');
-      try {
-        return await runRestoreLazily(fromText, flags, parts);
-      } catch (error) {
-        if (!isAuto || flags.recover === true || !isImpossible(error)) throw error;
-        await printStderr(`restoring ordinarily, because ${toQemuFileError(error).reason}`);
-      }
-    }
-    return restoreEagerly(fromText, flags, parts);
+  return runWithVm('from', fromText, flags, NO_GUEST_RESTORED, async (parts) => {
+    if (template === null) return restoreEagerly(fromText, flags, parts);
+    const { maxBandwidth, resume, keepPaused, check, verify } = flags;
+    const options = { maxBandwidth, resume, keepPaused, check, verify, signal: parts.signal };
+    const result = await restoreTemplate(parts.qmp, template, options);
+    return (await report(fromText, flags, result)) ? EXIT.DONE : EXIT.IO;
   });
 }
 
-/** Options that only a lazy restore has. */
-const LAZY_ONLY = [
-  'recover',
-  'address',
-  'preempt',
-  'record',
-  'recordInStore',
-  'recordSeconds',
-  'prefetch',
-] as const;
-
-function optionOf(name: string): string {
-  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-}
-
-/** Return whether an error says that a lazy restore is not possible; nothing was sent then. */
-function isImpossible(error: unknown): boolean {
-  return error instanceof QemuFileError && error.code === 'ENOTSUP';
-}
-
-async function restoreEagerly(
+/** Restore a guest from a stream, all of its memory first; return the exit code. */
+export async function restoreEagerly(
   fromText: string,
   flags: RestoreFlags,
   parts: VmWork,
@@ -95,37 +58,6 @@ async function restoreEagerly(
     signal,
   });
   return (await report(fromText, flags, result)) ? EXIT.DONE : EXIT.IO;
-}
-
-/** Return the directory that an endpoint names; null if it is something else. */
-function templateDirectory(fromText: string): string | null {
-  try {
-    const uri = parseUri(fromText);
-    const isDirectory = uri.scheme === 'file' && statSync(uri.path).isDirectory();
-    return isDirectory ? uri.path : null;
-  } catch {
-    return null;
-  }
-}
-
-/** Return why options do not fit what is restored, or each other; null if they do. */
-function restoreMistake(
-  fromText: string,
-  template: string | null,
-  isLazy: boolean,
-  flags: RestoreFlags,
-): string | null {
-  if (template !== null && (isLazy || flags.snapshot !== undefined)) {
-    return `${fromText} is a template: remove --lazy and --snapshot`;
-  }
-  if (template === null && flags.verify === true) {
-    return '--verify is for templates: use "qemu-file verify FILE"';
-  }
-  if (flags.recordInStore === true && !isStoreUrl(fromText)) {
-    return `--record-in-store needs a snapshot in a store to restore from, not ${fromText}`;
-  }
-  const [stray] = LAZY_ONLY.filter((name) => flags[name] !== undefined);
-  return isLazy || stray === undefined ? null : `--${optionOf(stray)} needs --lazy: add it`;
 }
 
 async function report(

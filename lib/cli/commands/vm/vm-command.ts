@@ -3,8 +3,8 @@ import { parseUri } from '../../../../adapters/uri.ts';
 import { toQemuFileError } from '../../../contract/errors.ts';
 import { QmpClient } from '../../../vm/qmp/qmp-client.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
-import { reportUnusable } from '../../endpoints/report-unusable.ts';
-import { readTls, type TlsEnds, type TlsFlags } from '../../endpoints/tls-credentials.ts';
+import { reportUnreadable } from '../../endpoints/read-from-tls.ts';
+import type { TlsEnds, TlsFlags } from '../../endpoints/tls-credentials.ts';
 import type { TlsSide } from '../../endpoints/tls-options.ts';
 import { UsageError } from '../../shell/command-errors.ts';
 import { EXIT, exitCodeOf, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';
@@ -74,9 +74,9 @@ export async function runWithVm(
     uri = parseEndpoint(uriText);
     monitor = monitorOf(flags.qmp);
     const to = flags.address === undefined ? {} : { to: parseUri(flags.address) };
-    tls = await readTls(flags, { ...to, [side]: uri }, (text) => void printStderr(text));
+    tls = await readTlsIfAsked(flags, { ...to, [side]: uri });
   } catch (error) {
-    return reportUnusable(error);
+    return reportUnreadable(error);
   }
   using interruption = new SignalAbort();
   const { signal } = interruption;
@@ -114,6 +114,16 @@ export async function runWithVm(
     meter?.stop();
     await qmp?.close();
   }
+}
+
+/** Read the files of the TLS options. Their modules are loaded only for them: the command starts sooner. */
+async function readTlsIfAsked(
+  flags: VmFlags,
+  endpoints: Partial<Record<TlsSide, Endpoint>>,
+): Promise<TlsEnds> {
+  if (!Object.keys(flags).some((name) => /^(?:from|to)Tls/.test(name))) return {};
+  const { readTls } = await import('../../endpoints/tls-credentials.ts');
+  return readTls(flags, endpoints, (text) => void printStderr(text));
 }
 
 /** Parse the address of a monitor. */
