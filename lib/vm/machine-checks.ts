@@ -55,12 +55,12 @@ export async function checkSaveable(qmp: QmpClient): Promise<RunState> {
  */
 export async function checkWaiting(qmp: QmpClient): Promise<void> {
   const operation = 'restoreVm';
-  const { status } = await queryRunState(qmp);
+  // Sent at once: each round trip delays the guest.
+  const [{ status }, info] = await Promise.all([queryRunState(qmp), queryMigration(qmp)]);
   if (status !== 'inmigrate') {
     const reason = `QEMU is in state "${status}" and does not wait for a migration; start it with -incoming defer`;
     throw new QemuFileError('EINVAL', reason, { operation });
   }
-  const info = await queryMigration(qmp);
   if (info.status !== undefined && info.status !== 'none') {
     const reason =
       `this QEMU already has an incoming migration, in state "${info.status}"; start it with -incoming defer ` +

@@ -1,9 +1,12 @@
 import { noop } from '../util/noop.ts';
 import type { QmpClient } from './qmp/qmp-client.ts';
 
+/** The migration capabilities that a QEMU knows, and whether each is on. */
+export type Capabilities = Readonly<Record<string, boolean>>;
+
 /** Migration capabilities and parameters, by QEMU's names. */
 export interface MigrationSettings {
-  readonly capabilities: Readonly<Record<string, boolean>>;
+  readonly capabilities: Capabilities;
   readonly parameters: Readonly<Record<string, number | string>>;
 }
 
@@ -18,16 +21,19 @@ export interface ChangedSettings {
 /**
  * Change migration settings, except those that this QEMU does not have and those that have the wanted value.
  *
+ * @param known - The capabilities as they are now. Default: QEMU is asked.
  * @throws {QemuFileError} (rejects) as `QmpClient.execute`. Nothing is changed then, unless QEMU cannot be
  *   reached to undo it.
  */
 export async function changeSettings(
   qmp: QmpClient,
   wanted: MigrationSettings,
+  known?: Capabilities,
 ): Promise<ChangedSettings> {
+  const hasParameters = Object.keys(wanted.parameters).length > 0;
   const [capabilities, parameters] = await Promise.all([
-    queryCapabilities(qmp),
-    qmp.execute<Record<string, unknown>>('query-migrate-parameters'),
+    known ?? queryCapabilities(qmp),
+    hasParameters ? qmp.execute<Record<string, unknown>>('query-migrate-parameters') : {},
   ]);
   const newCapabilities = changedValues(capabilities, wanted.capabilities);
   const newParameters = changedValues(parameters, wanted.parameters);
@@ -54,7 +60,7 @@ export async function changeSettings(
 }
 
 /** Return the migration capabilities that a QEMU knows, and whether each is on. */
-export async function queryCapabilities(qmp: QmpClient): Promise<Record<string, boolean>> {
+export async function queryCapabilities(qmp: QmpClient): Promise<Capabilities> {
   const list = await qmp.execute<readonly { capability: string; state: boolean }[]>(
     'query-migrate-capabilities',
   );
@@ -75,10 +81,7 @@ function pick<T>(from: Readonly<Record<string, T>>, names: readonly string[]): R
 }
 
 /** Set all capabilities in one command, because QEMU allows some of them only together. */
-async function setCapabilities(
-  qmp: QmpClient,
-  values: Readonly<Record<string, boolean>>,
-): Promise<void> {
+async function setCapabilities(qmp: QmpClient, values: Capabilities): Promise<void> {
   const capabilities = Object.entries(values).map(([capability, state]) => ({ capability, state }));
   if (capabilities.length > 0) await qmp.execute('migrate-set-capabilities', { capabilities });
 }

@@ -1,7 +1,8 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { quote } from '../../util/format.ts';
-import { queryCapabilities } from '../migration-settings.ts';
+import { noop } from '../../util/noop.ts';
+import { type Capabilities, queryCapabilities } from '../migration-settings.ts';
 import {
   type DestinationBlock,
   type DestinationFacts,
@@ -20,6 +21,8 @@ export interface LazyDestination {
   readonly memory: DestinationMemory;
   /** Bytes of a page of the destination's host, where it is not a huge one. */
   readonly basePageSize: number;
+  /** The migration capabilities of the destination. */
+  readonly capabilities: Capabilities;
   /** Clauses for the user. */
   readonly warnings: readonly string[];
 }
@@ -46,17 +49,24 @@ export async function checkLazy(
   guest: SavedGuest,
   checksStream: boolean,
 ): Promise<LazyDestination> {
-  checkCapabilities(await queryCapabilities(qmp));
+  // Sent at once: each round trip delays the guest.
+  const asked = queryCapabilities(qmp);
+  const askedFacts = readDestinationFacts(qmp, asked);
+  const askedBackend = memoryOnDisk(qmp);
+  askedFacts.catch(noop);
+  askedBackend.catch(noop);
+  const capabilities = await asked;
+  checkCapabilities(capabilities);
   checkMemory(guest);
   checkHandlers(guest);
-  const facts = await readDestinationFacts(qmp);
+  const facts = await askedFacts;
   const warnings = checksStream ? compareGuest(guest, facts) : [];
   if (facts.blocks === null) {
     throw unsupported(
       'this QEMU does not report the page sizes of its RAM blocks ("info ramblock"), which postcopy needs; restore without --lazy',
     );
   }
-  const onDisk = await memoryOnDisk(qmp);
+  const onDisk = await askedBackend;
   if (onDisk !== null) {
     throw unsupported(
       `the memory backend ${quote(onDisk.id)} is a file on a disk (${quote(onDisk.path)}), and postcopy needs memory ` +
@@ -66,10 +76,10 @@ export async function checkLazy(
   const memory = memoryOf(guest, facts.blocks);
   checkPageSizes(memory);
   const basePageSize = basePageSizeOf(facts.blocks, memory.pageSize);
-  return { memory, basePageSize, warnings };
+  return { memory, basePageSize, capabilities, warnings };
 }
 
-function checkCapabilities(capabilities: Readonly<Record<string, boolean>>): void {
+function checkCapabilities(capabilities: Capabilities): void {
   if (capabilities['postcopy-ram'] === undefined) {
     throw unsupported(
       'this QEMU does not have the migration capability postcopy-ram; use QEMU 2.6 or later on Linux',

@@ -62,8 +62,9 @@ async function recover(
   checkAddress(options.address);
   if (signal?.aborted) throw abortError(signal, OPERATION);
   // QEMU answers these only if its main thread does not wait for a page: nothing depends on it.
-  const askedCapabilities = queryCapabilities(qmp).catch(noop);
-  const askedFacts = readDestinationFacts(qmp).catch(noop);
+  const asked = queryCapabilities(qmp);
+  const askedCapabilities = asked.catch(noop);
+  const askedFacts = readDestinationFacts(qmp, asked).catch(noop);
   await using directory = await PrivateDirectory.create(options.directory);
   const address = options.address ?? `unix:${directory.join('socket')}`;
   await startRecovery(qmp, address, signal);

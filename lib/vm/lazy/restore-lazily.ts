@@ -2,7 +2,7 @@ import { abortError, type QemuFileError, toQemuFileError } from '../../contract/
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { noop } from '../../util/noop.ts';
 import { checkWaiting } from '../machine-checks.ts';
-import { type ChangedSettings, changeSettings, queryCapabilities } from '../migration-settings.ts';
+import { type Capabilities, type ChangedSettings, changeSettings } from '../migration-settings.ts';
 import { queryMigration } from '../migration-watch.ts';
 import { PrivateDirectory } from '../private-directory.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
@@ -28,8 +28,8 @@ const LIMITS = { timeoutMs: 5000 } as const;
 const USERFAULTFD =
   '; its host must allow it userfaultfd: "sysctl vm.unprivileged_userfaultfd=1", or from QEMU 8.0 on give its user ' +
   'access to /dev/userfaultfd (its group), or restore without --lazy';
-/** Settings with which QEMU counts how long the guest waits for pages. */
-const COUNTING = { capabilities: { 'postcopy-blocktime': true }, parameters: {} } as const;
+/** The capability with which QEMU counts how long the guest waits for pages. */
+const COUNTING = { 'postcopy-blocktime': true } as const;
 /** QEMU's word for a guest that waits for the rest of its memory. */
 const PAUSED = 'postcopy-paused';
 
@@ -94,43 +94,47 @@ class LazyRestore {
     checkAddress(this.#options.address);
     if (signal?.aborted) throw abortError(signal, OPERATION);
     this.#guest.pages.readAhead?.(this.#options.prefetch ?? []);
-    await checkWaiting(this.#qmp);
-    const destination = await checkLazy(this.#qmp, this.#guest, check !== false);
+    // Sent at once: each round trip delays the guest.
+    const waiting = checkWaiting(this.#qmp);
+    const checked = checkLazy(this.#qmp, this.#guest, check !== false);
+    checked.catch(noop);
+    await waiting;
+    const destination = await checked;
     this.#warnings.push(...destination.warnings);
-    const settings = await this.#changeSettings();
-    // A kernel may lack what QEMU counts with; that is no reason not to restore.
-    const counting = await changeSettings(this.#qmp, COUNTING).catch(noop);
+    const settings = await this.#changeSettings(destination.capabilities);
     try {
       await this.#setRunState();
       if (signal?.aborted) throw abortError(signal, OPERATION);
       return await this.#connectAndServe(destination);
     } finally {
       // A guest that waits for the rest of its memory needs them, and its QEMU may not answer.
-      if (!this.#isWaiting) {
-        if (counting) await this.#restoreSettings(counting);
-        await this.#restoreSettings(settings);
-      }
+      if (!this.#isWaiting) await this.#restoreSettings(settings);
     }
   }
 
-  async #changeSettings(): Promise<ChangedSettings> {
+  async #changeSettings(known: Capabilities): Promise<ChangedSettings> {
     const { preempt = false, tls } = this.#options;
-    const known = await queryCapabilities(this.#qmp);
     if (preempt && known['postcopy-preempt'] === undefined) {
       const reason =
         'this QEMU does not have the capability postcopy-preempt; use QEMU 7.1 or later';
       throw lazyError('ENOTSUP', reason);
     }
+    const capabilities = {
+      events: true,
+      'postcopy-ram': true,
+      'postcopy-preempt': preempt,
+      'x-colo': false,
+    };
+    const parameters = tls === undefined ? { 'tls-creds': '' } : {};
     try {
-      return await changeSettings(this.#qmp, {
-        capabilities: {
-          events: true,
-          'postcopy-ram': true,
-          'postcopy-preempt': preempt,
-          'x-colo': false,
+      const counting = { ...capabilities, ...COUNTING };
+      return await changeSettings(this.#qmp, { capabilities: counting, parameters }, known).catch(
+        (error: unknown) => {
+          if (!(error instanceof QmpError)) throw error;
+          // A kernel may lack what QEMU counts with; that is no reason not to restore.
+          return changeSettings(this.#qmp, { capabilities, parameters }, known);
         },
-        parameters: tls === undefined ? { 'tls-creds': '' } : {},
-      });
+      );
     } catch (error) {
       if (!(error instanceof QmpError)) throw error;
       const advice = /userfault|not supported|postcopy-ram/i.test(error.description)

@@ -1,4 +1,4 @@
-import { queryCapabilities } from '../migration-settings.ts';
+import { type Capabilities, queryCapabilities } from '../migration-settings.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { QmpError } from '../qmp/qmp-error.ts';
 
@@ -39,15 +39,19 @@ export interface DestinationFacts {
 /**
  * Query a QEMU for what a stream can be compared with. Nothing is changed.
  *
+ * @param asked - Its capabilities, if they were asked for already.
  * @throws {QemuFileError} (rejects) as `QmpClient.execute`, except that a refused command is not an error.
  */
-export async function readDestinationFacts(qmp: QmpClient): Promise<DestinationFacts> {
+export async function readDestinationFacts(
+  qmp: QmpClient,
+  asked: Promise<Capabilities> = queryCapabilities(qmp),
+): Promise<DestinationFacts> {
   const [type, blocks, tree, cpus, capabilities] = await Promise.all([
     ifSupported(qmp.execute<unknown>('qom-get', { path: '/machine', property: 'type' })),
     ifSupported(readMonitor(qmp, 'info ramblock')),
     ifSupported(readMonitor(qmp, 'info qtree')),
     ifSupported(qmp.execute<readonly { readonly 'cpu-index': number }[]>('query-cpus-fast')),
-    ifSupported(queryCapabilities(qmp)),
+    ifSupported(asked),
   ]);
   return {
     machine: typeof type === 'string' ? type.replace(/-machine$/, '') : null,
