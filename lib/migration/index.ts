@@ -141,13 +141,10 @@ export {
   type StreamSummary,
 } from './verify/summary.ts';
 export { type Verification, type VerifyOptions, verifyStream } from './verify/verify.ts';
+export type { SectionHeader } from './writer/begun-sections.ts';
 export type { RawCommand, WritableCommand } from './writer/encode-command.ts';
 export { MappedRamWriter } from './writer/mapped-ram-writer.ts';
-export {
-  MigrationWriter,
-  type SectionHeader,
-  type WriterOptions,
-} from './writer/migration-writer.ts';
+export { MigrationWriter, type WriterOptions } from './writer/migration-writer.ts';
 export {
   encodeMultifdHeader,
   encodeMultifdInitial,

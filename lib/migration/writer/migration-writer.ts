@@ -7,30 +7,22 @@ import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { DeviceDescription, VmDescription } from '../format/device-types.ts';
 import type { Configuration, SectionKind } from '../format/events.ts';
 import { COMMAND, ITEM, LIMIT, STREAM_MAGIC, STREAM_VERSION } from '../format/wire.ts';
+import { BegunSections, type SectionHeader } from './begun-sections.ts';
 import { encodeCommand, type RawCommand, type WritableCommand } from './encode-command.ts';
 import { encodeConfiguration } from './encode-configuration.ts';
 import { be32 } from './encode-integers.ts';
 import { PackageBuffer } from './package-buffer.ts';
 import { RamWriter } from './ram-writer.ts';
 import { writeError } from './write-error.ts';
-import { describeSections, type WrittenSection } from './written-sections.ts';
+import { describeSections, descriptionText, type WrittenSection } from './written-sections.ts';
 
 /*
  *   header [configuration] item* end [description]
  *   item = section (START, PART, END, FULL) | command | command PACKAGED and a package of items
  *
  * Each call writes one of these. A call that does not fit the calls before it throws, with nothing written. The
- * file is longer than others because it is one class, with a method for each item of a stream.
+ * file is longer than others because the class has a method for each item of a stream.
  */
-
-/** The header of a section. PART and END have only the id on the wire: the rest must be that of their START. */
-export interface SectionHeader {
-  readonly kind: SectionKind;
-  readonly sectionId: number;
-  readonly name: string;
-  readonly instanceId: number;
-  readonly versionId: number;
-}
 
 /** Options of a `MigrationWriter`. */
 export interface WriterOptions {
@@ -94,9 +86,7 @@ export class MigrationWriter {
   #section: SectionHeader | null = null;
   /** Whether the open section is one whose records `ram` writes. */
   #isRam = false;
-  /** The sections that were started, by their ids. */
-  readonly #started = new Map<number, SectionHeader>();
-  readonly #ended = new Set<number>();
+  readonly #sections: BegunSections;
   readonly #written: WrittenSection[] = [];
   #bodyBytes = 0;
 
@@ -106,7 +96,7 @@ export class MigrationWriter {
     this.#outer = file;
     this.#file = file;
     this.#hasFooters = hasFooters;
-    for (const section of started) this.#started.set(section.sectionId, section);
+    this.#sections = new BegunSections(started);
     this.#start = file.tellFast();
     this.ram = new RamWriter({ file, pageSize, base: -this.#start });
   }
@@ -159,7 +149,8 @@ export class MigrationWriter {
   beginSection(section: SectionHeader): void {
     const operation = 'beginSection';
     this.#checkItem(operation);
-    this.#checkHeader(operation, section);
+    const refusal = this.#sections.begin(section);
+    if (refusal !== undefined) throw this.#error(operation, refusal, section);
     const { kind, sectionId, name, instanceId, versionId } = section;
     const file = this.#file;
     file.putByte(ITEMS[kind]);
@@ -168,9 +159,7 @@ export class MigrationWriter {
       file.putCountedString(name);
       file.putBe32(instanceId);
       file.putBe32(versionId);
-      this.#started.set(sectionId, section);
     }
-    if (kind === 'end') this.#ended.add(sectionId);
     this.#section = section;
     this.#bodyBytes = 0;
     if (name !== 'ram' || kind === 'full') return;
@@ -348,33 +337,6 @@ export class MigrationWriter {
     this.#advance(operation, ['empty', 'header', 'configured', 'items'], 'items');
   }
 
-  #checkHeader(operation: string, section: SectionHeader): void {
-    const { kind, sectionId, name, instanceId, versionId } = section;
-    const fits = (value: number): boolean => value >>> 0 === value;
-    if (!fits(sectionId) || !fits(instanceId) || !fits(versionId)) {
-      const reason = `id ${sectionId}, instance ${instanceId} or version ${versionId} is not a 32-bit integer`;
-      throw this.#error(operation, reason, section);
-    }
-    const bytes = Buffer.byteLength(name);
-    if (bytes === 0 || bytes > 255) {
-      throw this.#error(operation, `a section name of ${bytes} bytes, not 1 to 255`, section);
-    }
-    const started = this.#started.get(sectionId);
-    if (kind === 'start' || kind === 'full') {
-      if (started === undefined) return;
-      throw this.#error(operation, `id ${sectionId} belongs to section "${started.name}"`, section);
-    }
-    if (started === undefined || started.kind !== 'start') {
-      throw this.#error(operation, `${kind} of id ${sectionId}, which was not started`, section);
-    }
-    if (started.name !== name || started.instanceId !== instanceId) {
-      throw this.#error(operation, `id ${sectionId} was started by "${started.name}"`, section);
-    }
-    if (this.#ended.has(sectionId)) {
-      throw this.#error(operation, `${kind} of id ${sectionId}, which has ended`, section);
-    }
-  }
-
   #encoded<T>(operation: string, encode: () => T): T {
     try {
       return encode();
@@ -397,18 +359,3 @@ const AFTER: Readonly<Record<Progress, string>> = {
   ended: 'the end mark was written',
   described: 'the VM description was written',
 };
-
-/** Return a VM description as QEMU writes it: one line, ASCII, blanks after commas and colons. */
-function descriptionText(description: VmDescription): string {
-  return textOf(description).replace(
-    /[^\x20-\x7e]/g,
-    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  );
-}
-
-function textOf(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.map(textOf).join(', ')}]`;
-  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
-  const entries = Object.entries(value).filter(([, item]) => item !== undefined);
-  return `{${entries.map(([key, item]) => `${JSON.stringify(key)}: ${textOf(item)}`).join(', ')}}`;
-}

@@ -1,8 +1,9 @@
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { hex } from '../../util/format.ts';
 import type { SectionName } from '../format/stream-error.ts';
-import { LIMIT, RAM_FLAG } from '../format/wire.ts';
+import { RAM_FLAG } from '../format/wire.ts';
 import type { PageSourceBlock } from '../page-source/page-source.ts';
+import { blockListMistake, countedName, firstNameMistake } from './listed-blocks.ts';
 import { writeError } from './write-error.ts';
 import { MAX_ZERO_RECORDS, ZeroRecords } from './zero-records.ts';
 
@@ -11,7 +12,6 @@ const { CONTINUE, ZERO, PAGE, XBZRLE, COMPRESS_PAGE, EOS, MEM_SIZE, HOOK, MULTIF
 
 /** `ENCODING_FLAG_XBZRLE`, the only encoding. */
 const XBZRLE_ENCODING = 0x01;
-const MAX_NAME_BYTES = 255;
 const MIN_PAGE_SIZE = 256;
 const MAX_PAGE_SIZE = 65_536;
 /** The number of no block: the next record names its own. */
@@ -56,7 +56,9 @@ export class RamWriter {
     this.#base = base;
     this.#pageSize = this.#checkedPageSize(pageSize);
     this.#blocks = blocks ?? [];
-    this.#names = this.#blocks.map(({ name }) => this.#countedName(name));
+    const mistake = firstNameMistake(this.#blocks);
+    if (mistake !== undefined) throw this.#error('listBlocks', mistake);
+    this.#names = this.#blocks.map(countedName);
     this.#isOpen = blocks !== undefined;
   }
 
@@ -86,8 +88,9 @@ export class RamWriter {
   listBlocks(blocks: readonly PageSourceBlock[]): void {
     this.#checkOpen('listBlocks');
     if (this.#blocks.length > 0) throw this.#error('listBlocks', 'the blocks were listed already');
-    this.#checkBlocks(blocks);
-    this.#names = blocks.map(({ name }) => this.#countedName(name));
+    const mistake = blockListMistake(blocks, this.#pageSize);
+    if (mistake !== undefined) throw this.#error('listBlocks', mistake);
+    this.#names = blocks.map(countedName);
     this.#blocks = [...blocks];
     const file = this.#file;
     const totalBytes = blocks.reduce((sum, { usedLength }) => sum + usedLength, 0);
@@ -285,47 +288,6 @@ export class RamWriter {
       return `${where} are not whole pages of ${pageSize} bytes`;
     }
     return `${where} are outside the block of ${hex(known.usedLength)} bytes`;
-  }
-
-  #checkBlocks(blocks: readonly PageSourceBlock[]): void {
-    const operation = 'listBlocks';
-    if (blocks.length > LIMIT.BLOCKS) {
-      throw this.#error(operation, `${blocks.length} RAM blocks, at most ${LIMIT.BLOCKS}`);
-    }
-    const names = new Set<string>();
-    let totalBytes = 0;
-    for (const { name, usedLength, hostPageSize } of blocks) {
-      if (names.has(name)) throw this.#error(operation, `RAM block "${name}" is listed twice`);
-      names.add(name);
-      totalBytes += usedLength;
-      // QEMU lists small blocks in units of the smallest target page.
-      if (
-        !Number.isSafeInteger(usedLength) ||
-        usedLength < 0 ||
-        usedLength % this.#pageSize !== 0
-      ) {
-        const reason = `"${name}" of ${usedLength} bytes is not a whole number of pages of ${this.#pageSize} bytes`;
-        throw this.#error(operation, reason);
-      }
-      if (
-        hostPageSize !== null &&
-        (hostPageSize < this.#pageSize || hostPageSize % this.#pageSize !== 0)
-      ) {
-        const reason = `"${name}" has host pages of ${hostPageSize} bytes and target pages of ${this.#pageSize}`;
-        throw this.#error(operation, reason);
-      }
-    }
-    if (totalBytes > LIMIT.RAM) {
-      throw this.#error(operation, `RAM of ${totalBytes} bytes, at most ${LIMIT.RAM}`);
-    }
-  }
-
-  #countedName(name: string): Uint8Array {
-    const bytes = Buffer.from(name);
-    if (bytes.length === 0 || bytes.length > MAX_NAME_BYTES) {
-      throw this.#error('listBlocks', `a block name of ${bytes.length} bytes, not 1 to 255`);
-    }
-    return Buffer.concat([Uint8Array.of(bytes.length), bytes]);
   }
 
   #checkedPageSize(bytes: number): number {

@@ -31,3 +31,18 @@ function describe({ name, instanceId, bytes, description }: WrittenSection): Dev
     fields: [{ name: 'data', size: bytes, type: 'buffer' }],
   };
 }
+
+/** Return a VM description as QEMU writes it: one line, ASCII, blanks after commas and colons. */
+export function descriptionText(description: VmDescription): string {
+  return textOf(description).replace(
+    /[^\x20-\x7e]/g,
+    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+}
+
+function textOf(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(textOf).join(', ')}]`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
+  const entries = Object.entries(value).filter(([, item]) => item !== undefined);
+  return `{${entries.map(([key, item]) => `${JSON.stringify(key)}: ${textOf(item)}`).join(', ')}}`;
+}
