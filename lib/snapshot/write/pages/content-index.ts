@@ -1,7 +1,7 @@
 import { FINGERPRINT_BYTES } from '../../format/limits.ts';
 
 /** Most contents that are remembered: 20 bytes of memory for each. */
-const MAX_SLOTS = 1_048_576;
+const MAX_SLOTS = 524_288;
 const MIN_SLOTS = 16_384;
 
 /**

@@ -4,7 +4,7 @@ import { noop } from '../../../util/noop.ts';
 import { CODEC, decompress } from '../../format/compression.ts';
 import { sha256, sha256Hex } from '../../format/digest.ts';
 import { packKey } from '../../format/keys.ts';
-import { FINGERPRINT_BYTES, MAX_PACK_BYTES, pagesPerFrame } from '../../format/limits.ts';
+import { FINGERPRINT_BYTES, pagesPerFrame } from '../../format/limits.ts';
 import type { MapPack } from '../../format/map.ts';
 import { encodeHead, type FrameEntry, fingerprintBytes, headBytes } from '../../format/pack.ts';
 import type { FrameCache } from '../../read/frame-cache.ts';
@@ -22,6 +22,9 @@ const GROUP_FRAMES = 8;
 
 /** Groups that are being compressed, or wait for that. */
 const MAX_GROUPS_IN_FLIGHT = 3;
+
+/** Most bytes of a pack that is written: three of them are in memory at a time. */
+const PACK_BYTES = 8_388_608;
 
 /** Packs that are being put. */
 const MAX_PACKS_IN_FLIGHT = 1;
@@ -204,8 +207,8 @@ export class PackWriter {
     const listed = fingerprintBytes(count, storedBytes);
     const head = headBytes(this.#entries.length + 1);
     const total = head + this.#storedBytes + storedBytes + this.#fingerprintBytes + listed;
-    if (this.#pages > 0 && total > MAX_PACK_BYTES) this.#endPack();
-    this.#stored ??= this.#freeStored.pop() ?? Buffer.allocUnsafeSlow(MAX_PACK_BYTES);
+    if (this.#pages > 0 && total > PACK_BYTES) this.#endPack();
+    this.#stored ??= this.#freeStored.pop() ?? Buffer.allocUnsafeSlow(PACK_BYTES);
     const from = codec === CODEC.raw ? group.pages : group.packed;
     const at = first * this.#pageSize;
     from.copy(this.#stored, this.#storedBytes, at, at + storedBytes);
