@@ -176,6 +176,13 @@ describe('convert writes nothing', () => {
       /ENODATA: .*ends/,
     ],
     [
+      'for a stream that was cut, where the layout changes',
+      (dir) => put(dir, 'cut', bytesOf('microvm').subarray(0, 8_000_000)),
+      ['--layout', 'mapped-ram'],
+      1,
+      /ENODATA: .*ends/,
+    ],
+    [
       'for a stream that is damaged',
       (dir) => put(dir, 'damaged', bytesOf('microvm').fill(0x55, 10_000, 20_000)),
       [],
