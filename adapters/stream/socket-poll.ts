@@ -2,7 +2,8 @@ import { readSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { type StreamHandle, streamHandleOf } from './socket-handle.ts';
 
-const NOTHING = new Uint8Array(0);
+/** Empty, but with an address: Node does not call back for an error without one. */
+const NOTHING = new Uint8Array(new ArrayBuffer(8), 0, 0);
 
 /** As many bytes as Node reads at once. */
 const READ_BYTES = 65_536;

@@ -15,8 +15,8 @@ import { PAGE_FILES } from './report/page-code.ts';
 const ROOT: string = fileURLToPath(new URL('../../', import.meta.url));
 const SOURCE = join(ROOT, 'lib/cli');
 /** Commands that are bundles of their own, so that each loads what it needs and nothing else, as one file. */
-const FAST_COMMANDS: readonly string[] = ['verify.ts', 'vm/save.ts', 'vm/restore-lazily.ts'].map(
-  (name) => join(SOURCE, 'commands', name),
+const FAST_COMMANDS: readonly string[] = ['save.ts', 'restore-lazily.ts'].map((name) =>
+  join(SOURCE, 'commands/vm', name),
 );
 /** The core of the other commands: what most of them need is what this one needs. */
 const CORE: readonly string[] = [join(SOURCE, 'commands/inspect.ts')];
