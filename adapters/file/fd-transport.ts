@@ -224,7 +224,7 @@ export class FdTransport {
     if (whence === 'set') return 0;
     if (whence === 'current') return this.#main.offset ?? 0;
     if (this.#size !== undefined) return Math.max(this.#size(), this.#sparse?.end ?? 0);
-    throw new QemuFileError('ENOTSUP', 'the size of a device is not known', {
+    throw new QemuFileError('ENOTSUP', 'the size of a device is not known; copy its contents to a file', {
       operation: 'setOffset',
     });
   }

@@ -90,7 +90,7 @@ export class SocketPoll {
     if (bytes === 0) {
       this.stop();
       socket.push(null);
-      // Has a paused stream emit its end, too, if it holds no bytes.
+      // Also a paused stream that holds no bytes emits its end then.
       socket.read(0);
       return;
     }

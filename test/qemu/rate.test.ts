@@ -102,10 +102,13 @@ describe('a relay between two live QEMUs', { skip: requireQemu() }, () => {
 
   test('stalls with its destination, without more memory, and continues with it', async () => {
     await using run = await scenario({
-      // It writes to all of its 32 MiB several times a second, and so never arrives by itself.
-      program: { patternBytes: 40 * MIB, dirtyBytes: 32 * MIB, dirtyPagesPerTick: 512 },
+      // In each tick it writes to more than is sent until the next one, and so never arrives by itself.
+      program: { patternBytes: 40 * MIB, dirtyBytes: 32 * MIB, dirtyPagesPerTick: 4096 },
       qemu: { memoryMiB: 64 },
-      settings: { capabilities: returnPath, parameters: { 'downtime-limit': 1 } },
+      settings: {
+        capabilities: returnPath,
+        parameters: { 'downtime-limit': 1, 'max-bandwidth': 128 * MIB },
+      },
     });
     const { source, destination, relay } = run;
     await run.startMigration();

@@ -200,7 +200,7 @@ class S3Storage implements ObjectStorage {
         return this.#client.send(command, abortedBy(options.signal));
       });
       for (const { Key, Size, LastModified } of page.Contents ?? []) {
-        // Characters of keys are never encoded, so what is encoded is no key of ours.
+        // Characters of keys are never encoded, so an encoded key is not one of ours.
         const key = (Key ?? '').slice(this.#prefix.length);
         if (Key?.startsWith(this.#prefix) !== true || !isObjectKey(key)) continue;
         yield { key, bytes: Size ?? 0, modifiedMs: LastModified?.getTime() ?? 0 };

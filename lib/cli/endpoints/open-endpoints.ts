@@ -78,7 +78,13 @@ export async function openEndpoints(endpoints: Endpoints): Promise<OpenEndpoints
   const onListening = endpoints.quiet ? undefined : printListening;
   const filter = connectionFilter(endpoints);
   const openingFrom = open('from', () =>
-    openFromEndpoint(from, { signal, onListening, tls: tls?.from, ...filter }),
+    openFromEndpoint(from, {
+      signal,
+      onListening,
+      tls: tls?.from,
+      inlineReads: true,
+      ...filter,
+    }),
   );
   const startTo = (): Promise<QemuFile> =>
     open('to', () =>

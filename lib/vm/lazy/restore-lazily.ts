@@ -131,7 +131,7 @@ class LazyRestore {
       return await changeSettings(this.#qmp, { capabilities: counting, parameters }, known).catch(
         (error: unknown) => {
           if (!(error instanceof QmpError)) throw error;
-          // A kernel may lack what QEMU counts with; that is no reason not to restore.
+          // The kernel may not support this counting. The restore works without it.
           return changeSettings(this.#qmp, { capabilities, parameters }, known);
         },
       );
