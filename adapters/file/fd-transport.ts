@@ -224,9 +224,13 @@ export class FdTransport {
     if (whence === 'set') return 0;
     if (whence === 'current') return this.#main.offset ?? 0;
     if (this.#size !== undefined) return Math.max(this.#size(), this.#sparse?.end ?? 0);
-    throw new QemuFileError('ENOTSUP', 'the size of a device is not known; copy its contents to a file', {
-      operation: 'setOffset',
-    });
+    throw new QemuFileError(
+      'ENOTSUP',
+      'the size of a device is not known; copy its contents to a file',
+      {
+        operation: 'setOffset',
+      },
+    );
   }
 
   #stopPositional(failure: Failure): void {
