@@ -16,8 +16,8 @@ const polls = new WeakMap<StreamHandle, SocketPoll>();
  * as soon as the socket is readable, with bytes, its end or an error, on Linux with Node 20 to 26
  * (bench/relay.ts, unix → unix).
  *
- * There is no way back to Node's own reads. While no reader waits, the socket's stream gets what it asks for from
- * here, as it would from Node.
+ * Node cannot read the socket by itself again. While no reader waits, this class reads for the socket's stream when the
+ * stream asks, as Node would.
  */
 export class SocketPoll {
   readonly #socket: Socket;

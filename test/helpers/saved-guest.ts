@@ -1,10 +1,26 @@
 import type { MigrationEvent, RamBlock, Section } from '../../lib/migration/format/events.ts';
 import { MemoryPageStore } from '../../lib/migration/memory/page-store.ts';
 import { RamImage } from '../../lib/migration/memory/ram-image.ts';
+import type { PageSource } from '../../lib/migration/page-source/page-source.ts';
 import type { ReaderOptions } from '../../lib/migration/reader/migration-reader.ts';
 import { MigrationReader } from '../../lib/migration/reader/migration-reader.ts';
 import type { SavedGuest, SavedSection } from '../../lib/migration/saved-guest/saved-guest.ts';
 import { chunksOf } from './read-stream.ts';
+
+/** Return a guest with this memory and without devices, except for the given parts. */
+export function bareGuest(pages: PageSource, parts: Partial<SavedGuest> = {}): SavedGuest {
+  return {
+    configuration: null,
+    configurationBytes: null,
+    hasFooters: true,
+    ram: { sectionId: 2, instanceId: 0, versionId: 4 },
+    sections: [],
+    descriptionText: null,
+    pages,
+    close: () => Promise.resolve(),
+    ...parts,
+  };
+}
 
 /** Return the guest of a stream that is in memory, all of it in memory. */
 export async function savedGuestOf(

@@ -44,7 +44,7 @@ export class RamRecords {
   }
 
   /**
-   * Write records until there is no room for the longest one, or the next page is not at hand.
+   * Write records until there is no room for the longest one, or the next page has not been read yet.
    *
    * @returns Number of bytes written.
    */

@@ -33,6 +33,16 @@ async function polled(): Promise<{
   return { reader, space, here, far };
 }
 
+/** Release a reader whose read waits, which fails the read. */
+async function releasedWhileReading(reader: StreamReader, space: Buffer): Promise<void> {
+  const cut = rejectsWith(
+    promised(() => reader.read(1, space)),
+    'ECANCELED',
+  );
+  reader.release();
+  await cut;
+}
+
 async function readAll(reader: StreamReader): Promise<Buffer> {
   const space = Buffer.alloc(65_536);
   const parts: Buffer[] = [];
@@ -124,12 +134,7 @@ describe('waiting for a socket with a poll', LIMITS, () => {
 
   test('is given back to a stream that then reads as usual', async () => {
     const { reader, space, here, far } = await polled();
-    const cut = rejectsWith(
-      promised(() => reader.read(1, space)),
-      'ECANCELED',
-    );
-    reader.release();
-    await cut;
+    await releasedWhileReading(reader, space);
     const sent = pattern(300_000);
     far.end(sent);
     assert.ok((await flowed(here)).equals(sent));
@@ -154,12 +159,7 @@ describe('waiting for a socket with a poll', LIMITS, () => {
 
   test('is given back to a further reader, which polls again', async () => {
     const { reader, space, here, far } = await polled();
-    const cut = rejectsWith(
-      promised(() => reader.read(1, space)),
-      'ECANCELED',
-    );
-    reader.release();
-    await cut;
+    await releasedWhileReading(reader, space);
     const next = new StreamReader(here);
     const sent = pattern(3_000_000);
     far.end(sent);

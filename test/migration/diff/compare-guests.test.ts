@@ -9,6 +9,7 @@ import type { DeviceState } from '../../../lib/migration/format/device-types.ts'
 import type { Extent } from '../../../lib/migration/memory/ram-image.ts';
 import type { PageSource } from '../../../lib/migration/page-source/page-source.ts';
 import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
+import { bareGuest } from '../../helpers/saved-guest.ts';
 
 const PAGE = 1024;
 
@@ -55,17 +56,7 @@ function device(
 }
 
 function guest(parts: Partial<SavedGuest> = {}): SavedGuest {
-  return {
-    configuration: null,
-    configurationBytes: null,
-    hasFooters: true,
-    ram: { sectionId: 2, instanceId: 0, versionId: 4 },
-    sections: [],
-    descriptionText: null,
-    pages: memory({}),
-    close: async () => {},
-    ...parts,
-  };
+  return bareGuest(memory({}), parts);
 }
 
 interface BlockResult {

@@ -2,25 +2,19 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { SavedGuest } from '../../../lib/migration/index.ts';
 import { checkLazy } from '../../../lib/vm/lazy/check-lazy.ts';
+import { bareGuest } from '../../helpers/saved-guest.ts';
 import { connectFake } from '../fake-monitor.ts';
 import { fakeSource, PAGE } from './fake-source.ts';
 
 test('a guest whose memory is not in its stream is refused', async () => {
-  const guest: SavedGuest = {
+  const guest = bareGuest(fakeSource([['pc.ram', 4, []]]), {
     configuration: {
       machine: 'pc-i440fx-7.2',
       targetPageBits: null,
       capabilities: ['x-ignore-shared'],
       uuid: null,
     },
-    configurationBytes: null,
-    hasFooters: true,
-    ram: { sectionId: 2, instanceId: 0, versionId: 4 },
-    sections: [],
-    descriptionText: null,
-    pages: fakeSource([['pc.ram', 4, []]]),
-    close: () => Promise.resolve(),
-  };
+  });
   const { qmp } = await connectFake(() => [{ capability: 'postcopy-ram', state: false }]);
   await assert.rejects(checkLazy(qmp, guest, true), {
     code: 'ENOTSUP',
@@ -33,16 +27,7 @@ const MIB = 2 ** 20;
 
 /** A guest with these blocks: name and pages. */
 function guestOf(...blocks: readonly (readonly [name: string, pages: number])[]): SavedGuest {
-  return {
-    configuration: null,
-    configurationBytes: null,
-    hasFooters: true,
-    ram: { sectionId: 2, instanceId: 0, versionId: 4 },
-    sections: [],
-    descriptionText: null,
-    pages: fakeSource(blocks.map(([name, pages]) => [name, pages, []])),
-    close: () => Promise.resolve(),
-  };
+  return bareGuest(fakeSource(blocks.map(([name, pages]) => [name, pages, []])));
 }
 
 /** Checks a guest of these blocks against a QEMU that has them in pages of these sizes, as QEMU 10.0 prints them. */

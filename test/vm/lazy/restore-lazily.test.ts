@@ -3,6 +3,7 @@ import { describe, test } from 'node:test';
 import { QemuFileError } from '../../../lib/index.ts';
 import type { SavedGuest } from '../../../lib/migration/index.ts';
 import { restoreLazily } from '../../../lib/vm/index.ts';
+import { bareGuest } from '../../helpers/saved-guest.ts';
 import { connectFake, type Received } from '../fake-monitor.ts';
 import { fakeSource } from './fake-source.ts';
 
@@ -12,16 +13,7 @@ const RAMBLOCK = `              Block Name    PSize              Offset         
 `;
 
 function guest(): SavedGuest {
-  return {
-    configuration: null,
-    configurationBytes: null,
-    hasFooters: true,
-    ram: { sectionId: 2, instanceId: 0, versionId: 4 },
-    sections: [],
-    descriptionText: null,
-    pages: fakeSource([['pc.ram', 4, [[0, 4]]]]),
-    close: () => Promise.resolve(),
-  };
+  return bareGuest(fakeSource([['pc.ram', 4, [[0, 4]]]]));
 }
 
 /** A QEMU that waits for a guest, on a host whose kernel denies it userfaultfd. */

@@ -8,6 +8,7 @@ import { MigrationReader } from '../../../lib/migration/reader/migration-reader.
 import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
 import { makeTemplate } from '../../../lib/vm/index.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
+import { bareGuest } from '../../helpers/saved-guest.ts';
 
 const PAGE = 4096;
 /** Three pages, of which the second is zeros. */
@@ -33,27 +34,21 @@ function pagesOf(names: readonly string[]): PageSource {
 }
 
 function guestOf(names: readonly string[], more: Partial<SavedGuest> = {}): SavedGuest {
-  return {
+  return bareGuest(pagesOf(names), {
     configuration: {
       machine: 'pc-i440fx-7.2',
       targetPageBits: null,
       capabilities: [],
       uuid: null,
     },
-    configurationBytes: null,
-    hasFooters: true,
-    ram: { sectionId: 2, instanceId: 0, versionId: 4 },
     sections: [
       {
         ...{ kind: 'full', sectionId: 5, name: 'dev', instanceId: 0, versionId: 1 },
         body: Uint8Array.of(7, 8),
       },
     ],
-    descriptionText: null,
-    pages: pagesOf(names),
-    close: async () => {},
     ...more,
-  };
+  });
 }
 
 function fails(code: string, message: RegExp): (error: unknown) => true {

@@ -526,7 +526,7 @@ test('after a request unasked pages wait until the destination has loaded what i
   server.request(0, 300 * PAGE);
   await server.idle();
   server.start();
-  // The destination goes on asking: for what was sent already, too.
+  // The destination goes on asking, also for pages that were sent already.
   const turn = async (): Promise<void> => {
     server.request(0, 300 * PAGE);
     await new Promise(setImmediate);
