@@ -43,20 +43,20 @@ export {
   processOps,
 } from './process/exec.ts';
 export type { ConnectionOps } from './shared/shared-transport.ts';
+export { type ConnectOptions, connectSocket } from './socket/connect.ts';
 export {
   type AdmissionOptions,
   admit,
   type Rejection,
   type RejectionReason,
   type Verdict,
-} from './socket/admit.ts';
-export { type ConnectOptions, connectSocket } from './socket/connect.ts';
+} from './socket/listen/admit.ts';
 export {
   type AcceptOptions,
   type Listener,
   type ListenOptions,
   listenSocket,
-} from './socket/listen.ts';
+} from './socket/listen/listen.ts';
 export { type SocketOptions, socketOps } from './socket/socket.ts';
 export { describeTarget, type SocketTarget } from './socket/socket-target.ts';
 export { directoryStorage } from './storage/directory-storage.ts';

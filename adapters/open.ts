@@ -6,8 +6,8 @@ import { QemuFile } from '../lib/qemu-file/qemu-file.ts';
 import type { KeepPartial } from './file/open-file.ts';
 import { openPath } from './open-path.ts';
 import type { PipeOptions } from './pipe/pipe.ts';
-import type { AdmissionOptions } from './socket/admit.ts';
-import type { ListenOptions } from './socket/listen.ts';
+import type { AdmissionOptions } from './socket/listen/admit.ts';
+import type { ListenOptions } from './socket/listen/listen.ts';
 import type { SocketTarget } from './socket/socket-target.ts';
 import { parseUri, type Uri } from './uri.ts';
 

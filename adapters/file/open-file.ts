@@ -3,7 +3,7 @@ import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/e
 import type { Direction } from '../../lib/contract/ops.ts';
 import { type FdOps, type Finish, type MakeFdOptions, makeFdOps } from './fd.ts';
 import { closeFd, openFile, syncFd, truncateFd } from './fs-promises.ts';
-import type { PartialFile } from './partial-file.ts';
+import type { PartialFile } from './partial/partial-file.ts';
 import { findTarget } from './target-path.ts';
 
 const { O_CREAT, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;
@@ -140,7 +140,7 @@ async function openToWrite(
   const isDevice = target.stats !== undefined && !target.stats.isFile();
   if (isDevice || offset > 0) return openInPlace(target.path, isDevice, offset, mode, signal);
   // Loaded here, because a program that only reads files starts faster without it.
-  const { existsError, PartialFile } = await import('./partial-file.ts');
+  const { existsError, PartialFile } = await import('./partial/partial-file.ts');
   if (target.stats !== undefined && options.replace === false) throw existsError(target.path);
   const file = await PartialFile.create(target.path, mode, options.replace ?? true);
   return openPartial(file, target.path, options);

@@ -1,8 +1,8 @@
 import type { ConnectionOptions } from 'node:tls';
 import type { QemuFileOps } from '../../lib/contract/ops.ts';
-import { type AdmissionOptions, admit, MAX_PENDING_CONNECTIONS } from './admit.ts';
 import { connectSocket } from './connect.ts';
-import { type ListenOptions, listenSocket } from './listen.ts';
+import { type AdmissionOptions, admit, MAX_PENDING_CONNECTIONS } from './listen/admit.ts';
+import { type ListenOptions, listenSocket } from './listen/listen.ts';
 import { socketOps } from './socket.ts';
 import type { SocketTarget } from './socket-target.ts';
 

@@ -1,8 +1,8 @@
 import fs from 'node:fs';
 import { join } from 'node:path';
 import { noop } from '../../lib/util/noop.ts';
-import { isPartialName, writerOfPartial } from '../file/partial-name.ts';
-import { isWriterGone, ownWriter, STALE_AFTER_MS } from '../file/stale-partials.ts';
+import { isPartialName, writerOfPartial } from '../file/partial/partial-name.ts';
+import { isWriterGone, ownWriter, STALE_AFTER_MS } from '../file/partial/stale-partials.ts';
 import { hasCode } from './file-error.ts';
 import { isObjectKey } from './object-key.ts';
 import type { StoredObject } from './object-storage.ts';

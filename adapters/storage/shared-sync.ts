@@ -1,4 +1,4 @@
-import { syncDirectory } from '../file/partial-file.ts';
+import { syncDirectory } from '../file/partial/partial-file.ts';
 
 /** Makes names in directories durable. Callers that wait at the same time share one fsync(2). */
 export class SharedSync {

@@ -10,7 +10,7 @@ import type { RestoreFlags } from './commands/vm/restore-flags.ts';
 import type { SaveFlags } from './commands/vm/save.ts';
 import type { TemplateFlags } from './commands/vm/template.ts';
 import { addStoreOptions } from './endpoints/store-options.ts';
-import { addTlsOptions } from './endpoints/tls-options.ts';
+import { addTlsOptions } from './endpoints/tls/options.ts';
 import { DIFF_HELP, READ_HELP, RELAY_HELP, VM_HELP, WRITE_HELP } from './help.ts';
 import { addStore } from './program-store.ts';
 import { EXIT } from './shell/exit-codes.ts';

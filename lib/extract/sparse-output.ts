@@ -1,6 +1,6 @@
 import fs from 'node:fs';
 import { closeFd, openFile, truncateFd } from '../../adapters/file/fs-promises.ts';
-import { existsError, PartialFile } from '../../adapters/file/partial-file.ts';
+import { existsError, PartialFile } from '../../adapters/file/partial/partial-file.ts';
 import { findTarget } from '../../adapters/file/target-path.ts';
 import { QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import { PRIVATE_MODE, SparseFile } from './sparse-file.ts';

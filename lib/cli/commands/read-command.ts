@@ -4,8 +4,12 @@ import { bytesRead } from '../../vm/decompress.ts';
 import { type Endpoint, parseEndpoint } from '../endpoints/endpoint.ts';
 import { sizeOf } from '../endpoints/open-endpoints.ts';
 import { type OpenStream, openStream, type StreamChoice } from '../endpoints/open-stream.ts';
-import { type FromTlsFlags, readFromTls, reportUnreadable } from '../endpoints/read-from-tls.ts';
-import type { TlsEnds } from '../endpoints/tls-credentials.ts';
+import type { TlsEnds } from '../endpoints/tls/credentials.ts';
+import {
+  type FromTlsFlags,
+  readFromTls,
+  reportUnreadable,
+} from '../endpoints/tls/read-from-tls.ts';
 import { OutputError, UsageError } from '../shell/command-errors.ts';
 import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../shell/exit-codes.ts';
 import { type Measure, Meter } from '../shell/progress.ts';

@@ -6,7 +6,7 @@ import type { RelayEnd } from '../../relay/relay.ts';
 import { type Endpoint, parseEndpoint, refuseStoreFlags } from '../endpoints/endpoint.ts';
 import { isStdin, isStdout } from '../endpoints/open-endpoints.ts';
 import { reportUnusable } from '../endpoints/report-unusable.ts';
-import { readTls, type TlsEnds } from '../endpoints/tls-credentials.ts';
+import { readTls, type TlsEnds } from '../endpoints/tls/credentials.ts';
 import { withControl } from '../relay/control-socket.ts';
 import { refuseSeveral, relaySeveral } from '../relay/many-connections.ts';
 import { relayOne } from '../relay/one-connection.ts';

@@ -1,5 +1,5 @@
 import type { OpenFromOptions } from '../../../adapters/open.ts';
-import type { Rejection, Verdict } from '../../../adapters/socket/admit.ts';
+import type { Rejection, Verdict } from '../../../adapters/socket/listen/admit.ts';
 import { describeTarget } from '../../../adapters/socket/socket-target.ts';
 import {
   describeContainer,
@@ -9,8 +9,8 @@ import {
 import { COMMAND, ITEM, MULTIFD_MAGIC } from '../../migration/format/wire.ts';
 import { printStderr } from '../shell/stdio.ts';
 import type { Endpoint } from './endpoint.ts';
-import type { TlsEnds } from './tls-credentials.ts';
-import { rejectionHint } from './tls-hints.ts';
+import type { TlsEnds } from './tls/credentials.ts';
+import { rejectionHint } from './tls/hints.ts';
 
 /** Which connections a listening command accepts. */
 export interface FilterOptions {

@@ -15,7 +15,7 @@ import {
   openToEndpoint,
   type StoreFlags,
 } from './endpoint.ts';
-import type { TlsEnds } from './tls-credentials.ts';
+import type { TlsEnds } from './tls/credentials.ts';
 
 /** The endpoints of a relay, and how to open them. */
 export interface Endpoints {

@@ -9,7 +9,7 @@ import { lookUpDescription } from '../../vm/look-up-description.ts';
 import { connectionFilter } from './connection-filter.ts';
 import { type Endpoint, openFromEndpoint } from './endpoint.ts';
 import { printListening } from './open-endpoints.ts';
-import type { TlsEnds } from './tls-credentials.ts';
+import type { TlsEnds } from './tls/credentials.ts';
 
 /** An open migration stream. */
 export interface OpenStream {

@@ -1,7 +1,7 @@
 import { toQemuFileError } from '../../contract/errors.ts';
 import { EXIT } from '../shell/exit-codes.ts';
 import { printStderr } from '../shell/stdio.ts';
-import { isTlsUsage } from './tls-credentials.ts';
+import { isTlsUsage } from './tls/credentials.ts';
 
 /**
  * Print why the endpoints of a command cannot be used as typed.

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
-import { listenSocket } from '../../../adapters/socket/listen.ts';
+import { listenSocket } from '../../../adapters/socket/listen/listen.ts';
 import { noop } from '../../util/noop.ts';
 import { LineSplitter } from '../../vm/qmp/line-splitter.ts';
 import { parseSize, showExactSize, showSize } from '../shell/sizes.ts';

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net';
 import { openTo } from '../../../adapters/open.ts';
-import { admit, type Verdict } from '../../../adapters/socket/admit.ts';
-import { type Listener, listenSocket } from '../../../adapters/socket/listen.ts';
+import { admit, type Verdict } from '../../../adapters/socket/listen/admit.ts';
+import { type Listener, listenSocket } from '../../../adapters/socket/listen/listen.ts';
 import { socketOps } from '../../../adapters/socket/socket.ts';
 import type { SocketTarget } from '../../../adapters/socket/socket-target.ts';
 import { toQemuFileError } from '../../contract/errors.ts';

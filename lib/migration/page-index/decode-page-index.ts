@@ -2,8 +2,8 @@ import { brotliDecompressSync } from 'node:zlib';
 import { QemuFileError } from '../../contract/errors.ts';
 import { LIMIT } from '../format/wire.ts';
 import type { PageSourceBlock } from '../page-source/page-source.ts';
-import { EXTENT_BYTES } from '../saved-guest/extent-cache.ts';
-import { MAX_PAGES, MAX_RUNS, type PageRuns } from '../saved-guest/page-runs.ts';
+import { EXTENT_BYTES } from '../stream-pages/extent-cache.ts';
+import { MAX_PAGES, MAX_RUNS, type PageRuns } from '../stream-pages/page-runs.ts';
 import { ByteReader, damaged } from './index-bytes.ts';
 import {
   DIGEST_BYTES,

@@ -1,5 +1,5 @@
 import { brotliCompressSync, constants } from 'node:zlib';
-import type { PageRuns } from '../saved-guest/page-runs.ts';
+import type { PageRuns } from '../stream-pages/page-runs.ts';
 import { ByteWriter } from './index-bytes.ts';
 import {
   DIGEST_BYTES,

@@ -1,6 +1,6 @@
 import { Digest } from '../../util/digest.ts';
 import type { PageSourceBlock } from '../page-source/page-source.ts';
-import type { PageRuns } from '../saved-guest/page-runs.ts';
+import type { PageRuns } from '../stream-pages/page-runs.ts';
 
 /*
  * The index of a sequential stream, in a file beside it. All integers are big-endian; a varint has 7 bits in each

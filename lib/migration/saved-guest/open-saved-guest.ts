@@ -1,9 +1,9 @@
 import { noop } from '../../util/noop.ts';
 import type { Unwrapped } from '../containers/unwrap.ts';
+import { openPositionedReads, type PositionedReads } from '../stream-pages/positioned-reads.ts';
 import type { OpenSavedGuestOptions } from './open-saved-guest-options.ts';
 import { openWithIndex } from './open-with-index.ts';
 import type { PassFollower } from './open-with-pass.ts';
-import { openPositionedReads, type PositionedReads } from './positioned-reads.ts';
 import type { SavedGuest } from './saved-guest.ts';
 
 /**

@@ -1,12 +1,12 @@
 import { loadDigest } from '../../util/digest.ts';
 import { decodePageIndex } from '../page-index/decode-page-index.ts';
 import { extentDigest } from '../page-index/page-index.ts';
-import { EXTENT_BYTES, ExtentCache } from './extent-cache.ts';
+import { EXTENT_BYTES, ExtentCache } from '../stream-pages/extent-cache.ts';
+import type { PositionedReads } from '../stream-pages/positioned-reads.ts';
+import { StreamPages } from '../stream-pages/stream-pages.ts';
 import { readIndexedFrame } from './indexed-frame.ts';
-import type { PositionedReads } from './positioned-reads.ts';
 import type { StreamBytes } from './read-frame.ts';
 import type { SavedGuest } from './saved-guest.ts';
-import { StreamPages } from './stream-pages.ts';
 import { wrongIndex } from './wrong-index.ts';
 
 /**

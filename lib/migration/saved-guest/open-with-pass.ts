@@ -6,14 +6,14 @@ import { combineVisitors } from '../memory/combine-visitors.ts';
 import { checkDiscarded, DiscardedPages } from '../memory/discarded-pages.ts';
 import type { PageSourceBlock } from '../page-source/page-source.ts';
 import { MigrationReader } from '../reader/migration-reader.ts';
-import { ExtentCache } from './extent-cache.ts';
+import { ExtentCache } from '../stream-pages/extent-cache.ts';
+import { noRandomAccess, PagePlaces } from '../stream-pages/page-places.ts';
+import type { PositionedReads } from '../stream-pages/positioned-reads.ts';
+import { StreamPages } from '../stream-pages/stream-pages.ts';
 import { hasPagesElsewhere } from './multifd-pages.ts';
 import type { OpenSavedGuestOptions } from './open-saved-guest-options.ts';
-import { noRandomAccess, PagePlaces } from './page-places.ts';
-import type { PositionedReads } from './positioned-reads.ts';
 import { type GuestFrame, readFrame } from './read-frame.ts';
 import type { SavedGuest } from './saved-guest.ts';
-import { StreamPages } from './stream-pages.ts';
 
 /** Bytes that the pass over a stream reads at a time. */
 const PASS_CHUNK_BYTES = 262_144;

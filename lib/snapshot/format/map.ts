@@ -1,11 +1,11 @@
 import { LIMIT } from '../../migration/format/wire.ts';
 import type { PageSourceBlock } from '../../migration/page-source/page-source.ts';
 import type { SavedSection } from '../../migration/saved-guest/saved-guest.ts';
-import { ByteReader } from './byte-reader.ts';
-import { ByteWriter } from './byte-writer.ts';
-import { compress, decompress, isCodec } from './compression.ts';
 import { damaged } from './damage.ts';
 import { sha256Hex } from './digest.ts';
+import { ByteReader } from './encoding/byte-reader.ts';
+import { ByteWriter } from './encoding/byte-writer.ts';
+import { compress, decompress, isCodec } from './encoding/compression.ts';
 import { mapKey } from './keys.ts';
 import {
   DIGEST_BYTES,

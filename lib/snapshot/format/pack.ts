@@ -1,8 +1,8 @@
-import { ByteReader } from './byte-reader.ts';
-import { ByteWriter } from './byte-writer.ts';
-import { type Codec, isCodec } from './compression.ts';
 import { damaged } from './damage.ts';
 import { sha256Hex } from './digest.ts';
+import { ByteReader } from './encoding/byte-reader.ts';
+import { ByteWriter } from './encoding/byte-writer.ts';
+import { type Codec, isCodec } from './encoding/compression.ts';
 import { packKey } from './keys.ts';
 import {
   DIGEST_BYTES,

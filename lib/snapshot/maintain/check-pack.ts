@@ -1,7 +1,7 @@
 import type { ObjectStorage, StorageOptions } from '../../../adapters/storage/object-storage.ts';
-import { type Codec, decompress } from '../format/compression.ts';
 import { damaged } from '../format/damage.ts';
 import { sha256 } from '../format/digest.ts';
+import { type Codec, decompress } from '../format/encoding/compression.ts';
 import { fingerprintPages } from '../format/fingerprint.ts';
 import { packKey } from '../format/keys.ts';
 import { DIGEST_BYTES, FINGERPRINT_BYTES, MAX_PACK_BYTES } from '../format/limits.ts';

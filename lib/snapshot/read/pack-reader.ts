@@ -1,9 +1,9 @@
 import { hash } from 'node:crypto';
 import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
-import { type Codec, decompress } from '../format/compression.ts';
 import { damaged } from '../format/damage.ts';
 import { sha256 } from '../format/digest.ts';
+import { type Codec, decompress } from '../format/encoding/compression.ts';
 import { packKey } from '../format/keys.ts';
 import { DIGEST_BYTES } from '../format/limits.ts';
 import type { MapPack } from '../format/map.ts';

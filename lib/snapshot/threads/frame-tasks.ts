@@ -1,5 +1,5 @@
-import { CODEC, type CompressedFrame, FrameCompressor } from '../format/compression.ts';
 import { sha256 } from '../format/digest.ts';
+import { CODEC, type CompressedFrame, FrameCompressor } from '../format/encoding/compression.ts';
 import { fingerprintPages } from '../format/fingerprint.ts';
 import { type OpenFault, type OpenTask, openFrames } from './open-frames.ts';
 

@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import fs from 'node:fs';
 import { freeMemory } from '../../util/free-memory.ts';
-import { CODEC, type Codec, decompressNow } from '../format/compression.ts';
+import { CODEC, type Codec, decompressNow } from '../format/encoding/compression.ts';
 
 /** A frame that is read. */
 export interface StoredFrame {

@@ -1,4 +1,4 @@
-import type { Codec } from '../format/compression.ts';
+import type { Codec } from '../format/encoding/compression.ts';
 import { DIGEST_BYTES } from '../format/limits.ts';
 import type { FingerprintTask, FrameTask, PackTask } from './frame-tasks.ts';
 import type { OpenTask, StoredFrame } from './open-frames.ts';

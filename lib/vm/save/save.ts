@@ -1,4 +1,4 @@
-import { type Listener, listenSocket } from '../../../adapters/socket/listen.ts';
+import { type Listener, listenSocket } from '../../../adapters/socket/listen/listen.ts';
 import { channels } from '../../contract/diagnostics-channels.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { onAbort, waitForPromise } from '../../contract/wait-for.ts';

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import tls from 'node:tls';
 import { connectSocket } from '../../../adapters/socket/connect.ts';
-import { listenSocket } from '../../../adapters/socket/listen.ts';
+import { listenSocket } from '../../../adapters/socket/listen/listen.ts';
 import { socketOps } from '../../../adapters/socket/socket.ts';
 import type { QemuFileError } from '../../../lib/contract/errors.ts';
 import { collect, readOnce } from '../../helpers/backend.ts';

@@ -10,8 +10,12 @@ import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
 import { isStdin, sizeOf } from '../../endpoints/open-endpoints.ts';
 import { openGuest } from '../../endpoints/open-guest.ts';
 import type { StreamChoice } from '../../endpoints/open-stream.ts';
-import { type FromTlsFlags, readFromTls, reportUnreadable } from '../../endpoints/read-from-tls.ts';
-import type { TlsEnds } from '../../endpoints/tls-credentials.ts';
+import type { TlsEnds } from '../../endpoints/tls/credentials.ts';
+import {
+  type FromTlsFlags,
+  readFromTls,
+  reportUnreadable,
+} from '../../endpoints/tls/read-from-tls.ts';
 import type { DiffReport } from '../../report/html.ts';
 import { OutputError, UsageError, writeOutput } from '../../shell/command-errors.ts';
 import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';

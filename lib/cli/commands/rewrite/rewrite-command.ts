@@ -19,8 +19,8 @@ import {
 import { isStdout } from '../../endpoints/open-endpoints.ts';
 import type { OpenStream } from '../../endpoints/open-stream.ts';
 import { reportUnusable } from '../../endpoints/report-unusable.ts';
-import { readTls, type TlsEnds, type TlsFlags } from '../../endpoints/tls-credentials.ts';
-import { tlsHint } from '../../endpoints/tls-hints.ts';
+import { readTls, type TlsEnds, type TlsFlags } from '../../endpoints/tls/credentials.ts';
+import { tlsHint } from '../../endpoints/tls/hints.ts';
 import { OutputError, UsageError } from '../../shell/command-errors.ts';
 import { EXIT } from '../../shell/exit-codes.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';

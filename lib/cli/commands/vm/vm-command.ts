@@ -3,9 +3,9 @@ import { parseUri } from '../../../../adapters/uri.ts';
 import { toQemuFileError } from '../../../contract/errors.ts';
 import { QmpClient } from '../../../vm/qmp/qmp-client.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
-import { reportUnreadable } from '../../endpoints/read-from-tls.ts';
-import type { TlsEnds, TlsFlags } from '../../endpoints/tls-credentials.ts';
-import type { TlsSide } from '../../endpoints/tls-options.ts';
+import type { TlsEnds, TlsFlags } from '../../endpoints/tls/credentials.ts';
+import type { TlsSide } from '../../endpoints/tls/options.ts';
+import { reportUnreadable } from '../../endpoints/tls/read-from-tls.ts';
 import { UsageError } from '../../shell/command-errors.ts';
 import { EXIT, exitCodeOf, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';
 import { type Measure, Meter } from '../../shell/progress.ts';
@@ -122,7 +122,7 @@ async function readTlsIfAsked(
   endpoints: Partial<Record<TlsSide, Endpoint>>,
 ): Promise<TlsEnds> {
   if (!Object.keys(flags).some((name) => /^(?:from|to)Tls/.test(name))) return {};
-  const { readTls } = await import('../../endpoints/tls-credentials.ts');
+  const { readTls } = await import('../../endpoints/tls/credentials.ts');
   return readTls(flags, endpoints, (text) => void printStderr(text));
 }
 

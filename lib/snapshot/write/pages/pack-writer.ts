@@ -1,8 +1,8 @@
 import type { ObjectStorage } from '../../../../adapters/storage/object-storage.ts';
 import { type QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
 import { noop } from '../../../util/noop.ts';
-import { CODEC, decompress } from '../../format/compression.ts';
 import { sha256, sha256Hex } from '../../format/digest.ts';
+import { CODEC, decompress } from '../../format/encoding/compression.ts';
 import { packKey } from '../../format/keys.ts';
 import { FINGERPRINT_BYTES, pagesPerFrame } from '../../format/limits.ts';
 import type { MapPack } from '../../format/map.ts';

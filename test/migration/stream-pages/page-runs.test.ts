@@ -4,7 +4,7 @@ import {
   findRun,
   MAX_PAGES,
   PageRunsBuilder,
-} from '../../../lib/migration/saved-guest/page-runs.ts';
+} from '../../../lib/migration/stream-pages/page-runs.ts';
 
 const STRIDE = 4104;
 

@@ -6,11 +6,11 @@ import fs from 'node:fs';
 import { basename } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { describe, test } from 'node:test';
-import { openFd } from '../../../adapters/file/open-file.ts';
-import { PartialFile } from '../../../adapters/file/partial-file.ts';
-import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
-import { withoutLeaks } from '../../helpers/leaks.ts';
-import { until, within } from '../../helpers/until.ts';
+import { openFd } from '../../../../adapters/file/open-file.ts';
+import { PartialFile } from '../../../../adapters/file/partial/partial-file.ts';
+import { makeTempDir, type TempDir } from '../../../helpers/cleanup.ts';
+import { withoutLeaks } from '../../../helpers/leaks.ts';
+import { until, within } from '../../../helpers/until.ts';
 
 const DAY_MS = 24 * 3_600_000;
 const PARTIAL = /^\.(.+)\.([0-9a-f]{8})-(\d+)-(\d+)-([0-9a-f]{12})\.qemu-file-partial$/;
@@ -339,11 +339,11 @@ describe('the next writer does not remove', () => {
     await using directory = makeTempDir();
     const own = await ownParts();
     // The answer is kept, so it takes a new module to ask anew.
-    const fresh: string = '../../../adapters/file/stale-partials.ts?without-proc';
+    const fresh: string = '../../../../adapters/file/partial/stale-partials.ts?without-proc';
     const { ownWriter, removeStalePartials } = (await import(
       fresh
-    )) as typeof import('../../../adapters/file/stale-partials.ts');
-    const { PartialNames } = await import('../../../adapters/file/partial-name.ts');
+    )) as typeof import('../../../../adapters/file/partial/stale-partials.ts');
+    const { PartialNames } = await import('../../../../adapters/file/partial/partial-name.ts');
     const entry = plant(directory, { ...own, pid: deadPid() });
     touch(directory.join(entry), 0);
     t.mock.method(fs, 'readlinkSync', () => {

@@ -1,5 +1,5 @@
-import type { QemuFileError } from '../../lib/contract/errors.ts';
-import { waitFor } from '../../lib/contract/wait-for.ts';
+import type { QemuFileError } from '../../../lib/contract/errors.ts';
+import { waitFor } from '../../../lib/contract/wait-for.ts';
 
 /** A caller that waits for a value. Either method ends its wait, synchronously. */
 export interface Waiter<T> {

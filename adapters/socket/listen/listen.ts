@@ -1,14 +1,14 @@
 import net from 'node:net';
 import type tls from 'node:tls';
-import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
-import { noop } from '../../lib/util/noop.ts';
-import { destroyStream } from '../stream/destroy-stream.ts';
-import { unverifiedReason } from '../stream/tls-reason.ts';
+import { abortError, QemuFileError } from '../../../lib/contract/errors.ts';
+import { noop } from '../../../lib/util/noop.ts';
+import { destroyStream } from '../../stream/destroy-stream.ts';
+import { unverifiedReason } from '../../stream/tls-reason.ts';
+import { loadTls } from '../load-tls.ts';
+import { networkError } from '../network-error.ts';
+import { describeTarget, type SocketTarget } from '../socket-target.ts';
+import { underlyingSocket } from '../underlying-socket.ts';
 import { type BoundAddress, startListening } from './bind.ts';
-import { loadTls } from './load-tls.ts';
-import { networkError } from './network-error.ts';
-import { describeTarget, type SocketTarget } from './socket-target.ts';
-import { underlyingSocket } from './underlying-socket.ts';
 import { WaitQueue } from './wait-queue.ts';
 
 /** How `listenSocket` behaves. */

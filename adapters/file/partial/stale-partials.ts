@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { type ProcStat, parseProcStat } from '../shared/proc-stat.ts';
+import { type ProcStat, parseProcStat } from '../../shared/proc-stat.ts';
 import type { PartialNames, Writer } from './partial-name.ts';
 
 /*

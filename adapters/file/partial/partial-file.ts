@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { QemuFileError } from '../../lib/contract/errors.ts';
-import { noop } from '../../lib/util/noop.ts';
-import { closeFd, openFile, syncFd } from './fs-promises.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import { noop } from '../../../lib/util/noop.ts';
+import { closeFd, openFile, syncFd } from '../fs-promises.ts';
 import { PartialNames } from './partial-name.ts';
 import { ownWriter, removeStalePartials, TOUCH_INTERVAL_MS } from './stale-partials.ts';
 

@@ -1,8 +1,8 @@
 import type net from 'node:net';
-import { abortError, QemuFileError } from '../../lib/contract/errors.ts';
-import { MAX_TIMER_MS } from '../../lib/contract/wait-for.ts';
-import { noop } from '../../lib/util/noop.ts';
-import { destroyStream } from '../stream/destroy-stream.ts';
+import { abortError, QemuFileError } from '../../../lib/contract/errors.ts';
+import { MAX_TIMER_MS } from '../../../lib/contract/wait-for.ts';
+import { noop } from '../../../lib/util/noop.ts';
+import { destroyStream } from '../../stream/destroy-stream.ts';
 import type { AcceptOptions, Listener } from './listen.ts';
 import { PendingConnection } from './pending-connection.ts';
 import { WaitQueue } from './wait-queue.ts';

@@ -1,9 +1,9 @@
 import type net from 'node:net';
-import { QemuFileError } from '../../lib/contract/errors.ts';
-import { waitFor } from '../../lib/contract/wait-for.ts';
+import { QemuFileError } from '../../../lib/contract/errors.ts';
+import { waitFor } from '../../../lib/contract/wait-for.ts';
+import { networkError } from '../network-error.ts';
+import { describeTarget, type SocketTarget } from '../socket-target.ts';
 import { listenAtPath } from './bind-path.ts';
-import { networkError } from './network-error.ts';
-import { describeTarget, type SocketTarget } from './socket-target.ts';
 
 /** Where a server listens. */
 export interface BoundAddress {

@@ -2,8 +2,8 @@ import { readdir } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { type ConnectionOptions, createSecureContext, type TlsOptions } from 'node:tls';
-import { QemuFileError } from '../../contract/errors.ts';
-import type { Endpoint } from './endpoint.ts';
+import { QemuFileError } from '../../../contract/errors.ts';
+import type { Endpoint } from '../endpoint.ts';
 import {
   badFile,
   readCertificates,
@@ -12,8 +12,8 @@ import {
   readSharedKeys,
   unreadable,
   type Warn,
-} from './tls-files.ts';
-import type { TlsSide } from './tls-options.ts';
+} from './credential-files.ts';
+import type { TlsSide } from './options.ts';
 
 /** Values of the options that `addTlsOptions` adds; paths unless noted otherwise. */
 export interface TlsFlags {

@@ -1,9 +1,9 @@
 import { chmod, link, lstat, mkdtemp, open, rename, rm, unlink } from 'node:fs/promises';
 import net from 'node:net';
 import { basename, dirname, join } from 'node:path';
-import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
-import { noop } from '../../lib/util/noop.ts';
-import { checkSocketPath, fitsSocketPath } from './socket-path.ts';
+import { QemuFileError, toQemuFileError } from '../../../lib/contract/errors.ts';
+import { noop } from '../../../lib/util/noop.ts';
+import { checkSocketPath, fitsSocketPath } from '../socket-path.ts';
 
 const SOCKET_MODE = 0o600;
 

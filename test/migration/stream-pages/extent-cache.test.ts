@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { QemuFileError } from '../../../lib/contract/errors.ts';
-import { EXTENT_BYTES, ExtentCache } from '../../../lib/migration/saved-guest/extent-cache.ts';
-import type { PositionedReads } from '../../../lib/migration/saved-guest/positioned-reads.ts';
+import { EXTENT_BYTES, ExtentCache } from '../../../lib/migration/stream-pages/extent-cache.ts';
+import type { PositionedReads } from '../../../lib/migration/stream-pages/positioned-reads.ts';
 
 /** Reads whose bytes say where they are from, and that settle after some turns of the event loop. */
 function slowReads(

@@ -1,6 +1,6 @@
 import zlib from 'node:zlib';
 import { decompress as decompressInScript } from 'fzstd';
-import { freeMemory } from '../../util/free-memory.ts';
+import { freeMemory } from '../../../util/free-memory.ts';
 import { isDense } from './dense-bytes.ts';
 
 /** How the bytes of a frame or of a map are stored. */

@@ -1,6 +1,6 @@
 import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import { open } from 'node:fs/promises';
-import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
 
 /** Longest file in bytes; the list of all authorities that systems trust is a tenth of this. */
 const MAX_FILE_BYTES = 4_194_304;

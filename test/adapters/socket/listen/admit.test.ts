@@ -16,16 +16,16 @@ import {
   type SocketTarget,
   socketOps,
   type Verdict,
-} from '../../../adapters/index.ts';
-import type { QemuFileError } from '../../../lib/contract/errors.ts';
-import { collect, isSettled, readOnce, rejectsWith } from '../../helpers/backend.ts';
-import { pattern } from '../../helpers/bytes.ts';
-import { makeTempDir } from '../../helpers/cleanup.ts';
-import { flood } from '../../helpers/flood.ts';
-import { watchLeaks } from '../../helpers/leaks.ts';
-import { certificates } from '../../helpers/sockets.ts';
-import { streamPeer, watchListeners } from '../../helpers/stream-peer.ts';
-import { until } from '../../helpers/until.ts';
+} from '../../../../adapters/index.ts';
+import type { QemuFileError } from '../../../../lib/contract/errors.ts';
+import { collect, isSettled, readOnce, rejectsWith } from '../../../helpers/backend.ts';
+import { pattern } from '../../../helpers/bytes.ts';
+import { makeTempDir } from '../../../helpers/cleanup.ts';
+import { flood } from '../../../helpers/flood.ts';
+import { watchLeaks } from '../../../helpers/leaks.ts';
+import { certificates } from '../../../helpers/sockets.ts';
+import { streamPeer, watchListeners } from '../../../helpers/stream-peer.ts';
+import { until } from '../../../helpers/until.ts';
 
 const LIMITS = { timeout: 60_000 };
 const ANY_PORT = { host: '127.0.0.1', port: 0 };

@@ -2,12 +2,16 @@
 import assert from 'node:assert/strict';
 import { chmodSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { after, describe, test } from 'node:test';
-import { parseUri } from '../../../adapters/index.ts';
-import { isTlsUsage, readTls, type TlsFlags } from '../../../lib/cli/endpoints/tls-credentials.ts';
-import { QemuFileError } from '../../../lib/contract/errors.ts';
-import { makeTempDir } from '../../helpers/cleanup.ts';
-import { run } from '../../helpers/command.ts';
-import { makeCredentials, SHARED_KEY } from '../../helpers/credentials.ts';
+import { parseUri } from '../../../../adapters/index.ts';
+import {
+  isTlsUsage,
+  readTls,
+  type TlsFlags,
+} from '../../../../lib/cli/endpoints/tls/credentials.ts';
+import { QemuFileError } from '../../../../lib/contract/errors.ts';
+import { makeTempDir } from '../../../helpers/cleanup.ts';
+import { run } from '../../../helpers/command.ts';
+import { makeCredentials, SHARED_KEY } from '../../../helpers/credentials.ts';
 
 const dir = makeTempDir();
 after(() => dir.remove());
