@@ -35,8 +35,11 @@ const LEVEL = 1;
 /** The stored form must be smaller by this part, so that reading it is worth the decompression. */
 const MIN_GAIN = 1 / 16;
 
-/** Of the contents that look dense, one in so many is compressed all the same. */
+/** Of the contents that look dense, a part of one in so many is compressed all the same. */
 const DENSE_TRIAL_INTERVAL = 8;
+
+/** Bytes of that part: to compress a whole frame in eight with zlib takes as long as all of the other work. */
+const DENSE_TRIAL_BYTES = zstdCompressSync === undefined ? 16_384 : Number.POSITIVE_INFINITY;
 
 /** Bytes by which a compressed form may exceed its content. */
 const MAX_GROWTH_BYTES = 4096;
@@ -77,16 +80,15 @@ export interface CompressedFrame {
  */
 export class FrameCompressor {
   #denseFrames = 0;
+  #trialAt = 0;
   #isDenseWorthwhile = false;
 
   /** Compress bytes into `target`, which has as many; it is not changed if they are stored as they are. */
   compress(bytes: Uint8Array, target: Uint8Array): CompressedFrame {
     const raw = { codec: CODEC.raw, storedBytes: bytes.length };
     const looksDense = isDense(bytes);
-    if (looksDense && !this.#isDenseWorthwhile && !this.#isTrial()) return raw;
-    const compressNow = zstdCompressSync ?? zlib.deflateSync;
-    const options = { ...optionsOfWriter, chunkSize: bytes.length + MAX_GROWTH_BYTES };
-    const packed = compressNow(bytes, options);
+    if (looksDense && !this.#isDenseWorthwhile && !this.#isPartWorthwhile(bytes)) return raw;
+    const packed = compressNow(bytes);
     const storedBytes = packed.length;
     const isRaw = isTooLarge(packed, bytes);
     if (!isRaw) target.set(packed);
@@ -96,10 +98,23 @@ export class FrameCompressor {
     return isRaw ? raw : { codec: codecOfWriter, storedBytes };
   }
 
-  #isTrial(): boolean {
+  /** Return whether a part of the bytes becomes smaller, another part each time; false where that is not tried. */
+  #isPartWorthwhile(bytes: Uint8Array): boolean {
     this.#denseFrames = (this.#denseFrames + 1) % DENSE_TRIAL_INTERVAL;
-    return this.#denseFrames === 1;
+    if (this.#denseFrames !== 1) return false;
+    if (this.#trialAt >= bytes.length) this.#trialAt = 0;
+    const part = bytes.subarray(this.#trialAt, this.#trialAt + DENSE_TRIAL_BYTES);
+    this.#trialAt += DENSE_TRIAL_BYTES;
+    const packed = compressNow(part);
+    const isWorthwhile = !isTooLarge(packed, part);
+    freeMemory(packed);
+    return isWorthwhile;
   }
+}
+
+function compressNow(bytes: Uint8Array): Buffer {
+  const options = { ...optionsOfWriter, chunkSize: bytes.length + MAX_GROWTH_BYTES };
+  return (zstdCompressSync ?? zlib.deflateSync)(bytes, options);
 }
 
 /**
