@@ -3,9 +3,9 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { FarEnd } from './harness/ends.ts';
 import { makeFolder } from './harness/folder.ts';
+import { MAIN, pathOf } from './harness/paths.ts';
 import { start } from './harness/process.ts';
 import type { Push } from './harness/pusher.ts';
 import {
@@ -20,10 +20,9 @@ import {
 } from './harness/row.ts';
 import { writeStream } from './harness/streams.ts';
 
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
-const PUSHER = fileURLToPath(new URL('harness/pusher.ts', import.meta.url));
-const HASHER = fileURLToPath(new URL('harness/hasher.mjs', import.meta.url));
-const READER = fileURLToPath(new URL('harness/plain-read.mjs', import.meta.url));
+const PUSHER = pathOf('dist/bench/harness/pusher.js');
+const HASHER = pathOf('bench/harness/hasher.mjs');
+const READER = pathOf('bench/harness/plain-read.mjs');
 const FLOOR = 'plain Node';
 const PAGE = 4096;
 
@@ -115,7 +114,7 @@ async function* relays(
 ): AsyncGenerator<Row> {
   const plain = '--no-check';
   using sink = await FarEnd.start('sink');
-  const pusher = fork(PUSHER, { execArgv: ['--import', 'tsx'] });
+  const pusher = fork(PUSHER);
   await once(pusher, 'message');
   try {
     const socket = join(folder, 'from');

@@ -3,9 +3,9 @@ import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { Readable, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { fileURLToPath } from 'node:url';
 import zlib from 'node:zlib';
 import { type CompressFormat, compressTo } from 'qemu-file/adapters';
+import { pathOf } from './harness/paths.ts';
 import { start } from './harness/process.ts';
 import {
   alternate,
@@ -20,7 +20,7 @@ import {
 } from './harness/row.ts';
 
 const ours = 'qemu-file';
-const RECORDING = fileURLToPath(new URL('../test/fixtures/microvm.mig.gz', import.meta.url));
+const RECORDING = pathOf('test/fixtures/microvm.mig.gz');
 const CHUNK = 262_144;
 const MB = 1e6;
 const GB = 1e9;

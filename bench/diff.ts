@@ -1,13 +1,12 @@
 // How fast are two guests compared, and in how much memory?
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { makeFolder } from './harness/folder.ts';
+import { MAIN } from './harness/paths.ts';
 import { start } from './harness/process.ts';
 import { alternate, atLeast, atMost, type Bench, type Contender, rowOf } from './harness/row.ts';
 import { writeStream } from './harness/streams.ts';
 
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const PAGE = 4096;
 const GIB = 2 ** 30;
 /** One in so many pages differs where not all are the same. */

@@ -3,7 +3,6 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { createReadStream, existsSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { openFrom } from 'qemu-file/adapters';
 import { MigrationReader, openSavedGuest, PageIndexBuilder, unwrap } from 'qemu-file/migration';
 import {
@@ -14,10 +13,10 @@ import {
 } from 'qemu-file/vm';
 import { makeFolder } from './harness/folder.ts';
 import { Guest, writeMemory } from './harness/guest.ts';
+import { MAIN } from './harness/paths.ts';
 import { start as startProcess } from './harness/process.ts';
 import { alternate, atMost, type Bench, median, type Row, ratio, rowOf } from './harness/row.ts';
 
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const POLL_MS = 1;
 const MAX_RESUME_MS = 60;
 /** A guest of the largest size starts within this multiple of the smallest one's time. */

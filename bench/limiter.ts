@@ -1,7 +1,7 @@
 // Does a limit hold, on average and in every second, and what does waiting cost?
 import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { pathOf } from './harness/paths.ts';
 import { cpuSeconds } from './harness/process.ts';
 import { allOf, alternate, atMost, type Bench, type Row, rowOf } from './harness/row.ts';
 
@@ -10,7 +10,7 @@ const pv = 'pv -L';
 const throttle = 'stream-throttle';
 
 const MIB = 2 ** 20;
-const LIMITED = fileURLToPath(new URL('harness/limited.ts', import.meta.url));
+const LIMITED = pathOf('dist/bench/harness/limited.js');
 /** The first window is not counted. */
 const WINDOW = 0.1;
 const BUCKETS = 100;
@@ -83,7 +83,7 @@ async function keep(
 }
 
 function limited(who: string, chunk: number, plan: string[]): [string, string[]] {
-  return [process.execPath, ['--import', 'tsx', LIMITED, who, String(chunk), ...plan]];
+  return [process.execPath, [LIMITED, who, String(chunk), ...plan]];
 }
 
 /** Return a row with one value per contender. */

@@ -1,67 +1,26 @@
-// Run benches, each in its own process, and print one table.
+// Run benches, each in its own process, and print the table of each as soon as it has ended.
 //
 //   npm run bench                        all
 //   npm run bench typed-puts limiter     some
-//   npm run bench -- --quick --json      all, within a minute, for programs
+//   npm run bench -- --quick --json      all, within two minutes, for programs
 //   npm run bench -- --compare a.json    all, beside an earlier run with --json
 import { fork } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
-import Table from 'cli-table3';
 import { Command } from 'commander';
 import { type Slower, slowerRows } from './harness/compare.ts';
 import { machine } from './harness/machine.ts';
+import { pathOf } from './harness/paths.ts';
 import type { Row } from './harness/row.ts';
+import { machineLine, tableOf } from './harness/table.ts';
 
-const ONE = fileURLToPath(new URL('harness/one.ts', import.meta.url));
-const ALL = readdirSync(import.meta.dirname)
+const ONE = pathOf('dist/bench/harness/one.js');
+const ALL = readdirSync(pathOf('bench'))
   .filter((file) => file.endsWith('.ts') && file !== 'main.ts')
   .map((file) => file.slice(0, -3))
   .sort();
 
-/** Yield the rows of one bench as soon as they are measured. */
-async function runBench(name: string, quick: boolean, onRow: (row: Row) => void): Promise<void> {
-  const child = fork(ONE, quick ? [name, '--quick'] : [name], {
-    execArgv: ['--expose-gc', '--import', 'tsx'],
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-  });
-  child.on('message', (row) => onRow(row as Row));
-  // It has folders to remove.
-  const pass = (signal: NodeJS.Signals): void => void child.kill(signal);
-  process.on('SIGTERM', pass).on('SIGINT', pass);
-  const code = await new Promise((resolve) => child.once('close', resolve));
-  process.off('SIGTERM', pass).off('SIGINT', pass);
-  if (code !== 0) throw new Error(`the bench ${name} ended with ${String(code)}`);
-}
-
-/** Format a number with three significant digits; large numbers as integers. */
-function short(value: number | null): string {
-  if (value === null) return 'missing';
-  if (value === 0) return '0';
-  return Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3);
-}
-
-function cellsOf(row: Row): string[] {
-  const verdict = row.ok === null ? (row.mustReach === '' ? '' : '?') : row.ok ? 'yes' : 'NO';
-  return [
-    row.name,
-    `${short(row.value)} ${row.unit}`,
-    `±${(row.spread * 100).toFixed(0)} %`,
-    row.against.map(({ name, value }) => `${name} ${short(value)}`).join('\n'),
-    row.ratio === null ? '' : row.ratio.toFixed(2),
-    row.mustReach,
-    verdict,
-  ];
-}
-
-function tableOf(rows: readonly Row[]): string {
-  const table = new Table({
-    head: ['row', 'qemu-file', 'spread', 'against', 'ratio', 'must reach', 'ok'],
-    style: { head: [], border: [], compact: true },
-  });
-  table.push(...rows.map(cellsOf));
-  return table.toString();
-}
+/** A bench that takes longer hangs. */
+const MAX_BENCH_MS = 15 * 60_000;
 
 /** A bench that seems slower is run again, so that a noisy moment is not taken for a regression. */
 const MAX_RUNS = 3;
@@ -73,37 +32,45 @@ interface Flags {
   tolerance?: number;
 }
 
-/** Run a bench, again if rows are slower than before; add its rows, and return those always slower. */
-async function measure(
-  name: string,
-  flags: Flags,
-  before: readonly Row[],
-  rows: Row[],
-): Promise<Slower[]> {
-  let slower: Slower[] = [];
-  for (let run = 0; run < MAX_RUNS; run++) {
-    const measured: Row[] = [];
-    await runBench(name, flags.quick === true, (row) => measured.push(row));
-    if (run === 0) rows.push(...measured);
-    const found = slowerRows(before, measured, flags.tolerance);
-    slower = run === 0 ? found : slower.filter((row) => found.some((one) => one.name === row.name));
-    if (slower.length === 0) break;
-  }
-  return slower;
+/** What a bench measured. */
+interface Outcome {
+  rows: Row[];
+  /** Rows that were slower than before, each time. */
+  slower: Slower[];
+  hasFailed: boolean;
 }
 
-function print(rows: readonly Row[], json: boolean): void {
-  const where = machine();
-  if (json) {
-    console.log(JSON.stringify({ machine: where, rows }, null, 2));
-    return;
+const stop = new AbortController();
+process.on('SIGTERM', () => stop.abort()).on('SIGINT', () => stop.abort());
+
+/** Run one bench; return the rows that it measured, and whether it failed. */
+async function runBench(name: string, quick: boolean): Promise<Omit<Outcome, 'slower'>> {
+  const child = fork(ONE, quick ? [name, '--quick'] : [name], {
+    execArgv: ['--expose-gc'],
+    // Standard output has the tables and nothing else.
+    stdio: ['ignore', 2, 'inherit', 'ipc'],
+    // The bench ends its own processes and removes its folders when it gets a SIGTERM.
+    timeout: MAX_BENCH_MS,
+    signal: stop.signal,
+  });
+  const rows: Row[] = [];
+  child.on('message', (row) => rows.push(row as Row));
+  // A bench that is stopped ends as well.
+  child.on('error', () => {});
+  const code = await new Promise((resolve) => child.once('close', resolve));
+  return { rows, hasFailed: code !== 0 };
+}
+
+/** Run a bench, again if rows are slower than before. */
+async function measure(name: string, flags: Flags, before: readonly Row[]): Promise<Outcome> {
+  const first = await runBench(name, flags.quick === true);
+  let slower = slowerRows(before, first.rows, flags.tolerance);
+  for (let run = 1; run < MAX_RUNS && slower.length > 0 && !first.hasFailed; run++) {
+    const { rows } = await runBench(name, flags.quick === true);
+    const found = slowerRows(before, rows, flags.tolerance);
+    slower = slower.filter((row) => found.some((one) => one.name === row.name));
   }
-  const tools = Object.entries(where.tools).map(
-    ([tool, version]) => `${tool} ${version ?? 'missing'}`,
-  );
-  console.log(`Node ${where.node}, ${where.cores} × ${where.cpu}, Linux ${where.kernel}`);
-  console.log(tools.join(', '));
-  console.log(tableOf(rows));
+  return { ...first, slower };
 }
 
 async function main(names: string[], flags: Flags): Promise<void> {
@@ -117,23 +84,32 @@ async function main(names: string[], flags: Flags): Promise<void> {
     flags.compare === undefined
       ? []
       : (JSON.parse(readFileSync(flags.compare, 'utf8')) as { rows: Row[] }).rows;
-  const rows: Row[] = [];
-  const slower: Slower[] = [];
+  const where = machine();
+  if (!flags.json) console.log(machineLine(where));
+  const all: Row[] = [];
+  const remarks: string[] = [];
   for (const name of names.length > 0 ? names : ALL) {
-    if (!flags.json) console.error(`${name} …`);
-    slower.push(...(await measure(name, flags, before, rows)));
+    if (stop.signal.aborted) break;
+    console.error(`${name} …`);
+    const began = performance.now();
+    const { rows, slower, hasFailed } = await measure(name, flags, before);
+    const seconds = Math.round((performance.now() - began) / 1000);
+    if (!flags.json) console.log(`\n${name}, ${seconds} s\n${tableOf(rows)}`);
+    all.push(...rows);
+    for (const row of slower) {
+      remarks.push(`slower than in ${flags.compare}: ${row.name}, ${row.factor.toFixed(2)} ×`);
+    }
+    if (hasFailed) remarks.push(`the bench ${name} failed`);
   }
-  print(rows, flags.json === true);
-  for (const { name, factor } of slower) {
-    console.error(`slower than in ${flags.compare}: ${name}, ${factor.toFixed(2)} ×`);
-  }
-  if (slower.length > 0) process.exitCode = 1;
+  if (flags.json) console.log(JSON.stringify({ machine: where, rows: all }, null, 2));
+  for (const remark of remarks) console.error(remark);
+  if (remarks.length > 0 || stop.signal.aborted) process.exitCode = 1;
 }
 
 await new Command('npm run bench --')
   .description('Measure qemu-file beside the floor and its peers.')
   .argument('[name...]', `any of: ${ALL.join(', ')}`)
-  .option('--quick', 'run everything within a minute, to see that it works')
+  .option('--quick', 'run everything in short, to see that it works')
   .option('--json', 'print one JSON object')
   .option('--compare <file>', 'an earlier run with --json; exit code 1 if a row became slower')
   .option('--tolerance <factor>', 'compare ratios only, and allow this factor', Number)

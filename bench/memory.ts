@@ -5,11 +5,11 @@ import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import type { QemuFile } from 'qemu-file';
 import { openTo } from 'qemu-file/adapters';
 import { FarEnd } from './harness/ends.ts';
 import { makeFolder } from './harness/folder.ts';
+import { MAIN } from './harness/paths.ts';
 import { start } from './harness/process.ts';
 import { pageOf, wordOf } from './harness/records.ts';
 import { alternate, atMost, type Bench, type Row, rowOf } from './harness/row.ts';
@@ -19,7 +19,6 @@ const MIB = 2 ** 20;
 /** Memory that may be used beyond the high-water mark, in MiB. */
 const SLACK_MIB = 16;
 const PEAK_MIB = 120;
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 
 /** Put pages until stopped, waiting whenever the file says so. */
 async function putUntil(file: QemuFile, isOver: () => boolean): Promise<void> {

@@ -2,7 +2,6 @@
 import { execFile } from 'node:child_process';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import {
   directoryStorage,
@@ -17,9 +16,9 @@ import { type S3Server, startS3Server, withoutS3 } from '../test/helpers/s3.ts';
 import { startTcpProxy, type TcpProxy } from '../test/helpers/tcp-proxy.ts';
 import { makeFolder } from './harness/folder.ts';
 import { Guest, writeMemory } from './harness/guest.ts';
+import { MAIN } from './harness/paths.ts';
 import { alternate, type Bench, type Contender, median, type Row, rowOf } from './harness/row.ts';
 
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const MIB = 2 ** 20;
 /** Times that a request and its answer are under way, in milliseconds. */
 const ROUND_TRIPS_MS = [0, 1, 10, 50];

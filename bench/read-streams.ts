@@ -2,11 +2,11 @@
 import { existsSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import xxhash from 'fast-xxhash';
 import { openFrom } from 'qemu-file/adapters';
 import { MigrationReader, type PageVisitor, verifyStream } from 'qemu-file/migration';
 import { makeFolder } from './harness/folder.ts';
+import { MAIN } from './harness/paths.ts';
 import { start } from './harness/process.ts';
 import {
   allOf,
@@ -24,7 +24,6 @@ import { writeStream } from './harness/streams.ts';
 const ours = 'qemu-file';
 const HASHED = 'parse and hash';
 const GB = 1e9;
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 /** Path of QEMU's own analyser, which no package contains. */
 const ANALYSER = process.env.ANALYZE_MIGRATION ?? '';
 const PEAK_MIB = 150;

@@ -4,9 +4,9 @@ import { once } from 'node:events';
 import { chmodSync, copyFileSync, rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { FarEnd } from './harness/ends.ts';
 import { makeFolder } from './harness/folder.ts';
+import { MAIN, pathOf } from './harness/paths.ts';
 import { start } from './harness/process.ts';
 import type { Push } from './harness/pusher.ts';
 import {
@@ -31,12 +31,9 @@ const floor = 'plain Node';
 const pipe = "Node's pipe()";
 const CHANNELS = 8;
 
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
-const harness = (name: string): string =>
-  fileURLToPath(new URL(`harness/${name}`, import.meta.url));
-const PUSHER = harness('pusher.ts');
-const fixture = (name: string): string =>
-  fileURLToPath(new URL(`../test/fixtures/tls/${name}`, import.meta.url));
+const PUSHER = pathOf('dist/bench/harness/pusher.js');
+const PLAIN_RELAY = pathOf('bench/harness/plain-relay.mjs');
+const fixture = (name: string): string => pathOf(`test/fixtures/tls/${name}`);
 
 /** The command of one contender. */
 type Commands = Record<string, [command: string, ...args: string[]]>;
@@ -62,7 +59,7 @@ function relay(from: string, to: string, ...options: string[]): [string, ...stri
 }
 
 function plain(from: string, to: string, how = '1'): [string, ...string[]] {
-  return [process.execPath, harness('plain-relay.mjs'), from, to, how];
+  return [process.execPath, PLAIN_RELAY, from, to, how];
 }
 
 function socats(from: string, to: string): Commands {
@@ -228,7 +225,7 @@ const bench: Bench = {
     const bytes = (quick ? 64 : 2048) * 2 ** 20;
     const folder = makeFolder('/dev/shm/qemu-file-bench-');
     const file = join(folder, 'file');
-    const pusher = fork(PUSHER, { execArgv: ['--import', 'tsx'] });
+    const pusher = fork(PUSHER);
     try {
       using sink = await FarEnd.start('sink');
       await once(pusher, 'message');

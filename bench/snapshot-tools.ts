@@ -2,15 +2,14 @@
 import { readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { firmware } from '../test/qemu/guest.ts';
 import { requireQemu, startQemu } from '../test/qemu/harness.ts';
 import { makeFolder } from './harness/folder.ts';
 import { writeMemory } from './harness/guest.ts';
+import { MAIN } from './harness/paths.ts';
 import { start } from './harness/process.ts';
 import { type Bench, type Rounds, type Row, rowOf } from './harness/row.ts';
 
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const MIB = 2 ** 20;
 const MACHINE = 'microvm,acpi=off,rtc=off,isa-serial=off,x-option-roms=off,auto-kernel-cmdline=off';
 /** Pages that the guest writes to again and again. */

@@ -1,12 +1,11 @@
 // How long does the command take to start?
 import { execFileSync } from 'node:child_process';
-import { fileURLToPath } from 'node:url';
+import { MAIN, pathOf } from './harness/paths.ts';
 import { alternate, atMost, type Bench, type Contender, ratio, rowOf } from './harness/row.ts';
 
 const floor = 'node -e 0';
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 /** A stream of 0.8 MB, 20 kB as gzip, with 47 devices. */
-const SMALL_STREAM = fileURLToPath(new URL('../test/fixtures/pc.mig.gz', import.meta.url));
+const SMALL_STREAM = pathOf('test/fixtures/pc.mig.gz');
 
 /** Commands that do little or nothing after they have started, and the limit of each, in start-ups of Node. */
 const COMMANDS = [

@@ -1,12 +1,12 @@
 // Does the JIT stay on the fast path, and do puts and gets allocate nothing?
 import { fork } from 'node:child_process';
 import { text } from 'node:stream/consumers';
-import { fileURLToPath } from 'node:url';
+import { pathOf } from './harness/paths.ts';
 import { alternate, atMost, type Bench, rowOf } from './harness/row.ts';
 import type { HeapGrowth } from './harness/steady.ts';
 
 const ours = 'qemu-file';
-const STEADY = fileURLToPath(new URL('harness/steady.ts', import.meta.url));
+const STEADY = pathOf('dist/bench/harness/steady.js');
 const SETTLED = '-- settled --';
 
 /** Result of one run. */
@@ -19,7 +19,7 @@ interface Steady extends HeapGrowth {
 async function steady(): Promise<Steady> {
   const child = fork(STEADY, {
     // Without scavenges the heap shows every young object.
-    execArgv: ['--expose-gc', '--max-semi-space-size=256', '--trace-deopt', '--import', 'tsx'],
+    execArgv: ['--expose-gc', '--max-semi-space-size=256', '--trace-deopt'],
     stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
   });
   const growth = new Promise<HeapGrowth>((resolve) => {

@@ -2,12 +2,12 @@
 import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { directoryStorage } from '../adapters/index.ts';
 import { fingerprintPages } from '../lib/snapshot/format/fingerprint.ts';
 import { SnapshotStore } from '../lib/snapshot/index.ts';
 import { makeFolder } from './harness/folder.ts';
 import { Guest, timed, writeMemory } from './harness/guest.ts';
+import { MAIN } from './harness/paths.ts';
 import { start } from './harness/process.ts';
 import {
   alternate,
@@ -20,7 +20,6 @@ import {
   rowOf,
 } from './harness/row.ts';
 
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const MIB = 2 ** 20;
 const PAGE = 4096;
 const store = 'store';

@@ -3,13 +3,12 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { makeFolder } from './harness/folder.ts';
 import { Guest, timed, writeMemory } from './harness/guest.ts';
+import { MAIN } from './harness/paths.ts';
 import { start } from './harness/process.ts';
 import { alternate, atMost, type Bench, figure, type Row, ratio, rowOf } from './harness/row.ts';
 
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const ours = 'qemu-file';
 /** Start-up of the command, which a larger guest hides, in seconds. */
 const START_SECONDS = 0.2;

@@ -2,8 +2,8 @@
 import { existsSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { makeFolder } from './harness/folder.ts';
+import { MAIN } from './harness/paths.ts';
 import { start } from './harness/process.ts';
 import {
   alternate,
@@ -19,7 +19,6 @@ import { writeStream } from './harness/streams.ts';
 
 const ours = 'qemu-file';
 const CP = 'cp';
-const MAIN = fileURLToPath(new URL('../dist/lib/cli/main.js', import.meta.url));
 const PEAK_MIB = 200;
 const GB = 1e9;
 

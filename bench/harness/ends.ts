@@ -4,10 +4,10 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect as connectTls } from 'node:tls';
-import { fileURLToPath } from 'node:url';
 import { makeFolder } from './folder.ts';
+import { pathOf } from './paths.ts';
 
-const FAR_END = fileURLToPath(new URL('far-end.ts', import.meta.url));
+const FAR_END = pathOf('dist/bench/harness/far-end.js');
 
 /** Addresses that a far end listens on. */
 export interface Addresses {
@@ -49,9 +49,7 @@ export class FarEnd implements Disposable {
    */
   static async start(role: 'sink' | 'confirming-sink' | 'source', records = 0): Promise<FarEnd> {
     const folder = makeFolder(join(tmpdir(), 'qemu-file-bench-'));
-    const child = fork(FAR_END, [role, join(folder, 'socket'), String(records)], {
-      execArgv: ['--import', 'tsx'],
-    });
+    const child = fork(FAR_END, [role, join(folder, 'socket'), String(records)]);
     const addresses = await new Promise<Addresses>((resolve, reject) => {
       child.once('message', (message) => resolve(message as Addresses));
       child.once('exit', () => reject(new Error('the far end did not start')));

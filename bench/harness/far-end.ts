@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
 import type { Addresses, Arrival } from './ends.ts';
+import { pathOf } from './paths.ts';
 import { RECORD, recordsIn } from './records.ts';
 
 const [role = 'sink', path = '', records = '0'] = process.argv.slice(2);
@@ -53,8 +54,7 @@ function send(socket: Socket): void {
 }
 
 const serve = role === 'source' ? send : drop;
-const pem = (name: string): Buffer =>
-  readFileSync(new URL(`../../test/fixtures/tls/${name}`, import.meta.url));
+const pem = (name: string): Buffer => readFileSync(pathOf(`test/fixtures/tls/${name}`));
 const options = { allowHalfOpen: true };
 const unix = createServer(options, serve).listen(path);
 const tcp = createServer(options, serve).listen(0, '127.0.0.1');

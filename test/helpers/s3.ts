@@ -9,7 +9,9 @@ import { loadSdk, makeClient } from '../../adapters/storage/s3/sdk.ts';
 import { makeTempDir, onProcessEnd } from './cleanup.ts';
 import { within } from './until.ts';
 
-const SERVER = fileURLToPath(new URL('s3-server', import.meta.url));
+const SERVER = fileURLToPath(
+  new URL('test/helpers/s3-server', import.meta.resolve('qemu-file/package.json')),
+);
 const START_DEADLINE_MS = 60_000;
 
 /** Why tests against an S3 server are skipped here; false where they run. In CI a missing server fails them. */
