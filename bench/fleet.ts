@@ -13,7 +13,7 @@ import {
   restoreGuest,
   save,
 } from '../test/qemu/fleet.ts';
-import { requireQemu } from '../test/qemu/harness.ts';
+import { requireQemu } from '../test/qemu/harness/harness.ts';
 import { makeFolder } from './harness/folder.ts';
 import { writeMemory } from './harness/guest.ts';
 import { type Bench, type Row, rowOf } from './harness/row.ts';

@@ -11,8 +11,8 @@ import {
   restoreLazily,
   saveVm,
 } from '../lib/vm/index.ts';
-import { firmware, GUEST, type GuestProgram } from '../test/qemu/guest.ts';
-import { type Qemu, requireQemu, startQemu } from '../test/qemu/harness.ts';
+import { firmware, GUEST, type GuestProgram } from '../test/qemu/harness/guest.ts';
+import { type Qemu, requireQemu, startQemu } from '../test/qemu/harness/harness.ts';
 import { atMost, type Bench, type Row, rowOf } from './harness/row.ts';
 
 const MIB = 2 ** 20;

@@ -12,8 +12,8 @@ import {
 } from '../adapters/index.ts';
 import { SnapshotStore } from '../lib/snapshot/index.ts';
 import { QmpClient, saveVm } from '../lib/vm/index.ts';
-import { type S3Server, startS3Server, withoutS3 } from '../test/helpers/s3.ts';
-import { startTcpProxy, type TcpProxy } from '../test/helpers/tcp-proxy.ts';
+import { type S3Server, startS3Server, withoutS3 } from '../test/helpers/storage/s3.ts';
+import { startTcpProxy, type TcpProxy } from '../test/helpers/transports/tcp-proxy.ts';
 import { makeFolder } from './harness/folder.ts';
 import { Guest, writeMemory } from './harness/guest.ts';
 import { MAIN } from './harness/paths.ts';

@@ -2,8 +2,8 @@
 import { readdirSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { firmware } from '../test/qemu/guest.ts';
-import { requireQemu, startQemu } from '../test/qemu/harness.ts';
+import { firmware } from '../test/qemu/harness/guest.ts';
+import { requireQemu, startQemu } from '../test/qemu/harness/harness.ts';
 import { makeFolder } from './harness/folder.ts';
 import { writeMemory } from './harness/guest.ts';
 import { MAIN } from './harness/paths.ts';

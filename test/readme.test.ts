@@ -9,7 +9,7 @@ import { QemuFile } from '../lib/index.ts';
 import * as migration from '../lib/migration/index.ts';
 import * as snapshot from '../lib/snapshot/index.ts';
 import * as vm from '../lib/vm/index.ts';
-import { run } from './helpers/command.ts';
+import { run } from './helpers/command/command.ts';
 import { DOCUMENTS, ROOT, readDocument, readExamples } from './helpers/documents.ts';
 
 /** Documents for maintainers: only their links are tested. */

@@ -8,11 +8,11 @@ import { memoryOps, memoryPair } from '../../adapters/memory/memory.ts';
 import { execOps } from '../../adapters/process/exec.ts';
 import { type SocketOptions, socketOps } from '../../adapters/socket/socket.ts';
 import type { StreamBase } from '../../lib/qemu-file/stream-base.ts';
-import { type Backend, readOnce } from '../helpers/backend.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { duplexPair } from '../helpers/duplex-pair.ts';
-import { plainSockets, tlsSockets } from '../helpers/sockets.ts';
-import { streamPeer, watchListeners } from '../helpers/stream-peer.ts';
+import { type Backend, readOnce } from '../helpers/transports/backend.ts';
+import { duplexPair } from '../helpers/transports/duplex-pair.ts';
+import { plainSockets, tlsSockets } from '../helpers/transports/sockets.ts';
+import { streamPeer, watchListeners } from '../helpers/transports/stream-peer.ts';
 import { conformance } from './ops-conformance.ts';
 
 const { O_NONBLOCK, O_RDONLY, O_RDWR } = constants;

@@ -7,10 +7,10 @@ import net from 'node:net';
 import { describe, test } from 'node:test';
 import { openFrom, openTo, type SocketTarget } from '../../adapters/index.ts';
 import type { QemuFile } from '../../lib/index.ts';
-import { rejectsWith } from '../helpers/backend.ts';
 import { pattern } from '../helpers/bytes.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { certificates, portOf } from '../helpers/sockets.ts';
+import { rejectsWith } from '../helpers/transports/backend.ts';
+import { certificates, portOf } from '../helpers/transports/sockets.ts';
 
 const bytes = pattern(200_000);
 

@@ -12,7 +12,7 @@ import {
   rejectsWith,
   Subject,
   type Traits,
-} from '../helpers/backend.ts';
+} from '../helpers/transports/backend.ts';
 import { until } from '../helpers/until.ts';
 
 const MIB = 1024 * 1024;

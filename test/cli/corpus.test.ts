@@ -7,11 +7,11 @@ import { verifyStream } from '../../lib/migration/verify/verify.ts';
 import { recordings, unpack } from '../fixtures/recording.ts';
 import { piecesOf } from '../helpers/bytes.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { corpus, corpusBytes, corpusFacts, corpusNames } from '../helpers/corpus.ts';
-import { chunksOf } from '../helpers/read-stream.ts';
-import { readOpened, readSummary, type SummaryAndRam } from '../helpers/read-summary.ts';
-import { type RecordedParts, writeSparse } from '../helpers/recorded-parts.ts';
-import { compareState } from '../helpers/state-oracle.ts';
+import { chunksOf } from '../helpers/reading/read-stream.ts';
+import { readOpened, readSummary, type SummaryAndRam } from '../helpers/reading/read-summary.ts';
+import { compareState } from '../helpers/reading/state-oracle.ts';
+import { corpus, corpusBytes, corpusFacts, corpusNames } from '../helpers/streams/corpus.ts';
+import { type RecordedParts, writeSparse } from '../helpers/streams/recorded-parts.ts';
 
 /** Sizes of the chunks that bytes come in: as from a file, and such that nothing is aligned. */
 const CHUNKINGS = [65_536, 4_093] as const;

@@ -8,11 +8,11 @@ import { noticeStall } from '../../lib/cli/relay/stall-notice.ts';
 import { showProgress } from '../../lib/cli/shell/progress.ts';
 import { parseSize, showExactSize } from '../../lib/cli/shell/sizes.ts';
 import { QemuFile } from '../../lib/index.ts';
-import { Sink } from '../helpers/backends.ts';
 import { pattern } from '../helpers/bytes.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command, type Ended, run } from '../helpers/command.ts';
-import { portOf } from '../helpers/sockets.ts';
+import { Command, type Ended, run } from '../helpers/command/command.ts';
+import { Sink } from '../helpers/transports/backends.ts';
+import { portOf } from '../helpers/transports/sockets.ts';
 import { until } from '../helpers/until.ts';
 
 /** Two processes at a time: each spends most of its life loading. */

@@ -6,9 +6,9 @@ import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { codeOf, errnoOf, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
-import { type Answering, Feed, Sink, Source } from '../helpers/backends.ts';
 import { hex, pattern, turn, wrongly } from '../helpers/bytes.ts';
 import { countedSignal } from '../helpers/counted-signal.ts';
+import { type Answering, Feed, Sink, Source } from '../helpers/transports/backends.ts';
 
 function broken(code: string, message = 'the other end is gone'): Error {
   return Object.assign(new Error(message), { code });

@@ -19,8 +19,8 @@ import { type RelayResult, relay } from '../../lib/relay/relay.ts';
 import { QmpClient, restoreVm, saveVm } from '../../lib/vm/index.ts';
 import { readSidecar, recordingPath } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { firmware } from '../qemu/guest.ts';
-import { type Qemu, qemuVersion, startQemu } from '../qemu/harness.ts';
+import { firmware } from '../qemu/harness/guest.ts';
+import { type Qemu, qemuVersion, startQemu } from '../qemu/harness/harness.ts';
 
 const LIMIT = 4 * 2 ** 20;
 /** Cells of the map of a block. */

@@ -8,11 +8,11 @@ import { describe, test } from 'node:test';
 import { openFrom, openTo } from '../../adapters/index.ts';
 import { relay } from '../../lib/relay/relay.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
+import { Command, run } from '../helpers/command/command.ts';
+import { assertSays, put } from '../helpers/command/reading-command.ts';
 import { withoutLeaks } from '../helpers/leaks.ts';
-import { assertSays, put } from '../helpers/reading-command.ts';
-import { portOf } from '../helpers/sockets.ts';
-import { workedExample } from '../helpers/stream-bytes.ts';
+import { workedExample } from '../helpers/streams/stream-bytes.ts';
+import { portOf } from '../helpers/transports/sockets.ts';
 import { until, within } from '../helpers/until.ts';
 
 /** Two processes at a time: each spends most of its life loading. */

@@ -6,11 +6,11 @@ import { describe, test } from 'node:test';
 import { openFd } from '../../adapters/file/open-file.ts';
 import { openTo } from '../../adapters/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
+import { Command, run } from '../helpers/command/command.ts';
+import { assertSays, jsonIn, put, putRecording } from '../helpers/command/reading-command.ts';
 import { withoutLeaks } from '../helpers/leaks.ts';
-import { assertSays, jsonIn, put, putRecording } from '../helpers/reading-command.ts';
-import { mountSmallDisk, requireSmallDisk, type SmallDisk } from '../helpers/small-disk.ts';
-import { workedExample } from '../helpers/stream-bytes.ts';
+import { mountSmallDisk, requireSmallDisk, type SmallDisk } from '../helpers/storage/small-disk.ts';
+import { workedExample } from '../helpers/streams/stream-bytes.ts';
 import { until } from '../helpers/until.ts';
 
 /** Two processes at a time: each spends most of its life loading. */

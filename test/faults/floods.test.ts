@@ -8,10 +8,10 @@ import { connectSocket, openFrom, openTo, type SocketTarget } from '../../adapte
 import { relay } from '../../lib/index.ts';
 import { recording, unpack } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command } from '../helpers/command.ts';
-import { flood } from '../helpers/flood.ts';
+import { Command } from '../helpers/command/command.ts';
 import { watchLeaks } from '../helpers/leaks.ts';
-import { certificates } from '../helpers/sockets.ts';
+import { flood } from '../helpers/transports/flood.ts';
+import { certificates } from '../helpers/transports/sockets.ts';
 import { until, within } from '../helpers/until.ts';
 
 /** Two processes at a time: each spends most of its life loading. */

@@ -15,9 +15,9 @@ import { verifyStream } from '../../lib/migration/verify/verify.ts';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
 import { type RelayResult, relay } from '../../lib/relay/relay.ts';
 import { pattern } from '../helpers/bytes.ts';
-import { type FarEnd, farEnds, type Received } from '../helpers/faulty-ends.ts';
 import { watchLeaks, withoutLeaks } from '../helpers/leaks.ts';
-import { workedExample } from '../helpers/stream-bytes.ts';
+import { workedExample } from '../helpers/streams/stream-bytes.ts';
+import { type FarEnd, farEnds, type Received } from '../helpers/transports/faulty-ends.ts';
 import { within } from '../helpers/until.ts';
 import { xxh64 } from '../helpers/xxh64.ts';
 

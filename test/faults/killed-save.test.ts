@@ -4,10 +4,10 @@ import fs from 'node:fs';
 import net from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
+import { Command, run } from '../helpers/command/command.ts';
+import { assertSays, put, putRecording } from '../helpers/command/reading-command.ts';
 import { withoutLeaks } from '../helpers/leaks.ts';
-import { assertSays, put, putRecording } from '../helpers/reading-command.ts';
-import { workedExample } from '../helpers/stream-bytes.ts';
+import { workedExample } from '../helpers/streams/stream-bytes.ts';
 import { until } from '../helpers/until.ts';
 
 /** Bytes that are sent before the end comes: a part of a stream. */

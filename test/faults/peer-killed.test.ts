@@ -6,11 +6,11 @@ import net from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { recording, unpack } from '../fixtures/recording.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, type Ended } from '../helpers/command.ts';
+import { Command, type Ended } from '../helpers/command/command.ts';
+import { receiver, sender } from '../helpers/command/victim.ts';
 import { type LeakWatch, watchLeaks } from '../helpers/leaks.ts';
-import { portOf } from '../helpers/sockets.ts';
+import { portOf } from '../helpers/transports/sockets.ts';
 import { until } from '../helpers/until.ts';
-import { receiver, sender } from '../helpers/victim.ts';
 
 const LIMITS = { timeout: 600_000, concurrency: 2 };
 const [MAIN] = recording('microvm').files;

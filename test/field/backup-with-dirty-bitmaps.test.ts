@@ -12,7 +12,7 @@ import {
   stream,
   vmDescription,
   zeroPage,
-} from '../helpers/stream-bytes.ts';
+} from '../helpers/streams/stream-bytes.ts';
 import { run } from './field-stream.ts';
 
 const TURNS = 500;

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { after } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
-import { type Ended, run } from '../helpers/command.ts';
+import { type Ended, run } from '../helpers/command/command.ts';
 
 const FIXTURES = fileURLToPath(new URL('../fixtures/field/', import.meta.url));
 
@@ -45,5 +45,5 @@ export async function inspect(path: string): Promise<{ shown: Shown; ended: Ende
   return { shown: JSON.parse(ended.stdout.toString()) as Shown, ended };
 }
 
-export { assertSays } from '../helpers/reading-command.ts';
+export { assertSays } from '../helpers/command/reading-command.ts';
 export { run };

@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
+import { run } from '../helpers/command/command.ts';
 
 const MIB = 2 ** 20;
 const stream = gunzipSync(

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
-import { run } from '../helpers/command.ts';
+import { run } from '../helpers/command/command.ts';
 import { FOLDER, writeField } from './field-stream.ts';
 
 const OFFSET = 65_536;

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { openTo } from '../../adapters/index.ts';
 import { QmpClient, saveVm } from '../../lib/vm/index.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { requireQemu, startQemu } from '../qemu/harness.ts';
+import { requireQemu, startQemu } from '../qemu/harness/harness.ts';
 import { assertSays, run } from './field-stream.ts';
 
 test('a save of pc-i440fx-2.1 is checked up to the end of RAM, and says so', {

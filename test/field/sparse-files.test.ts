@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
+import { run } from '../helpers/command/command.ts';
 
 const MAPPED_RAM = new URL('../fixtures/q10-mapped-ram.mig.gz', import.meta.url);
 const BLOCK = 4096;

@@ -1,9 +1,9 @@
 // Streams with one changed byte: a change outside of contents must be noticed.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { readHostile } from '../helpers/hostile.ts';
-import { smallStreams } from '../helpers/small-streams.ts';
-import { workedExample } from '../helpers/stream-bytes.ts';
+import { readHostile } from '../helpers/streams/hostile.ts';
+import { smallStreams } from '../helpers/streams/small-streams.ts';
+import { workedExample } from '../helpers/streams/stream-bytes.ts';
 
 /** Changes of a byte: each bit, and all of them. */
 const FLIPS = [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xff] as const;

@@ -7,10 +7,10 @@ import { deflateSync } from 'node:zlib';
 import fc from 'fast-check';
 import type { MigrationEvent } from '../../lib/migration/format/events.ts';
 import { recordings, unpack } from '../fixtures/recording.ts';
-import { readHostile, turn } from '../helpers/hostile.ts';
-import { below, chanceOf, mutate, oneOf, partAtRandom } from '../helpers/mutate.ts';
-import { readStream } from '../helpers/read-stream.ts';
-import { smallStreams } from '../helpers/small-streams.ts';
+import { readStream } from '../helpers/reading/read-stream.ts';
+import { readHostile, turn } from '../helpers/streams/hostile.ts';
+import { below, chanceOf, mutate, oneOf, partAtRandom } from '../helpers/streams/mutate.ts';
+import { smallStreams } from '../helpers/streams/small-streams.ts';
 import {
   be16,
   be32,
@@ -30,7 +30,7 @@ import {
   vmDescription,
   word,
   zeroPage,
-} from '../helpers/stream-bytes.ts';
+} from '../helpers/streams/stream-bytes.ts';
 
 const RUNS = Number(process.env.FUZZ_RUNS ?? 300);
 const SEED = Number(process.env.FUZZ_SEED ?? below(2 ** 31, Math.random));

@@ -6,7 +6,7 @@ import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
-const PROBE = fileURLToPath(new URL('../helpers/hostile-memory.ts', import.meta.url));
+const PROBE = fileURLToPath(new URL('../helpers/streams/hostile-memory.ts', import.meta.url));
 
 /** Of the whole process, of which Node.js with its compiler takes nearly 100 MiB. */
 const MAX_MEMORY = 768 * 1_048_576;

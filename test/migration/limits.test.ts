@@ -14,8 +14,8 @@ import {
   type VerifyOptions,
   verifyStream,
 } from '../../lib/migration/verify/verify.ts';
-import { readHostile } from '../helpers/hostile.ts';
-import { chunksOf, outline, readStream } from '../helpers/read-stream.ts';
+import { chunksOf, outline, readStream } from '../helpers/reading/read-stream.ts';
+import { readHostile } from '../helpers/streams/hostile.ts';
 import {
   type Bytes,
   be16,
@@ -39,7 +39,7 @@ import {
   vmDescription,
   word,
   zeroPage,
-} from '../helpers/stream-bytes.ts';
+} from '../helpers/streams/stream-bytes.ts';
 
 const PAGE = 4096;
 const PC = configuration('pc-i440fx-7.2');

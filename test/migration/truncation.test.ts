@@ -5,9 +5,9 @@ import { findVmDescription } from '../../lib/migration/devices/find-vm-descripti
 import { MigrationStreamError } from '../../lib/migration/format/stream-error.ts';
 import { type VerifyOptions, verifyStream } from '../../lib/migration/verify/verify.ts';
 import { piecesOf } from '../helpers/bytes.ts';
-import { readHostile } from '../helpers/hostile.ts';
-import { chunksOf } from '../helpers/read-stream.ts';
-import { type Part, type SmallStream, smallStreams } from '../helpers/small-streams.ts';
+import { chunksOf } from '../helpers/reading/read-stream.ts';
+import { readHostile } from '../helpers/streams/hostile.ts';
+import { type Part, type SmallStream, smallStreams } from '../helpers/streams/small-streams.ts';
 import {
   be32,
   be64,
@@ -24,7 +24,7 @@ import {
   stream,
   workedExample,
   zeroPage,
-} from '../helpers/stream-bytes.ts';
+} from '../helpers/streams/stream-bytes.ts';
 
 /** In long runs of contents not every place is tried. */
 const STRIDE = 89;

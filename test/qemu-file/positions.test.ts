@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
-import { Feed, SeekableMemory, Sink, Source } from '../helpers/backends.ts';
 import { hex, pattern, piecesOf, turn, wrongly } from '../helpers/bytes.ts';
+import { Feed, SeekableMemory, Sink, Source } from '../helpers/transports/backends.ts';
 
 describe('the position', () => {
   test('tellFast counts the bytes put, sent or not, and flushes nothing', async () => {

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
-import { Feed, Sink, Source } from '../helpers/backends.ts';
 import { cutAt, pattern, turn } from '../helpers/bytes.ts';
 import { readSome } from '../helpers/read-some.ts';
+import { Feed, Sink, Source } from '../helpers/transports/backends.ts';
 
 /** One thing that is put, as bytes made here and not by the code under test, and how it is got again. */
 interface Item {

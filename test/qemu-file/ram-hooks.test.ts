@@ -3,8 +3,8 @@ import { describe, test } from 'node:test';
 import * as constants from '../../lib/contract/constants.ts';
 import { QemuFile, type QemuFileHooks } from '../../lib/qemu-file/qemu-file.ts';
 import type { BytesSent } from '../../lib/qemu-file/ram-hooks.ts';
-import { Sink } from '../helpers/backends.ts';
 import { wrongly } from '../helpers/bytes.ts';
+import { Sink } from '../helpers/transports/backends.ts';
 
 function hooked(hooks: QemuFileHooks | null): QemuFile {
   const file = new QemuFile(new Sink());

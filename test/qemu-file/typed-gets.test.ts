@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
-import { Feed, Source, type SourceOptions } from '../helpers/backends.ts';
 import { cutAt, hex, pattern, piecesOf, turn, wrongly } from '../helpers/bytes.ts';
 import { countedSignal } from '../helpers/counted-signal.ts';
 import { readSome } from '../helpers/read-some.ts';
+import { Feed, Source, type SourceOptions } from '../helpers/transports/backends.ts';
 
 interface Field {
   name: string;

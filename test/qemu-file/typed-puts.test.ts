@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { inflateSync } from 'node:zlib';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
-import { type Answering, Sink } from '../helpers/backends.ts';
 import { hex, pattern, turn, wrongly } from '../helpers/bytes.ts';
+import { type Answering, Sink } from '../helpers/transports/backends.ts';
 
 /** The puts of integers; what they are given may break their types. */
 const PUT = {

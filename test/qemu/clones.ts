@@ -1,11 +1,11 @@
 // What the tests of templates share: the guest, its clones, the output of the command.
 import assert from 'node:assert/strict';
 import type { TempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { jsonIn } from '../helpers/reading-command.ts';
-import { firmware, memoryProblems } from './guest.ts';
-import { type Qemu, type QemuOptions, startQemu } from './harness.ts';
-import { BUSY_GUEST } from './scenario.ts';
+import { run } from '../helpers/command/command.ts';
+import { jsonIn } from '../helpers/command/reading-command.ts';
+import { firmware, memoryProblems } from './harness/guest.ts';
+import { type Qemu, type QemuOptions, startQemu } from './harness/harness.ts';
+import { BUSY_GUEST } from './harness/scenario.ts';
 
 /** Size of the guest's memory. */
 export const CLONE_MEMORY_MIB = 64;

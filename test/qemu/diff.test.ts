@@ -2,13 +2,13 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { jsonIn } from '../helpers/reading-command.ts';
-import { firmware, memoryProblems } from './guest.ts';
-import { differingPages, type Qemu, requireQemu, startQemu } from './harness.ts';
-import { requireQemu10 } from './qemu10.ts';
-import { readRamBlocks } from './ram-blocks.ts';
-import { BUSY_GUEST, qemu10, UNLIMITED } from './scenario.ts';
+import { run } from '../helpers/command/command.ts';
+import { jsonIn } from '../helpers/command/reading-command.ts';
+import { firmware, memoryProblems } from './harness/guest.ts';
+import { differingPages, type Qemu, requireQemu, startQemu } from './harness/harness.ts';
+import { requireQemu10 } from './harness/qemu10.ts';
+import { readRamBlocks } from './harness/ram-blocks.ts';
+import { BUSY_GUEST, qemu10, UNLIMITED } from './harness/scenario.ts';
 
 const parameters = { 'max-bandwidth': UNLIMITED };
 

@@ -3,11 +3,11 @@ import assert from 'node:assert/strict';
 import { readdirSync, statSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
-import { assertSays } from '../helpers/reading-command.ts';
-import { mountSmallDisk, requireSmallDisk } from '../helpers/small-disk.ts';
-import { firmware } from './guest.ts';
-import { requireQemu, startQemu } from './harness.ts';
+import { Command, run } from '../helpers/command/command.ts';
+import { assertSays } from '../helpers/command/reading-command.ts';
+import { mountSmallDisk, requireSmallDisk } from '../helpers/storage/small-disk.ts';
+import { firmware } from './harness/guest.ts';
+import { requireQemu, startQemu } from './harness/harness.ts';
 
 const guest = { firmware: firmware({ patternBytes: 8 << 20, dirtyBytes: 1 << 20 }) };
 const unlimited = { parameters: { 'max-bandwidth': 2 ** 40 } };

@@ -3,12 +3,19 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command } from '../helpers/command.ts';
+import { Command } from '../helpers/command/command.ts';
 import { until } from '../helpers/until.ts';
-import { firmware, memoryProblems } from './guest.ts';
-import { type Qemu, requireQemu, startQemu } from './harness.ts';
-import { requireQemu10 } from './qemu10.ts';
-import { BUSY_GUEST, ENDLESS, endCommand, qemu10, type Scenario, scenario } from './scenario.ts';
+import { firmware, memoryProblems } from './harness/guest.ts';
+import { type Qemu, requireQemu, startQemu } from './harness/harness.ts';
+import { requireQemu10 } from './harness/qemu10.ts';
+import {
+  BUSY_GUEST,
+  ENDLESS,
+  endCommand,
+  qemu10,
+  type Scenario,
+  scenario,
+} from './harness/scenario.ts';
 
 const returnPath = { 'return-path': true };
 

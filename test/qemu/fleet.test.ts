@@ -6,7 +6,7 @@ import { directoryStorage, s3Storage } from '../../adapters/index.ts';
 import { type SnapshotInfo, SnapshotStore } from '../../lib/snapshot/index.ts';
 import { makeTemplate } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { type S3Server, startS3Server, withoutS3 } from '../helpers/s3.ts';
+import { type S3Server, startS3Server, withoutS3 } from '../helpers/storage/s3.ts';
 import {
   cloneTemplate,
   copyDisk,
@@ -19,8 +19,8 @@ import {
   save,
   writeDisk,
 } from './fleet.ts';
-import { type GuestProgram, memoryProblems } from './guest.ts';
-import { requireQemu } from './harness.ts';
+import { type GuestProgram, memoryProblems } from './harness/guest.ts';
+import { requireQemu } from './harness/harness.ts';
 
 const CLONES = 8;
 const MIB = 1 << 20;

@@ -10,8 +10,8 @@ import {
   type Template,
 } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { firmware, type GuestProgram } from './guest.ts';
-import { type Qemu, startQemu } from './harness.ts';
+import { firmware, type GuestProgram } from './harness/guest.ts';
+import { type Qemu, startQemu } from './harness/harness.ts';
 
 /** Name of the golden guest's snapshot. */
 export const GOLDEN = 'golden';

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { requireQemu, startQemu } from './harness.ts';
-import { installQemu10 } from './qemu10.ts';
+import { run } from '../helpers/command/command.ts';
+import { requireQemu, startQemu } from './harness/harness.ts';
+import { installQemu10 } from './harness/qemu10.ts';
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;

@@ -12,13 +12,19 @@ import { MigrationReader } from '../../lib/migration/reader/migration-reader.ts'
 import type { StreamSummary } from '../../lib/migration/verify/summary.ts';
 import { relay } from '../../lib/relay/relay.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
-import { has } from '../helpers/reading-command.ts';
+import { Command, run } from '../helpers/command/command.ts';
+import { has } from '../helpers/command/reading-command.ts';
 import { until } from '../helpers/until.ts';
 import { xxh64 } from '../helpers/xxh64.ts';
-import { firmware, type GuestProgram, memoryProblems } from './guest.ts';
-import { differingPages, type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
-import { readRamBlocks } from './ram-blocks.ts';
+import { firmware, type GuestProgram, memoryProblems } from './harness/guest.ts';
+import {
+  differingPages,
+  type Qemu,
+  type QemuOptions,
+  requireQemu,
+  startQemu,
+} from './harness/harness.ts';
+import { readRamBlocks } from './harness/ram-blocks.ts';
 
 const skip = requireQemu();
 const program: GuestProgram = { patternBytes: 1 << 20, dirtyBytes: 64 << 12 };

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { until } from '../helpers/until.ts';
-import { requireQemu } from './harness.ts';
-import { ENDLESS, scenario } from './scenario.ts';
+import { requireQemu } from './harness/harness.ts';
+import { ENDLESS, scenario } from './harness/scenario.ts';
 
 const LIMITS = { timeout: 120_000, skip: requireQemu() };
 /** A guest that never stops writing, so that the migration lasts until a process is killed. */

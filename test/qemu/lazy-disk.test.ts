@@ -7,8 +7,8 @@ import { QemuFile, QemuFileError } from '../../lib/index.ts';
 import { openSavedGuest, type SavedGuest, unwrap } from '../../lib/migration/index.ts';
 import { recoverLazily, restoreLazily } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command } from '../helpers/command.ts';
-import { mountLoopDisk, requireLoopDisk } from '../helpers/loop-disk.ts';
+import { Command } from '../helpers/command/command.ts';
+import { mountLoopDisk, requireLoopDisk } from '../helpers/storage/loop-disk.ts';
 import { assertSound, type Machine, machine, openGuest, QEMUS, saveGuest } from './lazy-machine.ts';
 
 /** A disk whose bytes from some place on cannot be read. */

@@ -6,9 +6,9 @@ import { QemuFileError } from '../../lib/index.ts';
 import type { SavedGuest } from '../../lib/migration/index.ts';
 import { recoverLazily, restoreLazily, restoreVm, saveVm } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { firmware, type GuestProgram } from './guest.ts';
-import { differingPages } from './harness.ts';
-import { HUGE_PAGE_BYTES, memoryOfHugePages, reserveHugePages } from './huge-pages.ts';
+import { firmware, type GuestProgram } from './harness/guest.ts';
+import { differingPages } from './harness/harness.ts';
+import { HUGE_PAGE_BYTES, memoryOfHugePages, reserveHugePages } from './harness/huge-pages.ts';
 import {
   assertSound,
   type Machine,

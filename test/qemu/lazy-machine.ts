@@ -9,9 +9,9 @@ import {
 } from '../../lib/migration/index.ts';
 import { QmpClient, type SaveOptions, saveVm } from '../../lib/vm/index.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { firmware, type GuestProgram, memoryProblems } from './guest.ts';
-import { type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
-import { findQemu10, requireQemu10 } from './qemu10.ts';
+import { firmware, type GuestProgram, memoryProblems } from './harness/guest.ts';
+import { type Qemu, type QemuOptions, requireQemu, startQemu } from './harness/harness.ts';
+import { findQemu10, requireQemu10 } from './harness/qemu10.ts';
 
 /** The guest of these tests: 3 MiB of pattern, 1 MiB of it written to for ever. */
 export const PROGRAM: GuestProgram = { patternBytes: 3 << 20, dirtyBytes: 1 << 20 };

@@ -11,9 +11,9 @@ import type { SavedGuest } from '../../lib/migration/index.ts';
 import { noop } from '../../lib/util/noop.ts';
 import { type LazyProgress, recoverLazily, restoreLazily } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { type Credentials, makeCredentials } from '../helpers/credentials.ts';
-import { firmware, type GuestProgram } from './guest.ts';
+import { run } from '../helpers/command/command.ts';
+import { type Credentials, makeCredentials } from '../helpers/transports/credentials.ts';
+import { firmware, type GuestProgram } from './harness/guest.ts';
 import {
   assertSound,
   dataBytes,

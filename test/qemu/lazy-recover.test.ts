@@ -5,7 +5,8 @@ import { QemuFileError } from '../../lib/index.ts';
 import type { SavedGuest } from '../../lib/migration/index.ts';
 import { recoverLazily, restoreLazily } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
+import { Command, run } from '../helpers/command/command.ts';
+import { endCommand } from './harness/scenario.ts';
 import {
   assertSound,
   dataBytes,
@@ -15,7 +16,6 @@ import {
   saveGuest,
   watchReads,
 } from './lazy-machine.ts';
-import { endCommand } from './scenario.ts';
 
 for (const { version, skip, options } of QEMUS) {
   describe(`a lazy restore to QEMU ${version} whose source dies`, {

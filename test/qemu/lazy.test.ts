@@ -9,8 +9,9 @@ import { QemuFileError } from '../../lib/index.ts';
 import type { SavedGuest } from '../../lib/migration/index.ts';
 import { recoverLazily, restoreLazily, restoreVm } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { differingPages } from './harness.ts';
+import { run } from '../helpers/command/command.ts';
+import { differingPages } from './harness/harness.ts';
+import { requireQemu10 } from './harness/qemu10.ts';
 import {
   assertSound,
   dataBytes,
@@ -20,7 +21,6 @@ import {
   saveGuest,
   watchReads,
 } from './lazy-machine.ts';
-import { requireQemu10 } from './qemu10.ts';
 
 for (const { version, skip, options } of QEMUS) {
   describe(`a lazy restore to QEMU ${version}`, { skip, timeout: 300_000 }, () => {

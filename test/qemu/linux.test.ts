@@ -8,10 +8,9 @@ import { openFrom } from '../../adapters/index.ts';
 import type { SavedGuest } from '../../lib/migration/index.ts';
 import { recoverLazily, restoreLazily, restoreTemplate, restoreVm } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { jsonIn } from '../helpers/reading-command.ts';
-import { differingPages } from './harness.ts';
-import { dataBytes, openGuest, QEMUS, watchReads } from './lazy-machine.ts';
+import { run } from '../helpers/command/command.ts';
+import { jsonIn } from '../helpers/command/reading-command.ts';
+import { differingPages } from './harness/harness.ts';
 import {
   checksOf,
   type LinuxFiles,
@@ -20,10 +19,11 @@ import {
   PATTERN_MIB,
   requireLinux,
   startLinux,
-} from './linux-guest.ts';
-import { findQemu10, requireQemu10 } from './qemu10.ts';
-import { readRamBlocks } from './ram-blocks.ts';
-import { allPrivateBytes, privateBytes } from './smaps.ts';
+} from './harness/linux-guest.ts';
+import { findQemu10, requireQemu10 } from './harness/qemu10.ts';
+import { readRamBlocks } from './harness/ram-blocks.ts';
+import { allPrivateBytes, privateBytes } from './harness/smaps.ts';
+import { dataBytes, openGuest, QEMUS, watchReads } from './lazy-machine.ts';
 
 const MIB = 2 ** 20;
 

@@ -4,12 +4,12 @@ import { statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { firmware, memoryProblems } from './guest.ts';
-import { differingPages, startQemu } from './harness.ts';
-import { requireQemu10 } from './qemu10.ts';
-import { readRamBlocks } from './ram-blocks.ts';
-import { BUSY_GUEST, qemu10, UNLIMITED } from './scenario.ts';
+import { run } from '../helpers/command/command.ts';
+import { firmware, memoryProblems } from './harness/guest.ts';
+import { differingPages, startQemu } from './harness/harness.ts';
+import { requireQemu10 } from './harness/qemu10.ts';
+import { readRamBlocks } from './harness/ram-blocks.ts';
+import { BUSY_GUEST, qemu10, UNLIMITED } from './harness/scenario.ts';
 
 const mapped = { capabilities: { 'mapped-ram': true } };
 const guest = { firmware: firmware(BUSY_GUEST), ...qemu10() };

@@ -9,8 +9,14 @@ import { openFrom, openTo } from '../../adapters/index.ts';
 import type { QemuFile } from '../../lib/index.ts';
 import { relay } from '../../lib/relay/relay.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { firmware, type GuestProgram } from './guest.ts';
-import { differingPages, type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
+import { firmware, type GuestProgram } from './harness/guest.ts';
+import {
+  differingPages,
+  type Qemu,
+  type QemuOptions,
+  requireQemu,
+  startQemu,
+} from './harness/harness.ts';
 
 const program: GuestProgram = { patternBytes: 2 << 20, dirtyBytes: 1 << 20 };
 const guest: QemuOptions = { firmware: firmware(program) };

@@ -12,12 +12,12 @@ import {
 import type { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
 import { recordedOptions, recording, unpack } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { type Slice, sliceWith } from '../helpers/payload-slices.ts';
-import { copyMemory, savedGuestOf } from '../helpers/saved-guest.ts';
-import { memoryProblems } from './guest.ts';
-import { defaultBinary, requireQemu, startQemu } from './harness.ts';
-import { findQemu10, requireQemu10 } from './qemu10.ts';
-import { readRamBlocks } from './ram-blocks.ts';
+import { copyMemory, savedGuestOf } from '../helpers/guests/saved-guest.ts';
+import { type Slice, sliceWith } from '../helpers/streams/payload-slices.ts';
+import { memoryProblems } from './harness/guest.ts';
+import { defaultBinary, requireQemu, startQemu } from './harness/harness.ts';
+import { findQemu10, requireQemu10 } from './harness/qemu10.ts';
+import { readRamBlocks } from './harness/ram-blocks.ts';
 
 const PAGE = 4096;
 const PACKET_PAGES = 128;

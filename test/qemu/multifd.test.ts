@@ -1,11 +1,11 @@
 // Multifd between two QEMUs, with the command in between: every channel goes through it.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { reportIn } from '../helpers/relay-report.ts';
+import { reportIn } from '../helpers/command/relay-report.ts';
 import { until } from '../helpers/until.ts';
-import { type MigrationSettings, type QemuOptions, requireQemu } from './harness.ts';
-import { requireQemu10 } from './qemu10.ts';
-import { qemu10, type Scenario, scenario } from './scenario.ts';
+import { type MigrationSettings, type QemuOptions, requireQemu } from './harness/harness.ts';
+import { requireQemu10 } from './harness/qemu10.ts';
+import { qemu10, type Scenario, scenario } from './harness/scenario.ts';
 
 /** A migration that ends well. */
 interface Row {

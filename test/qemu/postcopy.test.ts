@@ -3,13 +3,13 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command } from '../helpers/command.ts';
-import { reportIn } from '../helpers/relay-report.ts';
+import { Command } from '../helpers/command/command.ts';
+import { reportIn } from '../helpers/command/relay-report.ts';
 import { until } from '../helpers/until.ts';
-import { memoryProblems } from './guest.ts';
-import { type MigrationSettings, type Qemu, requireQemu, startQemu } from './harness.ts';
-import { requireQemu10 } from './qemu10.ts';
-import { endCommand, qemu10, type Scenario, scenario } from './scenario.ts';
+import { memoryProblems } from './harness/guest.ts';
+import { type MigrationSettings, type Qemu, requireQemu, startQemu } from './harness/harness.ts';
+import { requireQemu10 } from './harness/qemu10.ts';
+import { endCommand, qemu10, type Scenario, scenario } from './harness/scenario.ts';
 
 interface Row {
   qemu: '7.2' | '10.0';

@@ -6,11 +6,11 @@ import net from 'node:net';
 import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command, run as runCommand } from '../helpers/command.ts';
+import { Command, run as runCommand } from '../helpers/command/command.ts';
 import { until } from '../helpers/until.ts';
-import { firmware } from './guest.ts';
-import { requireQemu, startQemu } from './harness.ts';
-import { requireQemu10 } from './qemu10.ts';
+import { firmware } from './harness/guest.ts';
+import { requireQemu, startQemu } from './harness/harness.ts';
+import { requireQemu10 } from './harness/qemu10.ts';
 import {
   BUSY_GUEST,
   ENDLESS,
@@ -19,7 +19,7 @@ import {
   type Scenario,
   scenario,
   UNLIMITED,
-} from './scenario.ts';
+} from './harness/scenario.ts';
 
 const returnPath = { capabilities: { 'return-path': true } };
 const fast = { parameters: { 'max-bandwidth': UNLIMITED } };

@@ -8,8 +8,8 @@ import { text } from 'node:stream/consumers';
 import { describe, test } from 'node:test';
 import { makeTempDir } from '../helpers/cleanup.ts';
 import { until } from '../helpers/until.ts';
-import { type Qemu, requireQemu } from './harness.ts';
-import { type Scenario, scenario } from './scenario.ts';
+import { type Qemu, requireQemu } from './harness/harness.ts';
+import { type Scenario, scenario } from './harness/scenario.ts';
 
 const MIB = 1 << 20;
 /** With it a source is done when its destination is, so that its times are of all the way. */

@@ -9,9 +9,9 @@ import { QemuFileError } from '../../lib/index.ts';
 import { MigrationReader, type Section } from '../../lib/migration/index.ts';
 import { type RestoreOptions, type RestoreResult, restoreVm, saveVm } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command } from '../helpers/command.ts';
+import { Command } from '../helpers/command/command.ts';
 import { until } from '../helpers/until.ts';
-import { differingPages } from './harness.ts';
+import { differingPages } from './harness/harness.ts';
 import { type Machine, machine, QEMUS } from './lazy-machine.ts';
 
 /** Descriptors of this process that are neither pipes of the test runner nor Node's own. */

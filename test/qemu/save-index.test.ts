@@ -5,10 +5,10 @@ import { test } from 'node:test';
 import { openFrom } from '../../adapters/index.ts';
 import { openSavedGuest, unwrap } from '../../lib/migration/index.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { firmware, type GuestProgram, memoryProblems } from './guest.ts';
-import { type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
-import { findQemu10, requireQemu10 } from './qemu10.ts';
+import { run } from '../helpers/command/command.ts';
+import { firmware, type GuestProgram, memoryProblems } from './harness/guest.ts';
+import { type Qemu, type QemuOptions, requireQemu, startQemu } from './harness/harness.ts';
+import { findQemu10, requireQemu10 } from './harness/qemu10.ts';
 
 const program: GuestProgram = { patternBytes: 3 << 20, dirtyBytes: 1 << 20 };
 const image = firmware(program);

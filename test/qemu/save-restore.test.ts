@@ -24,12 +24,18 @@ import {
   saveVm,
 } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { mountSmallDisk, requireSmallDisk } from '../helpers/small-disk.ts';
+import { run } from '../helpers/command/command.ts';
+import { mountSmallDisk, requireSmallDisk } from '../helpers/storage/small-disk.ts';
 import { until } from '../helpers/until.ts';
-import { firmware, type GuestProgram, memoryProblems } from './guest.ts';
-import { differingPages, type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
-import { findQemu10, requireQemu10 } from './qemu10.ts';
+import { firmware, type GuestProgram, memoryProblems } from './harness/guest.ts';
+import {
+  differingPages,
+  type Qemu,
+  type QemuOptions,
+  requireQemu,
+  startQemu,
+} from './harness/harness.ts';
+import { findQemu10, requireQemu10 } from './harness/qemu10.ts';
 
 const program: GuestProgram = { patternBytes: 3 << 20, dirtyBytes: 1 << 20 };
 const image = firmware(program);

@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
-import { makeCredentials } from '../helpers/credentials.ts';
-import { firmware, type GuestProgram, memoryProblems } from './guest.ts';
-import { type Qemu, requireQemu, startQemu } from './harness.ts';
-import { endCommand } from './scenario.ts';
+import { Command, run } from '../helpers/command/command.ts';
+import { makeCredentials } from '../helpers/transports/credentials.ts';
+import { firmware, type GuestProgram, memoryProblems } from './harness/guest.ts';
+import { type Qemu, requireQemu, startQemu } from './harness/harness.ts';
+import { endCommand } from './harness/scenario.ts';
 
 const program: GuestProgram = { patternBytes: 3 << 20, dirtyBytes: 1 << 20 };
 

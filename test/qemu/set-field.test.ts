@@ -7,12 +7,12 @@ import { copyStream } from '../../lib/migration/rewrite/copy-stream.ts';
 import { FieldChanges } from '../../lib/migration/rewrite/field-changes.ts';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
 import { recordedOptions, recording, unpack } from '../fixtures/recording.ts';
-import { Source } from '../helpers/backends.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { readStream } from '../helpers/read-stream.ts';
-import { memoryProblems } from './guest.ts';
-import { defaultBinary, requireQemu, startQemu } from './harness.ts';
-import { findQemu10, requireQemu10 } from './qemu10.ts';
+import { readStream } from '../helpers/reading/read-stream.ts';
+import { Source } from '../helpers/transports/backends.ts';
+import { memoryProblems } from './harness/guest.ts';
+import { defaultBinary, requireQemu, startQemu } from './harness/harness.ts';
+import { findQemu10, requireQemu10 } from './harness/qemu10.ts';
 
 /** Return a stream with fields changed. */
 async function changed(bytes: Buffer, changes: readonly string[]): Promise<Buffer> {

@@ -4,10 +4,10 @@ import { after, before, describe, test } from 'node:test';
 import { openStore } from '../../lib/snapshot/index.ts';
 import { QmpClient, saveVm } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { firmware, type GuestProgram, memoryProblems } from './guest.ts';
-import { type Qemu, type QemuOptions, requireQemu, startQemu } from './harness.ts';
-import { findQemu10, requireQemu10 } from './qemu10.ts';
+import { run } from '../helpers/command/command.ts';
+import { firmware, type GuestProgram, memoryProblems } from './harness/guest.ts';
+import { type Qemu, type QemuOptions, requireQemu, startQemu } from './harness/harness.ts';
+import { findQemu10, requireQemu10 } from './harness/qemu10.ts';
 
 const program: GuestProgram = { patternBytes: 3 << 20, dirtyBytes: 1 << 19 };
 const image = firmware(program);

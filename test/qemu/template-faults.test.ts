@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { closeSync, openSync, readFileSync, truncateSync, writeSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
-import { assertSays } from '../helpers/reading-command.ts';
+import { Command, run } from '../helpers/command/command.ts';
+import { assertSays } from '../helpers/command/reading-command.ts';
 import { until } from '../helpers/until.ts';
 import {
   assertCloneSound,
@@ -14,10 +14,10 @@ import {
   startClone,
   startGolden,
 } from './clones.ts';
-import { bootSector, GUEST, type GuestProgram, memoryProblems } from './guest.ts';
-import { differingPages, requireQemu, startQemu } from './harness.ts';
-import { requireQemu10 } from './qemu10.ts';
-import { endCommand, qemu10, UNLIMITED } from './scenario.ts';
+import { bootSector, GUEST, type GuestProgram, memoryProblems } from './harness/guest.ts';
+import { differingPages, requireQemu, startQemu } from './harness/harness.ts';
+import { requireQemu10 } from './harness/qemu10.ts';
+import { endCommand, qemu10, UNLIMITED } from './harness/scenario.ts';
 
 const parameters = { 'max-bandwidth': UNLIMITED };
 

@@ -12,15 +12,15 @@ import {
 } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { assertSays, jsonIn } from '../helpers/reading-command.ts';
+import { run } from '../helpers/command/command.ts';
+import { assertSays, jsonIn } from '../helpers/command/reading-command.ts';
 import { CLONE_MEMORY_MIB, type Made, makeTemplate, startClone, startGolden } from './clones.ts';
-import { memoryProblems } from './guest.ts';
-import { differingPages, requireQemu } from './harness.ts';
-import { requireQemu10 } from './qemu10.ts';
-import { readRamBlocks } from './ram-blocks.ts';
-import { BUSY_GUEST, qemu10, UNLIMITED } from './scenario.ts';
-import { privateBytes } from './smaps.ts';
+import { memoryProblems } from './harness/guest.ts';
+import { differingPages, requireQemu } from './harness/harness.ts';
+import { requireQemu10 } from './harness/qemu10.ts';
+import { readRamBlocks } from './harness/ram-blocks.ts';
+import { BUSY_GUEST, qemu10, UNLIMITED } from './harness/scenario.ts';
+import { privateBytes } from './harness/smaps.ts';
 
 const MIB = 2 ** 20;
 for (const [version, skip, options] of [

@@ -3,11 +3,11 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { Command } from '../helpers/command.ts';
-import { type Credentials, makeCredentials } from '../helpers/credentials.ts';
+import { Command } from '../helpers/command/command.ts';
+import { type Credentials, makeCredentials } from '../helpers/transports/credentials.ts';
+import { assertOnlyTls, WireTap } from '../helpers/transports/wire-tap.ts';
 import { until } from '../helpers/until.ts';
-import { assertOnlyTls, WireTap } from '../helpers/wire-tap.ts';
-import { firmware, GUEST, type GuestProgram, memoryProblems } from './guest.ts';
+import { firmware, GUEST, type GuestProgram, memoryProblems } from './harness/guest.ts';
 import {
   differingPages,
   type MigrationSettings,
@@ -15,9 +15,9 @@ import {
   type QemuOptions,
   requireQemu,
   startQemu,
-} from './harness.ts';
-import { requireQemu10 } from './qemu10.ts';
-import { endCommand, qemu10, UNLIMITED } from './scenario.ts';
+} from './harness/harness.ts';
+import { requireQemu10 } from './harness/qemu10.ts';
+import { endCommand, qemu10, UNLIMITED } from './harness/scenario.ts';
 
 const program: GuestProgram = { patternBytes: 1 << 20, dirtyBytes: 256 << 10 };
 const guest: QemuOptions = { firmware: firmware(program) };

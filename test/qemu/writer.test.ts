@@ -10,18 +10,18 @@ import {
 } from '../../lib/migration/guest-writer/write-saved-guest.ts';
 import { MigrationWriter } from '../../lib/migration/writer/migration-writer.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command.ts';
-import { savedGuestOf } from '../helpers/saved-guest.ts';
-import { firmware, memoryProblems } from './guest.ts';
+import { run } from '../helpers/command/command.ts';
+import { savedGuestOf } from '../helpers/guests/saved-guest.ts';
+import { firmware, memoryProblems } from './harness/guest.ts';
 import {
   differingPages,
   type MigrationSettings,
   type QemuOptions,
   requireQemu,
   startQemu,
-} from './harness.ts';
-import { requireQemu10 } from './qemu10.ts';
-import { BUSY_GUEST, qemu10, UNLIMITED } from './scenario.ts';
+} from './harness/harness.ts';
+import { requireQemu10 } from './harness/qemu10.ts';
+import { BUSY_GUEST, qemu10, UNLIMITED } from './harness/scenario.ts';
 
 const mapped = { capabilities: { 'mapped-ram': true } };
 

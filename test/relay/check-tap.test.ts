@@ -4,8 +4,8 @@ import { describe, test } from 'node:test';
 import { QemuFile, QemuFileError } from '../../lib/index.ts';
 import { CheckTap, type RelayCheck } from '../../lib/relay/check-tap.ts';
 import { type RelayResult, relay } from '../../lib/relay/relay.ts';
-import { Feed, Sink, Source } from '../helpers/backends.ts';
 import { pattern, piecesOf, turn } from '../helpers/bytes.ts';
+import { Feed, Sink, Source } from '../helpers/transports/backends.ts';
 import { until, within } from '../helpers/until.ts';
 
 function from(...chunks: Uint8Array[]): QemuFile {

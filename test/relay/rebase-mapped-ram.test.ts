@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import { verifyStream } from '../../lib/migration/verify/verify.ts';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
 import { isMappedRam, rebaseMappedRam } from '../../lib/relay/rebase-mapped-ram.ts';
-import { corpus, corpusBytes } from '../helpers/corpus.ts';
+import { corpus, corpusBytes } from '../helpers/streams/corpus.ts';
 import {
   be32,
   be64,
@@ -14,7 +14,7 @@ import {
   header,
   stream,
   subsection,
-} from '../helpers/stream-bytes.ts';
+} from '../helpers/streams/stream-bytes.ts';
 
 const MIB = 1_048_576;
 const PAGE = 4096;

@@ -9,8 +9,8 @@ import {
   type QemuFileOptions,
 } from '../../lib/index.ts';
 import { type RelayResult, relay } from '../../lib/relay/relay.ts';
-import { Feed, Sink, Source } from '../helpers/backends.ts';
 import { pattern, piecesOf, turn } from '../helpers/bytes.ts';
+import { Feed, Sink, Source } from '../helpers/transports/backends.ts';
 import { until } from '../helpers/until.ts';
 
 /** XXH64 (seed 0) from the vectors that its other implementations are tested with. */

@@ -4,10 +4,10 @@ import { describe, test } from 'node:test';
 import { socketOps } from '../../adapters/index.ts';
 import { QemuFile } from '../../lib/index.ts';
 import { Transfer } from '../../lib/relay/transfer.ts';
-import { Sink, Source } from '../helpers/backends.ts';
 import { pattern, piecesOf, turn } from '../helpers/bytes.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { plainSockets } from '../helpers/sockets.ts';
+import { Sink, Source } from '../helpers/transports/backends.ts';
+import { plainSockets } from '../helpers/transports/sockets.ts';
 import { until } from '../helpers/until.ts';
 
 const SIZE = 8 * 1024 * 1024;

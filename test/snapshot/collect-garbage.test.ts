@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { memoryStorage, type ObjectStorage } from '../../adapters/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
-import { MadeGuest, memoryDigest } from '../helpers/made-guest.ts';
+import { MadeGuest, memoryDigest } from '../helpers/guests/made-guest.ts';
 
 const BASE = new MadeGuest(1000).fill(0, 300, 'base');
 const CHILD = BASE.clone('changed').fill(50, 40, 'child');

@@ -4,7 +4,7 @@ import { describe, test } from 'node:test';
 import { memoryStorage, type ObjectStorage } from '../../adapters/index.ts';
 import { QemuFileError } from '../../lib/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
-import { MadeGuest, memoryDigest, PAGE, pageOf } from '../helpers/made-guest.ts';
+import { MadeGuest, memoryDigest, PAGE, pageOf } from '../helpers/guests/made-guest.ts';
 import { collidingPages } from '../helpers/xxh64.ts';
 
 const GUEST = new MadeGuest(200).fill(3, 60, 'guest');

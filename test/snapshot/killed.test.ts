@@ -6,9 +6,9 @@ import { fileURLToPath } from 'node:url';
 import { directoryStorage } from '../../adapters/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { MadeGuest, memoryDigest } from '../helpers/made-guest.ts';
+import { MadeGuest, memoryDigest } from '../helpers/guests/made-guest.ts';
 
-const WRITER = fileURLToPath(new URL('../helpers/killed-writer.ts', import.meta.url));
+const WRITER = fileURLToPath(new URL('../helpers/storage/killed-writer.ts', import.meta.url));
 
 /** Starts a writer that kills itself at its nth call of the storage; returns whether it was killed. */
 async function writeAndDie(path: string, calls: number, isBefore: boolean): Promise<boolean> {

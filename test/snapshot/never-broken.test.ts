@@ -5,8 +5,8 @@ import { directoryStorage, memoryStorage, type ObjectStorage } from '../../adapt
 import { QemuFileError } from '../../lib/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { MadeGuest, memoryDigest, PAGE } from '../helpers/made-guest.ts';
-import { mountSmallDisk, requireSmallDisk } from '../helpers/small-disk.ts';
+import { MadeGuest, memoryDigest, PAGE } from '../helpers/guests/made-guest.ts';
+import { mountSmallDisk, requireSmallDisk } from '../helpers/storage/small-disk.ts';
 
 const BASE = new MadeGuest(1000).fill(0, 300, 'base');
 const CHILD = BASE.clone('changed').fill(50, 40, 'child');

@@ -9,7 +9,7 @@ import { QemuFile } from '../../lib/index.ts';
 import { MigrationWriter, writeSavedGuest } from '../../lib/migration/index.ts';
 import { type SnapshotReader, SnapshotStore } from '../../lib/snapshot/index.ts';
 import { SnapshotStream } from '../../lib/snapshot/read/snapshot-stream.ts';
-import { MadeGuest } from '../helpers/made-guest.ts';
+import { MadeGuest } from '../helpers/guests/made-guest.ts';
 
 /** Return the stream of one round that the package's writer makes of a guest. */
 async function written(guest: MadeGuest): Promise<Buffer> {

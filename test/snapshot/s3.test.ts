@@ -6,11 +6,11 @@ import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { openStore, type SnapshotStore } from '../../lib/snapshot/index.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { MadeGuest, memoryDigest, PAGE } from '../helpers/made-guest.ts';
-import { type S3Server, startS3Server, withoutS3 } from '../helpers/s3.ts';
-import { guestToWrite } from '../helpers/writer-to-kill.ts';
+import { MadeGuest, memoryDigest, PAGE } from '../helpers/guests/made-guest.ts';
+import { type S3Server, startS3Server, withoutS3 } from '../helpers/storage/s3.ts';
+import { guestToWrite } from '../helpers/storage/writer-to-kill.ts';
 
-const WRITER = fileURLToPath(new URL('../helpers/writer-to-kill.ts', import.meta.url));
+const WRITER = fileURLToPath(new URL('../helpers/storage/writer-to-kill.ts', import.meta.url));
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const LIMITS = { timeout: 120_000 };
 const MIB = 1 << 20;

@@ -4,7 +4,7 @@ import { describe, test } from 'node:test';
 import zlib from 'node:zlib';
 import { memoryStorage } from '../../adapters/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
-import { MadeGuest, PAGE, pageOf } from '../helpers/made-guest.ts';
+import { MadeGuest, PAGE, pageOf } from '../helpers/guests/made-guest.ts';
 
 const PAGES = 4096;
 

@@ -5,7 +5,7 @@ import { gunzipSync } from 'node:zlib';
 import { memoryStorage } from '../../adapters/index.ts';
 import { QemuFile } from '../../lib/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
-import { memoryDigest } from '../helpers/made-guest.ts';
+import { memoryDigest } from '../helpers/guests/made-guest.ts';
 
 const STREAM = gunzipSync(readFileSync(new URL('../fixtures/q10-pc.mig.gz', import.meta.url)));
 

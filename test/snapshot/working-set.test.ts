@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { memoryStorage, type ObjectStorage } from '../../adapters/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
 import { encodeWorkingSet } from '../../lib/vm/index.ts';
-import { MadeGuest, memoryDigest, PAGE } from '../helpers/made-guest.ts';
+import { MadeGuest, memoryDigest, PAGE } from '../helpers/guests/made-guest.ts';
 
 /** 200 pages, of which every tenth is needed first. */
 const GUEST = new MadeGuest(20_000).fill(0, 2000, 'guest');

@@ -6,7 +6,7 @@ import { memoryStorage } from '../../adapters/index.ts';
 import { openScratchStore } from '../../lib/extract/index.ts';
 import { collectSavedGuest } from '../../lib/migration/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
-import { MadeGuest, memoryDigest, PAGE } from '../helpers/made-guest.ts';
+import { MadeGuest, memoryDigest, PAGE } from '../helpers/guests/made-guest.ts';
 
 const FIXTURES = new URL('../fixtures/', import.meta.url);
 

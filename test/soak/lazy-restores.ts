@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import { setTimeout as delay } from 'node:timers/promises';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command.ts';
-import { below, type Chance, oneOf } from '../helpers/mutate.ts';
+import { Command, run } from '../helpers/command/command.ts';
+import { below, type Chance, oneOf } from '../helpers/streams/mutate.ts';
 import { until } from '../helpers/until.ts';
-import { firmware, type GuestProgram, memoryProblems } from '../qemu/guest.ts';
-import { type Qemu, startQemu } from '../qemu/harness.ts';
-import { findQemu10 } from '../qemu/qemu10.ts';
+import { firmware, type GuestProgram, memoryProblems } from '../qemu/harness/guest.ts';
+import { type Qemu, startQemu } from '../qemu/harness/harness.ts';
+import { findQemu10 } from '../qemu/harness/qemu10.ts';
 import { dirtied } from './migrations.ts';
 import type { Outcome } from './outcome.ts';
 

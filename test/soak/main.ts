@@ -5,7 +5,7 @@
 //   npm run soak -- --kinds relays,streams       without QEMU
 import { parseArgs } from 'node:util';
 import { withoutLeaks } from '../helpers/leaks.ts';
-import { below, type Chance, chanceOf } from '../helpers/mutate.ts';
+import { below, type Chance, chanceOf } from '../helpers/streams/mutate.ts';
 import { randomLazyRestore } from './lazy-restores.ts';
 import { randomMigration } from './migrations.ts';
 import type { Outcome } from './outcome.ts';

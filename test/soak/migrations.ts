@@ -1,13 +1,13 @@
 // Migrations between two live QEMUs through the command, of a random kind, with a random mishap.
 import assert from 'node:assert/strict';
-import type { Command } from '../helpers/command.ts';
-import { below, type Chance, oneOf } from '../helpers/mutate.ts';
+import type { Command } from '../helpers/command/command.ts';
+import { below, type Chance, oneOf } from '../helpers/streams/mutate.ts';
 import { until } from '../helpers/until.ts';
-import type { GuestProgram } from '../qemu/guest.ts';
-import { memoryProblems } from '../qemu/guest.ts';
-import type { MigrationSettings } from '../qemu/harness.ts';
-import { findQemu10 } from '../qemu/qemu10.ts';
-import { qemu10, type Scenario, type ScenarioOptions, scenario } from '../qemu/scenario.ts';
+import type { GuestProgram } from '../qemu/harness/guest.ts';
+import { memoryProblems } from '../qemu/harness/guest.ts';
+import type { MigrationSettings } from '../qemu/harness/harness.ts';
+import { findQemu10 } from '../qemu/harness/qemu10.ts';
+import { qemu10, type Scenario, type ScenarioOptions, scenario } from '../qemu/harness/scenario.ts';
 import type { Outcome } from './outcome.ts';
 
 const MIB = 1 << 20;

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { chanceOf } from '../helpers/mutate.ts';
-import { requireQemu } from '../qemu/harness.ts';
+import { chanceOf } from '../helpers/streams/mutate.ts';
+import { requireQemu } from '../qemu/harness/harness.ts';
 import { randomLazyRestore } from './lazy-restores.ts';
 import { randomMigration } from './migrations.ts';
 import { randomSave } from './saves.ts';

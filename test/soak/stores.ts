@@ -7,12 +7,12 @@ import { directoryStorage } from '../../adapters/index.ts';
 import { QemuFileError } from '../../lib/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
-import { MadeGuest, memoryDigest } from '../helpers/made-guest.ts';
-import { below, type Chance, oneOf } from '../helpers/mutate.ts';
-import { guestToWrite } from '../helpers/writer-to-kill.ts';
+import { MadeGuest, memoryDigest } from '../helpers/guests/made-guest.ts';
+import { guestToWrite } from '../helpers/storage/writer-to-kill.ts';
+import { below, type Chance, oneOf } from '../helpers/streams/mutate.ts';
 import type { Outcome } from './outcome.ts';
 
-const WRITER = fileURLToPath(new URL('../helpers/writer-to-kill.ts', import.meta.url));
+const WRITER = fileURLToPath(new URL('../helpers/storage/writer-to-kill.ts', import.meta.url));
 const STEPS = ['write', 'write', 'killed writer', 'remove', 'collect garbage', 'copy'] as const;
 const NAMES = ['a', 'b', 'c', 'd'] as const;
 const PAGES = 400;

@@ -1,8 +1,8 @@
 // Damaged streams into the reader: whatever comes, it ends, in a fault or not, and soon.
 import { recordings, unpack } from '../fixtures/recording.ts';
-import { type Hostile, readHostile } from '../helpers/hostile.ts';
-import { below, type Chance, mutate, oneOf } from '../helpers/mutate.ts';
-import { smallStreams } from '../helpers/small-streams.ts';
+import { type Hostile, readHostile } from '../helpers/streams/hostile.ts';
+import { below, type Chance, mutate, oneOf } from '../helpers/streams/mutate.ts';
+import { smallStreams } from '../helpers/streams/small-streams.ts';
 import type { Outcome } from './outcome.ts';
 
 /** Streams of recordings take longer: so large, and one in so many. */

@@ -8,8 +8,8 @@ import { type Fault, faultyOps, randomFaults } from '../../adapters/faulty/index
 import { execOps, memoryPair, openFd, socketOps } from '../../adapters/index.ts';
 import { QemuFile, type QemuFileOps, relay } from '../../lib/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { below, type Chance, oneOf } from '../helpers/mutate.ts';
-import { plainSockets } from '../helpers/sockets.ts';
+import { below, type Chance, oneOf } from '../helpers/streams/mutate.ts';
+import { plainSockets } from '../helpers/transports/sockets.ts';
 import { within } from '../helpers/until.ts';
 import type { Outcome } from './outcome.ts';
 

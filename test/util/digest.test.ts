@@ -4,8 +4,8 @@ import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
 import { Digest, loadDigest } from '../../lib/util/digest.ts';
-import { Sink, Source } from '../helpers/backends.ts';
 import { hex, pattern, piecesOf, turn } from '../helpers/bytes.ts';
+import { Sink, Source } from '../helpers/transports/backends.ts';
 
 /** XXH64, seed 0, as xxHash's own documentation and test suites give it. */
 const KNOWN: readonly (readonly [string, string])[] = [

@@ -5,8 +5,8 @@ import { describe, test } from 'node:test';
 import { openFrom } from '../../adapters/index.ts';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
 import { bytesRead, decompress, prefersProgram, reopenInput } from '../../lib/vm/decompress.ts';
-import { Source } from '../helpers/backends.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { Source } from '../helpers/transports/backends.ts';
 
 const isMissing = !(process.env.PATH ?? '')
   .split(':')

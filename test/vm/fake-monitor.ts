@@ -1,6 +1,6 @@
 import { Duplex } from 'node:stream';
 import { QmpClient, type QmpConnectOptions } from '../../lib/vm/index.ts';
-import { duplexPair } from '../helpers/duplex-pair.ts';
+import { duplexPair } from '../helpers/transports/duplex-pair.ts';
 import { until } from '../helpers/until.ts';
 
 /** A command as it came in. */

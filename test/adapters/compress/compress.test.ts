@@ -16,12 +16,12 @@ import { openFrom, openTo } from '../../../adapters/open.ts';
 import { unwrap } from '../../../lib/migration/containers/unwrap.ts';
 import { verifyStream } from '../../../lib/migration/verify/verify.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
-import { collect, manyTurns, pattern, readOnce } from '../../helpers/backend.ts';
-import { Source } from '../../helpers/backends.ts';
 import { piecesOf } from '../../helpers/bytes.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
 import { countedSignal } from '../../helpers/counted-signal.ts';
 import { watchLeaks } from '../../helpers/leaks.ts';
+import { collect, manyTurns, pattern, readOnce } from '../../helpers/transports/backend.ts';
+import { Source } from '../../helpers/transports/backends.ts';
 import { until, within } from '../../helpers/until.ts';
 
 const MIB = 1_048_576;

@@ -10,6 +10,9 @@ import {
 } from '../../../adapters/compress/decompress.ts';
 import { unwrap } from '../../../lib/migration/containers/unwrap.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
+import { piecesOf } from '../../helpers/bytes.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { workedExample } from '../../helpers/streams/stream-bytes.ts';
 import {
   collect,
   isSettled,
@@ -17,11 +20,8 @@ import {
   promised,
   readOnce,
   rejectsWith,
-} from '../../helpers/backend.ts';
-import { Source } from '../../helpers/backends.ts';
-import { piecesOf } from '../../helpers/bytes.ts';
-import { makeTempDir } from '../../helpers/cleanup.ts';
-import { workedExample } from '../../helpers/stream-bytes.ts';
+} from '../../helpers/transports/backend.ts';
+import { Source } from '../../helpers/transports/backends.ts';
 import { until, within } from '../../helpers/until.ts';
 
 const FORMATS: readonly DecompressFormat[] = ['gzip', 'bzip2', 'xz', 'lzop', 'zstd'];

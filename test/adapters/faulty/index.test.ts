@@ -5,13 +5,19 @@ import { describe, test } from 'node:test';
 import { type Fault, faultyOps, randomFaults } from '../../../adapters/faulty/index.ts';
 import { fdOps, memoryOps, memoryPair, socketOps } from '../../../adapters/index.ts';
 import type { QemuFileOps } from '../../../lib/contract/ops.ts';
-import { type Backend, isSettled, promised, readOnce, rejectsWith } from '../../helpers/backend.ts';
-import { Sink, Source } from '../../helpers/backends.ts';
 import { pattern } from '../../helpers/bytes.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
 import { withoutLeaks } from '../../helpers/leaks.ts';
-import { plainSockets } from '../../helpers/sockets.ts';
-import { streamPeer, watchListeners } from '../../helpers/stream-peer.ts';
+import {
+  type Backend,
+  isSettled,
+  promised,
+  readOnce,
+  rejectsWith,
+} from '../../helpers/transports/backend.ts';
+import { Sink, Source } from '../../helpers/transports/backends.ts';
+import { plainSockets } from '../../helpers/transports/sockets.ts';
+import { streamPeer, watchListeners } from '../../helpers/transports/stream-peer.ts';
 import { conformance } from '../ops-conformance.ts';
 
 const CONNECTION = {

@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import { type TestContext, test } from 'node:test';
 import { fdOps } from '../../../adapters/file/fd.ts';
 import { InlineReads } from '../../../adapters/file/inline-reads.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
 import {
   collect,
   isSettled,
@@ -11,8 +12,7 @@ import {
   promised,
   readOnce,
   rejectsWith,
-} from '../../helpers/backend.ts';
-import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+} from '../../helpers/transports/backend.ts';
 import { until, within } from '../../helpers/until.ts';
 import { conformance } from '../ops-conformance.ts';
 

@@ -6,8 +6,14 @@ import { basename } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { openFd, type PathWriteOps } from '../../../adapters/file/open-file.ts';
 import { openPath } from '../../../adapters/open-path.ts';
-import { collect, pattern, promised, readOnce, rejectsWith } from '../../helpers/backend.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import {
+  collect,
+  pattern,
+  promised,
+  readOnce,
+  rejectsWith,
+} from '../../helpers/transports/backend.ts';
 import { conformance } from '../ops-conformance.ts';
 
 function errno(code: string): NodeJS.ErrnoException {

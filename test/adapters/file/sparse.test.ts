@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { describe, type TestContext, test } from 'node:test';
 import { openFd } from '../../../adapters/file/open-file.ts';
-import { pattern, promised } from '../../helpers/backend.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { pattern, promised } from '../../helpers/transports/backend.ts';
 
 const BLOCK = 4096;
 const MIB = 2 ** 20;

@@ -3,7 +3,13 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { memoryOps, memoryPair } from '../../../adapters/memory/memory.ts';
 import type { QemuFileOps } from '../../../lib/contract/ops.ts';
-import { collect, isSettled, promised, readOnce, rejectsWith } from '../../helpers/backend.ts';
+import {
+  collect,
+  isSettled,
+  promised,
+  readOnce,
+  rejectsWith,
+} from '../../helpers/transports/backend.ts';
 
 const write = (ops: QemuFileOps, text: string, position = 0) =>
   promised(() => ops.writevBuffer?.([Buffer.from(text)], position) ?? -1);

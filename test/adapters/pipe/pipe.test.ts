@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { openFifo } from '../../../adapters/pipe/fifo.ts';
 import { pipeOps } from '../../../adapters/pipe/pipe.ts';
 import type { QemuFileOps } from '../../../lib/contract/ops.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
 import {
   collect,
   isSettled,
@@ -16,14 +17,13 @@ import {
   promised,
   readOnce,
   rejectsWith,
-} from '../../helpers/backend.ts';
-import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
-import { streamPeer } from '../../helpers/stream-peer.ts';
+} from '../../helpers/transports/backend.ts';
+import { streamPeer } from '../../helpers/transports/stream-peer.ts';
 import { within } from '../../helpers/until.ts';
 import { conformance } from '../ops-conformance.ts';
 
 const { O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;
-const CHILD = fileURLToPath(new URL('../../helpers/pipe-child.ts', import.meta.url));
+const CHILD = fileURLToPath(new URL('../../helpers/transports/pipe-child.ts', import.meta.url));
 const MIB = 1024 * 1024;
 
 function makeFifo(directory: TempDir, name = 'fifo'): string {

@@ -5,6 +5,7 @@ import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { execOps, processOps } from '../../../adapters/process/exec.ts';
 import type { QemuFileOps } from '../../../lib/contract/ops.ts';
+import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
 import {
   collect,
   isSettled,
@@ -12,8 +13,7 @@ import {
   promised,
   readOnce,
   rejectsWith,
-} from '../../helpers/backend.ts';
-import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+} from '../../helpers/transports/backend.ts';
 import { until, within } from '../../helpers/until.ts';
 import { conformance } from '../ops-conformance.ts';
 

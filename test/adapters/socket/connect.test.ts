@@ -7,10 +7,10 @@ import { Worker } from 'node:worker_threads';
 import { connectSocket } from '../../../adapters/socket/connect.ts';
 import { socketOps } from '../../../adapters/socket/socket.ts';
 import type { SocketTarget } from '../../../adapters/socket/socket-target.ts';
-import { collect, rejectsWith } from '../../helpers/backend.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { certificates, leaveSocketOver, portOf } from '../../helpers/sockets.ts';
-import { streamPeer } from '../../helpers/stream-peer.ts';
+import { collect, rejectsWith } from '../../helpers/transports/backend.ts';
+import { certificates, leaveSocketOver, portOf } from '../../helpers/transports/sockets.ts';
+import { streamPeer } from '../../helpers/transports/stream-peer.ts';
 
 const LIMITS = { timeout: 20_000 };
 const { ca, otherCa, cert, key } = certificates;

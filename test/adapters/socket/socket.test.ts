@@ -6,6 +6,9 @@ import { Duplex } from 'node:stream';
 import { describe, test } from 'node:test';
 import { socketOps } from '../../../adapters/socket/socket.ts';
 import type { QemuFileOps } from '../../../lib/contract/ops.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { FAST_PATH_SWITCH, keepFastPathSwitch } from '../../helpers/fast-path-switch.ts';
+import { withoutLeaks } from '../../helpers/leaks.ts';
 import {
   collect,
   isSettled,
@@ -14,13 +17,10 @@ import {
   promised,
   readOnce,
   rejectsWith,
-} from '../../helpers/backend.ts';
-import { makeTempDir } from '../../helpers/cleanup.ts';
-import { duplexPair } from '../../helpers/duplex-pair.ts';
-import { FAST_PATH_SWITCH, keepFastPathSwitch } from '../../helpers/fast-path-switch.ts';
-import { withoutLeaks } from '../../helpers/leaks.ts';
-import { plainSockets, tlsSockets } from '../../helpers/sockets.ts';
-import { streamPeer } from '../../helpers/stream-peer.ts';
+} from '../../helpers/transports/backend.ts';
+import { duplexPair } from '../../helpers/transports/duplex-pair.ts';
+import { plainSockets, tlsSockets } from '../../helpers/transports/sockets.ts';
+import { streamPeer } from '../../helpers/transports/stream-peer.ts';
 
 const LIMITS = { timeout: 20_000 };
 

@@ -10,13 +10,13 @@ import { connectSocket } from '../../../adapters/socket/connect.ts';
 import { listenSocket } from '../../../adapters/socket/listen/listen.ts';
 import { socketOps } from '../../../adapters/socket/socket.ts';
 import type { QemuFileError } from '../../../lib/contract/errors.ts';
-import { collect, readOnce } from '../../helpers/backend.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { makeCredentials, SHARED_KEY } from '../../helpers/credentials.ts';
-import { portOf } from '../../helpers/sockets.ts';
-import { streamPeer } from '../../helpers/stream-peer.ts';
+import { collect, readOnce } from '../../helpers/transports/backend.ts';
+import { makeCredentials, SHARED_KEY } from '../../helpers/transports/credentials.ts';
+import { portOf } from '../../helpers/transports/sockets.ts';
+import { streamPeer } from '../../helpers/transports/stream-peer.ts';
+import { WireTap } from '../../helpers/transports/wire-tap.ts';
 import { until } from '../../helpers/until.ts';
-import { WireTap } from '../../helpers/wire-tap.ts';
 
 const LIMITS = { timeout: 20_000 };
 const ANY_PORT = { host: '127.0.0.1', port: 0 };

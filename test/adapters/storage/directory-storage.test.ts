@@ -6,7 +6,7 @@ import { type TestContext, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { directoryStorage } from '../../../adapters/storage/directory-storage.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
-import { mountSmallDisk } from '../../helpers/small-disk.ts';
+import { mountSmallDisk } from '../../helpers/storage/small-disk.ts';
 import { until } from '../../helpers/until.ts';
 import { keysOf, storageConformance } from './conformance.ts';
 

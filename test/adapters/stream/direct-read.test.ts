@@ -4,10 +4,10 @@ import { setImmediate as turn } from 'node:timers/promises';
 import { execOps } from '../../../adapters/process/exec.ts';
 import { socketOps } from '../../../adapters/socket/socket.ts';
 import type { QemuFileOps } from '../../../lib/contract/ops.ts';
-import { pattern, promised } from '../../helpers/backend.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
 import { FAST_PATH_SWITCH, keepFastPathSwitch } from '../../helpers/fast-path-switch.ts';
-import { plainSockets, tlsSockets } from '../../helpers/sockets.ts';
+import { pattern, promised } from '../../helpers/transports/backend.ts';
+import { plainSockets, tlsSockets } from '../../helpers/transports/sockets.ts';
 
 const LIMITS = { timeout: 20_000 };
 const SIZE = 8 * 1024 * 1024;

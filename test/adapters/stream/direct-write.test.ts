@@ -5,6 +5,8 @@ import { describe, test } from 'node:test';
 import { execOps } from '../../../adapters/process/exec.ts';
 import { socketOps } from '../../../adapters/socket/socket.ts';
 import type { QemuFileOps } from '../../../lib/contract/ops.ts';
+import { makeTempDir } from '../../helpers/cleanup.ts';
+import { FAST_PATH_SWITCH, keepFastPathSwitch } from '../../helpers/fast-path-switch.ts';
 import {
   collect,
   isSettled,
@@ -13,11 +15,9 @@ import {
   promised,
   readOnce,
   rejectsWith,
-} from '../../helpers/backend.ts';
-import { makeTempDir } from '../../helpers/cleanup.ts';
-import { FAST_PATH_SWITCH, keepFastPathSwitch } from '../../helpers/fast-path-switch.ts';
-import { plainSockets, tlsSockets } from '../../helpers/sockets.ts';
-import { streamPeer } from '../../helpers/stream-peer.ts';
+} from '../../helpers/transports/backend.ts';
+import { plainSockets, tlsSockets } from '../../helpers/transports/sockets.ts';
+import { streamPeer } from '../../helpers/transports/stream-peer.ts';
 
 const LIMITS = { timeout: 20_000 };
 const SIZE = 8 * 1024 * 1024;

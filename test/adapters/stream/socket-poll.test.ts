@@ -5,8 +5,8 @@ import { afterEach, describe, mock, test } from 'node:test';
 import { hasFastPath } from '../../../adapters/stream/fast-path.ts';
 import { SocketPoll } from '../../../adapters/stream/socket-poll.ts';
 import { StreamReader } from '../../../adapters/stream/stream-reader.ts';
-import { manyTurns, pattern, promised, rejectsWith } from '../../helpers/backend.ts';
-import { plainSockets } from '../../helpers/sockets.ts';
+import { manyTurns, pattern, promised, rejectsWith } from '../../helpers/transports/backend.ts';
+import { plainSockets } from '../../helpers/transports/sockets.ts';
 
 const LIMITS = { timeout: 20_000, skip: hasFastPath() ? false : 'the fast paths are off' };
 

@@ -4,8 +4,8 @@ import { describe, test } from 'node:test';
 import { Readable as OtherReadable } from 'readable-stream';
 import { StreamReader } from '../../../adapters/stream/stream-reader.ts';
 import { QemuFileError } from '../../../lib/contract/errors.ts';
-import { collect, manyTurns, promised, rejectsWith } from '../../helpers/backend.ts';
-import { watchListeners } from '../../helpers/stream-peer.ts';
+import { collect, manyTurns, promised, rejectsWith } from '../../helpers/transports/backend.ts';
+import { watchListeners } from '../../helpers/transports/stream-peer.ts';
 
 /** A stream to push into. */
 function makeReadable(Base: typeof Readable = Readable): Readable {

@@ -3,8 +3,8 @@ import { PassThrough, Writable, type WritableOptions } from 'node:stream';
 import { describe, test } from 'node:test';
 import { Writable as OtherWritable } from 'readable-stream';
 import { StreamWriter } from '../../../adapters/stream/stream-writer.ts';
-import { isSettled, manyTurns, promised, rejectsWith } from '../../helpers/backend.ts';
-import { watchListeners } from '../../helpers/stream-peer.ts';
+import { isSettled, manyTurns, promised, rejectsWith } from '../../helpers/transports/backend.ts';
+import { watchListeners } from '../../helpers/transports/stream-peer.ts';
 
 type Batch = { chunk: Uint8Array }[];
 

@@ -6,8 +6,14 @@ import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { recording } from '../../fixtures/recording.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { Command, run } from '../../helpers/command.ts';
-import { assertSays, has, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
+import { Command, run } from '../../helpers/command/command.ts';
+import {
+  assertSays,
+  has,
+  jsonIn,
+  put,
+  putRecording,
+} from '../../helpers/command/reading-command.ts';
 import {
   be64,
   blockList,
@@ -22,7 +28,7 @@ import {
   stream,
   vmDescription,
   workedExample,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 import { xxh64 } from '../../helpers/xxh64.ts';
 
 /** Two processes at a time: each spends most of its life loading. */

@@ -9,8 +9,14 @@ import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { recording, unpack } from '../../fixtures/recording.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { Command, run } from '../../helpers/command.ts';
-import { assertSays, has, jsonIn, put, putRecording } from '../../helpers/reading-command.ts';
+import { Command, run } from '../../helpers/command/command.ts';
+import {
+  assertSays,
+  has,
+  jsonIn,
+  put,
+  putRecording,
+} from '../../helpers/command/reading-command.ts';
 import {
   blockList,
   command,
@@ -25,7 +31,7 @@ import {
   vmDescription,
   workedExample,
   zeroPage,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 import { until } from '../../helpers/until.ts';
 import { xxh64 } from '../../helpers/xxh64.ts';
 

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { test } from 'node:test';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { run } from '../../helpers/command.ts';
+import { run } from '../../helpers/command/command.ts';
 
 test('restore --lazy --recover says what to do about a QEMU that takes no new monitor', async () => {
   await using dir = makeTempDir();

@@ -3,10 +3,10 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { describe, test } from 'node:test';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { run } from '../../helpers/command.ts';
-import { qcow2 } from '../../helpers/qcow2-bytes.ts';
-import { assertSays, jsonIn, put } from '../../helpers/reading-command.ts';
-import { stream, workedExample } from '../../helpers/stream-bytes.ts';
+import { run } from '../../helpers/command/command.ts';
+import { assertSays, jsonIn, put } from '../../helpers/command/reading-command.ts';
+import { qcow2 } from '../../helpers/streams/qcow2-bytes.ts';
+import { stream, workedExample } from '../../helpers/streams/stream-bytes.ts';
 
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;

@@ -4,7 +4,7 @@ import { summarizeParts } from '../../../lib/cli/commands/json.ts';
 import { showTimeLine } from '../../../lib/cli/commands/time-line.ts';
 import type { SectionKind } from '../../../lib/migration/format/events.ts';
 import type { SectionSummary } from '../../../lib/migration/verify/summary.ts';
-import { reportOf, sectionOf } from '../../helpers/report-samples.ts';
+import { reportOf, sectionOf } from '../../helpers/command/report-samples.ts';
 
 /** Sections of 10 bytes that follow each other, as `NAME KIND`. */
 function sections(...pieces: string[]): SectionSummary[] {

@@ -7,9 +7,9 @@ import { fileURLToPath } from 'node:url';
 import { openStore, type SnapshotInfo } from '../../../lib/snapshot/index.ts';
 import { recording, unpack } from '../../fixtures/recording.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
-import { memoryDigest } from '../../helpers/made-guest.ts';
-import { type S3Server, startS3Server, withoutS3 } from '../../helpers/s3.ts';
-import { savedGuestOf } from '../../helpers/saved-guest.ts';
+import { memoryDigest } from '../../helpers/guests/made-guest.ts';
+import { savedGuestOf } from '../../helpers/guests/saved-guest.ts';
+import { type S3Server, startS3Server, withoutS3 } from '../../helpers/storage/s3.ts';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 const LIMITS = { timeout: 60_000 };

@@ -7,7 +7,7 @@ import { test } from 'node:test';
 import { answerLine, startControl, statusLine } from '../../../lib/cli/relay/control-socket.ts';
 import type { RelayControl, RelayStatus } from '../../../lib/cli/relay/relay-status.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { Command, run } from '../../helpers/command.ts';
+import { Command, run } from '../../helpers/command/command.ts';
 import { until } from '../../helpers/until.ts';
 
 const STATUS: RelayStatus = {

@@ -5,8 +5,8 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { describe, test } from 'node:test';
 import { pattern } from '../../helpers/bytes.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
-import { Command, run } from '../../helpers/command.ts';
-import { reportIn } from '../../helpers/relay-report.ts';
+import { Command, run } from '../../helpers/command/command.ts';
+import { reportIn } from '../../helpers/command/relay-report.ts';
 import { until, within } from '../../helpers/until.ts';
 import { xxh64 } from '../../helpers/xxh64.ts';
 

@@ -4,7 +4,7 @@ import { connect, createServer, type Socket } from 'node:net';
 import { describe, test } from 'node:test';
 import { ReturnPathVerdict } from '../../../lib/cli/relay/return-path-verdict.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { Command } from '../../helpers/command.ts';
+import { Command } from '../../helpers/command/command.ts';
 
 const PONG = '0002000400000001';
 const SHUT = '0001000400000000';

@@ -6,10 +6,17 @@ import net from 'node:net';
 import { describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
-import { Command, type Ended, run } from '../../helpers/command.ts';
-import { assertSays, put, putRecording } from '../../helpers/reading-command.ts';
-import { portOf } from '../../helpers/sockets.ts';
-import { be32, counted, end, header, stream, workedExample } from '../../helpers/stream-bytes.ts';
+import { Command, type Ended, run } from '../../helpers/command/command.ts';
+import { assertSays, put, putRecording } from '../../helpers/command/reading-command.ts';
+import {
+  be32,
+  counted,
+  end,
+  header,
+  stream,
+  workedExample,
+} from '../../helpers/streams/stream-bytes.ts';
+import { portOf } from '../../helpers/transports/sockets.ts';
 
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;

@@ -7,8 +7,8 @@ import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { pattern } from '../../helpers/bytes.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { run } from '../../helpers/command.ts';
-import { makeCredentials } from '../../helpers/credentials.ts';
+import { run } from '../../helpers/command/command.ts';
+import { makeCredentials } from '../../helpers/transports/credentials.ts';
 import { until } from '../../helpers/until.ts';
 
 const LIMITS = { timeout: 60_000, skip: spawnSync('socat', ['-V']).status !== 0 };

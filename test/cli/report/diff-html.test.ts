@@ -3,8 +3,8 @@ import { describe, test } from 'node:test';
 import { diffHtml } from '../../../lib/cli/report/html.ts';
 import type { DiffData } from '../../../lib/cli/report/page/model.ts';
 import type { FieldDifference } from '../../../lib/migration/diff/field-differences.ts';
-import { diffReportOf, hostileDiffReport } from '../../helpers/diff-samples.ts';
-import { HOSTILE } from '../../helpers/report-samples.ts';
+import { diffReportOf, hostileDiffReport } from '../../helpers/command/diff-samples.ts';
+import { HOSTILE } from '../../helpers/command/report-samples.ts';
 
 /** The data in a page, as a browser finds it. */
 function dataIn(html: string): DiffData {

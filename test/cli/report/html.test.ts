@@ -12,7 +12,7 @@ import {
   recordedReport,
   reportOf,
   sectionOf,
-} from '../../helpers/report-samples.ts';
+} from '../../helpers/command/report-samples.ts';
 
 /** The data in a page, as a browser finds it. */
 function dataIn(html: string): ReportData {

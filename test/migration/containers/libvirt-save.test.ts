@@ -6,9 +6,9 @@ import {
 } from '../../../lib/migration/containers/libvirt-save.ts';
 import type { StreamFault } from '../../../lib/migration/format/stream-error.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
-import { Source } from '../../helpers/backends.ts';
 import { cutAt } from '../../helpers/bytes.ts';
-import { header as streamHeader } from '../../helpers/stream-bytes.ts';
+import { header as streamHeader } from '../../helpers/streams/stream-bytes.ts';
+import { Source } from '../../helpers/transports/backends.ts';
 
 interface HeaderParts {
   magic?: string;

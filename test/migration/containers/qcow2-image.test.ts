@@ -2,16 +2,16 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import zlib, { deflateRawSync } from 'node:zlib';
 import { Qcow2Image, type Qcow2VmState } from '../../../lib/migration/containers/qcow2-image.ts';
-import { pattern } from '../../helpers/backend.ts';
-import { corpus, corpusBytes } from '../../helpers/corpus.ts';
+import { corpus, corpusBytes } from '../../helpers/streams/corpus.ts';
 import {
   EXTENDED_L2,
   type Image,
   type ImageParts,
   qcow2,
   readerOver,
-} from '../../helpers/qcow2-bytes.ts';
-import { be64, header, stream } from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/qcow2-bytes.ts';
+import { be64, header, stream } from '../../helpers/streams/stream-bytes.ts';
+import { pattern } from '../../helpers/transports/backend.ts';
 
 const CLUSTER = 512;
 

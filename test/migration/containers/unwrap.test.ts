@@ -10,12 +10,12 @@ import {
   unwrap,
 } from '../../../lib/migration/containers/unwrap.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
-import { isSettled, pattern } from '../../helpers/backend.ts';
-import { Feed, Source } from '../../helpers/backends.ts';
 import { cutAt, hex, piecesOf, turn } from '../../helpers/bytes.ts';
-import { corpus, corpusBytes } from '../../helpers/corpus.ts';
-import { qcow2 } from '../../helpers/qcow2-bytes.ts';
-import { header, stream, workedExample } from '../../helpers/stream-bytes.ts';
+import { corpus, corpusBytes } from '../../helpers/streams/corpus.ts';
+import { qcow2 } from '../../helpers/streams/qcow2-bytes.ts';
+import { header, stream, workedExample } from '../../helpers/streams/stream-bytes.ts';
+import { isSettled, pattern } from '../../helpers/transports/backend.ts';
+import { Feed, Source } from '../../helpers/transports/backends.ts';
 import { within } from '../../helpers/until.ts';
 
 const STREAM = workedExample();

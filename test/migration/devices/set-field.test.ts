@@ -6,7 +6,7 @@ import { decodeState } from '../../../lib/migration/devices/state-decoder.ts';
 import { encodeState } from '../../../lib/migration/devices/state-encoder.ts';
 import { parseVmDescription } from '../../../lib/migration/devices/vm-description.ts';
 import type { DeviceDescription } from '../../../lib/migration/format/device-types.ts';
-import { stream, subsection } from '../../helpers/stream-bytes.ts';
+import { stream, subsection } from '../../helpers/streams/stream-bytes.ts';
 
 const inner = { fields: [{ name: 'x', type: 'uint8', size: 1 }] };
 const json = {

@@ -13,8 +13,8 @@ import type {
   StateValue,
 } from '../../../lib/migration/format/device-types.ts';
 import { MigrationStreamError } from '../../../lib/migration/format/stream-error.ts';
-import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/corpus.ts';
-import { compareState } from '../../helpers/state-oracle.ts';
+import { compareState } from '../../helpers/reading/state-oracle.ts';
+import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/streams/corpus.ts';
 import {
   type Bytes,
   be32,
@@ -23,7 +23,7 @@ import {
   stream,
   subsection,
   workedExample,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const SECTION = { sectionId: 5, name: 'demo', instanceId: 0 };
 

@@ -12,9 +12,9 @@ import type {
   StateValue,
 } from '../../../lib/migration/format/device-types.ts';
 import { recordings, unpack } from '../../fixtures/recording.ts';
-import { corpusBytes, corpusFacts, corpusNames } from '../../helpers/corpus.ts';
-import { recordedDevices } from '../../helpers/recorded-devices.ts';
-import { type Bytes, stream, subsection } from '../../helpers/stream-bytes.ts';
+import { corpusBytes, corpusFacts, corpusNames } from '../../helpers/streams/corpus.ts';
+import { recordedDevices } from '../../helpers/streams/recorded-devices.ts';
+import { type Bytes, stream, subsection } from '../../helpers/streams/stream-bytes.ts';
 
 const SECTION = { sectionId: 5, name: 'demo', instanceId: 0 };
 

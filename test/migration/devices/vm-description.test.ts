@@ -14,7 +14,7 @@ import type {
   VmDescription,
 } from '../../../lib/migration/format/device-types.ts';
 import { MigrationStreamError } from '../../../lib/migration/format/stream-error.ts';
-import { corpus, corpusBytes } from '../../helpers/corpus.ts';
+import { corpus, corpusBytes } from '../../helpers/streams/corpus.ts';
 import {
   type Bytes,
   be32,
@@ -24,7 +24,7 @@ import {
   stream,
   vmDescription,
   workedExample,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 /** Where the worked example's description is: type byte, JSON. */
 const EXAMPLE = { type: 0x10e1, json: 0x10e6 };

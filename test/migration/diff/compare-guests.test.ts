@@ -9,7 +9,7 @@ import type { DeviceState } from '../../../lib/migration/format/device-types.ts'
 import type { Extent } from '../../../lib/migration/memory/ram-image.ts';
 import type { PageSource } from '../../../lib/migration/page-source/page-source.ts';
 import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
-import { bareGuest } from '../../helpers/saved-guest.ts';
+import { bareGuest } from '../../helpers/guests/saved-guest.ts';
 
 const PAGE = 1024;
 

@@ -4,8 +4,8 @@ import { describe, test } from 'node:test';
 import { QemuFileError } from '../../../lib/contract/errors.ts';
 import { openSource } from '../../../lib/migration/format/stream-source.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
-import { Source } from '../../helpers/backends.ts';
 import { hex, pattern, wrongly } from '../../helpers/bytes.ts';
+import { Source } from '../../helpers/transports/backends.ts';
 
 async function* chunks(...given: Uint8Array[]): AsyncGenerator<Uint8Array> {
   yield* given;

@@ -5,7 +5,7 @@ import { MemoryPageStore } from '../../../lib/migration/memory/page-store.ts';
 import { collectSavedGuest } from '../../../lib/migration/saved-guest/collect-saved-guest.ts';
 import { verifyStream } from '../../../lib/migration/verify/verify.ts';
 import { recording, recordings, unpack } from '../../fixtures/recording.ts';
-import { chunksOf } from '../../helpers/read-stream.ts';
+import { chunksOf } from '../../helpers/reading/read-stream.ts';
 import {
   be64,
   blockList,
@@ -21,7 +21,7 @@ import {
   stream,
   vmDescription,
   zeroPage,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const FULL = Buffer.alloc(4096, 0xaa);
 

@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import { elfCore } from '../../../lib/migration/memory/elf-core.ts';
 import { guestMap } from '../../../lib/migration/memory/guest-map.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { stream } from '../../helpers/stream-bytes.ts';
+import { stream } from '../../helpers/streams/stream-bytes.ts';
 
 const GIB = 2 ** 30;
 

@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import type { DeviceState } from '../../../lib/migration/index.ts';
 import { type GuestMap, guestMap } from '../../../lib/migration/memory/guest-map.ts';
 import { LayoutFacts } from '../../../lib/migration/memory/layout-facts.ts';
-import { corpusFacts, corpusNames } from '../../helpers/corpus.ts';
+import { corpusFacts, corpusNames } from '../../helpers/streams/corpus.ts';
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;

@@ -8,7 +8,7 @@ import {
   SpillingStore,
   shareStore,
 } from '../../../lib/migration/memory/page-store.ts';
-import { TrackedStore } from '../../helpers/page-stores.ts';
+import { TrackedStore } from '../../helpers/guests/page-stores.ts';
 
 function read(store: PageStore, at: number, length: number): Buffer {
   const target = Buffer.alloc(length, 0xee);

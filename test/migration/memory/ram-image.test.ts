@@ -11,7 +11,7 @@ import {
 } from '../../../lib/migration/memory/page-store.ts';
 import { RamImage } from '../../../lib/migration/memory/ram-image.ts';
 import { Digest, loadDigest } from '../../../lib/util/digest.ts';
-import { TrackedStore } from '../../helpers/page-stores.ts';
+import { TrackedStore } from '../../helpers/guests/page-stores.ts';
 
 const PAGE = 4096;
 

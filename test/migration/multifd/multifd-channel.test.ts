@@ -10,16 +10,16 @@ import {
 import type { MultifdTable } from '../../../lib/migration/multifd/multifd-packet.ts';
 import type { PageDispatch } from '../../../lib/migration/ram/page-dispatch.ts';
 import { hex, pattern } from '../../helpers/bytes.ts';
-import { corpus, corpusBytes, corpusFacts } from '../../helpers/corpus.ts';
-import { deflateSlices } from '../../helpers/payload-slices.ts';
-import { assertFault, faultOf, inputOver, readSplit } from '../../helpers/split-input.ts';
+import { assertFault, faultOf, inputOver, readSplit } from '../../helpers/reading/split-input.ts';
+import { corpus, corpusBytes, corpusFacts } from '../../helpers/streams/corpus.ts';
+import { deflateSlices } from '../../helpers/streams/payload-slices.ts';
 import {
   type MultifdFields,
   multifdDeviceState,
   multifdInitial,
   multifdPacket,
   stream,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const PAGE = 4096;
 const HEADER = 1344;

@@ -9,15 +9,15 @@ import {
   type MultifdTable,
 } from '../../../lib/migration/multifd/multifd-channels.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
-import { Feed } from '../../helpers/backends.ts';
 import { hex, turn } from '../../helpers/bytes.ts';
-import { assertFault, faultOf, inputOver } from '../../helpers/split-input.ts';
+import { assertFault, faultOf, inputOver } from '../../helpers/reading/split-input.ts';
 import {
   multifdDeviceState,
   multifdInitial,
   multifdPacket,
   stream,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
+import { Feed } from '../../helpers/transports/backends.ts';
 
 const PAGE = 4096;
 const HEADER = 1344;

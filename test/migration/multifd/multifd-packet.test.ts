@@ -18,7 +18,7 @@ import {
   multifdDeviceState,
   multifdInitial,
   multifdPacket,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const PAGE = 4096;
 /** Where the offsets begin. */

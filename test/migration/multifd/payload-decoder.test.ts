@@ -14,7 +14,7 @@ import { WorkerZstdDecoder } from '../../../lib/migration/multifd/worker-zstd-de
 import { hex, pattern } from '../../helpers/bytes.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
 import { watchLeaks } from '../../helpers/leaks.ts';
-import { deflateSlices } from '../../helpers/payload-slices.ts';
+import { deflateSlices } from '../../helpers/streams/payload-slices.ts';
 
 const PAGE = 1024;
 

@@ -27,7 +27,7 @@ import {
   section,
   stream,
   zeroPage,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 import { xxh64 as xxh64Hex } from '../../helpers/xxh64.ts';
 
 const PAGE = 4096;

@@ -13,7 +13,7 @@ import { MigrationWriter } from '../../../lib/migration/writer/migration-writer.
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { type RecordedFile, recording, unpack } from '../../fixtures/recording.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { savedGuestOf } from '../../helpers/saved-guest.ts';
+import { savedGuestOf } from '../../helpers/guests/saved-guest.ts';
 import {
   be64,
   blockList,
@@ -25,7 +25,7 @@ import {
   stream,
   word,
   zeroPage,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const PAGE = 4096;
 

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { pageSizeOfMachine } from '../../../lib/migration/ram/machine-page-sizes.ts';
-import { defaultBinary, requireQemu } from '../../qemu/harness.ts';
-import { findQemu10, requireQemu10 } from '../../qemu/qemu10.ts';
+import { defaultBinary, requireQemu } from '../../qemu/harness/harness.ts';
+import { findQemu10, requireQemu10 } from '../../qemu/harness/qemu10.ts';
 import { machinesOf } from '../../tables/machine-page-sizes.ts';
 
 /** Machine types that several targets have, so that the name does not decide the page size. */

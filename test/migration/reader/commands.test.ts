@@ -7,7 +7,12 @@ import {
   readCommand,
 } from '../../../lib/migration/reader/commands.ts';
 import type { GuestMemory } from '../../../lib/migration/reader/guest-ranges.ts';
-import { assertFault, assertTruncated, inputOver, readSplit } from '../../helpers/split-input.ts';
+import {
+  assertFault,
+  assertTruncated,
+  inputOver,
+  readSplit,
+} from '../../helpers/reading/split-input.ts';
 import {
   type Bytes,
   be16,
@@ -16,7 +21,7 @@ import {
   command,
   counted,
   stream,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const MEMORY: GuestMemory = {
   blocks: [

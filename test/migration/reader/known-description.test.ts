@@ -5,7 +5,7 @@ import {
   findVmDescription,
   type KnownDescription,
 } from '../../../lib/migration/devices/find-vm-description.ts';
-import { readStream } from '../../helpers/read-stream.ts';
+import { readStream } from '../../helpers/reading/read-stream.ts';
 import {
   blockList,
   configuration,
@@ -16,7 +16,7 @@ import {
   section,
   stream,
   vmDescription,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const field = { name: 'count', type: 'uint16', size: 2 };
 const sound = { name: 'sound', instance_id: 0, vmsd_name: 'sound', version: 1, fields: [field] };

@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import { deflateSync } from 'node:zlib';
 import type { MigrationEvent } from '../../../lib/migration/format/events.ts';
 import { MigrationStreamError } from '../../../lib/migration/format/stream-error.ts';
-import { outline, readStream } from '../../helpers/read-stream.ts';
+import { outline, readStream } from '../../helpers/reading/read-stream.ts';
 import {
   type Bytes,
   be16,
@@ -27,7 +27,7 @@ import {
   word,
   workedExample,
   zeroPage,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const PC = configuration('pc-i440fx-7.2');
 const PAGE = 4096;

@@ -8,11 +8,18 @@ import {
   ReturnPathReader,
 } from '../../../lib/migration/reader/return-path.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
-import { Source } from '../../helpers/backends.ts';
 import { cutAt, pattern, piecesOf } from '../../helpers/bytes.ts';
-import { corpus, corpusBytes, corpusFacts } from '../../helpers/corpus.ts';
-import { assertFault, everyPlace, faultOf } from '../../helpers/split-input.ts';
-import { type Bytes, be16, be32, be64, counted, stream } from '../../helpers/stream-bytes.ts';
+import { assertFault, everyPlace, faultOf } from '../../helpers/reading/split-input.ts';
+import { corpus, corpusBytes, corpusFacts } from '../../helpers/streams/corpus.ts';
+import {
+  type Bytes,
+  be16,
+  be32,
+  be64,
+  counted,
+  stream,
+} from '../../helpers/streams/stream-bytes.ts';
+import { Source } from '../../helpers/transports/backends.ts';
 
 const END_MARK = '01 23 45 67 89 ab cd ef';
 const BITS = pattern(16, 1);

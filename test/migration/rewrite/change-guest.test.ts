@@ -3,8 +3,8 @@ import { describe, test } from 'node:test';
 import { changeGuest } from '../../../lib/migration/rewrite/change-guest.ts';
 import { FieldChanges } from '../../../lib/migration/rewrite/field-changes.ts';
 import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
-import { savedGuestOf } from '../../helpers/saved-guest.ts';
-import { workedExample } from '../../helpers/stream-bytes.ts';
+import { savedGuestOf } from '../../helpers/guests/saved-guest.ts';
+import { workedExample } from '../../helpers/streams/stream-bytes.ts';
 
 const example = (): Promise<SavedGuest> => savedGuestOf(workedExample());
 

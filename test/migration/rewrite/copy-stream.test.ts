@@ -11,10 +11,9 @@ import {
 import { FieldChanges } from '../../../lib/migration/rewrite/field-changes.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { fixturePath, recordings, unpack } from '../../fixtures/recording.ts';
-import { Source } from '../../helpers/backends.ts';
 import { piecesOf } from '../../helpers/bytes.ts';
-import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/corpus.ts';
-import { smallStreams } from '../../helpers/small-streams.ts';
+import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/streams/corpus.ts';
+import { smallStreams } from '../../helpers/streams/small-streams.ts';
 import {
   be64,
   blockList,
@@ -31,7 +30,8 @@ import {
   vmDescription,
   workedExample,
   zeroPage,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
+import { Source } from '../../helpers/transports/backends.ts';
 
 interface Copied extends CopyResult {
   written: Buffer;

@@ -6,10 +6,9 @@ import { openTo } from '../../../adapters/index.ts';
 import { mapStream } from '../../../lib/migration/rewrite/map-stream.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { recording, unpack } from '../../fixtures/recording.ts';
-import { Source } from '../../helpers/backends.ts';
 import { piecesOf } from '../../helpers/bytes.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { readStream } from '../../helpers/read-stream.ts';
+import { readStream } from '../../helpers/reading/read-stream.ts';
 import {
   be64,
   blockList,
@@ -23,7 +22,8 @@ import {
   section,
   stream,
   zeroPage,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
+import { Source } from '../../helpers/transports/backends.ts';
 
 /** Return the file that a stream becomes. */
 async function mapped(bytes: Buffer, size: number): Promise<Buffer> {

@@ -8,7 +8,7 @@ import type { StreamLayout } from '../../../lib/migration/guest-writer/guest-wri
 import { OrderedCopy } from '../../../lib/migration/rewrite/ordered-copy.ts';
 import { openSavedGuestWith } from '../../../lib/migration/saved-guest/open-saved-guest.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { readStream } from '../../helpers/read-stream.ts';
+import { readStream } from '../../helpers/reading/read-stream.ts';
 import {
   type Bytes,
   blockList,
@@ -22,7 +22,7 @@ import {
   stream,
   vmDescription,
   zeroPage,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const PAGE = 4096;
 const A: Buffer = Buffer.alloc(PAGE, 0xaa);

@@ -13,8 +13,8 @@ import { collectSavedGuest } from '../../../lib/migration/saved-guest/collect-sa
 import { openSavedGuest } from '../../../lib/migration/saved-guest/open-saved-guest.ts';
 import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { below, chanceOf, mutate, oneOf } from '../../helpers/mutate.ts';
-import { smallStreams } from '../../helpers/small-streams.ts';
+import { below, chanceOf, mutate, oneOf } from '../../helpers/streams/mutate.ts';
+import { smallStreams } from '../../helpers/streams/small-streams.ts';
 
 const RUNS = Number(process.env.FUZZ_RUNS ?? 300);
 const SEED = Number(process.env.FUZZ_SEED ?? below(2 ** 31, Math.random));

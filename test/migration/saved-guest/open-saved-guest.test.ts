@@ -25,7 +25,7 @@ import {
   section,
   stream,
   zeroPage,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const PAGE = 4096;
 const folder = makeTempDir();

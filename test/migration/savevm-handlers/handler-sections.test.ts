@@ -7,7 +7,12 @@ import {
   type HandlerSummary,
 } from '../../../lib/migration/savevm-handlers/handler-sections.ts';
 import { pattern } from '../../helpers/bytes.ts';
-import { assertFault, assertTruncated, inputOver, readSplit } from '../../helpers/split-input.ts';
+import {
+  assertFault,
+  assertTruncated,
+  inputOver,
+  readSplit,
+} from '../../helpers/reading/split-input.ts';
 import {
   type Bytes,
   be16,
@@ -16,7 +21,7 @@ import {
   counted,
   footer,
   stream,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const VERSION: Readonly<Record<string, number>> = { 's390-storage_attributes': 0 };
 

@@ -14,7 +14,7 @@ import {
   parseTargetDump,
   type TargetVerdict,
 } from '../../../lib/migration/target/check-target.ts';
-import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/corpus.ts';
+import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/streams/corpus.ts';
 
 const MACHINE = 'pc-i440fx-7.2';
 

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { isUnlisted } from '../../../lib/migration/target/unlisted-states.ts';
-import { defaultBinary, qemuVersion, requireQemu } from '../../qemu/harness.ts';
-import { findQemu10, requireQemu10 } from '../../qemu/qemu10.ts';
+import { defaultBinary, qemuVersion, requireQemu } from '../../qemu/harness/harness.ts';
+import { findQemu10, requireQemu10 } from '../../qemu/harness/qemu10.ts';
 import { GUESTS, unlistedStates } from '../../tables/unlisted-states.ts';
 
 const QEMUS = [

@@ -20,7 +20,7 @@ import {
   section,
   stream,
   vmDescription,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 import { xxh64 } from '../../helpers/xxh64.ts';
 
 const PAGE = 4096;

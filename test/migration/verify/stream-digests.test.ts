@@ -6,7 +6,7 @@ import { StreamDigests } from '../../../lib/migration/verify/stream-digests.ts';
 import { loadDigest } from '../../../lib/util/digest.ts';
 import { recordings, unpack } from '../../fixtures/recording.ts';
 import { piecesOf } from '../../helpers/bytes.ts';
-import { chunksOf } from '../../helpers/read-stream.ts';
+import { chunksOf } from '../../helpers/reading/read-stream.ts';
 import {
   configuration,
   end,
@@ -15,7 +15,7 @@ import {
   stream,
   vmDescription,
   workedExample,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 import { xxh64 } from '../../helpers/xxh64.ts';
 
 /** Read a stream through the digests; return its manifest. */

@@ -7,7 +7,7 @@ import {
   StreamSummarizer,
   type StreamSummary,
 } from '../../../lib/migration/verify/summary.ts';
-import { chunksOf } from '../../helpers/read-stream.ts';
+import { chunksOf } from '../../helpers/reading/read-stream.ts';
 import {
   be16,
   be32,
@@ -26,7 +26,7 @@ import {
   subsection,
   vmDescription,
   workedExample,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 /** Read a stream to its end or first fault; return the summary as JSON. */
 async function summaryOf(bytes: Uint8Array): Promise<StreamSummary> {

@@ -9,8 +9,8 @@ import { type VerifyOptions, verifyStream } from '../../../lib/migration/verify/
 import { piecesOf } from '../../helpers/bytes.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
 import { collectGarbage } from '../../helpers/garbage.ts';
-import { TrackedStore } from '../../helpers/page-stores.ts';
-import { chunksOf } from '../../helpers/read-stream.ts';
+import { TrackedStore } from '../../helpers/guests/page-stores.ts';
+import { chunksOf } from '../../helpers/reading/read-stream.ts';
 import {
   blockList,
   command,
@@ -24,7 +24,7 @@ import {
   stream,
   vmDescription,
   workedExample,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const NO_DEVICES = vmDescription('{"page_size": 4096, "devices": []}');
 

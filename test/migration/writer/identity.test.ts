@@ -8,11 +8,11 @@ import { RamWriter } from '../../../lib/migration/writer/ram-writer.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { fixturePath, recordings, unpack } from '../../fixtures/recording.ts';
 import { piecesOf } from '../../helpers/bytes.ts';
-import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/corpus.ts';
-import { chunksOf, readStream } from '../../helpers/read-stream.ts';
-import { rewrite } from '../../helpers/rewrite.ts';
-import { smallStreams } from '../../helpers/small-streams.ts';
-import { FLAG, workedExample } from '../../helpers/stream-bytes.ts';
+import { chunksOf, readStream } from '../../helpers/reading/read-stream.ts';
+import { rewrite } from '../../helpers/reading/rewrite.ts';
+import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/streams/corpus.ts';
+import { smallStreams } from '../../helpers/streams/small-streams.ts';
+import { FLAG, workedExample } from '../../helpers/streams/stream-bytes.ts';
 
 /** Sizes of the chunks that bytes come in: as from a file, and such that nothing is aligned. */
 const CHUNKINGS = [65_536, 4_093] as const;

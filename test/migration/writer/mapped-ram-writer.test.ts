@@ -6,7 +6,7 @@ import { openTo } from '../../../adapters/index.ts';
 import { MappedRamWriter } from '../../../lib/migration/writer/mapped-ram-writer.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { be32, be64, counted, stream } from '../../helpers/stream-bytes.ts';
+import { be32, be64, counted, stream } from '../../helpers/streams/stream-bytes.ts';
 
 const PAGE = 4096;
 const MIB = 1 << 20;

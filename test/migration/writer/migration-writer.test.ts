@@ -24,7 +24,7 @@ import {
   word,
   workedExample,
   zeroPage,
-} from '../../helpers/stream-bytes.ts';
+} from '../../helpers/streams/stream-bytes.ts';
 
 const PAGE = 4096;
 const RAM = { sectionId: 2, name: 'ram', instanceId: 0, versionId: 4 };

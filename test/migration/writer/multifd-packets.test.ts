@@ -5,8 +5,8 @@ import {
   encodeMultifdInitial,
 } from '../../../lib/migration/writer/multifd-packets.ts';
 import { recordings, unpack } from '../../fixtures/recording.ts';
-import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/corpus.ts';
-import { multifdInitial, multifdPacket } from '../../helpers/stream-bytes.ts';
+import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/streams/corpus.ts';
+import { multifdInitial, multifdPacket } from '../../helpers/streams/stream-bytes.ts';
 
 const PACKET = { number: 7, pageSize: 4096, block: 'pc.ram', normal: [0x1000, 0x5000] };
 

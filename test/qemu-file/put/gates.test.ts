@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { describe, test } from 'node:test';
 import { QemuFile } from '../../../lib/index.ts';
-import { Sink } from '../../helpers/backends.ts';
 import { turn } from '../../helpers/bytes.ts';
+import { Sink } from '../../helpers/transports/backends.ts';
 
 /** Read everything of a file that only looks at its gates. */
 function look(file: QemuFile): void {

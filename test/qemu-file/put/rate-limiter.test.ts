@@ -6,8 +6,8 @@ import { describe, test } from 'node:test';
 import { BandwidthBudget } from '../../../lib/qemu-file/put/bandwidth-budget.ts';
 import { RateLimiter } from '../../../lib/qemu-file/put/rate-limiter.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
-import { Sink } from '../../helpers/backends.ts';
 import { pattern, piecesOf, turn, wrongly } from '../../helpers/bytes.ts';
+import { Sink } from '../../helpers/transports/backends.ts';
 import { until } from '../../helpers/until.ts';
 
 describe('the budget of a window that the caller runs', () => {

@@ -4,8 +4,8 @@ import { QemuFile } from '../../../lib/index.ts';
 import { BandwidthBudget } from '../../../lib/qemu-file/put/bandwidth-budget.ts';
 import { RateLimiter } from '../../../lib/qemu-file/put/rate-limiter.ts';
 import { Sender } from '../../../lib/qemu-file/put/sender.ts';
-import { Sink } from '../../helpers/backends.ts';
 import { turn } from '../../helpers/bytes.ts';
+import { Sink } from '../../helpers/transports/backends.ts';
 
 describe('the sender', () => {
   test('forgets a wait that was cancelled, and calls the others in the order of their targets', () => {

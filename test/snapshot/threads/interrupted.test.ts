@@ -6,8 +6,8 @@ import { SnapshotStore } from '../../../lib/snapshot/index.ts';
 import { frameThreads } from '../../../lib/snapshot/threads/frame-threads.ts';
 // Translated here once: a thread that did it would leave a child process of the compiler.
 import '../../../lib/snapshot/threads/frame-worker.ts';
+import { MadeGuest, memoryDigest } from '../../helpers/guests/made-guest.ts';
 import { watchLeaks } from '../../helpers/leaks.ts';
-import { MadeGuest, memoryDigest } from '../../helpers/made-guest.ts';
 import { until } from '../../helpers/until.ts';
 
 /** 40 MiB: threads start after 8 batches or groups of frames of 1 MiB. */

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { SavedGuest } from '../../../lib/migration/index.ts';
 import { checkLazy } from '../../../lib/vm/lazy/check-lazy.ts';
-import { bareGuest } from '../../helpers/saved-guest.ts';
+import { bareGuest } from '../../helpers/guests/saved-guest.ts';
 import { connectFake } from '../fake-monitor.ts';
 import { fakeSource, PAGE } from './fake-source.ts';
 

@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import { QemuFileError } from '../../../lib/index.ts';
 import type { SavedGuest } from '../../../lib/migration/index.ts';
 import { restoreLazily } from '../../../lib/vm/index.ts';
-import { bareGuest } from '../../helpers/saved-guest.ts';
+import { bareGuest } from '../../helpers/guests/saved-guest.ts';
 import { connectFake, type Received } from '../fake-monitor.ts';
 import { fakeSource } from './fake-source.ts';
 

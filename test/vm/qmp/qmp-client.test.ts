@@ -5,8 +5,8 @@ import { describe, test } from 'node:test';
 import { QemuFileError } from '../../../lib/contract/errors.ts';
 import { QmpClient, QmpError, type QmpEvent } from '../../../lib/vm/index.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { duplexPair } from '../../helpers/duplex-pair.ts';
 import { watchLeaks } from '../../helpers/leaks.ts';
+import { duplexPair } from '../../helpers/transports/duplex-pair.ts';
 import { until } from '../../helpers/until.ts';
 import { connectFake, FakeMonitor, GREETING } from '../fake-monitor.ts';
 

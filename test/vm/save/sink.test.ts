@@ -5,9 +5,9 @@ import { describe, test } from 'node:test';
 import { openTo } from '../../../adapters/index.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { sinkFile } from '../../../lib/vm/save/sink.ts';
-import { Sink } from '../../helpers/backends.ts';
 import { pattern } from '../../helpers/bytes.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
+import { Sink } from '../../helpers/transports/backends.ts';
 
 const isMissing = spawnSync('zstd', ['--version']).status !== 0;
 const BYTES = pattern(3_000_000);

@@ -8,7 +8,7 @@ import { MigrationReader } from '../../../lib/migration/reader/migration-reader.
 import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
 import { makeTemplate } from '../../../lib/vm/index.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { bareGuest } from '../../helpers/saved-guest.ts';
+import { bareGuest } from '../../helpers/guests/saved-guest.ts';
 
 const PAGE = 4096;
 /** Three pages, of which the second is zeros. */

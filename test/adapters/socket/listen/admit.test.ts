@@ -18,13 +18,13 @@ import {
   type Verdict,
 } from '../../../../adapters/index.ts';
 import type { QemuFileError } from '../../../../lib/contract/errors.ts';
-import { collect, isSettled, readOnce, rejectsWith } from '../../../helpers/backend.ts';
 import { pattern } from '../../../helpers/bytes.ts';
 import { makeTempDir } from '../../../helpers/cleanup.ts';
-import { flood } from '../../../helpers/flood.ts';
 import { watchLeaks } from '../../../helpers/leaks.ts';
-import { certificates } from '../../../helpers/sockets.ts';
-import { streamPeer, watchListeners } from '../../../helpers/stream-peer.ts';
+import { collect, isSettled, readOnce, rejectsWith } from '../../../helpers/transports/backend.ts';
+import { flood } from '../../../helpers/transports/flood.ts';
+import { certificates } from '../../../helpers/transports/sockets.ts';
+import { streamPeer, watchListeners } from '../../../helpers/transports/stream-peer.ts';
 import { until } from '../../../helpers/until.ts';
 
 const LIMITS = { timeout: 60_000 };

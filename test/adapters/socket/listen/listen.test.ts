@@ -18,10 +18,10 @@ import { listenSocket } from '../../../../adapters/socket/listen/listen.ts';
 import { socketOps } from '../../../../adapters/socket/socket.ts';
 import type { SocketTarget } from '../../../../adapters/socket/socket-target.ts';
 import type { QemuFileError } from '../../../../lib/contract/errors.ts';
-import { collect, readOnce, rejectsWith } from '../../../helpers/backend.ts';
 import { makeTempDir } from '../../../helpers/cleanup.ts';
-import { certificates, leaveSocketOver } from '../../../helpers/sockets.ts';
-import { streamPeer } from '../../../helpers/stream-peer.ts';
+import { collect, readOnce, rejectsWith } from '../../../helpers/transports/backend.ts';
+import { certificates, leaveSocketOver } from '../../../helpers/transports/sockets.ts';
+import { streamPeer } from '../../../helpers/transports/stream-peer.ts';
 import { until } from '../../../helpers/until.ts';
 
 const LIMITS = { timeout: 20_000 };

@@ -1,6 +1,6 @@
 import { after, before, describe } from 'node:test';
 import { s3Storage } from '../../../../adapters/storage/s3/s3-storage.ts';
-import { type S3Server, startS3Server, withoutS3 } from '../../../helpers/s3.ts';
+import { type S3Server, startS3Server, withoutS3 } from '../../../helpers/storage/s3.ts';
 import { storageConformance } from '../conformance.ts';
 
 for (const isModern of [false, true]) {

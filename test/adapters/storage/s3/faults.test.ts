@@ -10,8 +10,8 @@ import { ListMultipartUploadsCommand } from '@aws-sdk/client-s3';
 import type { ObjectStorage } from '../../../../adapters/storage/object-storage.ts';
 import { type S3StorageOptions, s3Storage } from '../../../../adapters/storage/s3/s3-storage.ts';
 import { withoutLeaks } from '../../../helpers/leaks.ts';
-import { type S3Server, startS3Server, withoutS3 } from '../../../helpers/s3.ts';
-import { startTcpProxy, type TcpProxy } from '../../../helpers/tcp-proxy.ts';
+import { type S3Server, startS3Server, withoutS3 } from '../../../helpers/storage/s3.ts';
+import { startTcpProxy, type TcpProxy } from '../../../helpers/transports/tcp-proxy.ts';
 import { until, within } from '../../../helpers/until.ts';
 import { keysOf } from '../conformance.ts';
 

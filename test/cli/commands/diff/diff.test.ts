@@ -4,8 +4,8 @@ import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { makeTempDir } from '../../../helpers/cleanup.ts';
-import { run } from '../../../helpers/command.ts';
-import { assertSays, jsonIn, put, putRecording } from '../../../helpers/reading-command.ts';
+import { run } from '../../../helpers/command/command.ts';
+import { assertSays, jsonIn, put, putRecording } from '../../../helpers/command/reading-command.ts';
 import {
   blockList,
   configuration,
@@ -20,7 +20,7 @@ import {
   vmDescription,
   workedExample,
   zeroPage,
-} from '../../../helpers/stream-bytes.ts';
+} from '../../../helpers/streams/stream-bytes.ts';
 
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;

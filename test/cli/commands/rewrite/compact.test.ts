@@ -4,11 +4,11 @@ import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { recording, unpack } from '../../../fixtures/recording.ts';
 import { makeTempDir, type TempDir } from '../../../helpers/cleanup.ts';
-import { run } from '../../../helpers/command.ts';
-import { readStream } from '../../../helpers/read-stream.ts';
-import { assertSays, jsonIn, put, putRecording } from '../../../helpers/reading-command.ts';
-import { savedGuestOf } from '../../../helpers/saved-guest.ts';
-import { mountSmallDisk, requireSmallDisk } from '../../../helpers/small-disk.ts';
+import { run } from '../../../helpers/command/command.ts';
+import { assertSays, jsonIn, put, putRecording } from '../../../helpers/command/reading-command.ts';
+import { savedGuestOf } from '../../../helpers/guests/saved-guest.ts';
+import { readStream } from '../../../helpers/reading/read-stream.ts';
+import { mountSmallDisk, requireSmallDisk } from '../../../helpers/storage/small-disk.ts';
 import {
   blockList,
   command,
@@ -21,7 +21,7 @@ import {
   section,
   stream,
   vmDescription,
-} from '../../../helpers/stream-bytes.ts';
+} from '../../../helpers/streams/stream-bytes.ts';
 
 /** Return the arguments for a recording with its further channels. */
 function argumentsOf([main = '', ...channels]: readonly string[], to: string): string[] {

@@ -4,12 +4,12 @@ import fs from 'node:fs';
 import { describe, test } from 'node:test';
 import { recording, unpack } from '../../../fixtures/recording.ts';
 import { makeTempDir, type TempDir } from '../../../helpers/cleanup.ts';
-import { Command, run } from '../../../helpers/command.ts';
-import { readStream } from '../../../helpers/read-stream.ts';
-import { assertSays, jsonIn, put, putRecording } from '../../../helpers/reading-command.ts';
-import { type RecordedDevice, recordedDevices } from '../../../helpers/recorded-devices.ts';
-import { savedGuestOf } from '../../../helpers/saved-guest.ts';
-import { mountSmallDisk, requireSmallDisk } from '../../../helpers/small-disk.ts';
+import { Command, run } from '../../../helpers/command/command.ts';
+import { assertSays, jsonIn, put, putRecording } from '../../../helpers/command/reading-command.ts';
+import { savedGuestOf } from '../../../helpers/guests/saved-guest.ts';
+import { readStream } from '../../../helpers/reading/read-stream.ts';
+import { mountSmallDisk, requireSmallDisk } from '../../../helpers/storage/small-disk.ts';
+import { type RecordedDevice, recordedDevices } from '../../../helpers/streams/recorded-devices.ts';
 
 function bytesOf(name: string): Buffer {
   const [main] = recording(name).files;

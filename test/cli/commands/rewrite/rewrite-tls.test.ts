@@ -6,11 +6,11 @@ import { after, describe, test } from 'node:test';
 import tls from 'node:tls';
 import { recording, unpack } from '../../../fixtures/recording.ts';
 import { makeTempDir } from '../../../helpers/cleanup.ts';
-import { Command, run } from '../../../helpers/command.ts';
-import { makeCredentials } from '../../../helpers/credentials.ts';
-import { readStream } from '../../../helpers/read-stream.ts';
-import { assertSays, put } from '../../../helpers/reading-command.ts';
-import { credentialsIn, sendOverTls, sendPlain } from '../../../helpers/tls-sender.ts';
+import { Command, run } from '../../../helpers/command/command.ts';
+import { assertSays, put } from '../../../helpers/command/reading-command.ts';
+import { readStream } from '../../../helpers/reading/read-stream.ts';
+import { makeCredentials } from '../../../helpers/transports/credentials.ts';
+import { credentialsIn, sendOverTls, sendPlain } from '../../../helpers/transports/tls-sender.ts';
 import { until } from '../../../helpers/until.ts';
 
 const LIMITS = { timeout: 60_000 };

@@ -4,12 +4,17 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { makeTempDir, type TempDir } from '../../../helpers/cleanup.ts';
-import { Command, run } from '../../../helpers/command.ts';
-import { assertSays, jsonIn } from '../../../helpers/reading-command.ts';
+import { Command, run } from '../../../helpers/command/command.ts';
+import { assertSays, jsonIn } from '../../../helpers/command/reading-command.ts';
 import { until } from '../../../helpers/until.ts';
-import { firmware, type GuestProgram, memoryProblems } from '../../../qemu/guest.ts';
-import { type Qemu, type QemuOptions, requireQemu, startQemu } from '../../../qemu/harness.ts';
-import { findQemu10, requireQemu10 } from '../../../qemu/qemu10.ts';
+import { firmware, type GuestProgram, memoryProblems } from '../../../qemu/harness/guest.ts';
+import {
+  type Qemu,
+  type QemuOptions,
+  requireQemu,
+  startQemu,
+} from '../../../qemu/harness/harness.ts';
+import { findQemu10, requireQemu10 } from '../../../qemu/harness/qemu10.ts';
 
 const program: GuestProgram = { patternBytes: 2 << 20, dirtyBytes: 1 << 20 };
 const image = firmware(program);

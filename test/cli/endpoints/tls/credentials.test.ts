@@ -10,8 +10,8 @@ import {
 } from '../../../../lib/cli/endpoints/tls/credentials.ts';
 import { QemuFileError } from '../../../../lib/contract/errors.ts';
 import { makeTempDir } from '../../../helpers/cleanup.ts';
-import { run } from '../../../helpers/command.ts';
-import { makeCredentials, SHARED_KEY } from '../../../helpers/credentials.ts';
+import { run } from '../../../helpers/command/command.ts';
+import { makeCredentials, SHARED_KEY } from '../../../helpers/transports/credentials.ts';
 
 const dir = makeTempDir();
 after(() => dir.remove());

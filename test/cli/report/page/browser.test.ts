@@ -8,13 +8,13 @@ import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import { diffHtml, reportHtml } from '../../../../lib/cli/report/html.ts';
 import { makeTempDir } from '../../../helpers/cleanup.ts';
-import { diffReportOf, hostileDiffReport } from '../../../helpers/diff-samples.ts';
+import { diffReportOf, hostileDiffReport } from '../../../helpers/command/diff-samples.ts';
 import {
   HOSTILE,
   hostileReport,
   recordedReport,
   reportOf,
-} from '../../../helpers/report-samples.ts';
+} from '../../../helpers/command/report-samples.ts';
 
 const run = promisify(execFile);
 const browser = ['chromium', 'chromium-browser', 'google-chrome'].find(
