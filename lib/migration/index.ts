@@ -127,6 +127,7 @@ export {
 export type { TargetField, TargetState } from './target/vmstate-dump.ts';
 export {
   type BlockDigest,
+  compareContents,
   compareManifests,
   type Manifest,
   parseManifest,

@@ -7,6 +7,7 @@ export { openStore } from './open-store.ts';
 export type { SnapshotPages } from './read/snapshot-pages.ts';
 export { SnapshotReader } from './read/snapshot-reader.ts';
 export {
+  type SnapshotListOptions,
   type SnapshotReaderOptions,
   SnapshotStore,
   type SnapshotStoreOptions,

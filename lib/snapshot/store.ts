@@ -39,6 +39,12 @@ export interface SnapshotReaderOptions extends StorageOptions {
   readonly workingSet?: boolean | undefined;
 }
 
+/** Options of `list`. */
+export interface SnapshotListOptions extends StorageOptions {
+  /** Called for each snapshot that is left out because its manifest cannot be read. Default: `list` fails. */
+  readonly onDamage?: ((error: QemuFileError) => void) | undefined;
+}
+
 /** Many snapshots in a directory or in object storage. Methods may run at the same time, also on other hosts. */
 export class SnapshotStore {
   /** The storage, such as that of `openStorage` or `directoryStorage`. */
@@ -113,10 +119,10 @@ export class SnapshotStore {
   /**
    * Return what the store says about each of its snapshots, in the order of their names.
    *
-   * @throws {QemuFileError} (rejects) `ENOENT` if there is no store; `EBADMSG` for a damaged manifest; the error of
-   *   the storage.
+   * @throws {QemuFileError} (rejects) `ENOENT` if there is no store; `EBADMSG` for a damaged manifest and `ENOTSUP` for
+   *   one of a later version, without `onDamage`; the error of the storage.
    */
-  async list(options: StorageOptions = {}): Promise<SnapshotInfo[]> {
+  async list(options: SnapshotListOptions = {}): Promise<SnapshotInfo[]> {
     await this.#checkMark(options);
     const names: string[] = [];
     for await (const { key } of this.storage.list(PREFIX.snapshots, options)) {
@@ -127,12 +133,26 @@ export class SnapshotStore {
     const infos: SnapshotInfo[] = [];
     for (let at = 0; at < names.length; at += MAX_READS) {
       const some = names.slice(at, at + MAX_READS);
-      const manifests = await Promise.all(
-        some.map((name) => readManifest(this.storage, name, options)),
-      );
-      infos.push(...manifests.map(infoOf));
+      const manifests = await Promise.all(some.map((name) => this.#listed(name, options)));
+      for (const manifest of manifests) if (manifest !== null) infos.push(infoOf(manifest));
     }
     return infos;
+  }
+
+  /** Return the manifest of a listed snapshot; null for one that is damaged, or was removed since then. */
+  async #listed(
+    name: string,
+    { signal, onDamage }: SnapshotListOptions,
+  ): Promise<SnapshotManifest | null> {
+    try {
+      return await readManifest(this.storage, name, { signal });
+    } catch (error) {
+      const failure = toQemuFileError(error);
+      if (failure.code === 'ENOENT') return null;
+      if (onDamage === undefined || !['EBADMSG', 'ENOTSUP'].includes(failure.code)) throw failure;
+      onDamage(failure);
+      return null;
+    }
   }
 
   /**
@@ -260,7 +280,8 @@ export class SnapshotStore {
       // Listing fails by itself, and says why, if there is no such directory or bucket.
       for await (const _object of this.storage.list('', options)) break;
       const reason = `${this.name} is not a snapshot store: it has no object "${STORE_MARK}"`;
-      throw new QemuFileError('ENOENT', reason, { operation: 'openStore' });
+      const advice = 'check the URL; the first snapshot that is written makes a store';
+      throw new QemuFileError('ENOENT', reason, { operation: 'openStore', advice });
     }
     this.#isMarked = true;
   }

@@ -68,6 +68,20 @@ for (const isModern of [false, true]) {
       for (const each of stores) await each.close();
     });
 
+    test(`a writer puts ${isModern ? 'no claim' : 'a claim'} to publish`, LIMITS, async () => {
+      const store = await openStore(await newUrl());
+      const { storage } = store;
+      const put = storage.put.bind(storage);
+      const keys: string[] = [];
+      storage.put = (key, ...rest) => {
+        keys.push(key.replace(/\/.*/, ''));
+        return put(key, ...rest);
+      };
+      await store.writer('one').writeGuest(new MadeGuest(4).fill(0, 1, 'data'));
+      assert.equal(keys.includes('claims'), !isModern, keys.join());
+      await store.close();
+    });
+
     test('is copied to and from a directory, checked, and freed of garbage', LIMITS, async () => {
       await using directory = makeTempDir();
       const store = await openStore(await newUrl());

@@ -142,7 +142,8 @@ function explain(error: SdkError): Explanation {
   const known = S3_CODES[String(name)] ?? S3_CODES[String(error.Code)] ?? STATUSES[status];
   if (known !== undefined) return known;
   if (TRANSIENT_STATUSES.has(status)) {
-    const text = `the storage is busy or broken (status ${status}, ${String(name)})`;
+    const details = name === 'Unknown' ? '' : `, ${String(name)}`;
+    const text = `the storage is busy or broken (status ${status}${details})`;
     return ['EIO', text, 'try again later, or look at the log of the storage'];
   }
   if (status > 0)

@@ -1,3 +1,4 @@
+import { isStoreUrl } from '../../../adapters/storage/store-url.ts';
 import type { Uri } from '../../../adapters/uri.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
@@ -50,6 +51,7 @@ export async function runRelay(
   const refusal =
     refuseControl(from, flags) ??
     refuseStoreFlags(toText, flags) ??
+    refuseTee(flags) ??
     (isSeveral ? refuseSeveral({ from, to }, flags) : undefined);
   if (refusal !== undefined) {
     await printStderr(refusal);
@@ -99,6 +101,11 @@ export async function runRelay(
 function refuseControl(from: Endpoint, { control }: RelayFlags): string | undefined {
   if (control !== '-' || !isStdin(from)) return undefined;
   return 'standard input is already <from>: give --control the path of a socket';
+}
+
+function refuseTee({ tee }: RelayFlags): string | undefined {
+  if (tee === undefined || !isStoreUrl(tee)) return undefined;
+  return '--tee writes a file: make the store <to>, and the other end the file of --tee';
 }
 
 /** Write the manifest if one was requested. Returns false if that failed. */

@@ -1,5 +1,5 @@
 import { parseStoreUrl, type StoreUrl } from '../../../adapters/storage/store-url.ts';
-import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import type { SnapshotInfo } from '../../snapshot/format/manifest.ts';
 import { openStore } from '../../snapshot/open-store.ts';
 import type { SnapshotStore } from '../../snapshot/store.ts';
@@ -33,8 +33,11 @@ interface StoreWork {
 /** Run `qemu-file store ls`. */
 export function runStoreList(urlText: string, flags: StoreCommandFlags): Promise<number> {
   return withStore(urlText, flags, 'store', async ({ store, signal }) => {
-    const infos = await store.list({ signal });
-    return print(flags, infos.map(listedOf), () => showTable(infos));
+    const damage: QemuFileError[] = [];
+    const infos = await store.list({ signal, onDamage: (error) => damage.push(error) });
+    for (const { reason } of damage) await printStderr(`${reason}; it is left out`);
+    const isPrinted = await print(flags, infos.map(listedOf), () => showTable(infos));
+    return isPrinted === EXIT.DONE && damage.length > 0 ? EXIT.BAD_STREAM : isPrinted;
   });
 }
 
@@ -91,7 +94,7 @@ export function runStoreRemove(urlText: string, flags: StoreCommandFlags): Promi
         `removed "${name}"; "qemu-file store gc" frees what no other snapshot needs`,
       );
     }
-    return EXIT.DONE;
+    return print(flags, { removed: name }, () => '');
   });
 }
 
@@ -101,8 +104,14 @@ export async function runStoreCopy(
   toText: string,
   flags: StoreCommandFlags,
 ): Promise<number> {
+  let to: StoreUrl;
+  try {
+    to = parseStoreUrl(toText);
+  } catch (error) {
+    await printStderr(toQemuFileError(error).reason);
+    return EXIT.USAGE;
+  }
   return withStore(fromText, flags, 'snapshot', async ({ store, name, signal }) => {
-    const to = parseStoreUrl(toText);
     const target = await openStore(to);
     let measured: Measure = { bytes: 0, limitedMs: 0 };
     const meter = await Meter.start(() => measured, undefined, flags.quiet === true);
@@ -118,7 +127,7 @@ export async function runStoreCopy(
       meter?.stop();
       if (flags.quiet !== true) {
         const sizes = `${showExactSize(info.ownBytes)} copied, ${showExactSize(info.sharedBytes)} were there`;
-        await printStderr(`copied "${name}" to "${info.name}": ${sizes}`);
+        await printStderr(`copied "${name}" to "${info.name}" in ${target.name}: ${sizes}`);
       }
       return await print(flags, info, () => '');
     } finally {
@@ -136,10 +145,13 @@ export function runStoreGc(urlText: string, flags: StoreCommandFlags): Promise<n
     if (flags.quiet !== true) {
       const verb = flags.dryRun === true ? 'would remove' : 'removed';
       const young =
-        kept === 0 ? '' : `; ${kept} unneeded objects are too new, or a writer is at work`;
-      const left = leftovers === 0 ? '' : `, and ${leftovers} leftovers of interrupted writers`;
+        kept === 0
+          ? ''
+          : `; ${counted(kept, 'unneeded object')} stay: too new, or a writer is at work`;
+      const left =
+        leftovers === 0 ? '' : `, and ${counted(leftovers, 'leftover')} of interrupted writers`;
       await printStderr(
-        `${verb} ${removed.length} objects, ${showExactSize(removedBytes)}${left}${young}`,
+        `${verb} ${counted(removed.length, 'object')}, ${showExactSize(removedBytes)}${left}${young}`,
       );
     }
     return print(flags, result, () => '');
@@ -162,10 +174,9 @@ export function runStoreFsck(urlText: string, flags: StoreCommandFlags): Promise
     const hurting = damage.filter((each) => each.snapshots.length > 0);
     if (flags.quiet !== true) {
       const verdict =
-        damage.length === 0 ? 'ok' : `${damage.length} objects are damaged or missing`;
-      await printStderr(
-        `${urlText}: ${verdict}: ${snapshots} snapshots, ${objects} objects, ${showExactSize(bytes)}`,
-      );
+        damage.length === 0 ? 'ok' : `${counted(damage.length, 'object')} damaged or missing`;
+      const all = `${counted(snapshots, 'snapshot')}, ${counted(objects, 'object')}`;
+      await printStderr(`${urlText}: ${verdict}: ${all}, ${showExactSize(bytes)}`);
     }
     return hurting.length > 0 ? EXIT.BAD_STREAM : EXIT.DONE;
   });
@@ -205,11 +216,8 @@ async function withStore(
       await printStderr(`interrupted by ${by}`);
       return SIGNAL_EXITS[by];
     }
-    const failure = toQemuFileError(error);
-    await printStderr(failure.message);
-    return failure instanceof QemuFileError && failure.operation === 'parseStoreUrl'
-      ? EXIT.USAGE
-      : EXIT.IO;
+    await printStderr(toQemuFileError(error).message);
+    return EXIT.IO;
   } finally {
     await store?.close();
   }
@@ -224,6 +232,11 @@ async function print(
   const output = flags.json === true ? `${JSON.stringify(value)}\n` : text();
   const isPrinted = output === '' || (await writeText(process.stdout, output));
   return isPrinted ? EXIT.DONE : EXIT.IO;
+}
+
+/** Return a number of things in words: `1 object`, `2 objects`. */
+function counted(count: number, thing: string): string {
+  return `${count} ${thing}${count === 1 ? '' : 's'}`;
 }
 
 function listedOf(info: SnapshotInfo): object {

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { isStoreUrl } from '../../../adapters/storage/store-url.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import type { ScratchStore } from '../../extract/scratch-store.ts';
 import type { TargetVerdict } from '../../migration/target/check-target.ts';
@@ -50,6 +51,8 @@ export function runVerify(fromText: string, flags: VerifyFlags): Promise<number>
     const verification = await verifyStream(file, {
       all: flags.all,
       manifest,
+      // A store gives a stream of another layout back than the one that was saved, with the same contents.
+      contentsOnly: isStoreUrl(fromText),
       digests: scratch === null ? undefined : { store: scratch.store },
       withoutDescription: flags.description === false,
       description,

@@ -37,10 +37,13 @@ export function exitCodeOf(error: QemuFileError): number {
   return isEmptyInput(error) || error instanceof MigrationStreamError ? EXIT.INPUT : EXIT.IO;
 }
 
-/** Return whether something is not supported. The system uses the same code for operations of a file system. */
-function isUnsupported({ code, cause }: QemuFileError): boolean {
+/** Operations whose `ENOTSUP` is about a snapshot store: it has a later version, or its SDK is not installed. */
+const OF_STORES: ReadonlySet<string | undefined> = new Set(['readSnapshot', 'openStorage']);
+
+/** Return whether a stream is not supported. The system uses the same code for operations of a file system. */
+function isUnsupported({ code, cause, operation }: QemuFileError): boolean {
   const isSystemError = cause instanceof Error && 'syscall' in cause;
-  return code === 'ENOTSUP' && !isSystemError;
+  return code === 'ENOTSUP' && !isSystemError && !OF_STORES.has(operation);
 }
 
 /** Return whether an option does not fit the input, such as `--snapshot` where the input is not a disk image. */

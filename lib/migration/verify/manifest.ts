@@ -34,6 +34,9 @@ export interface Manifest {
   ram: { pageSize: number; blocks: BlockDigest[] } | null;
 }
 
+/** Name of the sections that hold pages. */
+const RAM = 'ram';
+
 const XXH64 = /^[0-9a-f]{16}$/;
 const KINDS: ReadonlySet<unknown> = new Set<SectionKind>(['start', 'part', 'end', 'full']);
 
@@ -105,15 +108,7 @@ export function compareManifests(expected: Manifest, found: Manifest): Migration
       fault(`XXH64 ${have.xxh64}; the manifest lists ${want.xxh64}`, have.offset, have);
     }
   }
-  const blocks = new Map(found.ram?.blocks.map((block) => [block.name, block]));
-  for (const want of expected.ram?.blocks ?? []) {
-    const have = blocks.get(want.name);
-    if (have === undefined) fault(`RAM block "${want.name}" is missing`);
-    else if (have.xxh64 !== want.xxh64) {
-      const digests = `XXH64 ${have.xxh64}; the manifest lists ${want.xxh64}`;
-      fault(`the contents of RAM block "${want.name}" differ: ${digests}`);
-    }
-  }
+  faults.push(...compareBlocks(expected, found));
   if (expected.bytes !== found.bytes) {
     const reason = `the stream has ${found.bytes} bytes; the manifest lists ${expected.bytes}`;
     fault(reason, Math.min(expected.bytes, found.bytes));
@@ -123,4 +118,63 @@ export function compareManifests(expected: Manifest, found: Manifest): Migration
     fault(`the stream as a whole differs: ${digests}`);
   }
   return faults;
+}
+
+/**
+ * Compare what the guests of two streams consist of: their sections beside RAM, in any place, and their RAM blocks.
+ *
+ * @returns One `corrupt` error for each difference; empty if the guests are the same, however the streams are laid out.
+ */
+export function compareContents(expected: Manifest, found: Manifest): MigrationStreamError[] {
+  const faults: MigrationStreamError[] = [];
+  const have = new Map(sectionsBesideRam(found));
+  for (const [place, want] of sectionsBesideRam(expected)) {
+    const section = have.get(place);
+    have.delete(place);
+    if (section === undefined) {
+      const reason = `the stream lacks a section of the manifest: "${want.name}" ${want.instanceId} (${want.kind})`;
+      faults.push(new MigrationStreamError('corrupt', printable(reason), {}));
+    } else if (section.xxh64 !== want.xxh64 || section.bytes !== want.bytes) {
+      const reason = `XXH64 ${section.xxh64}; the manifest lists ${want.xxh64}`;
+      faults.push(
+        new MigrationStreamError('corrupt', printable(reason), {
+          position: section.offset,
+          section,
+        }),
+      );
+    }
+  }
+  for (const section of have.values()) {
+    const reason = 'the manifest does not list this section';
+    faults.push(new MigrationStreamError('corrupt', reason, { position: section.offset, section }));
+  }
+  return [...faults, ...compareBlocks(expected, found)];
+}
+
+/** Return the sections that hold no pages, each with a text that is the same in another layout of the stream. */
+function sectionsBesideRam({ sections }: Manifest): [string, SectionDigest][] {
+  const counts = new Map<string, number>();
+  return sections
+    .filter(({ name }) => name !== RAM)
+    .map((section) => {
+      const { name, instanceId, kind } = section;
+      const place = JSON.stringify([name, instanceId, kind]);
+      const count = counts.get(place) ?? 0;
+      counts.set(place, count + 1);
+      return [`${place}${count}`, section];
+    });
+}
+
+function compareBlocks(expected: Manifest, found: Manifest): MigrationStreamError[] {
+  const reasons: string[] = [];
+  const blocks = new Map(found.ram?.blocks.map((block) => [block.name, block]));
+  for (const want of expected.ram?.blocks ?? []) {
+    const have = blocks.get(want.name);
+    if (have === undefined) reasons.push(`RAM block "${want.name}" is missing`);
+    else if (have.xxh64 !== want.xxh64) {
+      const digests = `XXH64 ${have.xxh64}; the manifest lists ${want.xxh64}`;
+      reasons.push(`the contents of RAM block "${want.name}" differ: ${digests}`);
+    }
+  }
+  return reasons.map((reason) => new MigrationStreamError('corrupt', printable(reason), {}));
 }

@@ -12,7 +12,7 @@ import { MissingPages } from '../memory/missing-pages.ts';
 import type { PageStore } from '../memory/page-store.ts';
 import { MigrationReader, type ReaderOptions } from '../reader/migration-reader.ts';
 import { BlockDigests } from './block-digests.ts';
-import { compareManifests, type Manifest } from './manifest.ts';
+import { compareContents, compareManifests, type Manifest } from './manifest.ts';
 import { pagesAgain } from './read-again.ts';
 import { StreamDigests } from './stream-digests.ts';
 
@@ -25,6 +25,10 @@ export interface VerifyOptions extends Omit<ReaderOptions, 'onFault'> {
    * once more for the digests of its sections and blocks if that differs; any other source is hashed at once.
    */
   manifest?: Manifest | undefined;
+  /**
+   * Compare only what the guest consists of with `manifest`: a snapshot store lays the stream out anew. Default false.
+   */
+  contentsOnly?: boolean | undefined;
   /**
    * Make a manifest and compare it with `manifest`, if given. `store` returns the store that keeps the
    * contents of a block; the stores are closed at the end.
@@ -249,9 +253,10 @@ class Verifier {
   }
 
   #compare(found: Manifest): void {
-    const { manifest, all } = this.#options;
+    const { manifest, all, contentsOnly } = this.#options;
     if (manifest === undefined) return;
-    const faults = compareManifests(manifest, found);
+    const compare = contentsOnly === true ? compareContents : compareManifests;
+    const faults = compare(manifest, found);
     this.#result.faults.push(...(all === true ? faults : faults.slice(0, 1)));
   }
 }

@@ -7,6 +7,7 @@ import { QemuFileError } from '../../contract/errors.ts';
  * @param reason - What is wrong, as a clause.
  */
 export function damaged(key: string, reason: string, cause?: unknown): QemuFileError {
-  const context = { operation: 'readSnapshot', cause };
+  const advice = 'see what else is damaged with "qemu-file store fsck --deep"';
+  const context = { operation: 'readSnapshot', advice, cause };
   return new QemuFileError('EBADMSG', `${key} is damaged: ${reason}`, context);
 }

@@ -7,7 +7,14 @@ import type { PackHead } from '../format/pack.ts';
 import { readManifest, readMap } from '../read/read-objects.ts';
 import { readWorkingSetText } from '../read/read-working-set.ts';
 import { checkHead, checkPages, readPack } from './check-pack.ts';
+import { inParallel } from './in-parallel.ts';
 import { listContents, type StoreContents } from './store-contents.ts';
+
+/** Objects other than whole packs that are read at the same time. */
+const MAX_READS = 8;
+
+/** Whole packs, which have up to 16 MiB, that are read at the same time. */
+const MAX_PACKS = 2;
 
 /** Options of `fsck`. */
 export interface FsckOptions extends StorageOptions {
@@ -50,7 +57,7 @@ export async function checkStore(
   const { signal } = options;
   const contents = await listContents(storage, { signal });
   const check = new StoreCheck(storage, contents, options);
-  for (const name of [...contents.snapshots.keys()].sort()) await check.snapshot(name);
+  await inParallel([...contents.snapshots.keys()], MAX_READS, (name) => check.snapshot(name));
   await check.garbageMaps();
   await check.workingSets();
   await check.packs();
@@ -61,7 +68,7 @@ export async function checkStore(
     snapshots: contents.snapshots.size,
     objects: all.length,
     bytes: all.reduce((sum, { bytes }) => sum + bytes, 0),
-    damage: check.damage,
+    damage: check.damage.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0)),
     unknown: contents.others.map(({ key }) => key).sort(),
   };
 }
@@ -109,33 +116,34 @@ class StoreCheck {
   /** Check the maps that no snapshot names. */
   async garbageMaps(): Promise<void> {
     const { signal } = this.#options;
-    for (const digest of this.#contents.maps.keys()) {
-      if (this.#usedMaps.has(digest)) continue;
+    const unused = [...this.#contents.maps.keys()].filter((digest) => !this.#usedMaps.has(digest));
+    await inParallel(unused, MAX_READS, async (digest) => {
       await this.#try(mapKey(digest), [], async () =>
         decodeMap(await this.#storage.get(mapKey(digest), MAX_MAP_BYTES, { signal }), digest),
       );
-    }
+    });
   }
 
   /** Check the working sets. Whether one fits its guest is decided when it is used. */
   async workingSets(): Promise<void> {
     const { signal } = this.#options;
-    for (const digest of this.#contents.workingSets.keys()) {
+    await inParallel([...this.#contents.workingSets.keys()], MAX_READS, async (digest) => {
       await this.#try(workingSetKey(digest), this.#usedMaps.get(digest) ?? [], () =>
         readWorkingSetText(this.#storage, digest, { signal }),
       );
-    }
+    });
   }
 
   /** Check all packs. */
   async packs(): Promise<void> {
     const digests = new Set([...this.#packs.keys(), ...this.#contents.packs.keys()]);
     let checked = 0;
-    for (const digest of digests) {
+    const most = this.#options.deep === true ? MAX_PACKS : MAX_READS;
+    await inParallel([...digests], most, async (digest) => {
       await this.#pack(digest);
       checked += 1;
       this.#options.onProgress?.(checked, digests.size);
-    }
+    });
   }
 
   async #pack(digest: string): Promise<void> {

@@ -31,8 +31,9 @@ export async function readManifest(
 
 /** Return the error for a name without a snapshot. */
 export function noSnapshot(storage: ObjectStorage, name: string, cause?: unknown): QemuFileError {
-  const reason = `${storage.name} has no snapshot "${name}"; list them with "qemu-file store ls"`;
-  return new QemuFileError('ENOENT', reason, { operation: 'openSnapshot', cause });
+  const reason = `${storage.name} has no snapshot "${name}"`;
+  const advice = 'list them with "qemu-file store ls"';
+  return new QemuFileError('ENOENT', reason, { operation: 'openSnapshot', advice, cause });
 }
 
 /**

@@ -44,8 +44,9 @@ export async function publish(
 
 /** Return the error for a name that is taken. */
 export function nameExists(storage: ObjectStorage, name: string, cause?: unknown): QemuFileError {
-  const reason = `${storage.name} has a snapshot "${name}" already; "replace" (--replace) replaces it`;
-  return new QemuFileError('EEXIST', reason, { operation: 'writeSnapshot', cause });
+  const reason = `${storage.name} has a snapshot "${name}" already`;
+  const advice = 'choose another name, or replace it with "replace" (--replace)';
+  return new QemuFileError('EEXIST', reason, { operation: 'writeSnapshot', advice, cause });
 }
 
 /**

@@ -53,7 +53,9 @@ export class WriterMark {
   ): Promise<WriterMark> {
     const mark = new WriterMark(storage, content);
     try {
-      await storage.put(mark.#key + START, [mark.#body], { signal });
+      // S3 storage learns now whether it has conditional PUTs: a guest may be stopped when the manifest is put.
+      const ifAbsent = storage.canPutIfAbsent === null;
+      await storage.put(mark.#key + START, [mark.#body], { signal, ifAbsent });
     } catch (error) {
       clearInterval(mark.#timer);
       throw error;
@@ -64,8 +66,7 @@ export class WriterMark {
   /** Remove the mark. Never rejects: a mark that stays does not count after a while. */
   async remove(): Promise<void> {
     clearInterval(this.#timer);
-    await this.#storage.remove(this.#key + ALIVE).catch(noop);
-    await this.#storage.remove(this.#key + START).catch(noop);
+    await Promise.allSettled([ALIVE, START].map((end) => this.#storage.remove(this.#key + end)));
   }
 
   async #renew(): Promise<void> {

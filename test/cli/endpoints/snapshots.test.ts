@@ -1,13 +1,13 @@
 // Each command that reads or writes a stream takes a snapshot in a store, in a directory and in a bucket.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { openStore, type SnapshotInfo } from '../../../lib/snapshot/index.ts';
 import { recording, unpack } from '../../fixtures/recording.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
-import { memoryDigest } from '../../helpers/guests/made-guest.ts';
+import { MadeGuest, memoryDigest } from '../../helpers/guests/made-guest.ts';
 import { savedGuestOf } from '../../helpers/guests/saved-guest.ts';
 import { type S3Server, startS3Server, withoutS3 } from '../../helpers/storage/s3.ts';
 
@@ -155,6 +155,45 @@ describe('a snapshot at the command line', { skip: withoutS3, concurrency: 2 }, 
       assert.match(stderr, why);
     });
   }
+
+  test('a manifest of the stream that was written fits the snapshot', LIMITS, async () => {
+    const manifest = dir.join('manifest.json');
+    await succeed('relay', file, `${stores['a directory']}#known`, '--manifest', manifest);
+    await succeed('verify', `${stores['a directory']}#known`, '--manifest', manifest);
+  });
+
+  test('a damaged manifest is left out of the list, and can be removed', LIMITS, async () => {
+    const url = `store:${dir.join('damaged')}`;
+    const store = await openStore(url);
+    for (const name of ['a', 'b', 'c']) await store.writer(name).writeGuest(new MadeGuest(4));
+    await store.close();
+    writeFileSync(dir.join('damaged/snapshots/b'), 'no manifest\n');
+    const { code, stdout, stderr } = await run(['store', 'ls', url, '--json']);
+    assert.deepEqual(
+      (JSON.parse(stdout) as SnapshotInfo[]).map(({ name }) => name),
+      ['a', 'c'],
+    );
+    assert.match(stderr, /snapshots\/b is damaged: .*; it is left out/);
+    assert.equal(code, 1);
+    assert.equal(await succeed('store', 'rm', `${url}#b`, '--json'), '{"removed":"b"}\n');
+  });
+
+  test('a store of a later version is an error', LIMITS, async () => {
+    mkdirSync(dir.join('later'));
+    const mark = dir.join('later/qemu-file-store');
+    writeFileSync(mark, '{"format":"qemu-file-store","version":9}\n');
+    const { code, stderr } = await run(['relay', file, `store:${dir.join('later')}#new`]);
+    assert.match(stderr, /has version 9, and this package reads version 1; use a later qemu-file/);
+    assert.equal(code, 4);
+    assert.deepEqual(readdirSync(dir.join('later')), ['qemu-file-store']);
+  });
+
+  test('a store after --tee is refused', LIMITS, async () => {
+    const tee = `${stores['a directory']}#tee`;
+    const { code, stderr } = await run(['relay', file, dir.join('teed.mig'), '--tee', tee]);
+    assert.match(stderr, /--tee writes a file/);
+    assert.equal(code, 2);
+  });
 
   test('a bucket that is not there, or not ours, is an error', LIMITS, async () => {
     const nowhere = await run(['verify', `s3://nowhere?endpoint=${server.endpoint}#guest`]);

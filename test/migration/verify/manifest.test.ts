@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import {
+  compareContents,
   compareManifests,
   type Manifest,
   parseManifest,
@@ -167,5 +168,42 @@ describe('compareManifests', () => {
     const faults = compareManifests(expected, manifest());
     assert.equal(faults.length, 2);
     for (const { message } of faults) assert.match(message, /^[\x20-\x7e]+$/);
+  });
+});
+
+describe('compareContents', () => {
+  const contents = (change: (found: Manifest) => void): string[] =>
+    compareContents(manifest(), manifest(change)).map(({ reason }) => reason);
+
+  test('finds no difference where only the layout is another', () => {
+    const faults = contents((found) => {
+      found.bytes = 900;
+      found.xxh64 = OTHER;
+      (found.sections[0] as { xxh64: string }).xxh64 = OTHER;
+      (found.sections[1] as { offset: number }).offset = 30;
+      found.sections.reverse();
+    });
+    assert.deepEqual(faults, []);
+  });
+
+  test('names a section that differs, is missing, or is not listed', () => {
+    const differs = contents((found) => {
+      (found.sections[1] as { xxh64: string }).xxh64 = OTHER;
+    });
+    assert.deepEqual(differs, [`XXH64 ${OTHER}; the manifest lists ${DIGEST}`]);
+    const other = contents((found) => {
+      (found.sections[1] as { instanceId: number }).instanceId = 2;
+    });
+    assert.deepEqual(other, [
+      'the stream lacks a section of the manifest: "dma" 1 (full)',
+      'the manifest does not list this section',
+    ]);
+  });
+
+  test('names a RAM block that differs', () => {
+    const [reason] = contents((found) => {
+      (found.ram?.blocks[0] as { xxh64: string }).xxh64 = OTHER;
+    });
+    assert.match(reason ?? '', /^the contents of RAM block "pc\.ram" differ: /);
   });
 });
