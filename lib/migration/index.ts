@@ -4,12 +4,10 @@ export {
   type LibvirtSave,
   parseLibvirtHeader,
 } from './containers/libvirt-save.ts';
-export {
-  Qcow2Image,
-  type Qcow2Snapshot,
-  type Qcow2VmState,
-  type ReadAt,
-} from './containers/qcow2-image.ts';
+export type { ReadAt } from './containers/qcow2-clusters.ts';
+export type { Qcow2Snapshot } from './containers/qcow2-header.ts';
+export { Qcow2Image } from './containers/qcow2-image.ts';
+export type { Qcow2VmState } from './containers/qcow2-vm-state.ts';
 export {
   type Compression,
   type Container,
@@ -89,6 +87,7 @@ export { type MemoryBlock, MemoryPageSource } from './page-source/memory-page-so
 export type { PageSource, PageSourceBlock } from './page-source/page-source.ts';
 export type { RamTable } from './ram/ram-table.ts';
 export { applyXbzrle, xbzrleFault } from './ram/xbzrle.ts';
+export type { SentPageCounts } from './ram-saver/page-sender.ts';
 export { RamSaver, type RamSaverOptions, type RamSaverProgress } from './ram-saver/ram-saver.ts';
 export type { CommandItem } from './reader/commands.ts';
 export { MigrationReader, type ReaderOptions } from './reader/migration-reader.ts';

@@ -1,5 +1,5 @@
 import zlib from 'node:zlib';
-import { MigrationStreamError } from '../format/stream-error.ts';
+import { MigrationStreamError, type StreamFault } from '../format/stream-error.ts';
 
 /**
  * Reads into a buffer from an offset of a file. The result is the number of bytes read; only 0 is the end of
@@ -244,4 +244,13 @@ function hostOffset(high: number, low: number): number {
 
 function bytesOf(view: DataView): Uint8Array {
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+}
+
+/** Return the error of an image. */
+export function imageFault(
+  kind: StreamFault,
+  reason: string,
+  position: number,
+): MigrationStreamError {
+  return new MigrationStreamError(kind, reason, { position });
 }

@@ -2,7 +2,8 @@ import { QemuFileError } from '../../contract/errors.ts';
 import type { Whence } from '../../contract/ops.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { closeUnder } from './decompress.ts';
-import type { Qcow2VmState, ReadAt } from './qcow2-image.ts';
+import type { ReadAt } from './qcow2-clusters.ts';
+import type { Qcow2VmState } from './qcow2-vm-state.ts';
 
 /**
  * Return a function that reads at any offset of a file with its `getBufferAt`; undefined if its backend cannot

@@ -1,16 +1,17 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
-import { StreamInput } from '../format/stream-input.ts';
 import { decompressed, decompressorOf } from './decompress.ts';
+import { findStream, STREAM_START } from './find-stream.ts';
+import { bottomLayer, type Layer, moveTo, peekStart } from './layer.ts';
 import { type LibvirtSave, readLibvirtSave } from './libvirt-save.ts';
-import type { Qcow2Snapshot, ReadAt } from './qcow2-image.ts';
+import type { ReadAt } from './qcow2-clusters.ts';
+import type { Qcow2Snapshot } from './qcow2-header.ts';
 import {
   type Compression,
   type Container,
   describeContainer,
   isCompressed,
-  SNIFF_SIZE,
   sniffContainer,
 } from './sniff.ts';
 
@@ -63,18 +64,7 @@ export interface Unwrapped {
   snapshot?: Qcow2Snapshot;
 }
 
-/** A file on the way to the stream, and the offset of its byte 0 in the file in which offsets count. */
-interface Layer {
-  file: QemuFile;
-  base: number;
-  seekable: boolean;
-}
-
 const MAX_LAYERS = 3;
-const STREAM_START: Buffer = Buffer.from('QEVM\0\0\0\x03', 'latin1');
-/** Bytes in which a stream is searched if the file does not begin with one. */
-const MAX_SEARCH_BYTES = 1_048_576;
-const PEEK_BYTES = 32_768;
 
 /**
  * Open the migration stream in a file: bare, compressed, in a save image of libvirt, in a snapshot of a qcow2
@@ -280,65 +270,6 @@ class Unwrapping {
     const reason = `${within}${at > 0 ? hint : ''}not a migration stream: ${what}`;
     return new MigrationStreamError('not-a-stream', reason, { position });
   }
-}
-
-/** Return the caller's file as a layer. */
-async function bottomLayer(file: QemuFile): Promise<Layer> {
-  try {
-    // The transport's offset is ahead of the file's by its look-ahead.
-    const next = (await file.getOffset()) - file.lookedAhead;
-    return { file, base: next - file.getPosition, seekable: true };
-  } catch (error) {
-    if ((error as QemuFileError).code !== 'ESPIPE') throw error;
-    return { file, base: 0, seekable: false };
-  }
-}
-
-/** Return the first bytes without consuming them. Do not wait for more than a stream's magic if it is there. */
-async function peekStart(file: QemuFile): Promise<Uint8Array> {
-  await file.fillOrEnd(4);
-  if (sniffContainer(file.peekBuffer(4))?.kind !== 'qevm') await file.fillOrEnd(SNIFF_SIZE);
-  return file.peekBuffer(SNIFF_SIZE);
-}
-
-async function moveTo(layer: Layer, offset: number): Promise<void> {
-  const { file } = layer;
-  const position = layer.base + file.getPosition;
-  if (offset === position) return;
-  if (!(Number.isSafeInteger(offset) && offset >= 0)) {
-    throw new RangeError(`unwrap: ${offset} is not an offset in bytes`);
-  }
-  if (layer.seekable) {
-    await file.setOffset(offset);
-    layer.base = offset - file.getPosition;
-  } else if (offset < position) {
-    const reason = `the file is past offset ${offset}, and cannot seek`;
-    throw new QemuFileError('EINVAL', reason, { operation: 'unwrap', position });
-  } else {
-    await new StreamInput(file, layer.base).skip(offset - position, 'what precedes the offset');
-  }
-}
-
-/**
- * Search for the start of a stream, consuming what precedes it. Return its distance, or -1 without one.
- *
- * @param waits - Whether to wait for bytes that have not arrived.
- */
-async function findStream(file: QemuFile, waits: boolean): Promise<number> {
-  for (let passed = 0; passed < MAX_SEARCH_BYTES; ) {
-    // An error further on must not replace the one that is reported.
-    if (waits) await file.fillOrEnd(STREAM_START.length).catch(() => 0);
-    if (file.destroyed) return -1;
-    const view = file.peekBuffer(Math.min(file.lookedAhead, PEEK_BYTES));
-    const at = Buffer.from(view.buffer, view.byteOffset, view.length).indexOf(STREAM_START);
-    if (at >= 0) return passed + at;
-    // The last bytes that have arrived may be part of the magic.
-    const step = view.length - STREAM_START.length + 1;
-    if (step <= 0) return -1;
-    file.skip(step);
-    passed += step;
-  }
-  return -1;
 }
 
 function describe(container: Container | null, bytes: Uint8Array): string {

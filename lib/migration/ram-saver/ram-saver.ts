@@ -1,13 +1,12 @@
-import { RAM_SAVE_CONTROL_NOT_SUPP } from '../../contract/constants.ts';
 import { abortError, QemuFileError } from '../../contract/errors.ts';
-import type { BytesSent } from '../../qemu-file/ram-hooks.ts';
 import type { LivePageSource } from '../page-source/live-page-source.ts';
 import type { PageSource } from '../page-source/page-source.ts';
 import type { SectionHeader } from '../writer/begun-sections.ts';
 import type { MigrationWriter } from '../writer/migration-writer.ts';
 import { PageRun } from './page-run.ts';
+import { PageSender, type SentPageCounts } from './page-sender.ts';
 import { PendingPages } from './pending-pages.ts';
-import { SEND_PAGE, XbzrleCache } from './xbzrle-cache.ts';
+import { XbzrleCache } from './xbzrle-cache.ts';
 import { SCAN_STEP_BYTES } from './zero-scan.ts';
 
 /*
@@ -46,13 +45,8 @@ export interface RamSaverProgress {
   readonly expectedDowntimeMs: number;
   /** Whether less had changed at the last report than at the one before: if not, more rounds may not help. */
   readonly isShrinking: boolean;
-  /** Pages sent as they are, as zeros, and as changes; pages that had not changed. */
-  readonly pages: {
-    readonly normal: number;
-    readonly zero: number;
-    readonly xbzrle: number;
-    readonly unchanged: number;
-  };
+  /** Numbers of pages so far. */
+  readonly pages: SentPageCounts;
 }
 
 /**
@@ -79,18 +73,10 @@ export class RamSaver {
   readonly #pageSize: number;
   readonly #pending: PendingPages;
   readonly #run: PageRun;
-  readonly #cache: XbzrleCache | null;
-  /** Number of the first page of each block, counted through all blocks. */
-  readonly #firstPages: readonly number[];
-  readonly #sent: BytesSent = { bytes: 0 };
+  readonly #sender: PageSender;
   #state: 'new' | 'iterating' | 'complete' = 'new';
-  #round = 1;
   #changedPages: number;
   #isShrinking = true;
-  #normal = 0;
-  #zero = 0;
-  #xbzrle = 0;
-  #unchanged = 0;
 
   /**
    * @param writer - Writes the stream; its page size must be that of the source.
@@ -104,7 +90,7 @@ export class RamSaver {
     options: RamSaverOptions = {},
   ) {
     const { section, downtimeLimitMs = DOWNTIME_LIMIT_MS, xbzrleCacheBytes = 0, signal } = options;
-    const { pageSize, blocks } = source;
+    const { pageSize } = source;
     if (pageSize !== writer.ram.pageSize || pageSize % SCAN_STEP_BYTES !== 0) {
       const reason = `the source has pages of ${pageSize} bytes, the writer of ${writer.ram.pageSize}`;
       throw new QemuFileError('EINVAL', reason, { operation: 'RamSaver' });
@@ -118,13 +104,8 @@ export class RamSaver {
     this.#pending = new PendingPages(source);
     this.#changedPages = this.#pending.count;
     this.#run = new PageRun(source);
-    this.#cache = xbzrleCacheBytes === 0 ? null : new XbzrleCache(xbzrleCacheBytes, pageSize);
-    let pages = 0;
-    this.#firstPages = blocks.map(({ usedLength }) => {
-      const first = pages;
-      pages += usedLength / pageSize;
-      return first;
-    });
+    const cache = xbzrleCacheBytes === 0 ? null : new XbzrleCache(xbzrleCacheBytes, pageSize);
+    this.#sender = new PageSender(writer, source, this.#run, cache);
   }
 
   /** How far the work is. */
@@ -132,16 +113,11 @@ export class RamSaver {
     const remainingBytes = this.#remainingBytes;
     const { bandwidth } = this.#writer.file;
     return {
-      round: this.#round,
+      round: this.#sender.round,
       remainingBytes,
       expectedDowntimeMs: remainingBytes === 0 ? 0 : (remainingBytes * 1000) / bandwidth,
       isShrinking: this.#isShrinking,
-      pages: {
-        normal: this.#normal,
-        zero: this.#zero,
-        xbzrle: this.#xbzrle,
-        unchanged: this.#unchanged,
-      },
+      pages: this.#sender.pages,
     };
   }
 
@@ -225,14 +201,15 @@ export class RamSaver {
     const changed = this.#pending.count - left;
     this.#isShrinking = changed === 0 || changed < this.#changedPages;
     this.#changedPages = changed;
-    if (changed > 0) this.#round++;
+    if (changed > 0) this.#sender.round++;
   }
 
   /** Send pages until a time, or until none is left. */
   async #sendPages(untilMs: number): Promise<void> {
     const pending = this.#pending;
+    const sender = this.#sender;
     // The XBZRLE cache must hold what was sent, whatever a thread of the program writes meanwhile.
-    const mustCopy = this.#usesCache;
+    const mustCopy = sender.usesCache;
     while (pending.take(this.#run.maxPages(mustCopy))) {
       const { block, page, run } = pending;
       let isZero = !pending.mayHoldData;
@@ -241,17 +218,12 @@ export class RamSaver {
         if (reading !== undefined) await reading;
         isZero = this.#run.isZeroRun;
       }
-      if (isZero) this.#sendZeros(block, page, run);
-      else this.#sendRun(block, page, run);
+      if (isZero) sender.sendZeros(block, page, run);
+      else sender.sendRun(block, page, run);
       const draining = this.#ready();
       if (draining !== undefined) await draining;
       if (performance.now() >= untilMs) return;
     }
-  }
-
-  /** Whether pages go through the XBZRLE cache: only those of later rounds have been sent before. */
-  get #usesCache(): boolean {
-    return this.#cache !== null && this.#round > 1;
   }
 
   /** Return a promise if the file must drain before it takes more. */
@@ -260,80 +232,6 @@ export class RamSaver {
     if (signal?.aborted) throw abortError(signal, 'RamSaver');
     const { file } = this.#writer;
     return file.rateLimitExceeded() ? file.drain({ signal }) : undefined;
-  }
-
-  #sendRun(block: number, first: number, count: number): void {
-    const run = this.#run;
-    let zeros = 0;
-    for (let at = 0; at < count; at++) {
-      const isSent = this.#isSentByHook(block, first + at);
-      if (!isSent && run.isZero(at)) {
-        zeros++;
-        continue;
-      }
-      if (zeros > 0) this.#putZeros(block, first + at - zeros, zeros);
-      zeros = 0;
-      if (!isSent) this.#sendPage(block, first + at, at);
-    }
-    if (zeros > 0) this.#putZeros(block, first + count - zeros, zeros);
-  }
-
-  /** Send pages that are known to be zeros. */
-  #sendZeros(block: number, first: number, count: number): void {
-    let zeros = 0;
-    for (let at = 0; at < count; at++) {
-      if (!this.#isSentByHook(block, first + at)) {
-        zeros++;
-        continue;
-      }
-      if (zeros > 0) this.#putZeros(block, first + at - zeros, zeros);
-      zeros = 0;
-    }
-    if (zeros > 0) this.#putZeros(block, first + count - zeros, zeros);
-  }
-
-  /** Return whether a hook of the file sent a page by its own means. @see QEMU `control_save_page` */
-  #isSentByHook(block: number, page: number): boolean {
-    const pageSize = this.#pageSize;
-    const firstPage = this.#firstPages[block] as number;
-    const sent = this.#sent;
-    sent.bytes = 0;
-    const { file } = this.#writer;
-    const answer = file.ramControlSavePage(firstPage * pageSize, page * pageSize, pageSize, sent);
-    if (answer === RAM_SAVE_CONTROL_NOT_SUPP) return false;
-    this.#cache?.forget(firstPage + page);
-    return true;
-  }
-
-  #putZeros(block: number, first: number, count: number): void {
-    this.#writer.ram.zero(block, first * this.#pageSize, count);
-    this.#zero += count;
-    const cache = this.#cache;
-    if (cache === null) return;
-    const number = (this.#firstPages[block] as number) + first;
-    for (let at = 0; at < count; at++) cache.zero(number + at, this.#round);
-  }
-
-  /** Send a page, which is number `at` of the run. */
-  #sendPage(block: number, page: number, at: number): void {
-    const pageSize = this.#pageSize;
-    const { ram } = this.#writer;
-    const offset = page * pageSize;
-    if (this.#cache !== null && this.#usesCache) {
-      const number = (this.#firstPages[block] as number) + page;
-      const length = this.#cache.encode(number, this.#run.copiedPage(at), this.#round);
-      if (length === 0) {
-        this.#unchanged++;
-        return;
-      }
-      if (length !== SEND_PAGE) {
-        ram.xbzrle(block, offset, this.#cache.encoding);
-        this.#xbzrle++;
-        return;
-      }
-    }
-    ram.page(block, offset, this.#run.page(at));
-    this.#normal++;
   }
 
   #advance(operation: string, from: string, to: 'iterating' | 'complete'): void {

@@ -1,14 +1,12 @@
 import { RAM_CONTROL_HOOK } from '../../contract/constants.ts';
-import { compressBound } from '../../util/compress-bound.ts';
 import { hex } from '../../util/format.ts';
 import type { RamBlock } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import type { StreamInput } from '../format/stream-input.ts';
 import { ITEM, RAM_FLAG } from '../format/wire.ts';
-import { inflatePage } from './inflate-page.ts';
+import { PagePayloads } from './page-payloads.ts';
 import { isKnownRecord, probePageSize } from './page-size.ts';
 import type { GuestRam } from './ram-table.ts';
-import { xbzrleFault } from './xbzrle.ts';
 
 /*
  * A RAM record is a 64-bit word, the offset and the flags of a page, and what belongs to it:
@@ -35,18 +33,13 @@ const STARVED = -1;
 /** All flags are below this value, whatever the page size. */
 const FLAG_SPACE = 0x400;
 
-const XBZRLE_HEADER_BYTES = 3;
-/** `ENCODING_FLAG_XBZRLE`, the only encoding. */
-const XBZRLE_ENCODING = 0x01;
-/** Shortest encoding: no unchanged byte and one changed byte. */
-const MIN_XBZRLE_BYTES = 3;
-
 const UTF8 = new TextDecoder('utf-8');
 
 /** The RAM records of one channel. */
 export class RamRecords {
   readonly #input: StreamInput;
   readonly #ram: GuestRam;
+  readonly #payloads: PagePayloads;
   /** The block of the last page, which a record with CONTINUE refers to; it is kept across sections. */
   #last: RamBlock | null = null;
   #word = 0;
@@ -55,6 +48,7 @@ export class RamRecords {
   constructor(input: StreamInput, ram: GuestRam) {
     this.#input = input;
     this.#ram = ram;
+    this.#payloads = new PagePayloads(input, ram);
   }
 
   /** After `run` has returned `blocks`: the bytes of all blocks of the list that follows. */
@@ -117,7 +111,7 @@ export class RamRecords {
           if (zeros > 0) this.#zeroRun(last as RamBlock, zeroAt, zeros);
           zeros = 0;
           roundCounter.visit((last as RamBlock).index, offset);
-          this.#filledPage(last as RamBlock, offset, fill);
+          this.#payloads.filled(last as RamBlock, offset, fill);
         } else if (zeros > 0 && offset === zeroAt + zeros * pageSize) {
           zeros += 1;
         } else {
@@ -202,10 +196,11 @@ export class RamRecords {
     const isInside = offset < block.usedLength;
     if (isInside) roundCounter.visit(block.index, offset);
     else this.#reportOutside(block, offset, at);
-    if (kind === ZERO) await this.#zeroPage(block, offset, isInside);
-    else if (kind === PAGE) await this.#normalPage(block, offset, isInside);
-    else if (kind === XBZRLE) await this.#xbzrlePage(block, offset, isInside);
-    else await this.#compressedPage(block, offset, isInside);
+    const payloads = this.#payloads;
+    if (kind === ZERO) await payloads.zero(block, offset, isInside);
+    else if (kind === PAGE) await payloads.normal(block, offset, isInside);
+    else if (kind === XBZRLE) await payloads.xbzrle(block, offset, isInside);
+    else await payloads.compressed(block, offset, isInside);
     return null;
   }
 
@@ -235,98 +230,6 @@ export class RamRecords {
     const length = hex(block.usedLength);
     const reason = `illegal RAM offset ${hex(offset)} in "${block.name}" of ${length} bytes`;
     this.#ram.diagnostics.report(this.#input.error('corrupt', reason, at));
-  }
-
-  async #zeroPage(block: RamBlock, offset: number, isInside: boolean): Promise<void> {
-    const input = this.#input;
-    await input.need(1, 'the byte of a zero page');
-    const fill = input.u8();
-    if (!isInside) return;
-    if (fill !== 0) return this.#filledPage(block, offset, fill);
-    block.pages.zero += 1;
-    this.#ram.dispatch.zero?.(block, offset, 1);
-  }
-
-  /** Deliver a page of one repeated byte that is not zero. QEMU never sends it, and QEMU 7.2 loads it. */
-  #filledPage(block: RamBlock, offset: number, fill: number): void {
-    const { pageSize, dispatch, diagnostics } = this.#ram;
-    const page = `the page at ${hex(offset)} of "${block.name}"`;
-    const reason = `${page} is filled with ${hex(fill)}, which QEMU 10 refuses`;
-    diagnostics.warn(reason, this.#input.position - 1);
-    block.pages.zero += 1;
-    dispatch.placed?.(block, offset, pageSize, -1);
-    if (dispatch.filledPage !== null) dispatch.filledPage(block, offset, fill);
-    else dispatch.page?.(block, offset, new Uint8Array(pageSize).fill(fill));
-  }
-
-  async #normalPage(block: RamBlock, offset: number, isInside: boolean): Promise<void> {
-    const input = this.#input;
-    const { pageSize, dispatch } = this.#ram;
-    await input.need(pageSize, `a page of "${block.name}"`);
-    const at = input.position;
-    let bytes: Uint8Array | null = null;
-    if (dispatch.page === null) input.file.skip(pageSize);
-    else bytes = input.view(pageSize);
-    if (!isInside) return;
-    block.pages.normal += 1;
-    dispatch.placed?.(block, offset, pageSize, at);
-    if (bytes !== null) dispatch.page?.(block, offset, bytes);
-  }
-
-  async #xbzrlePage(block: RamBlock, offset: number, isInside: boolean): Promise<void> {
-    const input = this.#input;
-    const { pageSize, dispatch } = this.#ram;
-    await input.need(XBZRLE_HEADER_BYTES, 'the header of an XBZRLE page');
-    const encoding = input.u8();
-    const size = input.be16();
-    if (encoding !== XBZRLE_ENCODING) {
-      const reason = `XBZRLE page with encoding ${hex(encoding)}, not 0x1`;
-      throw input.error('corrupt', reason, input.position - XBZRLE_HEADER_BYTES);
-    }
-    if (size < MIN_XBZRLE_BYTES || size > pageSize) {
-      const reason = `XBZRLE page of ${size} encoded bytes, not ${MIN_XBZRLE_BYTES} to ${pageSize}`;
-      throw input.error('corrupt', reason, input.position - 2);
-    }
-    await input.need(size, 'an XBZRLE page');
-    const at = input.position;
-    const encoded = input.view(size);
-    if (!isInside) return;
-    const fault = xbzrleFault(encoded, pageSize);
-    if (fault === null) {
-      block.pages.xbzrle += 1;
-      dispatch.xbzrle?.(block, offset, encoded);
-      return;
-    }
-    const page = `XBZRLE page at ${hex(offset)} of "${block.name}"`;
-    const reason = `failed to decode the ${page}: ${fault}`;
-    this.#ram.diagnostics.report(input.error('corrupt', reason, at));
-  }
-
-  async #compressedPage(block: RamBlock, offset: number, isInside: boolean): Promise<void> {
-    const input = this.#input;
-    const { pageSize, roundCounter, dispatch } = this.#ram;
-    await input.need(4, 'the length of a compressed page');
-    const size = input.be32();
-    const maxSize = compressBound(pageSize);
-    if (size > maxSize) {
-      const reason = `invalid compressed data length: ${size} bytes, at most ${maxSize}`;
-      throw input.error('corrupt', reason, input.position - 4);
-    }
-    await input.need(size, 'a compressed page');
-    const at = input.position;
-    const bytes = input.view(size);
-    if (!isInside) return;
-    roundCounter.expectDisorder(pageSize);
-    const page = inflatePage(bytes, pageSize);
-    if (typeof page !== 'string') {
-      block.pages.compressed += 1;
-      dispatch.placed?.(block, offset, pageSize, -1);
-      if (dispatch.compressedPage !== null) dispatch.compressedPage(block, offset, bytes);
-      else dispatch.page?.(block, offset, page);
-      return;
-    }
-    const reason = `failed to decompress the page at ${hex(offset)} of "${block.name}": ${page}`;
-    this.#ram.diagnostics.report(input.error('corrupt', reason, at));
   }
 
   /** Call the file's hook, which loads what a transport has moved outside the stream. */

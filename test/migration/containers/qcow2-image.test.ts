@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import zlib, { deflateRawSync } from 'node:zlib';
-import { Qcow2Image, type Qcow2VmState } from '../../../lib/migration/containers/qcow2-image.ts';
+import { Qcow2Image } from '../../../lib/migration/containers/qcow2-image.ts';
+import type { Qcow2VmState } from '../../../lib/migration/containers/qcow2-vm-state.ts';
 import { corpus, corpusBytes } from '../../helpers/streams/corpus.ts';
 import {
   EXTENDED_L2,
