@@ -839,7 +839,7 @@ describe('names out of a stream', () => {
     assert.ok(files.length > 50);
     for (const file of files) {
       let source = readFileSync(folder + file, 'utf8');
-      if (file === join('saved-guest', 'positioned-reads.ts')) {
+      if (file === join('stream-pages', 'positioned-reads.ts')) {
         // It reads at positions of a descriptor that the caller opened: these functions take no path.
         const reads = "import { fstatSync, read, readSync } from 'node:fs';";
         assert.ok(source.includes(reads));
