@@ -149,7 +149,6 @@ const bench: Bench = {
     const packed = join(folder, 'saved.zst');
     const out = join(folder, 'out');
     const monitor = join(folder, 'qmp');
-    const rounds = quick ? 1 : 5;
     const sizes = quick ? [64] : [256, 1024, 2048, 4096];
     const last = quick ? 64 : 2048;
     const fresh = async (mib: number, path: string | null): Promise<Guest | null> => {
@@ -172,6 +171,8 @@ const bench: Bench = {
     };
     try {
       for (const mib of sizes) {
+        // A round of the largest takes half a minute.
+        const rounds = quick ? 1 : mib > 1024 ? 3 : 5;
         rmSync(memory, { force: true });
         writeMemory(memory, mib);
         const jobs: Job[] = [

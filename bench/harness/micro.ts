@@ -1,8 +1,11 @@
 import { measure } from 'mitata';
 import type { Contender, Figure, Mode } from './row.ts';
 
-/** Operations per measured call: enough for mitata to time each call by itself. */
-export const OPS = 100_000;
+/**
+ * Operations per measured call: enough for mitata to time each call by itself. A bench has a constant of its own: one that
+ * is imported is loaded in each round of a loop, which takes as long as storing a byte.
+ */
+export const OPS_PER_CALL = 100_000;
 
 /**
  * Return the figure of QEMU 7.2's migration/qemu-file.c for one operation, compiled with gcc -O2 and measured once beside
@@ -21,7 +24,7 @@ export function microRounds({ quick }: Mode): number {
  * Return a contender whose value is nanoseconds per operation, measured by mitata.
  *
  * @param name - Name of the contender.
- * @param body - Performs `OPS` operations.
+ * @param body - Performs `OPS_PER_CALL` operations.
  * @param mode - How thoroughly to measure.
  */
 export function nanosecondsPerOp(name: string, body: () => unknown, mode: Mode): Contender {
@@ -30,7 +33,7 @@ export function nanosecondsPerOp(name: string, body: () => unknown, mode: Mode):
     name,
     run: async () => {
       const stats = await measure(body, { min_cpu_time: time, min_samples: 5, warmup_samples: 10 });
-      return stats.p50 / OPS;
+      return stats.p50 / OPS_PER_CALL;
     },
   };
 }

@@ -10,8 +10,6 @@ import { allocateBlock } from '../../util/aligned-block.ts';
  */
 
 const TWO_TO_MINUS_32 = 2 ** -32;
-/** Bits above the lower 32 of the greatest safe integer. */
-const HIGH_BITS = 21;
 
 /** Most bytes that are copied word by word: `set()` is faster with more. */
 const MAX_BYTES_IN_WORDS = 32;
@@ -154,11 +152,12 @@ export class Staging {
       return;
     }
     const low = value >>> 0;
-    const upper = (value - low) * TWO_TO_MINUS_32;
-    const high = upper | 0;
-    // A negative or fractional value has a negative or fractional upper half.
-    if (high !== upper || high >>> HIGH_BITS !== 0) {
-      throw outOfRange('putBe64', value, '0…2^53-1 (give a bigint beyond that)');
+    let high = 0;
+    if (low !== value) {
+      if (!Number.isSafeInteger(value) || value < 0) {
+        throw outOfRange('putBe64', value, '0…2^53-1 (give a bigint beyond that)');
+      }
+      high = (value * TWO_TO_MINUS_32) | 0;
     }
     this.#put64(high, low);
   }
