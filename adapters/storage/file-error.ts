@@ -3,7 +3,7 @@ import { constants } from 'node:os';
 import { getSystemErrorMap } from 'node:util';
 import { QemuFileError } from '../../lib/contract/errors.ts';
 
-/** Reasons that say more than the system's own. */
+/** Reasons that are clearer than the system's own. */
 const REASONS: Readonly<Record<string, string>> = {
   EEXIST: 'the object exists already',
   EIO: 'the disk or the server failed to read or write (input/output error); look at the kernel log',
@@ -12,7 +12,7 @@ const REASONS: Readonly<Record<string, string>> = {
   ENOTDIR: 'a file is in the place of a directory',
 };
 
-/** Codes that callers need not know, by the ones of `ObjectStorage` that say the same. */
+/** For codes of the system that `ObjectStorage` does not use, its codes with the same meaning. */
 const CODES: Readonly<Record<string, string>> = {
   EDQUOT: 'ENOSPC',
   EISDIR: 'EIO',

@@ -18,7 +18,7 @@ const SOURCE = join(ROOT, 'lib/cli');
 const FAST_COMMANDS: readonly string[] = ['save.ts', 'restore-lazily.ts'].map((name) =>
   join(SOURCE, 'commands/vm', name),
 );
-/** The core of the other commands: what most of them need is what this one needs. */
+/** The core of the other commands: this command needs the modules that most of them need. */
 const CORE: readonly string[] = [join(SOURCE, 'commands/inspect.ts')];
 /** A second core: the commands that control a QEMU, which need most of what the others need besides the core. */
 const VM_CORE: readonly string[] = [join(SOURCE, 'commands/vm/restore.ts')];

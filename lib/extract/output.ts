@@ -10,7 +10,7 @@ export interface Published {
 
 /** Files made from the RAM of a stream. They appear under their names once complete, or not at all. */
 export interface Output {
-  /** Receives the pages: give it to a reader. */
+  /** Receives the pages; pass it to a reader as its page visitor. */
   readonly visitor: PageVisitor;
   /** Receives the events of the reader. */
   onEvent?(event: MigrationEvent): void;

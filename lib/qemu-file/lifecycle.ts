@@ -234,7 +234,7 @@ export class Lifecycle extends StreamBase {
       });
   }
 
-  /** @internal Give the chunks of the file to the caller, past the stream; for `relay`. */
+  /** @internal Deliver the chunks of the file to the caller, past the stream; for `relay`. */
   startTransfer(): ChunkSource {
     this.getHalf.startTransfer();
     return this.getHalf;

@@ -352,8 +352,8 @@ export class QemuFile extends Lifecycle implements TypedPuts, TypedGets, Positio
 
   /**
    * Move the bytes that another file has put and not sent into this one; the other file is empty afterwards.
-   * Made for files without a backend, `new QemuFile({})`, that only stage. By-reference bytes move,
-   * too, unlike QEMU's. @see QEMU `qemu_put_qemu_file`
+   * Made for files without a backend, `new QemuFile({})`, that only stage. Bytes put by reference
+   * move as well, unlike in QEMU. @see QEMU `qemu_put_qemu_file`
    *
    * @param source - Another file.
    * @returns The number of bytes moved.

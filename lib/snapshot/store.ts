@@ -117,7 +117,7 @@ export class SnapshotStore {
   }
 
   /**
-   * Return what the store says about each of its snapshots, in the order of their names.
+   * Return the facts about each snapshot of the store, in the order of their names.
    *
    * @throws {QemuFileError} (rejects) `ENOENT` if there is no store; `EBADMSG` for a damaged manifest and `ENOTSUP` for
    *   one of a later version, without `onDamage`; the error of the storage.
@@ -173,7 +173,7 @@ export class SnapshotStore {
    *
    * @param name - Name of the snapshot.
    * @param target - The other store; it may be this one.
-   * @returns What the other store says about the copy.
+   * @returns The facts about the copy, from its manifest.
    * @throws {QemuFileError} (rejects) `EINVAL`, `ENOENT`; `EEXIST` if the other store has one of that name;
    *   `EBADMSG` if an object is damaged or missing; the errors of both storages.
    */

@@ -19,7 +19,7 @@ const DEFAULT_MAX_ATTEMPTS = 5;
 /** Objects from this size on are uploaded in parts. */
 const MULTIPART_FROM_BYTES = 32 * 1024 * 1024;
 
-/** Options of `s3Storage`. What is undefined is as the environment and the files of the AWS SDK have it. */
+/** Options of `s3Storage`. The AWS SDK takes what is undefined from the environment and its files. */
 export interface S3StorageOptions {
   readonly bucket: string;
   /** Begins the keys of all objects, with a slash after it. Default: none. */

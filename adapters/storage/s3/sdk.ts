@@ -101,7 +101,7 @@ function construct(sdk: S3Sdk, config: S3ClientConfig): S3Client {
   }
 }
 
-/** `bucket.127.0.0.1` is no host. The endpoint may also come from the environment or from a file of the SDK. */
+/** `bucket.127.0.0.1` is not a host. The endpoint may also come from the environment or from a file of the SDK. */
 function preferPathStyle(client: S3Client): void {
   const resolve = client.config.endpointProvider;
   client.config.endpointProvider = (parameters, context) =>

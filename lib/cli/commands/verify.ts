@@ -51,7 +51,7 @@ export function runVerify(fromText: string, flags: VerifyFlags): Promise<number>
     const verification = await verifyStream(file, {
       all: flags.all,
       manifest,
-      // A store gives a stream of another layout back than the one that was saved, with the same contents.
+      // A store returns the stream in another layout, with the same contents.
       contentsOnly: isStoreUrl(fromText),
       digests: scratch === null ? undefined : { store: scratch.store },
       withoutDescription: flags.description === false,

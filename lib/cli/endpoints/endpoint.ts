@@ -146,7 +146,7 @@ export async function openToEndpoint(
       signal,
       onWarning: (reason) => void printStderr(reason),
     });
-    // What can be refused is refused before a guest is stopped for it.
+    // Refuse what can be refused before a guest is stopped for it.
     await writer.check();
     return writer.file({ onClose: () => store.close() });
   } catch (error) {

@@ -91,7 +91,7 @@ function isMagicStart(start: Uint8Array): boolean {
   return start.length < 4 && start.length > 0 && Buffer.from('QEVM').indexOf(start) === 0;
 }
 
-/** Return the first bytes of a stream, unconsumed: as many as show what it is. */
+/** Return the first bytes of a stream, unconsumed: as many as its format is recognised by. */
 async function firstBytes(stream: QemuFile): Promise<Uint8Array> {
   for (let wanted = 1; ; wanted = stream.lookedAhead + 1) {
     const available = await stream.fillOrEnd(Math.min(wanted, SNIFF_SIZE));

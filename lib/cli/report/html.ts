@@ -12,7 +12,7 @@ export type { DiffReport } from './diff-data.ts';
  * All text of the stream is data in the page, never markup: it enters the page as JSON, and the page shows it
  * as text. A policy in the page allows its own script and style, by their digests, and nothing else.
  *
- * @param report - What the page is about. Where it is too much for a page, the page says how much is left out.
+ * @param report - Contents of the page. Where they are too much for a page, the page shows how much is left out.
  */
 export function reportHtml(report: Report): Promise<string> {
   return pageHtml(`${report.title} – migration stream`, reportData(report));

@@ -10,7 +10,7 @@ import type { CompareOptions } from './shared-blocks.ts';
 /** Name of the configuration among ignored fields. */
 const CONFIGURATION = 'configuration';
 
-/** Capability that says how a stream is laid out, and nothing about its guest. */
+/** Capability that changes the layout of a stream, and nothing in its guest. */
 const LAYOUT_CAPABILITY = 'mapped-ram';
 
 /** How two guests differ. */

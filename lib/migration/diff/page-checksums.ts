@@ -9,7 +9,7 @@ import { WINDOW_BYTES } from './page-windows.ts';
  * @param count - Number of its words; a multiple of 4.
  */
 export function pageChecksum(words: Int32Array, first: number, count: number): number {
-  // Four sums that do not wait for each other.
+  // Four independent sums, which a processor can add at the same time.
   let a = 0;
   let b = 0;
   let c = 0;

@@ -1,4 +1,4 @@
-/** Wrong matches of one page after which it is not looked up again: XXH64 collides where a guest wants it to. */
+/** Wrong matches of one page after which it is not looked up again: a guest can make contents collide in XXH64. */
 const MAX_WRONG_MATCHES = 8;
 
 /** End of a chain. */

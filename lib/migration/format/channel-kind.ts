@@ -3,7 +3,7 @@ import { ITEM, MULTIFD_MAGIC, STREAM_MAGIC } from './wire.ts';
 /** The kind of a migration channel, by its first bytes. `empty`: it ended without any. */
 export type ChannelKind = 'main' | 'multifd' | 'empty' | 'unknown';
 
-/** Number of bytes that tell the kind of a channel. */
+/** Number of bytes from which the kind of a channel is known. */
 export const CHANNEL_START_SIZE = 4;
 
 /**

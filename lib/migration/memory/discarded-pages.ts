@@ -7,8 +7,8 @@ import { PageSet } from './page-set.ts';
 const MAX_CHUNKS = 32_768;
 
 /**
- * Tracks the pages that a postcopy migration discarded at the destination and has to send again. Give it to a
- * reader as a page visitor, and pass it the reader's events.
+ * Tracks the pages that a postcopy migration discarded at the destination and has to send again. Pass it to a
+ * reader as a page visitor, and the reader's events to it.
  */
 export class DiscardedPages implements PageVisitor {
   #pages: PageSet | null = null;

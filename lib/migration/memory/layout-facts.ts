@@ -53,7 +53,7 @@ interface MemoryDevice {
   pciConfig?: Uint8Array;
 }
 
-/** Collects what device state reports about the layout of guest memory. Give it the events of a reader. */
+/** Collects what device state reports about the layout of guest memory. Pass it the events of a reader. */
 export class LayoutFacts {
   readonly #devices = new Map<string, MemoryDevice>();
   #pcMemory: PcMemory | null = null;

@@ -5,7 +5,7 @@ import { PageSet } from './page-set.ts';
 /** Most chunks of the set: they take 32 MiB and cover 1 TiB of 4 KiB pages. */
 const MAX_CHUNKS = 32_768;
 
-/** Counts the pages that a stream did not send: give it to a reader as a page visitor. */
+/** Counts the pages that a stream did not send: pass it to a reader as a page visitor. */
 export class MissingPages implements PageVisitor {
   #seen = new PageSet(MAX_CHUNKS);
   #blocks: readonly RamBlock[] = [];

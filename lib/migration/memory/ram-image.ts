@@ -39,7 +39,7 @@ interface StoredBlock {
 }
 
 /**
- * Guest memory as it is after a stream was loaded. Give the image to a reader as its page visitor; the
+ * Guest memory as it is after a stream was loaded. Pass the image to a reader as its page visitor; the
  * contents of each block can be read once the reader has finished. A page that was not sent is zeros.
  *
  * @example

@@ -19,7 +19,7 @@ export interface MapCell {
   readonly absent: number;
 }
 
-/** Records which pages were sent and how, to draw a map: give it to a reader as a page visitor. */
+/** Records which pages were sent and how, to draw a map: pass it to a reader as a page visitor. */
 export class RamMap implements PageVisitor {
   #first: number[] = [];
   #pageSize = 1;

@@ -25,7 +25,7 @@ const VERSION = 1;
 
 /** Bytes of the initial packet. */
 export const INITIAL_PACKET_BYTES = 64;
-/** Bytes of a packet up to and including its flags, which tell its kind. */
+/** Bytes of a packet up to and including its flags, which show its kind. */
 export const PACKET_KIND_BYTES = 12;
 /** Bytes of a packet with device state, without its payload. */
 export const DEVICE_HEADER_BYTES = 276;

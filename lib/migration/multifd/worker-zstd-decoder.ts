@@ -25,8 +25,8 @@ type WorkerReply =
 
 /*
  * The worker's program. It is text, not a module beside this one, because a worker of Node 20 does not
- * inherit module hooks: a TypeScript file could not be its entry when the sources run through a loader, and
- * Node 20 is what this decoder is for. All checks are made on this side.
+ * inherit module hooks: a TypeScript file could not be its entry when the sources run through a loader. Only
+ * Node 20 uses this decoder. All checks are made on this side.
  *
  * Each payload is pushed in two pieces. `fzstd` keeps a view of the end of every payload until a later push
  * leaves a block incomplete; one byte always does, so that it never keeps more than one payload.

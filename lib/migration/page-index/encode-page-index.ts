@@ -10,7 +10,7 @@ import {
   ZERO_RECORD_BYTES,
 } from './page-index.ts';
 
-/** Up to here the tables are compressed as well as possible: at about 1 MB/s, and by 10 % better than fast. */
+/** Tables up to this size are compressed at the best level: at about 1 MB/s, and 10 % smaller than at a fast one. */
 const MAX_SLOW_BYTES = 262_144;
 const FAST_QUALITY = 5;
 

@@ -11,8 +11,8 @@ import { encodePageIndex } from './encode-page-index.ts';
 import { lowerHalf, type Place } from './page-index.ts';
 
 /**
- * Makes the index of a sequential stream while a reader reads it. Give it the stream's bytes, the reader's events, and
- * `pages` to the reader as a page visitor.
+ * Makes the index of a sequential stream while a reader reads it. Pass it the stream's bytes and the reader's events,
+ * and pass `pages` to the reader as a page visitor.
  */
 export class PageIndexBuilder {
   /** Receives the places of the pages. Never throws: what cannot be indexed must not fail the reading. */

@@ -22,14 +22,14 @@ import type { PageRuns } from '../stream-pages/page-runs.ts';
  *                    the run before and a record of zeros for each page between them
  *   be64             XXH64 of all bytes before
  *
- * XXH64 is there to find damage, not forgery: who can change the file can change its index as well. Half of it
- * halves the index and leaves one chance in four billions to miss damage of an extent.
+ * XXH64 finds damage, not forgery: a program that can change the file can change its index as well. With half of
+ * each XXH64 the index is half as large, and misses the damage of an extent once in four billion.
  */
 
-/** What the name of an index has after the name of its stream. */
+/** End of the name of an index, after the name of the stream's file. */
 export const PAGE_INDEX_SUFFIX = '.qemu-file-index';
 
-/** What an index begins with. */
+/** First bytes of an index. */
 export const MAGIC: Buffer = Buffer.from('qemu-file index\n');
 export const VERSION = 3;
 /** Bytes before the digests of the extents. */
@@ -45,7 +45,7 @@ export interface Place {
   readonly to: number;
 }
 
-/** What an index says about its stream. */
+/** The contents of an index. */
 export interface PageIndex {
   readonly pageSize: number;
   /** Bytes of the stream. */

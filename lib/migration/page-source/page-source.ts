@@ -49,7 +49,7 @@ export interface PageSource {
    * Fill `target` as `read` does, without waiting: for a page that is needed at once. Absent from sources that
    * cannot do more than `read`.
    *
-   * @returns False if the contents are likely to take their time: nothing was read, and `read` does it.
+   * @returns False, with nothing read, if the contents are likely to take longer: call `read` then.
    * @throws {QemuFileError} as `read`.
    */
   readNow?(block: number, offset: number, target: Uint8Array): boolean;

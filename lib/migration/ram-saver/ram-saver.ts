@@ -175,7 +175,7 @@ export class RamSaver {
     const { maxBandwidth } = file;
     await this.#addDirty();
     this.#writer.beginSection({ ...this.#section, kind: 'end' });
-    // QEMU lifts the limit, too: the guest stands still.
+    // As in QEMU, the limit does not apply any more, because the guest stands still.
     if (maxBandwidth > 0) file.maxBandwidth = 0;
     try {
       await this.#sendPages(Infinity);

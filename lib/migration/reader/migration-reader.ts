@@ -117,7 +117,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   }
 
   /**
-   * Offset in the stream of device sections that cannot be read, because nothing tells where they end, although
+   * Offset in the stream of device sections that cannot be read, because their ends are unknown, although
    * all of RAM was read; null if there are none.
    */
   get unreadableDevicesAt(): number | null {
@@ -289,7 +289,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
     return sections.hasIterables || configuration === null;
   }
 
-  /** Return whether neither a VM description nor footers tell the ends of the device sections after RAM. */
+  /** Return whether the ends of the device sections after RAM are unknown: no VM description, no footers. */
   #lacksDeviceEnds(): boolean {
     const { isSearched, footers, devices, ram } = this.#state;
     return isSearched && footers === false && !devices.isDescribed && ram.blocks.length > 0;

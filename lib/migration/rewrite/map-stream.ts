@@ -13,7 +13,7 @@ import { RawCopy } from './raw-copy.ts';
  * copied.
  */
 
-/** Commands that only make sense while both sides are there. */
+/** Commands that have a meaning only while both sides run. */
 const LIVE_COMMANDS: ReadonlySet<Command['name']> = new Set(['OPEN_RETURN_PATH', 'PING']);
 const OTHER_COMMANDS: ReadonlySet<Command['name']> = new Set(['SWITCHOVER_START', 'UNKNOWN']);
 
@@ -23,7 +23,7 @@ const OTHER_COMMANDS: ReadonlySet<Command['name']> = new Set(['SWITCHOVER_START'
  * @param from - Its next byte is the stream's first. It is read to its end, and stays open.
  * @param to - Receives the file; it must be able to seek. It is flushed, not closed.
  * @throws {MigrationStreamError} (rejects) as `MigrationReader`.
- * @throws {QemuFileError} (rejects) `ENOTSUP` for a stream that cannot pass like that: with XBZRLE, postcopy, shared
+ * @throws {QemuFileError} (rejects) `ENOTSUP` for a stream that cannot become such a file: with XBZRLE, postcopy, shared
  *   memory, or of a machine type without a configuration section; `ESPIPE` if `to` cannot seek; the errors of the
  *   files.
  */

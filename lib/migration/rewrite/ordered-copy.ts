@@ -96,7 +96,7 @@ export class OrderedCopy implements PassFollower {
    * Write the rest of the guest.
    *
    * @param frame - The whole guest.
-   * @returns False if the guest could not be written in this way: what was written is of no use.
+   * @returns False if the guest could not be written in this way: the bytes written so far are not a whole stream.
    * @throws {QemuFileError} (rejects) the error of the file.
    */
   async finish(frame: GuestFrame): Promise<boolean> {

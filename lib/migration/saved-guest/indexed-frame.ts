@@ -16,7 +16,7 @@ const FOOTER_BYTES = 5;
 
 /**
  * Read everything except RAM from the places that an index names. The states of devices are not decoded: the digests
- * of the index say that they are the bytes that were read when it was made.
+ * of the index show that they are the bytes that were decoded when it was made.
  *
  * @param bytes - The bytes of the stream, checked with the digests of the index.
  * @throws {QemuFileError} (rejects) `EBADMSG` if something else is in one of the places.
@@ -70,7 +70,7 @@ async function readConfigurationAt(place: Place, bytes: StreamBytes): Promise<Co
  * @param bytes - The section, or its first `MAX_HEADER_BYTES` bytes.
  * @param offset - Offset in the stream of the section.
  * @param known - The sections before, by their ids.
- * @returns The section; null if the bytes are no header.
+ * @returns The section; null if the bytes are not a header.
  */
 function parseHeader(
   bytes: Uint8Array,

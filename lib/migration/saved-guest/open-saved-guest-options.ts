@@ -9,7 +9,7 @@ export interface OpenSavedGuestOptions {
   onFault?: ((fault: MigrationStreamError) => void) | undefined;
   /**
    * Contents of the stream's page index, as `PageIndexBuilder` made it: no pass over the stream is needed, and all that
-   * is read of it is checked with the index's digests. The states of devices are not decoded, so \`onFault\` is not called.
+   * is read of it is checked with the index's digests. Device states are not decoded, so `onFault` is not called.
    */
   index?: Uint8Array | undefined;
   /** Ends the pass over the stream. */

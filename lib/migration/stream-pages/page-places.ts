@@ -5,7 +5,7 @@ import { type PageRuns, PageRunsBuilder } from './page-runs.ts';
 /** Bytes before each page that has a record of its own. */
 const WORD_BYTES = 8;
 
-/** Notes where the pages of a stream are: give it to a reader as a page visitor. */
+/** Notes where the pages of a stream are: pass it to a reader as a page visitor. */
 export class PagePlaces implements PageVisitor {
   readonly #isMapped: () => boolean;
   #runs = new PageRunsBuilder(0);

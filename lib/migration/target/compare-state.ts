@@ -234,7 +234,7 @@ function compareField(
   const { elements, name } = group;
   const inside = join(path, name);
   const kinds = new Set(elements.map(kindOf));
-  // The description of an array with null pointers in it does not say how many elements there are.
+  // The description of an array with null pointers does not have the number of its elements.
   const isWhole = !kinds.has('null');
   if (field.state !== undefined && elements.some(contentsOf)) {
     compareElements(elements, field, field.state, inside, report);
@@ -248,7 +248,7 @@ function compareField(
   }
 }
 
-/** Elements are alike: what is to be said of one is not said of each. */
+/** Compare elements, which are alike: a problem that several have is reported once. */
 function compareElements(
   elements: readonly FieldDescription[],
   field: TargetField,

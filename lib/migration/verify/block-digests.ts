@@ -21,7 +21,7 @@ const ZEROS = new Uint8Array(GATHER_BYTES);
 /** Options of `BlockDigests`. */
 export interface BlockDigestsOptions extends RamImageOptions {
   /**
-   * Read the stream again, from its start, and give its pages to a visitor. Without it, the pages of all blocks are
+   * Read the stream again, from its start, and pass its pages to a visitor. Without it, the pages of all blocks are
    * stored during the first reading.
    */
   readAgain?: ((pages: PageVisitor) => Promise<void>) | undefined;
@@ -50,7 +50,7 @@ interface OrderedBlock {
 }
 
 /**
- * XXH64 of the final contents of RAM blocks: give it to a reader as a page visitor. Requires `loadDigest` to have
+ * XXH64 of the final contents of RAM blocks: pass it to a reader as a page visitor. Requires `loadDigest` to have
  * finished.
  */
 export class BlockDigests implements PageVisitor {

@@ -4,7 +4,7 @@ import type { StreamSource } from '../format/stream-source.ts';
 import { MigrationReader, type ReaderOptions } from '../reader/migration-reader.ts';
 
 /**
- * Return a function that reads a stream once more and gives its pages to a visitor; undefined for a source that cannot
+ * Return a function that reads a stream once more and passes its pages to a visitor; undefined for a source that cannot
  * be read again: one that cannot seek, or one with further channels.
  *
  * @param source - The source, at the first byte of the stream. Its end must not have been delivered as the end of a

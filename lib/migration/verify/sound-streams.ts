@@ -1,11 +1,11 @@
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 
-/** For streams of a snapshot store, how to open them once more. */
+/** For each stream of a snapshot store, a function that opens it once more. */
 const openers = new WeakMap<QemuFile, () => QemuFile>();
 
 /**
- * Say that a stream is made of parts that are checked as they are read, so that checking it as a whole is worthwhile
- * only if QEMU does not load it.
+ * Mark a stream as made of parts that are checked as they are read, so that checking it as a whole is worthwhile only
+ * if QEMU does not load it.
  *
  * @param openAgain - Opens it once more, from its start.
  */

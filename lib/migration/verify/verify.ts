@@ -125,7 +125,7 @@ class Verifier {
     if (wanted !== undefined) {
       await loadDigest();
       const readAgain = pagesAgain(source, this.#options);
-      // The digest of the whole tells that a stream is unchanged; a second reading tells what has changed.
+      // The digest of the whole shows whether a stream is unchanged; a second reading finds what has changed.
       const isWholeEnough = expected !== undefined && readAgain !== undefined;
       digests = new StreamDigests({ sections: !isWholeEnough });
       if (!isWholeEnough) image = new BlockDigests({ store: wanted.store, readAgain });

@@ -169,8 +169,8 @@ export class MigrationWriter {
   }
 
   /**
-   * Write bytes of the open section's body, copied. The records of a `ram` section may come that way, too: all
-   * of them, with their end mark.
+   * Write bytes of the open section's body, copied. The records of a `ram` section may be written in this way:
+   * all of them, with their end mark.
    *
    * @throws {QemuFileError} `EINVAL` if no section is open.
    */

@@ -12,6 +12,6 @@ export interface ChunkSource {
   recycleChunk(chunk: Uint8Array): void;
   /** Wait for the next chunk; return false at the end of the stream. */
   waitForChunk(): Promise<boolean>;
-  /** Give the end, or the bytes that follow, to the stream again. */
+  /** Deliver the end, or the bytes that follow, to the stream again. */
   stopTransfer(): void;
 }

@@ -193,7 +193,7 @@ export class Fetcher {
     this.#retryTimer = null;
   }
 
-  /** Give the backend to seeks that waited for its answer. */
+  /** Start the seeks that waited for the backend's answer. */
   #startSeeks(): void {
     if (this.#seeks === 0) return;
     if (!this.#isStopped) {

@@ -176,7 +176,7 @@ export class GetHalf implements ChunkSource {
     this.#serve();
   }
 
-  /** Give the stream the chunk that it asked for, if typed gets left bytes for it. */
+  /** Deliver the chunk that the stream asked for, if typed gets left bytes for it. */
   serveStream(): void {
     if (this.#consumer === 'stream' && this.lookAhead.available > 0) this.#serve();
   }
@@ -198,13 +198,13 @@ export class GetHalf implements ChunkSource {
     this.lookAhead.pinWindow();
   }
 
-  /** Give chunks to `takeChunk()` alone from now on. */
+  /** Deliver chunks through `takeChunk()` alone from now on. */
   startTransfer(): void {
     this.#consumer = 'transfer';
     this.lookAhead.enlargeBlocks(TRANSFER_BLOCK_BYTES);
   }
 
-  /** Give bytes, or the end if nothing else is left, to the stream again. */
+  /** Deliver bytes, or the end if nothing else is left, to the stream again. */
   stopTransfer(): void {
     this.#consumer = 'stream';
     this.#serve();

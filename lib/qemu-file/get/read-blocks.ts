@@ -11,7 +11,7 @@ const EMPTY = new Uint8Array(0);
 const MIN_FREE = 0.25;
 
 /**
- * Bytes of blocks kept for reuse; more are left to the garbage collector. A sink gives back all that it took up to
+ * Bytes of blocks kept for reuse; more are left to the garbage collector. A sink returns all that it took up to
  * its high-water mark at once, which is 4 MiB for a file, and 16 MiB where `convert` writes one.
  */
 const MAX_SPARE_BYTES = 20 * 1024 * 1024;
@@ -53,7 +53,7 @@ export class ReadBlocks {
     this.isShared = false;
   }
 
-  /** Give the current block away until `checkIn()`. */
+  /** Hand out the current block until `checkIn()`. */
   checkOut(): void {
     this.#checkedOut.set(this.current.buffer, this.current);
     this.current = EMPTY;

@@ -98,7 +98,7 @@ export class Sender {
     this.#queuedBytes += batch.bytes;
   }
 
-  /** Give batches to the backend until it, or the budget, has to be waited for. */
+  /** Pass batches to the backend until it, or the budget, has to be waited for. */
   send(): void {
     if (this.#state !== 'idle') return;
     this.#state = 'sending';
@@ -187,7 +187,7 @@ export class Sender {
     return batch;
   }
 
-  /** Give one batch to the backend. */
+  /** Pass one batch to the backend. */
   #give(batch: Batch): void {
     this.#inFlight = batch;
     if (totalLength(batch.entries) !== batch.bytes) {
@@ -259,7 +259,7 @@ export class Sender {
     this.#host.failed(failure);
   }
 
-  /** Tell callers whose bytes the backend took. */
+  /** Call the callbacks of bytes that the backend took. */
   #callWaiters(): void {
     while (this.#waiters[0] !== undefined && this.#waiters[0].target <= this.#taken) {
       this.#waiters.shift()?.done(null);

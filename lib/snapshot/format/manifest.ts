@@ -6,7 +6,7 @@ import { sealText, unsealText } from './sealed-text.ts';
 
 const FORMAT = 'qemu-file-snapshot';
 
-/** What a store says about a snapshot. */
+/** Facts about a snapshot, from its manifest. */
 export interface SnapshotInfo {
   readonly name: string;
   /** Name of the snapshot that it was compared with when it was written, which may be gone; null without one. */
@@ -40,7 +40,7 @@ export function encodeManifest(manifest: SnapshotManifest): Buffer {
 }
 
 /**
- * Return what a manifest says.
+ * Decode a manifest and check it.
  *
  * @param name - Name of the snapshot.
  * @throws {QemuFileError} `EBADMSG` for one that is damaged, or of another snapshot; `ENOTSUP` for one of a later

@@ -112,7 +112,7 @@ export async function encodeMap(map: SnapshotMap): Promise<Buffer> {
 }
 
 /**
- * Return what a map says, after checking it against its name.
+ * Decode a map, after checking it against its name.
  *
  * @throws {QemuFileError} (rejects) `EBADMSG`.
  */

@@ -26,7 +26,7 @@ import {
 const MAGIC = Buffer.from('QFILPACK');
 /** Bytes of the head before the frame table. */
 const FIXED_BYTES: number = MAGIC.length + 5 * 4 + DIGEST_BYTES;
-/** Bytes of a pack that tell how long its head is. */
+/** First bytes of a pack, from which the length of its head is known. */
 export const HEAD_START_BYTES: number = FIXED_BYTES;
 /** Bytes of a frame in the table: codec, stored length, SHA-256. */
 const ENTRY_BYTES: number = 1 + 4 + DIGEST_BYTES;
@@ -42,7 +42,7 @@ export interface FrameEntry {
   readonly digest: Uint8Array;
 }
 
-/** What the head of a pack says. */
+/** The contents of a pack's head. */
 export interface PackHead {
   readonly pageSize: number;
   /** Pages of each frame; the last one may have fewer. */
@@ -60,8 +60,8 @@ export interface PackHead {
 }
 
 /**
- * Return the number of bytes of the fingerprints of a frame's pages. A frame that is small has none: those who
- * need them read the frame.
+ * Return the number of bytes of the fingerprints of a frame's pages. A small frame has none: a reader that
+ * needs them reads the frame.
  *
  * @param storedBytes - Bytes of the frame as it is stored.
  */
@@ -119,11 +119,11 @@ export function encodeHead(head: {
 }
 
 /**
- * Return what the head of a pack says, after checking it against the pack's name.
+ * Decode the head of a pack, after checking it against the pack's name.
  *
  * @param bytes - The head, whole.
  * @param digest - Name of the pack.
- * @throws {QemuFileError} `EBADMSG` if it is not the head of that pack, or says what cannot be.
+ * @throws {QemuFileError} `EBADMSG` if it is not the head of that pack, or has values out of range.
  */
 export function decodeHead(bytes: Uint8Array, digest: string): PackHead {
   const fail = (reason: string): Error => damaged(packKey(digest), reason);

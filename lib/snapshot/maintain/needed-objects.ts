@@ -123,7 +123,7 @@ export class NeededObjects {
       return Array.isArray(maps) ? maps.filter(isDigest) : [];
     } catch (error) {
       const { code } = toQemuFileError(error);
-      // The writer is done, or its mark says nothing.
+      // The writer has removed its mark, or the mark is damaged.
       if (code === 'ENOENT' || error instanceof SyntaxError) return [];
       throw error;
     }

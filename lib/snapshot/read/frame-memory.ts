@@ -1,6 +1,6 @@
 import { FRAME_BYTES } from '../format/limits.ts';
 
-/** Frames whose contents have place in one block of memory. */
+/** Frames whose contents fit in one block of memory. */
 const BLOCK_FRAMES = 64;
 
 /**

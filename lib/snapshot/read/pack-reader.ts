@@ -141,7 +141,7 @@ export class PackReader {
     return this.#readPack(() => this.#storage.getRange(key, offset, length));
   }
 
-  /** Return what a read of the pack returns; an error says what it means for the snapshot. */
+  /** Read from the pack. An error of the storage becomes one about the snapshot. */
   async #readPack<T>(read: () => Promise<T>): Promise<T> {
     const key = packKey(this.pack.digest);
     try {

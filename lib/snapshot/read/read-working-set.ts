@@ -42,8 +42,8 @@ export async function readWorkingSetText(
 }
 
 /**
- * Return the working set that is kept with the snapshots of a map. A guest can be restored without it, so nothing
- * that is wrong with it is an error.
+ * Return the working set that is kept with the snapshots of a map. A guest can be restored without it, so a
+ * set that cannot be used causes no error.
  */
 export async function readWorkingSet(
   storage: ObjectStorage,

@@ -23,7 +23,7 @@ import { streamOf } from './snapshot-stream.ts';
  */
 const STREAM_READ_AHEAD_BYTES = 16_777_216;
 
-/** What a reader has from its store. */
+/** The parts of its store that a reader uses. */
 export interface OpenedSnapshot {
   readonly storage: ObjectStorage;
   readonly cache: FrameCache;
@@ -36,7 +36,7 @@ export interface OpenedSnapshot {
 
 /** A snapshot that is read: a saved guest with random access to its memory. */
 export class SnapshotReader implements SavedGuest {
-  /** What the store says about the snapshot. */
+  /** Facts about the snapshot, from its manifest. */
   readonly info: SnapshotInfo;
   readonly configuration: Configuration | null;
   readonly configurationBytes: SavedGuest['configurationBytes'];

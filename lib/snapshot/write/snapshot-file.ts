@@ -14,9 +14,9 @@ import { ChunkPipe } from '../chunk-pipe.ts';
 /** Bytes that the consumer reads from the pipe at a time. */
 const READ_BYTES = 262_144;
 
-/** What sees a stream as it is read. */
+/** Callbacks that follow the reading of a stream. */
 export interface StreamWatcher {
-  /** Sees the pages. */
+  /** Receives the pages. */
   readonly pages?: PageVisitor | undefined;
   /** Called with each event. */
   readonly onEvent?: ((event: MigrationEvent) => void) | undefined;

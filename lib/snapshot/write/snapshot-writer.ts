@@ -59,7 +59,7 @@ export interface SnapshotFileOptions {
   onClose?: (() => Promise<void>) | undefined;
 }
 
-/** What of a stream is not in its bytes; see `MigrationReader`. */
+/** What is known about a stream besides its bytes; see `MigrationReader`. */
 export type SnapshotStreamOptions = Omit<CollectFrameOptions, 'ready' | 'onEvent'>;
 
 /** Bytes that are read from a saved guest at a time. */
@@ -109,7 +109,7 @@ export class SnapshotWriter {
    * @param source - A `QemuFile`, which stays open, or chunks of bytes: a stream of any layout, which may be in
    *   the containers that `unwrap` opens.
    * @param options - Further channels, and what is known of the stream.
-   * @returns What the store says about the snapshot.
+   * @returns The facts about the snapshot, from its manifest.
    * @throws {MigrationStreamError} (rejects) as `MigrationReader`.
    * @throws {QemuFileError} (rejects) `EEXIST` if there is a snapshot of that name, `ENOENT` if there is no such
    *   parent, `EBADMSG` if the parent is damaged, `ECANCELED`; the errors of the source and of the storage.
@@ -122,7 +122,7 @@ export class SnapshotWriter {
    * Write a saved guest.
    *
    * @param guest - The guest; it stays open.
-   * @returns What the store says about the snapshot.
+   * @returns The facts about the snapshot, from its manifest.
    * @throws {QemuFileError} (rejects) as `writeStream`; the errors of the guest's pages.
    */
   writeGuest(guest: SavedGuest): Promise<SnapshotInfo> {
@@ -157,7 +157,7 @@ export class SnapshotWriter {
    * Return a file that takes a migration stream. Closing it publishes the snapshot, or rejects with the reason why
    * there is none; destroying it gives the snapshot up.
    *
-   * @param options - `onWritten` is called with what the store says about the snapshot, before the file is closed;
+   * @param options - `onWritten` is called with the facts about the snapshot, before the file is closed;
    *   `onClose` when nothing is read or written any more.
    * @example
    * ```js

@@ -1,4 +1,4 @@
-/** Bits of information of a byte, from which on codes for single bytes save less than 1/20. */
+/** Bits of information in a byte from which on codes for single bytes save less than 1/20. */
 const DENSE_BITS = 7.6;
 
 /** One run of bytes is counted in each interval, at another place of each. */
@@ -7,7 +7,7 @@ const RUN_BYTES = 128;
 
 const counts = new Uint32Array(256);
 
-/** Return whether so many values occur so equally in a sample of bytes that codes for single bytes hardly save any. */
+/** Return whether the values in a sample of bytes are so even that codes for single bytes hardly save any. */
 export function isDense(bytes: Uint8Array): boolean {
   counts.fill(0);
   let sampled = 0;

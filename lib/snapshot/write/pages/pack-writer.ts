@@ -17,7 +17,7 @@ import { frameThreads } from '../../threads/frame-threads.ts';
  * Groups are compressed at the same time, and their frames join the pack in their order.
  */
 
-/** Frames that are given to a thread together: a message to it takes as long as the work of some of them. */
+/** Frames that are sent to a thread together: one message takes as long as compressing some frames. */
 const GROUP_FRAMES = 8;
 
 /** Groups that are being compressed, or wait for that. */

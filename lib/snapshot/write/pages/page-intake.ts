@@ -108,7 +108,7 @@ export class PageIntake implements PageVisitor {
     this.#enter(page);
   }
 
-  /** Return the contents of an arrival whose batch is being stored; set by who stores it. */
+  /** Return the contents of an arrival whose batch is being stored. */
   #taken(ticket: number): PageChange {
     const contents = this.contentsOf(ticket);
     if (contents === null) throw new Error('the page is neither waiting nor being stored');
