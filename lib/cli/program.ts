@@ -22,6 +22,7 @@ import {
   parseRenaming,
   parseSeconds,
 } from './shell/option-values.ts';
+import { outputMistake } from './shell/output-paths.ts';
 import { guardOutputs } from './shell/stdio.ts';
 
 /** Add a command that reads a stream, with the options that all of them have. */
@@ -355,11 +356,23 @@ function makeProgram(
     )
     .version(isVersionAsked ? version() : '', VERSION_FLAGS.join(', '), 'print the version')
     .helpOption('-h, --help', 'print this help')
-    .exitOverride();
+    .exitOverride()
+    .hook('preAction', (_, command) => refuseOutputs(command));
   const [name = ''] = args;
   const names = Object.hasOwn(COMMANDS, name) ? [name] : Object.keys(COMMANDS);
   for (const one of names) COMMANDS[one]?.(program, done);
   return program;
+}
+
+/** End the command if one of its outputs is one of its inputs, or another output. */
+function refuseOutputs(command: Command): void {
+  const args: Record<string, string> = {};
+  for (const [index, argument] of command.registeredArguments.entries()) {
+    const text: unknown = command.args[index];
+    if (typeof text === 'string') args[argument.name()] = text;
+  }
+  const mistake = outputMistake({ command: command.name(), args, flags: command.opts() });
+  if (mistake !== null) command.error(`qemu-file: ${mistake}`);
 }
 
 /**
