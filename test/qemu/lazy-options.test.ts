@@ -11,7 +11,7 @@ import type { SavedGuest } from '../../lib/migration/index.ts';
 import { noop } from '../../lib/util/noop.ts';
 import { type LazyProgress, recoverLazily, restoreLazily } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { run } from '../helpers/command/command.ts';
+import { Command, run } from '../helpers/command/command.ts';
 import { type Credentials, makeCredentials } from '../helpers/transports/credentials.ts';
 import { firmware, type GuestProgram } from './harness/guest.ts';
 import {
@@ -69,6 +69,23 @@ for (const { version, skip, options } of QEMUS) {
       ]);
       assert.equal(code, 4, stderr);
       assert.match(stderr, /authority is not trusted here; no guest runs, and QEMU was ended/);
+    });
+
+    test('that a signal interrupts after the guest ran says that it waits, and how to go on', async () => {
+      await using restored = await machine(incoming);
+      const lazily = ['restore', '--lazy', '--qmp', restored.monitor, path];
+      const running = restored.qmp.waitForEvent('RESUME');
+      // The background takes longer than the test.
+      const restoring = new Command([...lazily, '--max-bandwidth', '16k']);
+      await running;
+      restoring.child.kill('SIGINT');
+      const { code, stderr } = await restoring.ended();
+      assert.equal(code, 130, stderr);
+      assert.match(
+        stderr,
+        /^qemu-file: interrupted by SIGINT; .*waits for the rest: continue with/m,
+      );
+      assert.doesNotMatch(stderr, /no guest/);
     });
 
     test('to an address that goes one way only is refused before QEMU listens', async () => {

@@ -38,6 +38,11 @@ export interface StreamChoice {
   quiet: boolean;
   /** False: the VM description at the end of the file is not looked up. Default true. */
   needsDescription?: boolean | undefined;
+  /**
+   * False: the signal does not close the file, because what reads its descriptor by position ends by the signal
+   * itself. Default true.
+   */
+  closesOnSignal?: boolean | undefined;
 }
 
 /**
@@ -46,7 +51,8 @@ export interface StreamChoice {
  * @throws {QemuFileError} (rejects) as `openFrom` and `unwrap`; nothing is left open.
  */
 export async function openStream(choice: StreamChoice): Promise<OpenStream> {
-  const { from, snapshot, lookAheadSize, tls, signal, quiet, needsDescription = true } = choice;
+  const { from, snapshot, lookAheadSize, tls, signal, quiet } = choice;
+  const { needsDescription = true, closesOnSignal = true } = choice;
   const opened: QemuFile[] = [];
   const close = async (): Promise<void> => {
     await Promise.allSettled(opened.map((file) => file.close()));
@@ -61,7 +67,7 @@ export async function openStream(choice: StreamChoice): Promise<OpenStream> {
       ...filter,
       // The command has nothing else to do while it waits for a file.
       inlineReads: true,
-      file: { signal, lookAheadSize },
+      file: { signal: closesOnSignal ? signal : undefined, lookAheadSize },
     });
     opened.push(outer);
     const unwrapped = await unwrap(outer, { decompress, snapshot });

@@ -1,6 +1,7 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
+import { markWhole } from '../format/whole-source.ts';
 import { decompressed, decompressorOf } from './decompress.ts';
 import { findStream, STREAM_START } from './find-stream.ts';
 import { bottomLayer, type Layer, moveTo, peekStart } from './layer.ts';
@@ -198,6 +199,7 @@ class Unwrapping {
       const reason = `${format}-compressed data, which this Node cannot read; decompress it first`;
       throw new MigrationStreamError('unsupported', reason, { position });
     }
+    markWhole(file);
     this.#containers.push(format);
     return { file, base: 0, seekable: false };
   }

@@ -6,6 +6,7 @@ import { sectionKindOf } from '../format/section-headers.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { StreamInput } from '../format/stream-input.ts';
 import { openSource, type StreamSource } from '../format/stream-source.ts';
+import { isWhole } from '../format/whole-source.ts';
 import { ITEM } from '../format/wire.ts';
 import { pageSizeOfMachine } from '../ram/machine-page-sizes.ts';
 import { RamSections } from '../ram/ram-sections.ts';
@@ -72,7 +73,7 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   readonly #state: StreamState;
   readonly #postcopy = new PostcopyOrder();
   #input: StreamInput | null = null;
-  /** Whether the source waits for an answer on the return path, and will not end by itself. */
+  /** Whether the source asked for a return path: if it is a QEMU, it waits for an answer and does not end by itself. */
   #hasReturnPath = false;
   /** Whether the source may send more, which must not be waited for. */
   #goesOn = false;
@@ -308,7 +309,8 @@ export class MigrationReader implements AsyncIterable<MigrationEvent> {
   async *#bufferTail(input: StreamInput): AsyncGenerator<MigrationEvent, StreamInput> {
     const state = this.#state;
     const known = this.#options.description;
-    const tail = await bufferDeviceTail(input, state.footers, this.#hasReturnPath, known);
+    const staysOpen = this.#hasReturnPath && !isWhole(this.#source);
+    const tail = await bufferDeviceTail(input, state.footers, staysOpen, known);
     state.isSearched = true;
     this.#goesOn = tail.isOpen;
     state.footers ??= tail.hasFooters;

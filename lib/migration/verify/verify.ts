@@ -130,6 +130,7 @@ class Verifier {
       digests = new StreamDigests({ sections: !isWholeEnough });
       if (!isWholeEnough) image = new BlockDigests({ store: wanted.store, readAgain });
       bytes = digests.through(source);
+      if (isWhole(source)) markWhole(bytes);
     }
     const missing = new MissingPages();
     const discarded = new DiscardedPages();

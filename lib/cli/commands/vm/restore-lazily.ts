@@ -3,6 +3,7 @@ import { QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
 import { openSavedGuest } from '../../../migration/saved-guest/open-saved-guest.ts';
 import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
 import type { SnapshotReader } from '../../../snapshot/read/snapshot-reader.ts';
+import { noop } from '../../../util/noop.ts';
 import type {
   LazyProgress,
   LazyRestoreOptions,
@@ -24,6 +25,10 @@ import { keepWorkingSet, readWorkingSet, writeWorkingSet } from './working-set-f
 
 const RECORD_SECONDS = 10;
 
+/** What an interruption of `--recover` leaves, as a clause. */
+const GUEST_STILL_WAITS =
+  'the guest waits for the rest of its memory: continue with "qemu-file restore --lazy --recover"';
+
 /**
  * Run `qemu-file restore --lazy`.
  *
@@ -37,7 +42,8 @@ export async function runRestoreLazily(fromText: string, flags: RestoreFlags): P
     await printStderr(mistake);
     return EXIT.USAGE;
   }
-  return runWithVm('from', fromText, flags, NO_GUEST_RESTORED, async (parts) => {
+  const untouched = flags.recover === true ? GUEST_STILL_WAITS : NO_GUEST_RESTORED;
+  return runWithVm('from', fromText, flags, untouched, async (parts) => {
     try {
       return await restore(fromText, flags, parts);
     } catch (error) {
@@ -103,9 +109,13 @@ async function restore(fromText: string, flags: RestoreFlags, parts: VmWork): Pr
       if (!isKept) code = EXIT.IO;
     }
     const startMs = result.startMs + calledAt;
-    return (await report(fromText, flags, { ...result, startMs })) ? code : EXIT.IO;
-  } finally {
+    if (!(await report(fromText, flags, { ...result, startMs }))) code = EXIT.IO;
     await close();
+    return code;
+  } catch (error) {
+    // Only this error says whether the guest runs; a signal makes closing fail as well.
+    await close().catch(noop);
+    throw error;
   }
 }
 
@@ -138,6 +148,7 @@ async function openGuest(
     signal,
     quiet: quiet === true,
     needsDescription: index === undefined,
+    closesOnSignal: false,
   });
   const guest = await openSavedGuest(unwrapped, { description, index, signal });
   return { guest, snapshot: null, close: () => guest.close() };
