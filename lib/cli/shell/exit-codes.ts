@@ -34,16 +34,25 @@ export function isEmptyInput({ code, operation }: QemuFileError): boolean {
 /** Return the exit code of `relay`, `save` and `restore` after an error. */
 export function exitCodeOf(error: QemuFileError): number {
   if (isUnsupported(error)) return EXIT.UNSUPPORTED;
+  if (isUndecodable(error)) return EXIT.INPUT;
   return isEmptyInput(error) || error instanceof MigrationStreamError ? EXIT.INPUT : EXIT.IO;
 }
 
-/** Operations whose `ENOTSUP` is about a snapshot store: it has a later version, or its SDK is not installed. */
-const OF_STORES: ReadonlySet<string | undefined> = new Set(['readSnapshot', 'openStorage']);
+/**
+ * Operations whose `ENOTSUP` is not about a stream: a snapshot store has a later version or its SDK is not installed, or a
+ * file is no place for a stream, such as a socket.
+ */
+const OF_PLACES: ReadonlySet<string | undefined> = new Set(['readSnapshot', 'openStorage', 'open']);
 
 /** Return whether a stream is not supported. The system uses the same code for operations of a file system. */
 function isUnsupported({ code, cause, operation }: QemuFileError): boolean {
   const isSystemError = cause instanceof Error && 'syscall' in cause;
-  return code === 'ENOTSUP' && !isSystemError && !OF_STORES.has(operation);
+  return code === 'ENOTSUP' && !isSystemError && !OF_PLACES.has(operation);
+}
+
+/** Return whether a tool of the system found that compressed data is damaged: it exited, and no signal ended it. */
+function isUndecodable({ code, operation, reason }: QemuFileError): boolean {
+  return code === 'EIO' && operation === 'decompress' && reason.includes('exited with status');
 }
 
 /** Return whether an option does not fit the input, such as `--snapshot` where the input is not a disk image. */
@@ -54,6 +63,7 @@ function isWrongInput({ code, operation }: QemuFileError): boolean {
 /** Return the exit code of `inspect`, `verify` and `extract` after an error. */
 export function readExitCode(error: QemuFileError): number {
   if (isUnsupported(error)) return EXIT.UNSUPPORTED;
+  if (isUndecodable(error)) return EXIT.BAD_STREAM;
   if (!(error instanceof MigrationStreamError)) return isWrongInput(error) ? EXIT.USAGE : EXIT.IO;
   const isEmpty = error.fault === 'truncated' && error.position === 0;
   return error.fault === 'not-a-stream' || isEmpty ? EXIT.INPUT : EXIT.BAD_STREAM;

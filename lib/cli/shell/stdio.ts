@@ -1,4 +1,5 @@
 import type { WriteStream } from 'node:tty';
+import { toQemuFileError } from '../../contract/errors.ts';
 import { printable } from '../../util/format.ts';
 
 /** Keep a reader that stops early, as in `qemu-file --help | head -1`, from crashing the command. */
@@ -7,12 +8,19 @@ export function guardOutputs(): void {
 }
 
 /**
- * Write text to standard output or standard error, and wait until it is written.
+ * Write text to standard output or standard error, and wait until it is written. A reader that has closed its end is
+ * not reported, because it has what it wanted; other failures of standard output are.
  *
- * @returns False if writing failed, for example because the reader has closed its end.
+ * @returns False if writing failed.
  */
-export function writeText(stream: WriteStream, text: string): Promise<boolean> {
-  return new Promise((resolve) => stream.write(text, (error) => resolve(!error)));
+export async function writeText(stream: WriteStream, text: string): Promise<boolean> {
+  const failed = await new Promise<Error | null | undefined>((resolve) =>
+    stream.write(text, resolve),
+  );
+  if (!failed) return true;
+  const { code, message } = toQemuFileError(failed, { operation: 'standard output' });
+  if (stream === process.stdout && code !== 'EPIPE') await printStderr(message);
+  return false;
 }
 
 /** Write one line for people to standard error, with control characters of quoted text escaped. */

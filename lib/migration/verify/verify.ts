@@ -5,6 +5,7 @@ import type { Configuration, MigrationEvent, RamBlock, Section } from '../format
 import { MigrationStreamError } from '../format/stream-error.ts';
 import type { StreamSource } from '../format/stream-source.ts';
 import { unknownCommand } from '../format/unknown-command.ts';
+import { isWhole, markWhole } from '../format/whole-source.ts';
 import { LIMIT } from '../format/wire.ts';
 import { combineVisitors } from '../memory/combine-visitors.ts';
 import { DiscardedPages } from '../memory/discarded-pages.ts';

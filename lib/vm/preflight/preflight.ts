@@ -9,6 +9,8 @@ export interface StreamFacts {
   readonly capabilities: readonly string[];
   /** Null if the list of blocks was not read. */
   readonly blocks: readonly { readonly name: string; readonly usedLength: number }[] | null;
+  /** False: the list of blocks goes on in a part of the stream that was not read. Default true. */
+  readonly hasAllBlocks?: boolean | undefined;
   /** The device sections; null if they were not read. */
   readonly sections: readonly { readonly name: string; readonly instanceId: number }[] | null;
 }
@@ -103,7 +105,7 @@ function compareCapabilities(
 
 /** @see QEMU `parse_ramblock` in migration/ram.c, `qemu_ram_resize` in softmmu/physmem.c */
 function compareBlocks(
-  { blocks }: StreamFacts,
+  { blocks, hasAllBlocks = true }: StreamFacts,
   destination: DestinationFacts,
   { problems, warnings, unknown }: PreflightResult,
 ): void {
@@ -125,6 +127,7 @@ function compareBlocks(
       problems.push({ kind: 'ram-block', message });
     }
   }
+  if (!hasAllBlocks) return;
   for (const name of byName.keys()) {
     warnings.push(`RAM block ${quote(name)} of this QEMU is not in the stream`);
   }

@@ -37,10 +37,13 @@ export async function openRestoreSource(
   const { file } = unwrapped;
   await file.fillOrEnd(START_BYTES);
   const { configuration, blocks } = await readStart(file.peekBuffer(START_BYTES).slice());
+  const capabilities = configuration?.capabilities ?? [];
   const facts = {
     machine: configuration?.machine ?? null,
-    capabilities: configuration?.capabilities ?? [],
+    capabilities,
     blocks,
+    // A mapped-ram stream has the pages of each block between the entries of the list.
+    hasAllBlocks: !capabilities.includes('mapped-ram'),
     sections: await readSections(unwrapped),
   };
   return { unwrapped, configuration, facts };

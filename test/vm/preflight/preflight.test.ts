@@ -136,6 +136,14 @@ describe('a stream and a destination', () => {
     assert.equal(result.warnings.length, 3);
   });
 
+  test('whose list of RAM blocks was not read to its end has no warning about other blocks', () => {
+    const blocks = STREAM.blocks?.slice(0, 1) ?? null;
+    const warnings = (hasAllBlocks: boolean): string[] =>
+      compareWithDestination({ ...STREAM, blocks, hasAllBlocks }, DESTINATION).warnings;
+    assert.deepEqual(warnings(false), []);
+    assert.match(warnings(true)[0] ?? '', /"\/rom@etc\/acpi\/tables" of this QEMU is not in/);
+  });
+
   test('with too few CPUs name the option; more CPUs are only a warning', () => {
     assert.deepEqual(problems({}, { cpus: [0] }), [
       'cpu: the stream has 2 CPUs, but this QEMU has 1; start it with -smp 2',
