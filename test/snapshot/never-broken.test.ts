@@ -105,6 +105,20 @@ describe('a writer of a child', () => {
     assert.deepEqual(await assertWhole(store), ['base']);
   });
 
+  for (const prefix of ['writers/', 'claims/']) {
+    test(`removes what it put in ${prefix} if it is aborted before the answer`, async () => {
+      const storage = memoryStorage();
+      const put = storage.put.bind(storage);
+      storage.put = async (key, parts, options) => {
+        await put(key, parts, options);
+        if (key.startsWith(prefix)) throw new QemuFileError('ECANCELED', 'aborted');
+      };
+      const store = new SnapshotStore(prefix === 'claims/' ? plain(storage) : storage);
+      await assert.rejects(store.writer('base').writeGuest(BASE), isCode('ECANCELED'));
+      for await (const { key } of storage.list(prefix)) assert.fail(`${key} stays`);
+    });
+  }
+
   test('is refused without its parent, and where the name is taken', async () => {
     const store = new SnapshotStore(memoryStorage());
     await assert.rejects(

@@ -5,6 +5,7 @@ import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { noop } from '../../util/noop.ts';
 import { manifestKey, PREFIX } from '../format/keys.ts';
 import { encodeManifest, type SnapshotManifest } from '../format/manifest.ts';
+import { REMOVE_TIMEOUT_MS } from './writer-mark.ts';
 
 /** Age at which the claim of a writer that was killed does not count any more, in milliseconds. */
 const STALE_CLAIM_MS = 60_000;
@@ -62,8 +63,8 @@ async function withClaim(
 ): Promise<void> {
   const prefix = `${PREFIX.claims}${name}/`;
   const own = prefix + randomUUID();
-  await storage.put(own, [Buffer.from('\n')], { signal });
   try {
+    await storage.put(own, [Buffer.from('\n')], { signal });
     for (;;) {
       let isAlone = true;
       const ownAge = (await storage.stat(own, { signal }))?.modifiedMs ?? Date.now();
@@ -80,6 +81,7 @@ async function withClaim(
       await delay(LOOK_INTERVAL_MS, undefined, { signal });
     }
   } finally {
-    await storage.remove(own).catch(noop);
+    const patience = AbortSignal.timeout(REMOVE_TIMEOUT_MS);
+    await storage.remove(own, { signal: patience }).catch(noop);
   }
 }

@@ -9,6 +9,9 @@ const RENEW_MS = 60_000;
 /** Age at which the mark of a writer that was killed does not count any more, in milliseconds. */
 export const STALE_MARK_MS = 900_000;
 
+/** How long a writer that ends waits for storage that is silent, in milliseconds. */
+export const REMOVE_TIMEOUT_MS = 5000;
+
 /** Ends of the keys of a mark's objects: one as old as the writer, one as old as its last sign of life. */
 const START = '.start';
 const ALIVE = '.alive';
@@ -57,7 +60,8 @@ export class WriterMark {
       const ifAbsent = storage.canPutIfAbsent === null;
       await storage.put(mark.#key + START, [mark.#body], { signal, ifAbsent });
     } catch (error) {
-      clearInterval(mark.#timer);
+      // It may be there all the same: a signal can end the request while the storage answers it.
+      await mark.remove();
       throw error;
     }
     return mark;
@@ -66,7 +70,9 @@ export class WriterMark {
   /** Remove the mark. Never rejects: a mark that stays does not count after a while. */
   async remove(): Promise<void> {
     clearInterval(this.#timer);
-    await Promise.allSettled([ALIVE, START].map((end) => this.#storage.remove(this.#key + end)));
+    const signal = AbortSignal.timeout(REMOVE_TIMEOUT_MS);
+    const ends = [ALIVE, START];
+    await Promise.allSettled(ends.map((end) => this.#storage.remove(this.#key + end, { signal })));
   }
 
   async #renew(): Promise<void> {
