@@ -22,21 +22,17 @@ export interface CompressOptions {
    * higher number needs a larger thread pool (`UV_THREADPOOL_SIZE`).
    */
   threads?: number | undefined;
-  /**
-   * An open descriptor of a file, at whose offset the system's `zstd` writes the output itself, which saves two copies
-   * of every byte; the readable side then ends without a byte, once the output is complete. Only for zstd. The
-   * descriptor may be closed after the call.
-   */
-  stdout?: number | undefined;
   /** Destroys the stream with `ECANCELED`. */
   signal?: AbortSignal | undefined;
 }
 
 const MAX_LEVEL: Readonly<Record<CompressFormat, number>> = { gzip: 9, zstd: 19 };
-const DEFAULT_LEVEL = 1;
+export const DEFAULT_LEVEL = 1;
 
 /** Default number of threads in libuv's pool, which `UV_THREADPOOL_SIZE` changes. */
 const POOL_THREADS = 4;
+
+export const DEFAULT_THREADS: number = Math.min(availableParallelism(), POOL_THREADS);
 
 /** The level for runs of zeros, which are compressed once and reused: the best where it makes a difference. */
 const ZEROS_LEVEL: Readonly<Record<CompressFormat, number>> = { gzip: 9, zstd: 1 };
@@ -58,12 +54,11 @@ const MAX_GROWTH_BYTES = 65_536;
  * not complete.
  *
  * @param format - The format of the output.
- * @param options - `level`, `threads`, `stdout`, `signal`.
+ * @param options - `level`, `threads`, `signal`.
  * @returns A stream with a writable side for plain bytes and a readable side of compressed bytes. It fails with
  *   `EIO` if compression or the tool fails, with the tool's standard error; `ENOTSUP` if neither Node.js nor the
  *   system has zstd; `ECANCELED` when the signal aborts.
- * @throws {RangeError} The level or the number of threads is out of range, the format is unknown, or it has no
- *   `stdout`.
+ * @throws {RangeError} The level or the number of threads is out of range, or the format is unknown.
  * @throws {QemuFileError} `ECANCELED` the signal is already aborted; the system's own code (`EAGAIN`, `EMFILE` …)
  *   if it cannot start another process.
  * @example
@@ -80,20 +75,17 @@ export function compressTo(format: CompressFormat, options: CompressOptions = {}
   const level = wholeNumber('level', options.level ?? DEFAULT_LEVEL, MAX_LEVEL[format]);
   const threads = wholeNumber(
     'threads',
-    options.threads ?? Math.min(availableParallelism(), POOL_THREADS),
+    options.threads ?? DEFAULT_THREADS,
     Number.MAX_SAFE_INTEGER,
   );
-  const { signal, stdout } = options;
-  if (stdout !== undefined && format !== 'zstd') {
-    throw new RangeError('compressTo: `stdout` is only for zstd');
-  }
+  const { signal } = options;
   if (signal?.aborted) throw abortError(signal, 'compress');
   const compress = blockCompression(format, level);
   const zeros = blockCompression(format, ZEROS_LEVEL[format]);
   const compressor =
-    compress !== undefined && zeros !== undefined && stdout === undefined
+    compress !== undefined && zeros !== undefined
       ? new BlockCompressor({ compress, compressZeros: zeros, threads })
-      : new ExternalCompressor(format, [`-${level}`, `-T${threads}`, '-q', '-c'], stdout);
+      : new ExternalCompressor(format, [`-${level}`, `-T${threads}`, '-q', '-c']);
   compressor.on('error', noop);
   const stopFollowing = onAbort(signal, () => {
     compressor.destroy(abortError(signal as AbortSignal, 'compress'));

@@ -4,15 +4,9 @@ import { StreamReader } from '../stream/stream-reader.ts';
 import { StreamWriter } from '../stream/stream-writer.ts';
 import { ExternalTool } from './external-tool.ts';
 
-/** The system's words for ENOSPC, which a tool that writes to a file reports. */
-const DISK_IS_FULL = 'No space left on device';
-
 type Callback = (error?: Error | null) => void;
 
-/**
- * Compresses with a tool of the system. The output ends after the tool has exited with status 0; where the tool writes
- * it to a descriptor itself, it ends without a byte.
- */
+/** Compresses with a tool of the system. The output ends after the tool has exited with status 0. */
 export class ExternalCompressor extends Duplex {
   readonly #format: string;
   readonly #tool: ExternalTool;
@@ -24,13 +18,12 @@ export class ExternalCompressor extends Duplex {
   /**
    * @param format - Name of the format and of the tool in `PATH`.
    * @param args - Arguments with which the tool compresses its standard input to its standard output.
-   * @param output - Descriptor that the tool writes to. Default: the readable side of the stream.
    * @throws {QemuFileError} The system's own code (`EAGAIN`, `EMFILE` …) if it cannot start another process.
    */
-  constructor(format: string, args: readonly string[], output?: number) {
+  constructor(format: string, args: readonly string[]) {
     super();
     this.#format = format;
-    this.#tool = new ExternalTool(format, args, 'compress', { stdout: output });
+    this.#tool = new ExternalTool(format, args, 'compress');
     const { stdin, stdout } = this.#tool;
     if (stdout) this.#reader = new StreamReader(stdout, 'EIO');
     if (stdin) this.#writer = new StreamWriter(stdin);
@@ -88,10 +81,7 @@ export class ExternalCompressor extends Duplex {
   async #failure(): Promise<Error | undefined> {
     await this.#tool.end.ended;
     const advice = `install ${this.#format}, use Node.js 22.15 or newer, or choose gzip`;
-    const failure = this.#tool.failure(this.#written, advice);
-    if (failure === undefined || !this.#tool.end.describe().includes(DISK_IS_FULL)) return failure;
-    const { reason, position } = failure as QemuFileError;
-    return new QemuFileError('ENOSPC', reason, { operation: 'compress', position, cause: failure });
+    return this.#tool.failure(this.#written, advice);
   }
 
   async #close(): Promise<void> {

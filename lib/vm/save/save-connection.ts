@@ -23,7 +23,7 @@ export class SaveConnection {
   #endRead: () => void = noop;
   #onStarted: () => void = noop;
   /** The read in progress. */
-  #reading: Promise<unknown> = Promise.resolve();
+  #reading: PromiseLike<unknown> = Promise.resolve();
 
   /** @param socket - A connected socket; this object owns it from now on. */
   constructor(socket: Duplex) {
@@ -70,11 +70,12 @@ export class SaveConnection {
 
   #read(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
     if (this.#isStreamEnded) return 0;
+    const result = this.#observe(buffer, position);
+    if (typeof result === 'number' || result instanceof Uint8Array) return result;
+    this.#reading = result;
     return new Promise((resolve, reject) => {
       this.#endRead = () => resolve(0);
-      const reading = this.#observe(() => this.#ops.getBuffer(buffer, position));
-      this.#reading = reading;
-      reading.then(resolve, reject);
+      result.then(resolve, reject);
     });
   }
 
@@ -82,23 +83,35 @@ export class SaveConnection {
     const buffer = new Uint8Array(DISCARD_CHUNK_BYTES);
     try {
       await this.#reading;
-      while (!this.#isClosed) await this.#observe(() => this.#ops.getBuffer(buffer, 0));
+      while (!this.#isClosed) await this.#observe(buffer, 0);
     } catch {
       // The connection has been closed.
     }
   }
 
   /** Read, and note the start and the end of the connection. */
-  async #observe(read: () => MaybePromise<number | Uint8Array>): Promise<number | Uint8Array> {
+  #observe(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
     try {
-      const result = await read();
-      if (result === 0 || (result as Uint8Array).length === 0) this.#isClosed = true;
-      return result;
+      const result = this.#ops.getBuffer(buffer, position);
+      if (typeof result === 'number' || result instanceof Uint8Array) return this.#noteRead(result);
+      return result.then(
+        (bytes) => this.#noteRead(bytes),
+        (error: unknown) => this.#noteFailure(error),
+      );
     } catch (error) {
-      this.#isClosed = true;
-      throw error;
-    } finally {
-      this.#onStarted();
+      return this.#noteFailure(error);
     }
+  }
+
+  #noteRead(result: number | Uint8Array): number | Uint8Array {
+    if (result === 0 || (result as Uint8Array).length === 0) this.#isClosed = true;
+    this.#onStarted();
+    return result;
+  }
+
+  #noteFailure(error: unknown): never {
+    this.#isClosed = true;
+    this.#onStarted();
+    throw error;
   }
 }

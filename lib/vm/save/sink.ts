@@ -1,6 +1,7 @@
 import { finished, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { type CompressFormat, compressTo } from '../../../adapters/compress/compress.ts';
+import { compressInto } from '../../../adapters/compress/compress-into.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { SnapshotFile } from '../../snapshot/write/snapshot-file.ts';
@@ -28,16 +29,36 @@ export async function sinkFile(
   format: CompressFormat | undefined,
 ): Promise<QemuFile> {
   if (format === undefined) return isQemuFile(sink) ? sink : fileOver(sink, waitFinished(sink));
-  const compressor = compressTo(format, { stdout: await descriptorFor(format, sink) });
+  if (isQemuFile(sink) && (await canWriteToDescriptor(format, sink))) return fileInto(sink);
+  const compressor = compressTo(format);
   return fileOver(compressor, pipeline(compressor, sink), sink);
 }
 
-/** Return the descriptor that the program of a format can write to in place of a sink; undefined if it cannot. */
-async function descriptorFor(format: CompressFormat, sink: VmSink): Promise<number | undefined> {
-  if (!isQemuFile(sink) || !prefersProgram(format)) return undefined;
+/** Return whether the program of a format can write to the descriptor of a sink. */
+async function canWriteToDescriptor(format: CompressFormat, sink: QemuFile): Promise<boolean> {
   const fd = sink.getFd();
-  if (!isRegularFile(fd)) return undefined;
-  return (await sink.getOffset()) === descriptorOffset(fd) ? fd : undefined;
+  if (!prefersProgram(format) || !isRegularFile(fd)) return false;
+  return (await sink.getOffset()) === descriptorOffset(fd);
+}
+
+/** Return a file whose bytes a program compresses into the descriptor of a sink. */
+function fileInto(sink: QemuFile): QemuFile {
+  sink.on('error', noop);
+  const compression = compressInto(sink.getFd());
+  return new QemuFile({
+    ...compression,
+    close: async (error) => {
+      try {
+        await compression.close(error);
+        if (error !== undefined) throw error;
+      } catch (failure) {
+        sink.destroy(toQemuFileError(failure));
+        await sink.close().catch(noop);
+        throw failure;
+      }
+      await sink.close();
+    },
+  });
 }
 
 function isQemuFile(sink: VmSink): sink is QemuFile {

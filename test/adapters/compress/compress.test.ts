@@ -425,27 +425,6 @@ describe('the tool of the system', () => {
     }
   });
 
-  test('writes to a descriptor itself', { skip: without('zstd') }, async () => {
-    await using folder = makeTempDir();
-    const path = folder.join('packed');
-    fs.writeFileSync(path, 'before');
-    const fd = fs.openSync(path, 'a');
-    const compressor = compressTo('zstd', { stdout: fd });
-    fs.closeSync(fd);
-    assert.equal((await compressed(MIXED, compressor)).length, 0);
-    const written = fs.readFileSync(path);
-    assert.equal(written.subarray(0, 6).toString(), 'before');
-    assert.ok(unpackedByTool('zstd', written.subarray(6)).equals(MIXED));
-    assert.throws(() => compressTo('gzip', { stdout: 1 }), /only for zstd/);
-  });
-
-  test('that finds the disk full is reported as such', { skip: without('zstd') }, async () => {
-    const fd = fs.openSync('/dev/full', 'w');
-    const compressor = compressTo('zstd', { stdout: fd });
-    fs.closeSync(fd);
-    await assert.rejects(compressed(MIXED, compressor), { code: 'ENOSPC', message: /zstd/ });
-  });
-
   test('is called for where Node.js has no zstd, and only there', async () => {
     await withTool('cat; echo "$@"', async () => {
       const output = await compressed(pattern(1000), compressTo('zstd', { level: 7, threads: 2 }));
