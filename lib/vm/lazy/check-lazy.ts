@@ -30,7 +30,7 @@ export interface LazyDestination {
 /** Largest page that a host uses for ordinary memory; larger ones are huge pages. */
 const MAX_BASE_PAGE_BYTES = 65_536;
 
-/** Capabilities that postcopy does not work with: why. They are the user's, and are not switched off for him. */
+/** Capabilities that postcopy does not work with, and why. The user has set them, so they are not switched off. */
 const EXCLUDED: readonly (readonly [capability: string, why: string])[] = [
   ['multifd', 'its channels cannot carry pages of postcopy, and QEMU 7.2 hangs'],
   ['x-ignore-shared', 'QEMU refuses postcopy with it'],

@@ -2,11 +2,11 @@
 const CANDIDATES: readonly number[] = [2_097_152, 65_536, 16_384];
 
 /**
- * Return a number of bytes that is a whole number of the destination's pages, from the pages of a block that it has:
- * it has each of its own pages whole. To send larger groups than its pages is not wrong.
+ * Return a multiple of the destination's page size, inferred from the pages of a block that it has: it has all or
+ * nothing of each of its own pages. Groups of pages that are larger than its own can be sent as well.
  *
  * @param usedLength - Bytes of the block.
- * @param bitmap - Bit i of byte i/8 says whether it has target page i.
+ * @param bitmap - Bit `i % 8` of byte `i / 8` is 1 if it has target page `i`.
  * @param pageSize - Bytes of a target page.
  */
 export function inferHostPageSize(

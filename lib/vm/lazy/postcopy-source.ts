@@ -93,8 +93,8 @@ export class PostcopySource implements AsyncDisposable {
   }
 
   /**
-   * Open the second connection (postcopy-preempt), which is told from the first one by its order alone; the pages
-   * that are asked for go over it.
+   * Open the second connection (postcopy-preempt), which QEMU knows from the first one only by its order; requested
+   * pages go over it.
    */
   async openPreemptChannel(): Promise<void> {
     const { address, options } = this.#connected;

@@ -40,7 +40,7 @@ export interface DiffFlags extends FromTlsFlags {
   quiet?: boolean;
 }
 
-/** What to do about pages that are not in the stream itself. */
+/** Options that name further channels, for a hint about pages that are not in the stream itself. */
 const CHANNEL_OPTIONS = '--a-channel FILE or --b-channel FILE';
 
 /** One of the two endpoints. */

@@ -6,12 +6,8 @@ import { isRegularFile } from '../../../util/regular-file.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
 import type { OpenStream } from '../../endpoints/open-stream.ts';
 import { UsageError } from '../../shell/command-errors.ts';
-import {
-  type Output,
-  type RewriteFlags,
-  type Rewritten,
-  rewriteStream,
-} from './rewrite-command.ts';
+import type { Output, Rewritten } from './output.ts';
+import { type RewriteFlags, rewriteStream } from './rewrite-command.ts';
 import { writeGuest } from './write-guest.ts';
 
 /** Options of `qemu-file convert`. */
@@ -98,7 +94,8 @@ function offsetOf(uri: Endpoint): number {
 }
 
 /**
- * Offsets in a mapped-ram stream count from the start of its file: what cannot go there byte for byte needs a file.
+ * Refuse a mapped-ram stream for a destination that it cannot be written to: offsets in it count from the start of its
+ * file, so a stream that changes is written to a file that can seek.
  *
  * @param isSame - Whether the bytes stay as they are.
  */

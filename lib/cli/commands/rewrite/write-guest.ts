@@ -16,7 +16,8 @@ import { isMappedRam } from '../../../relay/rebase-mapped-ram.ts';
 import { parseEndpoint } from '../../endpoints/endpoint.ts';
 import { sizeOf } from '../../endpoints/open-endpoints.ts';
 import { type OpenStream, openStream } from '../../endpoints/open-stream.ts';
-import type { Output, RewriteFlags, Rewritten } from './rewrite-command.ts';
+import type { Output, Rewritten } from './output.ts';
+import type { RewriteFlags } from './rewrite-command.ts';
 
 const NO_DESCRIPTION =
   'there is no VM description: the device sections were written as they came, undescribed';

@@ -173,7 +173,7 @@ async function report(
     status === 'running' && resumeMs !== null
       ? `the guest ${recover === true ? 'went on' : 'ran'} after ${showMs(resumeMs)}`
       : `the guest is stopped (${status})`;
-  // The second time belongs to the first one, so both are printed whatever was asked for.
+  // The second time completes the first one, so `quiet` leaves out neither.
   await printStderr(
     `restored ${showExactSize(bytes)} lazily; ${state}, all its memory was there after ${showMs(completeMs)}`,
   );
