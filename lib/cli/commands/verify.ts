@@ -85,6 +85,12 @@ interface Comparisons {
   preflight: PreflightResult | undefined;
 }
 
+/** What a file that is not JSON should be, by option. */
+const NOT_JSON: Readonly<Record<string, string>> = {
+  '--manifest': 'not JSON; give a file that --manifest of save, relay or extract wrote',
+  '--target': 'not JSON; give a file that QEMU wrote with -dump-vmstate',
+};
+
 /** Read and parse the file that an option names. */
 async function readOption<T>(
   option: string,
@@ -96,12 +102,13 @@ async function readOption<T>(
   try {
     text = await readFile(path, 'utf8');
   } catch (error) {
-    throw new UsageError(`${option}: ${toQemuFileError(error).message}`);
+    throw new UsageError(`${option} ${path}: ${toQemuFileError(error).message}`);
   }
   try {
     return parse(text);
   } catch (error) {
-    throw new UsageError(`${option} ${path}: ${(error as Error).message}`);
+    const reason = error instanceof SyntaxError ? NOT_JSON[option] : undefined;
+    throw new UsageError(`${option} ${path}: ${reason ?? (error as Error).message}`);
   }
 }
 

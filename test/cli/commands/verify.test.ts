@@ -112,6 +112,19 @@ describe('verify', { concurrency }, () => {
 });
 
 describe('verify --manifest', { concurrency }, () => {
+  test('names a file that is not one, and what it should be', async () => {
+    await using dir = makeTempDir();
+    const path = put(dir, 'vm.mig', workedExample());
+    const other = await run(['verify', path, '--manifest', path]);
+    assertSays(
+      other,
+      2,
+      /^qemu-file: --manifest \S*vm\.mig: not JSON; give a file that --manifest of/,
+    );
+    const directory = await run(['verify', path, '--manifest', dir.path]);
+    assertSays(directory, 2, /^qemu-file: --manifest \/\S*: EISDIR: /);
+  });
+
   test('accepts a stream that has not changed since its manifest', async () => {
     await using dir = makeTempDir();
     const path = put(dir, 'vm.mig', workedExample());

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
+import { fixturePath } from '../../../fixtures/recording.ts';
 import { makeTempDir, type TempDir } from '../../../helpers/cleanup.ts';
 import { Command, run } from '../../../helpers/command/command.ts';
 import { assertSays, jsonIn } from '../../../helpers/command/reading-command.ts';
@@ -140,6 +141,16 @@ describe('save and restore', { skip: requireQemu() }, () => {
       /state "running" and does not wait for a migration; start it with -incoming/,
     );
     assert.equal(existsSync(dir.join('x')), false);
+  });
+
+  test('say of a QEMU that listens at an address of its own how to start it', async () => {
+    await using there = makeTempDir();
+    await using destination = await start(there, { incoming: `unix:${there.join('in')}` });
+    const path = fixturePath('microvm.mig.gz');
+    const { code, stderr } = await run(['restore', '--qmp', there.join('qmp'), '--no-check', path]);
+    assert.equal(code, 4);
+    assert.match(stderr, /EBUSY: .*start it with -incoming defer instead of an address$/m);
+    assert.equal(await destination.status(), 'inmigrate');
   });
 });
 
