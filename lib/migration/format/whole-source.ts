@@ -14,3 +14,8 @@ export function markWhole(source: object): void {
 export function isWhole(source: object): boolean {
   return wholeSources.has(source);
 }
+
+/** Note of what reads a source and yields its bytes that it ends as the source does. */
+export function endsAs(reading: object, source: object): void {
+  if (isWhole(source)) markWhole(reading);
+}

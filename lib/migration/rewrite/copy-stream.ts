@@ -3,6 +3,7 @@ import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { quote } from '../../util/format.ts';
 import type { FoundDescription } from '../devices/find-vm-description.ts';
 import type { Command, DeviceSection, MigrationEvent, RamBlock } from '../format/events.ts';
+import { endsAs } from '../format/whole-source.ts';
 import { ITEM } from '../format/wire.ts';
 import { MigrationReader } from '../reader/migration-reader.ts';
 import { encodeCommand } from '../writer/encode-command.ts';
@@ -99,10 +100,10 @@ class StreamCopy {
     this.#names = renameBlocks;
     this.#copy = new RawCopy(from, to);
     const named = (block: RamBlock, position: number): void => this.#rename(block, position);
-    this.#reader = new MigrationReader(
-      this.#copy.chunks(() => this.#limit()),
-      { description, fileOffset, pages: renameBlocks.size > 0 ? { named } : {} },
-    );
+    const chunks = this.#copy.chunks(() => this.#limit());
+    endsAs(chunks, from);
+    const pages = renameBlocks.size > 0 ? { named } : {};
+    this.#reader = new MigrationReader(chunks, { description, fileOffset, pages });
   }
 
   async run(): Promise<CopyResult> {

@@ -4,6 +4,7 @@ import type { FoundDescription } from '../devices/find-vm-description.ts';
 import type { MigrationEvent, PageVisitor } from '../format/events.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { openSource, type StreamSource } from '../format/stream-source.ts';
+import { endsAs } from '../format/whole-source.ts';
 import { checkDiscarded, DiscardedPages } from '../memory/discarded-pages.ts';
 import { MigrationReader } from '../reader/migration-reader.ts';
 import { hasPagesElsewhere } from './multifd-pages.ts';
@@ -43,6 +44,7 @@ export async function collectFrame(
   const { channels = [], description, fileOffset, onFault, onEvent, ready } = options;
   const opened = openSource(source);
   const passed = new PassedBytes(opened.file, ready);
+  endsAs(passed.file, source);
   const discarded = new DiscardedPages();
   const visitor: PageVisitor = {
     blocks(blocks, pageSize) {

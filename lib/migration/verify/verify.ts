@@ -5,7 +5,7 @@ import type { Configuration, MigrationEvent, RamBlock, Section } from '../format
 import { MigrationStreamError } from '../format/stream-error.ts';
 import type { StreamSource } from '../format/stream-source.ts';
 import { unknownCommand } from '../format/unknown-command.ts';
-import { isWhole, markWhole } from '../format/whole-source.ts';
+import { endsAs } from '../format/whole-source.ts';
 import { LIMIT } from '../format/wire.ts';
 import { combineVisitors } from '../memory/combine-visitors.ts';
 import { DiscardedPages } from '../memory/discarded-pages.ts';
@@ -131,7 +131,7 @@ class Verifier {
       digests = new StreamDigests({ sections: !isWholeEnough });
       if (!isWholeEnough) image = new BlockDigests({ store: wanted.store, readAgain });
       bytes = digests.through(source);
-      if (isWhole(source)) markWhole(bytes);
+      endsAs(bytes, source);
     }
     const missing = new MissingPages();
     const discarded = new DiscardedPages();

@@ -5,7 +5,10 @@ import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 import zlib, { gunzipSync, gzipSync } from 'node:zlib';
 import { memoryOps } from '../../../adapters/memory/memory.ts';
-import { unwrap } from '../../../lib/migration/containers/unwrap.ts';
+import { openScratchStore } from '../../../lib/extract/scratch-store.ts';
+import { type Unwrapped, unwrap } from '../../../lib/migration/containers/unwrap.ts';
+import { copyStream } from '../../../lib/migration/rewrite/copy-stream.ts';
+import { collectSavedGuest } from '../../../lib/migration/saved-guest/collect-saved-guest.ts';
 import { verifyStream } from '../../../lib/migration/verify/verify.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 
@@ -34,8 +37,12 @@ const FORMATS = [
       ]),
 ];
 
+function unpacked(packed: Uint8Array): Promise<Unwrapped> {
+  return unwrap(new QemuFile(memoryOps(packed), { writable: false }));
+}
+
 async function faultsOf(packed: Uint8Array): Promise<string[]> {
-  const { file } = await unwrap(new QemuFile(memoryOps(packed), { writable: false }));
+  const { file } = await unpacked(packed);
   const { faults } = await verifyStream(file);
   await file.close().catch(() => {});
   return faults.map(({ fault }) => fault);
@@ -59,6 +66,17 @@ for (const { format, packed, checksumFromEnd } of FORMATS) {
       for (const missing of [1, checksumFromEnd]) {
         assert.deepEqual(await faultsOf(packed.subarray(0, -missing)), ['truncated']);
       }
+    });
+
+    test('is not written again or collected if it is truncated', async () => {
+      const damaged = packed.subarray(0, -1);
+      const truncated = { fault: 'truncated' };
+      const copied = await unpacked(damaged);
+      await assert.rejects(copyStream(copied.file, new QemuFile(memoryOps())), truncated);
+      const collected = await unpacked(damaged);
+      using scratch = openScratchStore();
+      await assert.rejects(collectSavedGuest(collected.file, { store: scratch.store }), truncated);
+      for (const { file } of [copied, collected]) await file.close().catch(() => {});
     });
 
     test('is corrupt if other bytes follow it', async () => {
