@@ -22,7 +22,7 @@ const bench: Bench = {
   async *run({ quick }) {
     const folder = makeFolder('/dev/shm/qemu-file-diff-');
     const sizes = quick ? [0.25] : [2, 4];
-    const rounds = quick ? 1 : 5;
+    const rounds = quick ? 1 : 3;
     try {
       for (const gib of sizes) {
         const path = (name: string): string => join(folder, `${name}-${gib}`);

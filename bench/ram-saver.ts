@@ -195,7 +195,7 @@ const bench: Bench = {
     const path = join(folder, 'memory');
     const monitor = join(folder, 'qmp');
     const mib = quick ? 128 : 2048;
-    const rounds = quick ? 3 : 7;
+    const rounds = quick ? 3 : 5;
     try {
       yield await zeroRow(rounds);
       writeMemory(path, mib);

@@ -134,7 +134,7 @@ const bench: Bench = {
         ];
         // Warm up the JIT for both.
         if (!quick) await alternate(contenders, 1);
-        const rounds = await alternate(contenders, quick ? 1 : 9);
+        const rounds = await alternate(contenders, quick ? 1 : 5);
         const toFloor = ratio(rounds, ours, floor);
         yield rowOf(rounds, {
           name: `records from ${place.name}`,

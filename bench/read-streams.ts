@@ -193,11 +193,11 @@ const bench: Bench = {
     try {
       const densePath = join(folder, 'dense.mig');
       const bytes = await writeStream(densePath, 'dense', quick ? 16_384 : 524_288);
-      yield* dense(densePath, bytes, quick ? 1 : 7);
+      yield* dense(densePath, bytes, quick ? 1 : 5);
       const zeroPages = quick ? 2_000_000 : 30_000_000;
       const zeroPath = join(folder, 'zero.mig');
       await writeStream(zeroPath, 'zero', zeroPages);
-      yield* zeros(zeroPath, zeroPages, quick ? 1 : 7);
+      yield* zeros(zeroPath, zeroPages, quick ? 1 : 5);
       yield* analyser(densePath, bytes);
       yield* memory(densePath);
     } finally {

@@ -288,7 +288,7 @@ const bench: Bench = {
         await alternate(contendersOf(place, GiB / 32, noteCalls), 1);
         const rounds = await alternate(
           contendersOf(place, place.records, noteCalls),
-          quick ? 1 : 7,
+          quick ? 1 : 5,
         );
         const { least, inC } = place;
         const toFloor = ratio(rounds, ours, floor);

@@ -17,7 +17,7 @@ export function ofC(nanoseconds: number): Figure[] {
 
 /** Rounds of micro rows: the median of three does not change with one noisy moment. */
 export function microRounds({ quick }: Mode): number {
-  return quick ? 3 : 7;
+  return quick ? 3 : 5;
 }
 
 /**

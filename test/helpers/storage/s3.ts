@@ -10,7 +10,7 @@ import { makeTempDir, onProcessEnd } from '../cleanup.ts';
 import { within } from '../until.ts';
 
 const SERVER = fileURLToPath(
-  new URL('test/helpers/s3-server', import.meta.resolve('qemu-file/package.json')),
+  new URL('test/helpers/storage/s3-server', import.meta.resolve('qemu-file/package.json')),
 );
 const START_DEADLINE_MS = 60_000;
 
