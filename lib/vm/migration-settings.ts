@@ -18,6 +18,21 @@ export interface ChangedSettings {
   restore(): Promise<void>;
 }
 
+/** Set changed settings back, unless the connection has ended. A failure becomes a warning: the migration is over. */
+export async function restoreSettings(
+  qmp: QmpClient,
+  settings: ChangedSettings,
+  warnings: string[],
+): Promise<void> {
+  if (qmp.isClosed) return;
+  try {
+    await settings.restore();
+  } catch (error) {
+    const { message } = error as Error;
+    warnings.push(`could not restore QEMU's migration settings: ${message}`);
+  }
+}
+
 /**
  * Change migration settings, except those that this QEMU does not have and those that have the wanted value.
  *

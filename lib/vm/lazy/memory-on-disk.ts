@@ -1,6 +1,6 @@
 import { statfs } from 'node:fs/promises';
+import { ifSupported } from '../qmp/if-supported.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
-import { QmpError } from '../qmp/qmp-error.ts';
 
 /** A memory backend whose contents are a file that userfaultfd cannot serve. */
 export interface FileBackend {
@@ -33,14 +33,5 @@ async function isOnDisk(path: string): Promise<boolean> {
     return !MEMORY_FILE_SYSTEMS.has((await statfs(path)).type >>> 0);
   } catch {
     return false;
-  }
-}
-
-async function ifSupported<T>(result: Promise<T>): Promise<T | null> {
-  try {
-    return await result;
-  } catch (error) {
-    if (error instanceof QmpError) return null;
-    throw error;
   }
 }

@@ -2,7 +2,12 @@ import { abortError, type QemuFileError, toQemuFileError } from '../../contract/
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { noop } from '../../util/noop.ts';
 import { checkWaiting } from '../machine-checks.ts';
-import { type Capabilities, type ChangedSettings, changeSettings } from '../migration-settings.ts';
+import {
+  type Capabilities,
+  type ChangedSettings,
+  changeSettings,
+  restoreSettings,
+} from '../migration-settings.ts';
 import { queryMigration } from '../migration-watch.ts';
 import { PrivateDirectory } from '../private-directory.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
@@ -108,7 +113,7 @@ class LazyRestore {
       return await this.#connectAndServe(destination);
     } finally {
       // A guest that waits for the rest of its memory needs them, and its QEMU may not answer.
-      if (!this.#isWaiting) await this.#restoreSettings(settings);
+      if (!this.#isWaiting) await restoreSettings(this.#qmp, settings, this.#warnings);
     }
   }
 
@@ -261,15 +266,5 @@ class LazyRestore {
 
   get #isBefore8(): boolean {
     return this.#qmp.greeting.version.major < 8;
-  }
-
-  async #restoreSettings(settings: ChangedSettings): Promise<void> {
-    if (this.#qmp.isClosed) return;
-    try {
-      await settings.restore();
-    } catch (error) {
-      const { message } = error as Error;
-      this.#warnings.push(`could not restore QEMU's migration settings: ${message}`);
-    }
   }
 }

@@ -1,6 +1,6 @@
 import { type Capabilities, queryCapabilities } from '../migration-settings.ts';
+import { ifSupported } from '../qmp/if-supported.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
-import { QmpError } from '../qmp/qmp-error.ts';
 
 /** A RAM block of a destination. */
 export interface DestinationBlock {
@@ -64,15 +64,6 @@ export async function readDestinationFacts(
 
 function readMonitor(qmp: QmpClient, commandLine: string): Promise<string> {
   return qmp.execute<string>('human-monitor-command', { 'command-line': commandLine });
-}
-
-async function ifSupported<T>(result: Promise<T>): Promise<T | null> {
-  try {
-    return await result;
-  } catch (error) {
-    if (error instanceof QmpError) return null;
-    throw error;
-  }
 }
 
 const UNITS: Readonly<Record<string, number>> = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 };

@@ -19,7 +19,7 @@ export function holdLastByte(ops: DuplexOps, endQemu: () => Promise<void>): Dupl
     const parts = buffers.map((part) => (part === last ? part.subarray(0, -1) : part));
     const before = held === null ? [] : [held];
     const from = held === null ? position : heldAt;
-    // A copy: the buffer is the caller's again when this answers.
+    // A copy, because the caller may reuse the buffer afterwards.
     held = Uint8Array.from(last.subarray(-1));
     heldAt = position + given - 1;
     if (heldAt === from) return given;

@@ -13,7 +13,7 @@ import { relay } from '../../relay/relay.ts';
 import { noop } from '../../util/noop.ts';
 import type { ReopenedInput } from '../decompress.ts';
 import { checkWaiting } from '../machine-checks.ts';
-import { type ChangedSettings, changeSettings } from '../migration-settings.ts';
+import { changeSettings, restoreSettings } from '../migration-settings.ts';
 import { MigrationWatch, settledRunState } from '../migration-watch.ts';
 import { readDestinationFacts } from '../preflight/destination-facts.ts';
 import { compareWithDestination, type StreamFacts } from '../preflight/preflight.ts';
@@ -122,7 +122,7 @@ class Restore {
       const moved = await this.#move(unwrapped, isMapped, settings.has('mapped-ram'));
       return { ...moved, status: await this.#finalRunState() };
     } finally {
-      await this.#restoreSettings(settings);
+      await restoreSettings(this.#qmp, settings, this.#warnings);
     }
   }
 
@@ -325,16 +325,6 @@ class Restore {
     if (this.#options.resume !== true || state.running) return state.status;
     await this.#qmp.execute('cont');
     return (await settledRunState(this.#qmp)).status;
-  }
-
-  async #restoreSettings(settings: ChangedSettings): Promise<void> {
-    if (this.#qmp.isClosed) return;
-    try {
-      await settings.restore();
-    } catch (error) {
-      const { message } = error as Error;
-      this.#warnings.push(`could not restore QEMU's migration settings: ${message}`);
-    }
   }
 
   #seconds(): number {

@@ -84,7 +84,7 @@ export const SAVE_SETTINGS: MigrationSettings = {
     // The stream must contain all memory and load in any QEMU of the version.
     'x-ignore-shared': false,
     compress: false,
-    // Nothing would tell QEMU to continue.
+    // QEMU would wait for a command to continue.
     'pause-before-switchover': false,
     'switchover-ack': false,
   },

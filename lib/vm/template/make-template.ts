@@ -40,7 +40,7 @@ export interface TemplateOptions {
  *
  * @param guest - The guest; it stays open.
  * @param directory - An absent or empty directory.
- * @returns What stands in `template.json`, with the command-line arguments that each clone needs.
+ * @returns The contents of `template.json`, with the command-line arguments that each clone needs.
  * @throws {QemuFileError} (rejects) `EEXIST` if the directory is not empty; `EINVAL` for a block in `blocks` that the
  *   guest does not have or that no backend can have; `ENOTSUP` for a guest without a machine type, without its memory
  *   (`x-ignore-shared`) or without a block that can be mapped; `ECANCELED`; the errors of the guest's pages and the

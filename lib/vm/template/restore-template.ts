@@ -31,7 +31,7 @@ interface Memdev {
 }
 
 /**
- * Give a clone of a template its state: make a QEMU that maps the template's memory load the rest. The QEMU was started
+ * Restore a clone of a template: make a QEMU that maps the template's memory load the rest. The QEMU was started
  * with the arguments of the template and `-incoming defer`.
  *
  * @param qmp - A client of the QEMU; it stays open.
@@ -60,7 +60,7 @@ export async function restoreTemplate(
   return { ...result, warnings: [...warnings, ...others] };
 }
 
-/** Check that the files of a template are what they were. */
+/** Check that the files of a template are unchanged. */
 async function checkFiles(
   root: string,
   { blocks, state }: Template,
