@@ -1,31 +1,21 @@
 // The command as the package has it: a bundle, run where only the package's dependencies are installed.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, readFileSync, symlinkSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
-import { buildCommand } from '../../lib/cli/build.ts';
 import { fixturePath } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
+import { buildPackage } from '../helpers/command/built-package.ts';
 
-const ROOT = fileURLToPath(new URL('../../', import.meta.url));
-const MANIFEST = `${ROOT}package.json`;
-const { version, dependencies } = JSON.parse(readFileSync(MANIFEST, 'utf8')) as {
-  version: string;
-  dependencies: Record<string, string>;
-};
+const MANIFEST = new URL('../../package.json', import.meta.url);
+const { version } = JSON.parse(readFileSync(MANIFEST, 'utf8')) as { version: string };
 
 describe('the built command', () => {
   const dir = makeTempDir();
-  const built = dir.join('dist/lib/cli');
+  let built: string;
 
   before(async () => {
-    copyFileSync(MANIFEST, dir.join('package.json'));
-    mkdirSync(dir.join('node_modules'));
-    for (const name of Object.keys(dependencies)) {
-      symlinkSync(`${ROOT}node_modules/${name}`, dir.join(`node_modules/${name}`));
-    }
-    await buildCommand(built);
+    built = await buildPackage(dir);
   });
 
   after(() => dir[Symbol.asyncDispose]());

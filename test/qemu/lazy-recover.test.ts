@@ -1,11 +1,14 @@
 // Lazy restores whose source dies, and is replaced.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { QemuFileError } from '../../lib/index.ts';
 import type { SavedGuest } from '../../lib/migration/index.ts';
-import { recoverLazily, restoreLazily } from '../../lib/vm/index.ts';
+import { type QmpEvent, recoverLazily, restoreLazily } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command/command.ts';
+import { buildPackage } from '../helpers/command/built-package.ts';
+import { Command } from '../helpers/command/command.ts';
+import { until } from '../helpers/until.ts';
 import { endCommand } from './harness/scenario.ts';
 import {
   assertSound,
@@ -16,6 +19,18 @@ import {
   saveGuest,
   watchReads,
 } from './lazy-machine.ts';
+
+const built = makeTempDir();
+let main: string;
+before(async () => {
+  main = `${await buildPackage(built)}/main.js`;
+});
+after(() => built.remove());
+
+/** Starts the command as the package has it: it starts sooner than from its sources. */
+function start(args: readonly string[]): Command {
+  return new Command(args, undefined, [], [main]);
+}
 
 for (const { version, skip, options } of QEMUS) {
   describe(`a lazy restore to QEMU ${version} whose source dies`, {
@@ -84,7 +99,7 @@ for (const { version, skip, options } of QEMUS) {
     const startCommand = (monitor: string, ...more: readonly string[]): Command => {
       const record = ['--record', dir.join('set'), '--record-seconds', '1000'];
       const path = dir.join('running.mig');
-      return new Command(['restore', '--lazy', '--qmp', monitor, path, ...record, ...more]);
+      return start(['restore', '--lazy', '--qmp', monitor, path, ...record, ...more]);
     };
 
     test('by kill -9 goes on with a client that was connected before', async () => {
@@ -94,6 +109,36 @@ for (const { version, skip, options } of QEMUS) {
       await running;
       await endCommand(first);
       await recoverLazily(restored.qmp, guest);
+      await assertSound(restored);
+    });
+
+    test('by kill -9 at each tenth of the memory goes on nine times in a row', async () => {
+      await using restored = await machine({ ...options, incoming: 'defer' });
+      const { qmp, monitor } = restored;
+      const args = ['restore', '--lazy', '--qmp', monitor, dir.join('running.mig')];
+      let sent = 0;
+      for (let tenth = 1; tenth < 10; tenth++) {
+        const since = qmp.eventCount;
+        const reaches = async (wanted: string): Promise<void> => {
+          const matches = ({ data: { status } }: QmpEvent): boolean => status === wanted;
+          await qmp.waitForEvent('MIGRATION', { since, matches });
+        };
+        // No source may get to the end before this test sees where it is.
+        const bandwidth = ['--max-bandwidth', tenth < 8 ? '4M' : '768K'];
+        const source = start([...args, ...bandwidth, ...(tenth === 1 ? [] : ['--recover'])]);
+        await reaches(tenth === 1 ? 'setup' : 'postcopy-recover');
+        const before = bytesWritten(source);
+        if (tenth === 1) await qmp.waitForEvent('RESUME', { since });
+        else await reaches('postcopy-active');
+        const limit = before + (dataBytes(guest) * tenth) / 10 - sent;
+        await until(() => bytesWritten(source) >= limit, { what: `${tenth} tenths` });
+        sent += bytesWritten(source) - before;
+        await endCommand(source);
+        await reaches('postcopy-paused');
+      }
+      const { code, stderr } = await start([...args, '--recover']).ended();
+      assert.equal(code, 0, stderr);
+      assert.match(stderr, /the guest went on after .*, all its memory was there after/);
       await assertSound(restored);
     });
 
@@ -107,13 +152,19 @@ for (const { version, skip, options } of QEMUS) {
       await isLoaded;
       await restored.qemu.waitStatus(['paused']);
       await endCommand(first);
-      const { code, stderr } = await run([
+      const { code, stderr } = await start([
         ...['restore', '--lazy', '--recover', '--qmp', restored.monitor, dir.join('running.mig')],
-      ]);
+      ]).ended();
       assert.equal(code, 0, stderr);
       assert.match(stderr, /the guest is stopped \(paused\), all its memory was there after/);
       await restored.qemu.resume();
       await assertSound(restored);
     });
   });
+}
+
+/** Returns the bytes that a command has written to its connections and files. */
+function bytesWritten({ child }: Command): number {
+  const counters = readFileSync(`/proc/${child.pid}/io`, 'utf8');
+  return Number(/^wchar: (\d+)$/m.exec(counters)?.[1]);
 }

@@ -6,6 +6,8 @@ import { onProcessEnd } from '../cleanup.ts';
 import { until, within } from '../until.ts';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
+/** Arguments of Node that run the command from its sources. */
+const SOURCES: readonly string[] = ['--import', 'tsx', 'lib/cli/main.ts'];
 
 /** Result of a command. */
 export interface Ended {
@@ -26,14 +28,16 @@ export class Command {
    * @param args - Arguments after the program's name.
    * @param input - Standard input; empty by default.
    * @param inherit - Descriptors that the command gets as number 3 and up; they stay open in this process.
+   * @param program - Arguments of Node that run the command; from its sources by default.
    */
   constructor(
     args: readonly string[],
     input?: string | Buffer,
     inherit: readonly (number | Stream)[] = [],
+    program: readonly string[] = SOURCES,
   ) {
     const stdin = input === undefined ? 'ignore' : 'pipe';
-    this.child = spawn(process.execPath, ['--import', 'tsx', 'lib/cli/main.ts', ...args], {
+    this.child = spawn(process.execPath, [...program, ...args], {
       cwd: ROOT,
       stdio: [stdin, 'pipe', 'pipe', ...inherit],
       // The environment must not change colours or options.
