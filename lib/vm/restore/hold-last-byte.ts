@@ -1,16 +1,28 @@
-import type { DuplexOps } from '../../contract/ops.ts';
+import type { DuplexOps, MaybePromise } from '../../contract/ops.ts';
 
 /**
  * Hold back the last byte of all that is written until the stream ends in order. QEMU waits for it before it runs the
  * guest, so what shows only at the end, a wrong checksum or a fault that the check finds, is still known in time.
  *
  * @param ops - The connection.
- * @param endQemu - Called before the connection breaks, after which QEMU would run the guest without the last byte: it
- *   does not look at the description, which is the end of most streams.
+ * @param endQemu - Called before this side breaks the connection, after which QEMU would run the guest without the last
+ *   byte: it does not look at the description, which is the end of most streams. Not called if QEMU broke it: its guest
+ *   may run, because it leaves what follows the stream unread.
  */
 export function holdLastByte(ops: DuplexOps, endQemu: () => Promise<void>): DuplexOps {
   let held: Uint8Array | null = null;
   let heldAt = 0;
+  let isBroken = false;
+
+  /** Note that the connection failed. */
+  async function noting<T>(work: () => MaybePromise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      isBroken = true;
+      throw error;
+    }
+  }
 
   async function writevBuffer(buffers: readonly Uint8Array[], position: number): Promise<number> {
     const given = buffers.reduce((sum, { length }) => sum + length, 0);
@@ -23,7 +35,7 @@ export function holdLastByte(ops: DuplexOps, endQemu: () => Promise<void>): Dupl
     held = Uint8Array.from(last.subarray(-1));
     heldAt = position + given - 1;
     if (heldAt === from) return given;
-    const taken = await ops.writevBuffer([...before, ...parts], from);
+    const taken = await noting(() => ops.writevBuffer([...before, ...parts], from));
     return taken === heldAt - from ? given : -1;
   }
 
@@ -35,7 +47,7 @@ export function holdLastByte(ops: DuplexOps, endQemu: () => Promise<void>): Dupl
 
   return {
     ...(ops.sizes && { sizes: ops.sizes }),
-    getBuffer: (buffer, position) => ops.getBuffer(buffer, position),
+    getBuffer: (buffer, position) => noting(() => ops.getBuffer(buffer, position)),
     writevBuffer,
     shutDown: async (read, write) => {
       if (write && !read) await release();
@@ -43,7 +55,7 @@ export function holdLastByte(ops: DuplexOps, endQemu: () => Promise<void>): Dupl
     },
     close: async (error) => {
       if (error === undefined) await release();
-      else if (held !== null) await endQemu();
+      else if (held !== null && !isBroken) await endQemu();
       await ops.close(error);
     },
     getFd: () => ops.getFd(),

@@ -61,6 +61,23 @@ test('if the stream fails, the last byte is not written, and QEMU is ended befor
   assert.deepEqual(notes, ['0: ab', 'QEMU ended', 'broken']);
 });
 
+for (const operation of ['writevBuffer', 'getBuffer'] as const) {
+  test(`QEMU is not ended if it ended the connection, as ${operation} finds out`, async () => {
+    const { ops, notes } = notingOps();
+    const broken = new QemuFileError('EPIPE', 'the other end has closed');
+    const failing = { ...ops, [operation]: () => Promise.reject(broken) };
+    const held = holdLastByte(failing, unexpected);
+    const working =
+      operation === 'getBuffer'
+        ? held.getBuffer(Buffer.alloc(1), 0)
+        : held.writevBuffer([Buffer.from('abc')], 0);
+    await assert.rejects(Promise.resolve(working), { code: 'EPIPE' });
+    if (operation === 'getBuffer') await held.writevBuffer([Buffer.from('abc')], 0);
+    await held.close(broken);
+    assert.equal(notes.at(-1), 'broken');
+  });
+}
+
 test('a short write is reported', async () => {
   const held = holdLastByte({ ...notingOps().ops, writevBuffer: () => 1 }, unexpected);
   assert.notEqual(await held.writevBuffer([Buffer.from('abc')], 0), 3);
