@@ -32,7 +32,7 @@ export interface FdUse {
 export class FdTransport {
   readonly fd: number;
   readonly #use: FdUse;
-  readonly #size: (() => number) | undefined;
+  readonly #size: () => number;
   readonly #inFlight = new CallsInFlight();
   readonly #reader: FdReader;
   readonly #writer: FdWriter;
@@ -49,9 +49,9 @@ export class FdTransport {
   /**
    * @param fd - An open descriptor.
    * @param use - How it is used.
-   * @param size - Returns the size of the file in bytes; absent where the size is unknown.
+   * @param size - Returns the size of the file or device in bytes; only called if `use.offset` is not null.
    */
-  constructor(fd: number, use: FdUse, size?: () => number) {
+  constructor(fd: number, use: FdUse, size: () => number) {
     this.fd = fd;
     this.#use = use;
     this.#size = size;
@@ -188,7 +188,7 @@ export class FdTransport {
     if (this.#sparse === undefined) return;
     const position = this.#sparse.end;
     try {
-      if ((this.#size?.() ?? 0) < position) await truncateFd(this.fd, position);
+      if (this.#size() < position) await truncateFd(this.fd, position);
     } catch (error) {
       this.#firstWriteError ??= toQemuFileError(error, { operation: 'close', position });
     }
@@ -223,14 +223,7 @@ export class FdTransport {
   #origin(whence: Whence): number {
     if (whence === 'set') return 0;
     if (whence === 'current') return this.#main.offset ?? 0;
-    if (this.#size !== undefined) return Math.max(this.#size(), this.#sparse?.end ?? 0);
-    throw new QemuFileError(
-      'ENOTSUP',
-      'the size of a device is not known; copy its contents to a file',
-      {
-        operation: 'setOffset',
-      },
-    );
+    return Math.max(this.#size(), this.#sparse?.end ?? 0);
   }
 
   #stopPositional(failure: Failure): void {

@@ -2,6 +2,7 @@ import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { Direction, OpsOf, Whence } from '../../lib/contract/ops.ts';
 import { descriptorStats } from '../shared/descriptor-stats.ts';
 import { FILE_SIZES } from '../shared/sizes.ts';
+import { descriptorSize } from './descriptor-size.ts';
 import { FdTransport } from './fd-transport.ts';
 
 export type { Direction };
@@ -102,7 +103,7 @@ export function makeFdOps<D extends Direction | 'both'>(
       isSparse: options.sparse === true && stats.isFile(),
       canReadInline: options.inlineReads === true && stats.isFile(),
     },
-    stats.isFile() ? () => descriptorStats(fd, 'setOffset').size : undefined,
+    () => descriptorSize(fd),
   );
   const ops = {
     ...(canRead && {

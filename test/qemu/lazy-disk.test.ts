@@ -1,14 +1,23 @@
-// Lazy restores whose disk fails in the middle.
+// Lazy restores from a block device, and those whose disk fails in the middle.
 import assert from 'node:assert/strict';
-import { closeSync, copyFileSync, fsyncSync, openSync, statSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import {
+  closeSync,
+  copyFileSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { openFrom } from '../../adapters/index.ts';
 import { QemuFile, QemuFileError } from '../../lib/index.ts';
 import { openSavedGuest, type SavedGuest, unwrap } from '../../lib/migration/index.ts';
 import { recoverLazily, restoreLazily } from '../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command } from '../helpers/command/command.ts';
-import { mountLoopDisk, requireLoopDisk } from '../helpers/storage/loop-disk.ts';
+import { Command, run } from '../helpers/command/command.ts';
+import { attachLoopDevice, mountLoopDisk, requireLoopDisk } from '../helpers/storage/loop-disk.ts';
 import { assertSound, type Machine, machine, openGuest, QEMUS, saveGuest } from './lazy-machine.ts';
 
 /** A disk whose bytes from some place on cannot be read. */
@@ -85,6 +94,32 @@ for (const { version, skip, options } of QEMUS) {
       await guest.close();
       assert.equal(status, 'running');
       await assertSound(restored);
+    });
+
+    test('from a block device needs no file, whatever follows the stream on it', {
+      skip: hasNoLoopDisk,
+    }, async () => {
+      // A volume is larger than the stream on it, and keeps what it had before.
+      const volume = dir.join('volume');
+      const stream = readFileSync(dir.join('vm.mig'));
+      const sectors = Math.ceil(stream.length / 512) + 100;
+      writeFileSync(volume, Buffer.concat([stream, randomBytes(sectors * 512 - stream.length)]));
+      using device = attachLoopDevice(volume);
+      for (const lazy of [['--lazy'], []]) {
+        await using restored = await machine({ ...options, incoming: 'defer' });
+        const { code, stderr } = await run([
+          ...['restore', ...lazy, '--qmp', restored.monitor, device.path],
+        ]);
+        assert.equal(code, 0, stderr);
+        await assertSound(restored);
+      }
+      // The directory of the device has no place for an index.
+      const indexed = await run(['save', '--qmp', 'none', '--index', device.path]);
+      assert.equal(indexed.code, 2, indexed.stderr);
+      assert.match(
+        indexed.stderr,
+        /--index writes a file beside the stream, but \S+ is not a file/,
+      );
     });
 
     test('under the command says so, and goes on with an intact copy of the file', {

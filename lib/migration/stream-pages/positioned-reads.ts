@@ -48,11 +48,11 @@ export async function openPositionedReads(stream: Unwrapped): Promise<Positioned
   const { file, containers, fileOffset, seekable } = stream;
   if (!seekable) throw noRandomAccess(stream);
   const fd = file.getFd();
-  if (fd >= 0 && !containers.includes('qcow2') && fstatSync(fd).isFile()) {
-    return new DescriptorReads(file, fd, fileOffset);
-  }
-  const size = await file.setOffset(0, 'end');
-  return new FileReads(file, size, fileOffset);
+  const stats = fd >= 0 && !containers.includes('qcow2') ? fstatSync(fd) : null;
+  if (stats?.isFile()) return new DescriptorReads(file, fd, stats.size, fileOffset);
+  const end = await file.setOffset(0, 'end');
+  if (stats?.isBlockDevice()) return new DescriptorReads(file, fd, end, fileOffset);
+  return new FileReads(file, end, fileOffset);
 }
 
 function noRandomAccess({ containers }: Unwrapped): MigrationStreamError {
@@ -65,7 +65,7 @@ function noRandomAccess({ containers }: Unwrapped): MigrationStreamError {
   return new MigrationStreamError('unsupported', reason, { position: 0 });
 }
 
-/** Positioned reads of a regular file. */
+/** Positioned reads of a regular file or a block device. */
 class DescriptorReads implements PositionedReads {
   readonly size: number;
   readonly #file: QemuFile;
@@ -78,13 +78,12 @@ class DescriptorReads implements PositionedReads {
   #isClosed = false;
   #onIdle: (() => void) | null = null;
 
-  constructor(file: QemuFile, fd: number, base: number) {
+  constructor(file: QemuFile, fd: number, end: number, base: number) {
     this.#file = file;
     this.#fd = fd;
     this.#base = base;
-    const { size, mtimeMs } = fstatSync(fd);
-    this.size = size - base;
-    this.#modifiedMs = mtimeMs;
+    this.size = end - base;
+    this.#modifiedMs = fstatSync(fd).mtimeMs;
   }
 
   read(target: Uint8Array, position: number): Promise<void> {
@@ -146,7 +145,10 @@ class DescriptorReads implements PositionedReads {
 
   checkUnchanged(): void {
     if (this.#isClosed) throw closedError();
-    const { size, mtimeMs } = fstatSync(this.#fd);
+    const stats = fstatSync(this.#fd);
+    // A device keeps its size, and the system does not note every write to it.
+    if (stats.isBlockDevice()) return;
+    const { size, mtimeMs } = stats;
     if (size - this.#base === this.size && mtimeMs === this.#modifiedMs) return;
     const what = size - this.#base < this.size ? 'truncated' : 'written to';
     const reason = `the file of the saved guest was ${what} while it was open`;
@@ -166,7 +168,7 @@ class DescriptorReads implements PositionedReads {
   }
 }
 
-/** Positioned reads through a `QemuFile`, one at a time: a snapshot of an image, a block device. */
+/** Positioned reads through a `QemuFile`, one at a time: a snapshot of an image, for example. */
 class FileReads implements PositionedReads {
   readonly size: number;
   readonly #file: QemuFile;

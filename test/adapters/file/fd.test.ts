@@ -469,7 +469,29 @@ test('reads and writes a block device at offsets', async (t) => {
     pattern(65536).subarray(1536),
   ]);
   assert.ok(bytes.equals(expected));
-  assert.throws(() => ops.setOffset?.(0, 'end'), { code: 'ENOTSUP' });
+  assert.equal(await ops.setOffset?.(0, 'end'), 65536);
+  await ops.close();
+});
+
+test('takes the size of a block device from sysfs, in sectors of 512 bytes', async (t) => {
+  await using directory = makeTempDir();
+  const stats = fs.statSync(directory.path);
+  stats.isDirectory = () => false;
+  stats.isBlockDevice = () => true;
+  // As stat(2) returns major 253 and minor 0x12345.
+  stats.rdev = 0x1230_fd45;
+  t.mock.method(fs, 'fstatSync', () => stats);
+  const readFile = t.mock.method(fs, 'readFileSync', () => '8\n');
+  const ops = fdOps(openNew(directory), { direction: 'read' });
+  assert.equal(ops.setOffset?.(0, 'end'), 4096);
+  assert.equal(readFile.mock.calls[0]?.arguments[0], '/sys/dev/block/253:74565/size');
+  readFile.mock.mockImplementation(() => {
+    throw errno('ENOENT');
+  });
+  assert.throws(() => ops.setOffset?.(0, 'end'), {
+    code: 'ENOTSUP',
+    reason: /size of the device is not known \(.*\); copy its contents to a file/,
+  });
   await ops.close();
 });
 

@@ -47,9 +47,30 @@ export function mountLoopDisk(): LoopDisk {
   };
 }
 
-function succeed(command: string, args: readonly string[]): void {
-  const { status, stderr, error } = spawnSync(command, args, { encoding: 'utf8' });
+/** A block device whose contents are a file. */
+export interface LoopDevice extends Disposable {
+  readonly path: string;
+}
+
+/** Make a block device of a file, of which it has the whole sectors; it is given back at the end of its `using`. */
+export function attachLoopDevice(file: string): LoopDevice {
+  const path = succeed('losetup', ['--find', '--show', file]).trim();
+  const detach = (): void => void spawnSync('losetup', ['--detach', path]);
+  const withdraw = onProcessEnd(detach);
+  return {
+    path,
+    [Symbol.dispose]: () => {
+      detach();
+      withdraw();
+    },
+  };
+}
+
+/** Run a program and return its output. */
+function succeed(command: string, args: readonly string[]): string {
+  const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: 'utf8' });
   if (status !== 0) throw new Error(`${command} failed: ${error?.message ?? stderr.trim()}`);
+  return stdout;
 }
 
 /**

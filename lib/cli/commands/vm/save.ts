@@ -1,3 +1,4 @@
+import { statSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import type { CompressFormat } from '../../../../adapters/compress/compress.ts';
 import type { StreamLayout } from '../../../migration/guest-writer/guest-writer.ts';
@@ -143,8 +144,13 @@ function indexProblem(toText: string, { check, compress }: SaveFlags): string | 
   } catch {
     return null;
   }
-  if (uri.scheme === 'file') return null;
+  // The directory of a device is not on a disk.
+  if (uri.scheme === 'file' && !isBlockDevice(uri.path)) return null;
   return `--index writes a file beside the stream, but ${toText} is not a file`;
+}
+
+function isBlockDevice(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isBlockDevice() === true;
 }
 
 async function report(
