@@ -1,19 +1,24 @@
 // Lazy restores over TLS, with a limited bandwidth, beside an ordinary one, and of a busy guest.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { after, before, describe, test } from 'node:test';
-import { gzipSync } from 'node:zlib';
+import { gunzipSync, gzipSync } from 'node:zlib';
 import { DIAGNOSTICS_CHANNELS, type VmMessage } from '../../lib/contract/diagnostics-channels.ts';
 import type { SavedGuest } from '../../lib/migration/index.ts';
 import { noop } from '../../lib/util/noop.ts';
 import { type LazyProgress, recoverLazily, restoreLazily } from '../../lib/vm/index.ts';
+import { fixturePath } from '../fixtures/recording.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
 import { Command, run } from '../helpers/command/command.ts';
+import { has } from '../helpers/command/reading-command.ts';
 import { type Credentials, makeCredentials } from '../helpers/transports/credentials.ts';
+import { until } from '../helpers/until.ts';
 import { firmware, type GuestProgram } from './harness/guest.ts';
+import { requireQemu } from './harness/harness.ts';
 import {
   assertSound,
   dataBytes,
@@ -218,6 +223,49 @@ for (const { version, skip, options } of QEMUS) {
     });
   });
 }
+
+describe('the command that restores lazily', { skip: requireQemu(), timeout: 60_000 }, () => {
+  let dir: TempDir;
+  const incoming = { incoming: 'defer' };
+  before(() => {
+    dir = makeTempDir();
+  });
+  after(() => dir.remove());
+
+  test('refuses a stream with XBZRLE pages, with the command that converts it', async () => {
+    const encoded = dir.join('xbzrle.mig');
+    writeFileSync(encoded, gunzipSync(readFileSync(fixturePath('xbzrle.mig.gz'))));
+    await using restored = await machine(incoming);
+    const lazily = ['restore', '--lazy', '--qmp', restored.monitor];
+    const { code, stderr } = await run([...lazily, encoded]);
+    assert.equal(code, 5, stderr);
+    assert.match(stderr, /it has XBZRLE pages; convert it with "qemu-file compact FROM TO"/);
+    assert.equal(await restored.qemu.status(), 'inmigrate');
+    const converted = dir.join('converted.mig');
+    assert.equal((await run(['compact', encoded, converted])).code, 0);
+    await (await openGuest(converted)).close();
+  });
+
+  test('shows on a terminal since when the guest runs', { skip: !has('script') }, async (t) => {
+    const path = dir.join('running.mig');
+    await saveGuest(path, {});
+    await using restored = await machine(incoming);
+    const command = `${process.execPath} --import tsx lib/cli/main.ts restore --lazy --qmp ${restored.monitor} ${path}`;
+    // It sends only what the guest asks for, so it does not end by itself.
+    const held = `${command} --record ${dir.join('set')} --record-seconds 1000`;
+    const child = spawn('script', ['-qec', held, '/dev/null'], { stdio: 'pipe' });
+    const closed = once(child, 'close');
+    t.after(() => child.kill());
+    let shown = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      shown += text;
+    });
+    const line = /running since [\d.]+ ms · \d+ % of memory/;
+    await until(() => line.test(shown), { what: 'the progress line' });
+    child.kill();
+    await closed;
+  });
+});
 
 /** Returns the arguments of a QEMU with credentials for TLS. */
 function tlsObject(path: string): string[] {

@@ -154,7 +154,12 @@ async function openGuest(
   return { guest, snapshot: null, close: () => guest.close() };
 }
 
-function measureOf(progress: LazyProgress | undefined): Measure {
+/**
+ * Return the progress line of a lazy restore.
+ *
+ * @param progress - How far it is; absent before it began.
+ */
+export function measureOf(progress: LazyProgress | undefined): Measure {
   const { bytes = 0, total = 0, resumeMs = null } = progress ?? {};
   const share = total === 0 ? 0 : Math.floor((bytes / total) * 100);
   const state = resumeMs === null ? 'starting' : `running since ${showMs(resumeMs)}`;
