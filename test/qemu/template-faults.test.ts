@@ -14,10 +14,11 @@ import {
   startClone,
   startGolden,
 } from './clones.ts';
-import { bootSector, GUEST, type GuestProgram, memoryProblems } from './harness/guest.ts';
+import { bootSector, firmware, GUEST, type GuestProgram, memoryProblems } from './harness/guest.ts';
 import { differingPages, requireQemu, startQemu } from './harness/harness.ts';
 import { requireQemu10 } from './harness/qemu10.ts';
 import { endCommand, qemu10, UNLIMITED } from './harness/scenario.ts';
+import { privateBytes } from './harness/smaps.ts';
 
 const parameters = { 'max-bandwidth': UNLIMITED };
 
@@ -193,6 +194,34 @@ for (const [version, skip, options] of [
       assert.equal(restored.code, 0, restored.stderr);
       assert.deepEqual(differingPages(await clone.qemu.readRam(), await source.readRam()), []);
       await assertCloneSound(clone);
+    });
+
+    test('of a guest that writes everywhere have pages of their own, and leave the template as it was', async () => {
+      const program = { patternBytes: 2 << 20, dirtyBytes: 2 << 20, dirtyPagesPerTick: 512 };
+      const image = { ...options, firmware: firmware(program) };
+      const stream = dir.join('busy.mig');
+      {
+        await using source = await startGolden(image);
+        await source.migrate(`exec:cat >${stream}`, { parameters });
+      }
+      const busy = dir.join('busy');
+      const file = `${busy}/ram/microvm.ram`;
+      const { arguments: args } = await makeTemplate(stream, busy);
+      const contents = readFileSync(file);
+      await Promise.all(
+        ['e', 'f', 'g', 'h'].map(async (name) => {
+          const { qemu, qmp } = await startClone(dir, name, image, args);
+          await using _qemu = qemu;
+          const { code, stderr } = await run(['restore', '--qmp', qmp, busy]);
+          assert.equal(code, 0, stderr);
+          await qemu.resume();
+          await qemu.waitCounterRises();
+          await qemu.pause();
+          assert.deepEqual(memoryProblems(await qemu.readRam(), program), []);
+          assert.ok(privateBytes(qemu.pid, file) >= program.dirtyBytes);
+        }),
+      );
+      assert.deepEqual(differingPages(readFileSync(file), contents), []);
     });
 
     test('of a guest with two NUMA nodes run', async () => {
