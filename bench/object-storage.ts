@@ -115,6 +115,76 @@ async function* rowsOfRanges(places: Places, rounds: number): AsyncGenerator<Row
   }
 }
 
+/** Write, read and copy whole snapshots of dense memory, without a delay. */
+async function* rowsOfWholeSnapshots(
+  places: Places,
+  mib: number,
+  rounds: number,
+): AsyncGenerator<Row> {
+  places.proxy.delayMs = 0;
+  const memory = join(places.folder, 'dense');
+  const file = join(places.folder, 'dense.mig');
+  const monitor = join(places.folder, 'dense-qmp');
+  writeMemory(memory, mib);
+  {
+    await using guest = await Guest.start(monitor, mib, memory);
+    if (guest === null) return;
+    await using qmp = await QmpClient.connect(monitor);
+    await saveVm(qmp, await openTo(file), {});
+  }
+  rmSync(memory);
+  const inDirectory = `${places.inDirectory.replace(/#.*/, '')}#dense`;
+  const inS3 = places.inS3('dense', 'dense');
+  const rate = async (...args: string[]): Promise<number> => {
+    const began = performance.now();
+    await command(...args);
+    return (mib * MIB) / 1000 / (performance.now() - began);
+  };
+  const pairs: [verb: string, s3: string[], directory: string[]][] = [
+    ['written', ['relay', file, inS3, '--replace'], ['relay', file, inDirectory, '--replace']],
+    ['verified', ['verify', inS3], ['verify', inDirectory]],
+  ];
+  for (const [verb, s3, directory] of pairs) {
+    const results = await alternate(
+      [
+        { name: ours, run: () => rate(...s3) },
+        { name: near, run: () => rate(...directory) },
+      ],
+      rounds,
+    );
+    yield rowOf(results, {
+      name: `${mib} MiB ${verb} by the command`,
+      unit: 'MB/s',
+      ours,
+      against: [near],
+    });
+  }
+  const copied = (from: string, to: string): Contender['run'] => {
+    let copies = 0;
+    return async () => {
+      copies += 1;
+      return rate('store', 'copy', from, to.replace('COPY', `copy-${copies}`));
+    };
+  };
+  const results = await alternate(
+    [
+      { name: ours, run: copied(inDirectory, places.inS3('COPY', 'dense')) },
+      {
+        name: 'S3 to a directory',
+        run: copied(inS3, `store:${join(places.folder, 'COPY')}#dense`),
+      },
+    ],
+    rounds,
+  );
+  yield rowOf(results, {
+    name: `${mib} MiB copied from the directory`,
+    unit: 'MB/s',
+    ours,
+    against: ['S3 to a directory'],
+  });
+  rmSync(file);
+}
+
 async function* rowsOfLazyRestores(
   places: Places,
   mib: number,
@@ -211,6 +281,7 @@ const bench: Bench = {
       };
       if (!(await fill(places, mib))) return;
       yield* rowsOfRanges(places, rounds);
+      yield* rowsOfWholeSnapshots(places, quick ? 32 : 256, rounds);
       yield* rowsOfLazyRestores(places, mib, rounds);
     } finally {
       rmSync(folder, { recursive: true });

@@ -277,7 +277,14 @@ describe('garbage', () => {
     assert.deepEqual((await store.gc({ graceMs: 0 })).removed, dry.removed);
     assert.deepEqual(await assertWhole(store), ['child']);
     await store.remove('child');
-    assert.equal((await store.gc({ graceMs: 0 })).removed.length, 3);
+    const progress: number[][] = [];
+    const onProgress = (...counts: number[]): void => void progress.push(counts);
+    assert.equal((await store.gc({ graceMs: 0, onProgress })).removed.length, 3);
+    assert.deepEqual(progress, [
+      [1, 3],
+      [2, 3],
+      [3, 3],
+    ]);
     assert.equal((await store.fsck()).objects, 0);
   });
 

@@ -147,7 +147,7 @@ export function runStoreGc(urlText: string, flags: StoreCommandFlags): Promise<n
       const young =
         kept === 0
           ? ''
-          : `; ${counted(kept, 'unneeded object')} stay: too new, or a writer is at work`;
+          : `; ${counted(kept, 'unneeded object')} stay: newer than --grace, or a writer is at work`;
       const left =
         leftovers === 0 ? '' : `, and ${counted(leftovers, 'leftover')} of interrupted writers`;
       await printStderr(

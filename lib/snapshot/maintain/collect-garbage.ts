@@ -27,6 +27,8 @@ export interface GcOptions extends StorageOptions {
   readonly graceMs?: number | undefined;
   /** Remove nothing. */
   readonly dryRun?: boolean | undefined;
+  /** Called with the number of objects removed, and of those that were old enough at first. */
+  readonly onProgress?: ((removed: number, all: number) => void) | undefined;
 }
 
 /** Result of `gc`. */
@@ -50,7 +52,7 @@ export async function collectGarbage(
   storage: ObjectStorage,
   options: GcOptions = {},
 ): Promise<GcResult> {
-  const { graceMs = GRACE_MS, dryRun = false, signal } = options;
+  const { graceMs = GRACE_MS, dryRun = false, signal, onProgress } = options;
   if (!(graceMs >= 0)) throw new RangeError(`gc: graceMs must be 0 or more: ${graceMs}`);
   const nowMs = await storageTime(storage, { signal });
   const contents = await listContents(storage, { signal });
@@ -68,7 +70,9 @@ export async function collectGarbage(
     await needed.look();
     const batch = old.slice(at, at + BATCH).filter((object) => !needed.has(object));
     await inParallel(batch, MAX_REMOVALS, async (object) => {
-      if (await removeUnchanged(storage, object, { signal })) removed.push(object);
+      if (!(await removeUnchanged(storage, object, { signal }))) return;
+      removed.push(object);
+      onProgress?.(removed.length, old.length);
     });
   }
   await removeStaleMarks(storage, contents, nowMs, { signal });
