@@ -16,7 +16,7 @@ export function migrationError(info: MigrationInfo, cause?: Error): QemuFileErro
 
 /** Return the error of a save whose QEMU no longer answers. */
 export function unreachableError(cause: QemuFileError): QemuFileError {
-  const reason = `QEMU cannot be reached any more during the save: ${cause.message}`;
+  const reason = `QEMU cannot be reached any more during the save: ${cause.reason}`;
   return new QemuFileError(cause.code, reason, { operation, cause });
 }
 

@@ -271,7 +271,7 @@ class Save {
       const { signal } = this.#options;
       if (signal?.aborted !== true || cause.cause !== signal.reason) return;
       // A Ctrl-C may have ended QEMU as well, and the caller would otherwise see only the abort.
-      const reason = `${cause.message}; and QEMU cannot be reached any more`;
+      const reason = `${cause.reason}; and QEMU cannot be reached any more`;
       throw new QemuFileError(cause.code, reason, { operation: 'saveVm', cause });
     }
     if (!wasRunning) return;

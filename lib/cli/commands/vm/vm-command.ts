@@ -1,6 +1,6 @@
 import type { SocketTarget } from '../../../../adapters/socket/socket-target.ts';
 import { parseUri } from '../../../../adapters/uri.ts';
-import { toQemuFileError } from '../../../contract/errors.ts';
+import { type QemuFileError, toQemuFileError } from '../../../contract/errors.ts';
 import { QmpClient } from '../../../vm/qmp/qmp-client.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
 import type { TlsEnds, TlsFlags } from '../../endpoints/tls/credentials.ts';
@@ -103,9 +103,8 @@ export async function runWithVm(
     const { by } = interruption;
     if (by !== undefined) {
       // An error other than the interruption comes first: for example, the guest does not resume.
-      await printStderr(
-        `interrupted by ${by}; ${failure.cause === signal.reason ? nothingChanged : failure.message}`,
-      );
+      const isPlain = failure.cause === signal.reason;
+      await printStderr(`interrupted by ${by}; ${isPlain ? nothingChanged : afterSignal(failure)}`);
       return SIGNAL_EXITS[by];
     }
     await printStderr(failure.message);
@@ -114,6 +113,11 @@ export async function runWithVm(
     meter?.stop();
     await qmp?.close();
   }
+}
+
+/** Return what an error says besides that a signal aborted the operation. */
+function afterSignal({ code, reason, message }: QemuFileError): string {
+  return code === 'ECANCELED' ? reason.replace(/^aborted by its signal; /, '') : message;
 }
 
 /** Read the files of the TLS options. Their modules are loaded only for them: the command starts sooner. */
