@@ -311,8 +311,11 @@ function addRestore(program: Command, done: (code: number) => void): void {
     // A guest that is restored lazily runs sooner without the modules of other restores.
     if (flags.lazy === true || flags['lazy=auto'] === true) {
       const { runRestoreLazily } = await import('./commands/vm/restore-lazily.ts');
-      done(await runRestoreLazily(from, flags));
-      return;
+      const code = await runRestoreLazily(from, flags);
+      if (code !== null) {
+        done(code);
+        return;
+      }
     }
     const { runRestore } = await import('./commands/vm/restore.ts');
     done(await runRestore(from, flags));

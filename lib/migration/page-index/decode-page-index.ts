@@ -51,9 +51,7 @@ export function decodePageIndex(bytes: Uint8Array): PageIndex {
   if (sectionCount > LIMIT.LISTED) throw damaged('it has too many sections');
   if (runCount > MAX_RUNS) throw damaged('it has too many runs');
   const extents = Math.ceil(size / EXTENT_BYTES);
-  head.expect(extents * 4);
-  const digests = new Uint32Array(extents);
-  for (let at = 0; at < extents; at++) digests[at] = head.be32();
+  const digests = head.be32s(extents);
   const tables = body.subarray(HEADER_BYTES + extents * 4);
   const { block, section, run } = MAX_ENTRY_BYTES;
   const mostBytes = blockCount * block + MAX_PLACES_BYTES + sectionCount * section + runCount * run;

@@ -1,3 +1,4 @@
+import { endianness } from 'node:os';
 import { QemuFileError } from '../../contract/errors.ts';
 import { LIMIT } from '../format/wire.ts';
 
@@ -88,6 +89,17 @@ export class ByteReader {
     return this.#bytes.readUInt32BE(this.#at - 4);
   }
 
+  /** Get many integers at once: one by one they delay the start of a guest. */
+  be32s(count: number): Uint32Array {
+    this.expect(count * 4);
+    const integers = new Uint32Array(count);
+    const bytes = Buffer.from(integers.buffer);
+    this.#bytes.copy(bytes, 0, this.#at);
+    if (endianness() === 'LE') bytes.swap32();
+    this.#at += count * 4;
+    return integers;
+  }
+
   be64(): number {
     const value = this.be64Big();
     if (value > BigInt(LIMIT.RAM)) throw damaged('a size is too large');
@@ -108,6 +120,12 @@ export class ByteReader {
   }
 
   varint(): number {
+    const first = this.#bytes[this.#at];
+    // Most are this short.
+    if (first !== undefined && first < 128) {
+      this.#at += 1;
+      return first;
+    }
     let value = 0;
     for (let scale = 1; scale < MAX_SCALE; scale *= 128) {
       this.expect(1);

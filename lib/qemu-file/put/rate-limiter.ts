@@ -1,4 +1,3 @@
-import { performance } from 'node:perf_hooks';
 import { RATE_LIMIT_WINDOW_MS } from '../../contract/constants.ts';
 import type { BandwidthBudget } from './bandwidth-budget.ts';
 

@@ -2,6 +2,7 @@ import { QemuFileError } from '../../contract/errors.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { quote } from '../../util/format.ts';
 import { noop } from '../../util/noop.ts';
+import { checkWaiting } from '../machine-checks.ts';
 import { type Capabilities, queryCapabilities } from '../migration-settings.ts';
 import {
   type DestinationBlock,
@@ -11,7 +12,7 @@ import {
 import { compareWithDestination } from '../preflight/preflight.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { DestinationMemory } from './destination-memory.ts';
-import { memoryOnDisk } from './memory-on-disk.ts';
+import { type FileBackend, memoryOnDisk } from './memory-on-disk.ts';
 
 const OPERATION = 'restoreLazily';
 
@@ -37,36 +38,50 @@ const EXCLUDED: readonly (readonly [capability: string, why: string])[] = [
   ['mapped-ram', 'QEMU refuses postcopy with it'],
 ];
 
+/** What a destination was asked before a restore. */
+export interface AskedDestination {
+  /** Rejects if it does not wait for a guest, as `checkWaiting`. */
+  readonly waiting: Promise<void>;
+  readonly capabilities: Promise<Capabilities>;
+  readonly facts: Promise<DestinationFacts>;
+  readonly backend: Promise<FileBackend | null>;
+}
+
+/** Ask a QEMU for all that a restore has to know, at once: each round trip delays the guest. */
+export function askDestination(qmp: QmpClient): AskedDestination {
+  const waiting = checkWaiting(qmp);
+  const capabilities = queryCapabilities(qmp);
+  const facts = readDestinationFacts(qmp, capabilities);
+  const backend = memoryOnDisk(qmp);
+  for (const answer of [waiting, capabilities, facts, backend]) answer.catch(noop);
+  return { waiting, capabilities, facts, backend };
+}
+
 /**
  * Check that a guest can be restored lazily by a QEMU. Nothing is changed.
  *
+ * @param asked - What the QEMU was asked.
  * @param checksStream - Whether differences between the stream and the destination are errors.
  * @throws {QemuFileError} (rejects) `ENOTSUP` if this QEMU, or its host, cannot take this guest lazily, with what to
  *   change; `EINVAL` if it cannot take the guest at all.
  */
 export async function checkLazy(
-  qmp: QmpClient,
+  asked: AskedDestination,
   guest: SavedGuest,
   checksStream: boolean,
 ): Promise<LazyDestination> {
-  // Sent at once: each round trip delays the guest.
-  const asked = queryCapabilities(qmp);
-  const askedFacts = readDestinationFacts(qmp, asked);
-  const askedBackend = memoryOnDisk(qmp);
-  askedFacts.catch(noop);
-  askedBackend.catch(noop);
-  const capabilities = await asked;
+  const capabilities = await asked.capabilities;
   checkCapabilities(capabilities);
   checkMemory(guest);
   checkHandlers(guest);
-  const facts = await askedFacts;
+  const facts = await asked.facts;
   const warnings = checksStream ? compareGuest(guest, facts) : [];
   if (facts.blocks === null) {
     throw unsupported(
       'this QEMU does not report the page sizes of its RAM blocks ("info ramblock"), which postcopy needs; restore without --lazy',
     );
   }
-  const onDisk = await askedBackend;
+  const onDisk = await asked.backend;
   if (onDisk !== null) {
     throw unsupported(
       `the memory backend ${quote(onDisk.id)} is a file on a disk (${quote(onDisk.path)}), and postcopy needs memory ` +

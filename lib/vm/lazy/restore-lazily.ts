@@ -1,7 +1,6 @@
 import { abortError, type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { noop } from '../../util/noop.ts';
-import { checkWaiting } from '../machine-checks.ts';
 import {
   type Capabilities,
   type ChangedSettings,
@@ -14,7 +13,12 @@ import type { QmpClient } from '../qmp/qmp-client.ts';
 import { QmpError } from '../qmp/qmp-error.ts';
 import type { QmpEvent } from '../qmp/qmp-events.ts';
 import { startIncoming } from '../restore/start-incoming.ts';
-import { checkLazy, type LazyDestination } from './check-lazy.ts';
+import {
+  type AskedDestination,
+  askDestination,
+  checkLazy,
+  type LazyDestination,
+} from './check-lazy.ts';
 import type { DestinationMemory } from './destination-memory.ts';
 import { finishLazily } from './finish-lazily.ts';
 import type { LazyRestoreOptions, LazyRestoreResult } from './lazy-options.ts';
@@ -67,8 +71,24 @@ export async function restoreLazily(
   guest: SavedGuest,
   options: LazyRestoreOptions = {},
 ): Promise<LazyRestoreResult> {
+  return restoreLazilyInto(qmp, guest, options);
+}
+
+/**
+ * Restore a guest as `restoreLazily` does.
+ *
+ * @param asked - What the QEMU was asked before, while the guest was opened. Default: it is asked now.
+ */
+export async function restoreLazilyInto(
+  qmp: QmpClient,
+  guest: SavedGuest,
+  options: LazyRestoreOptions,
+  asked?: AskedDestination,
+): Promise<LazyRestoreResult> {
   try {
-    return await publishLazily(options, (observed) => new LazyRestore(qmp, guest, observed).run());
+    return await publishLazily(options, (observed) =>
+      new LazyRestore(qmp, guest, observed).run(asked),
+    );
   } catch (error) {
     throw toQemuFileError(error, { operation: OPERATION });
   }
@@ -91,7 +111,7 @@ class LazyRestore {
     this.#options = options;
   }
 
-  async run(): Promise<LazyRestoreResult> {
+  async run(asked: AskedDestination | undefined): Promise<LazyRestoreResult> {
     const { resume, keepPaused, check, signal } = this.#options;
     if (resume === true && keepPaused === true) {
       throw lazyError('EINVAL', '`resume` and `keepPaused` exclude each other');
@@ -99,12 +119,9 @@ class LazyRestore {
     checkAddress(this.#options.address);
     if (signal?.aborted) throw abortError(signal, OPERATION);
     this.#guest.pages.readAhead?.(this.#options.prefetch ?? []);
-    // Sent at once: each round trip delays the guest.
-    const waiting = checkWaiting(this.#qmp);
-    const checked = checkLazy(this.#qmp, this.#guest, check !== false);
-    checked.catch(noop);
-    await waiting;
-    const destination = await checked;
+    const answers = asked ?? askDestination(this.#qmp);
+    await answers.waiting;
+    const destination = await checkLazy(answers, this.#guest, check !== false);
     this.#warnings.push(...destination.warnings);
     const settings = await this.#changeSettings(destination.capabilities);
     try {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { SavedGuest } from '../../../lib/migration/index.ts';
-import { checkLazy } from '../../../lib/vm/lazy/check-lazy.ts';
+import { askDestination, checkLazy } from '../../../lib/vm/lazy/check-lazy.ts';
 import { bareGuest } from '../../helpers/guests/saved-guest.ts';
 import { connectFake } from '../fake-monitor.ts';
 import { fakeSource, PAGE } from './fake-source.ts';
@@ -16,7 +16,7 @@ test('a guest whose memory is not in its stream is refused', async () => {
     },
   });
   const { qmp } = await connectFake(() => [{ capability: 'postcopy-ram', state: false }]);
-  await assert.rejects(checkLazy(qmp, guest, true), {
+  await assert.rejects(checkLazy(askDestination(qmp), guest, true), {
     code: 'ENOTSUP',
     message: /saved with x-ignore-shared, so its memory is not in the stream/,
   });
@@ -52,7 +52,7 @@ async function check(
   });
   try {
     return await checkLazy(
-      qmp,
+      askDestination(qmp),
       guestOf(...blocks.map(([name, pages]) => [name, pages] as const)),
       true,
     );
@@ -104,7 +104,7 @@ async function checkCapabilities(
     return new Error(`the command ${execute} has not been found`);
   });
   try {
-    return await checkLazy(qmp, guest, true);
+    return await checkLazy(askDestination(qmp), guest, true);
   } finally {
     await qmp.close();
   }

@@ -4,13 +4,14 @@ import { openSavedGuest } from '../../../migration/saved-guest/open-saved-guest.
 import type { SavedGuest } from '../../../migration/saved-guest/saved-guest.ts';
 import type { SnapshotReader } from '../../../snapshot/read/snapshot-reader.ts';
 import { noop } from '../../../util/noop.ts';
+import { askDestination } from '../../../vm/lazy/check-lazy.ts';
 import type {
   LazyProgress,
   LazyRestoreOptions,
   LazyRestoreResult,
 } from '../../../vm/lazy/lazy-options.ts';
 import { recoverLazily } from '../../../vm/lazy/recover-lazily.ts';
-import { restoreLazily } from '../../../vm/lazy/restore-lazily.ts';
+import { restoreLazilyInto } from '../../../vm/lazy/restore-lazily.ts';
 import { type Endpoint, isSnapshot, openSnapshot } from '../../endpoints/endpoint.ts';
 import { openStream } from '../../endpoints/open-stream.ts';
 import { readPageIndex } from '../../endpoints/read-page-index.ts';
@@ -34,26 +35,31 @@ const GUEST_STILL_WAITS =
  *
  * @param fromText - The endpoint, as typed.
  * @param flags - Options.
- * @returns The exit code.
+ * @returns The exit code; null with `--lazy=auto` if a lazy restore is not possible: an ordinary one is to follow.
  */
-export async function runRestoreLazily(fromText: string, flags: RestoreFlags): Promise<number> {
+export async function runRestoreLazily(
+  fromText: string,
+  flags: RestoreFlags,
+): Promise<number | null> {
   const mistake = restoreMistake(fromText, templateDirectory(fromText), flags);
   if (mistake !== null) {
     await printStderr(mistake);
     return EXIT.USAGE;
   }
   const untouched = flags.recover === true ? GUEST_STILL_WAITS : NO_GUEST_RESTORED;
-  return runWithVm('from', fromText, flags, untouched, async (parts) => {
+  let isPossible = true;
+  const code = await runWithVm('from', fromText, flags, untouched, async (parts) => {
     try {
       return await restore(fromText, flags, parts);
     } catch (error) {
       const isAuto = flags['lazy=auto'] === true && flags.recover !== true;
       if (!isAuto || !isImpossible(error)) throw error;
       await printStderr(`restoring ordinarily, because ${toQemuFileError(error).reason}`);
-      const { restoreEagerly } = await import('./restore.ts');
-      return restoreEagerly(fromText, flags, parts);
+      isPossible = false;
+      return EXIT.DONE;
     }
   });
+  return isPossible ? code : null;
 }
 
 /** Return whether an error says that a lazy restore is not possible; nothing was sent then. */
@@ -70,6 +76,8 @@ function isImpossible(error: unknown): boolean {
  */
 async function restore(fromText: string, flags: RestoreFlags, parts: VmWork): Promise<number> {
   const { qmp, uri, tls, signal } = parts;
+  // QEMU answers while the guest is opened.
+  const asked = flags.recover === true ? null : askDestination(qmp);
   const { guest, snapshot, close } = await openGuest(uri, flags, signal);
   try {
     const { prefetch: path, record, recordInStore, recordSeconds = RECORD_SECONDS } = flags;
@@ -95,8 +103,9 @@ async function restore(fromText: string, flags: RestoreFlags, parts: VmWork): Pr
       },
     };
     const calledAt = performance.now();
-    const run = flags.recover === true ? recoverLazily : restoreLazily;
-    const { workingSet, ...result } = await run(qmp, guest, options);
+    const { workingSet, ...result } = await (asked === null
+      ? recoverLazily(qmp, guest, options)
+      : restoreLazilyInto(qmp, guest, options, asked));
     // From here on the guest is restored: a failure must not look like a failed restore.
     let code: number = EXIT.DONE;
     if (record !== undefined) {

@@ -37,7 +37,7 @@ export async function runRestore(fromText: string, flags: RestoreFlags): Promise
 }
 
 /** Restore a guest from a stream, all of its memory first; return the exit code. */
-export async function restoreEagerly(
+async function restoreEagerly(
   fromText: string,
   flags: RestoreFlags,
   parts: VmWork,

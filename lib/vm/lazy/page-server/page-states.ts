@@ -55,12 +55,17 @@ export class PageStates {
       const pages = usedLength / source.pageSize;
       const hostPages = hostSize / source.pageSize;
       const states = new Uint8Array(Math.ceil(pages / hostPages));
+      let dataHosts = 0;
+      let marked = 0;
       for (const { at, length } of source.extents(index)) {
-        states.fill(DATA, Math.floor(at / hostSize), Math.ceil((at + length) / hostSize));
+        // Extents ascend, and two of them may share a host page.
+        const from = Math.max(marked, Math.floor(at / hostSize));
+        marked = Math.ceil((at + length) / hostSize);
+        states.fill(DATA, from, marked);
+        dataHosts += marked - from;
       }
       const bitmap = received?.[index] ?? null;
-      if (bitmap !== null) markReceived(states, bitmap, pages, hostPages);
-      const dataHosts = count(states, DATA);
+      if (bitmap !== null) dataHosts -= markReceived(states, bitmap, pages, hostPages);
       this.#dataLeft += dataHosts;
       dataPages += dataHosts * hostPages;
       return { pages, hostPages, states };
@@ -82,26 +87,23 @@ export class PageStates {
   }
 }
 
-/** Count the states of one kind: an iterator over a large guest would take as long as its start. */
-function count(states: Uint8Array, wanted: number): number {
-  let found = 0;
-  for (let host = 0; host < states.length; host++) if (states[host] === wanted) found += 1;
-  return found;
-}
-
-/** Mark the host pages all of whose target pages were received. */
+/** Mark the host pages all of whose target pages were received; return how many of them have data. */
 function markReceived(
   states: Uint8Array,
   bitmap: Uint8Array,
   pages: number,
   hostPages: number,
-): void {
+): number {
+  let dataHosts = 0;
   for (let host = 0; host < states.length; host++) {
     const end = Math.min((host + 1) * hostPages, pages);
     let page = host * hostPages;
     while (page < end && (((bitmap[page >> 3] ?? 0) >> (page & 7)) & 1) === 1) page += 1;
-    if (page === end) states[host] = SENT;
+    if (page < end) continue;
+    if (states[host] === DATA) dataHosts += 1;
+    states[host] = SENT;
   }
+  return dataHosts;
 }
 
 /** Return whether a host page in this state was not sent. */
