@@ -97,7 +97,11 @@ export class ParentPages {
     let end = frame;
     while (end < Math.min(isKnown.length, frame + READ_AHEAD_FRAMES) && isKnown[end] === 0) end++;
     this.#cache.start(pack, frame, end, false);
-    const pages = await this.#cache.get(pack, frame);
+    let pages = this.#cache.find(pack, frame);
+    while (pages === null) {
+      await this.#cache.ready(pack, frame);
+      pages = this.#cache.find(pack, frame);
+    }
     const own = Buffer.from(pages.buffer, pages.byteOffset, pages.length);
     const at = frame * head.pagesPerFrame * FINGERPRINT_BYTES;
     fingerprintPages(own, pagesOfFrame(head, frame), this.pageSize, bytes.subarray(at));
