@@ -158,10 +158,6 @@ class DirectoryStorage implements ObjectStorage {
     );
   }
 
-  descriptorOf(key: string): number {
-    return this.#open.descriptorOf(key);
-  }
-
   stat(key: string, options: StorageOptions = {}): Promise<StoredObject | null> {
     return this.#run(key, 'stat', options, async (path) => {
       try {

@@ -62,11 +62,6 @@ export interface ObjectStorage {
     work: (fd: number) => Promise<T>,
     options?: StorageOptions,
   ): Promise<T>;
-  /**
-   * Return the descriptor of an object that was read a moment ago and is still open; -1 if it is not. It may be closed
-   * after the caller's next `await`. Absent where objects have none.
-   */
-  descriptorOf?(key: string): number;
   /** Return size and time of an object, or null if there is none. */
   stat(key: string, options?: StorageOptions): Promise<StoredObject | null>;
   /** Yield the objects whose keys begin with `prefix`, in any order. Leftovers of writers are not listed. */

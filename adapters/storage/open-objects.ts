@@ -43,11 +43,6 @@ export class OpenObjects {
     }
   }
 
-  /** Return the descriptor of an object that is open; -1 if it is not. It may be closed in a later turn. */
-  descriptorOf(key: string): number {
-    return this.#objects.get(key)?.fd ?? -1;
-  }
-
   /** Open an object anew for the next read. Those that read it now finish. */
   forget(key: string): void {
     const object = this.#objects.get(key);

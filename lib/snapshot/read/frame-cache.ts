@@ -45,11 +45,6 @@ export class FrameCache {
     this.maxBytes = maxBytes;
   }
 
-  /** Whether `openNow` can be used. */
-  get canOpenNow(): boolean {
-    return this.#storage.descriptorOf !== undefined;
-  }
-
   /** Return a pack. Its user may keep it. */
   pack(pack: MapPack): CachedPack {
     let cached = this.#packs.get(pack.digest);
@@ -95,40 +90,6 @@ export class FrameCache {
       if (stop > index) this.#read(pack, index, stop, isUrgent);
       index = stop + 1;
     }
-  }
-
-  /** Start to read the head of a pack, and those of the frames from `first` up to `end` that have to be decompressed. */
-  startCompressed(pack: CachedPack, first: number, end: number): void {
-    const { reader } = pack;
-    if (reader.knownHead === null) {
-      // A later use reads it again; a caller that waits gets the error.
-      reader.head().then(() => this.startCompressed(pack, first, end), noop);
-      return;
-    }
-    for (let index = first; index < end; ) {
-      let stop = index;
-      while (stop < end && !reader.isStoredAsIs(stop)) stop += 1;
-      if (stop > index) this.start(pack, index, stop, false);
-      index = stop + 1;
-    }
-  }
-
-  /**
-   * Open a frame that is stored as it is and is neither at hand nor being read. Return its contents, as `find` does;
-   * null if they cannot be had without waiting, or are damaged.
-   */
-  openNow(pack: CachedPack, index: number): Uint8Array | null {
-    const memory = this.#memory.take();
-    const bytes = pack.reader.frameNow(index, memory);
-    if (bytes === null) {
-      this.#memory.giveBack(memory);
-      return null;
-    }
-    const frame: Frame = { bytes, reading: null, pack, index, memory };
-    pack.frames.set(index, frame);
-    this.#order.add(frame);
-    this.#evict();
-    return bytes;
   }
 
   /**

@@ -3,7 +3,7 @@ import type { ObjectStorage } from '../../../adapters/storage/object-storage.ts'
 import { toQemuFileError } from '../../contract/errors.ts';
 import { damaged } from '../format/damage.ts';
 import { sha256 } from '../format/digest.ts';
-import { CODEC, type Codec, decompress } from '../format/encoding/compression.ts';
+import { type Codec, decompress } from '../format/encoding/compression.ts';
 import { packKey } from '../format/keys.ts';
 import { DIGEST_BYTES } from '../format/limits.ts';
 import type { MapPack } from '../format/map.ts';
@@ -13,7 +13,6 @@ import {
   OPEN_FAULT,
   type OpenFault,
   type OpenTask,
-  openFrames,
   type StoredFrame,
 } from '../threads/open-frames.ts';
 
@@ -86,25 +85,6 @@ export class PackReader {
       if (fault === undefined || fault === null) return contents;
       return damaged(packKey(this.pack.digest), `frame ${first + place}: ${fault.reason}`);
     });
-  }
-
-  /** Whether the head was read, and a frame is its contents as they are. */
-  isStoredAsIs(frame: number): boolean {
-    return this.#head?.codecs[frame] === CODEC.raw;
-  }
-
-  /**
-   * Read a frame without waiting.
-   *
-   * @param target - As for `frames`.
-   * @returns The contents; null if the pack is not open, or the frame is damaged.
-   */
-  frameNow(frame: number, target: Uint8Array): Uint8Array | null {
-    const source = this.#storage.descriptorOf?.(packKey(this.pack.digest)) ?? -1;
-    if (this.#head === null || source < 0) return null;
-    const stored = storedFrame(this.#head, frame, target);
-    const [fault] = openFrames({ kind: 'open', source, frames: [stored] });
-    return fault === null ? stored.contents : null;
   }
 
   async #openNow(frames: readonly StoredFrame[]): Promise<(OpenFault | null)[]> {

@@ -9,7 +9,6 @@ import { FRAME_BYTES, pagesPerFrame } from '../format/limits.ts';
 import type { SnapshotMap } from '../format/map.ts';
 import { PackIndex } from '../format/pack-index.ts';
 import type { CachedPack, FrameCache } from './frame-cache.ts';
-import { InlineFrames } from './inline-frames.ts';
 
 /**
  * Bytes of memory that are read ahead of a reader that goes from page to page, if others may ask for pages meanwhile:
@@ -49,24 +48,12 @@ export class SnapshotPages implements PageSource {
   /** The page up to which frames were requested ahead. */
   #ahead = 0;
 
-  /** Null: all frames are read ahead. */
-  readonly #inline: InlineFrames | null;
-
-  /**
-   * @param readAheadBytes - Bytes of memory that are read ahead of a reader that goes from page to page.
-   * @param isStream - Whether the only reader goes from page to page, and uses `atHand`.
-   */
-  constructor(
-    map: SnapshotMap,
-    cache: FrameCache,
-    readAheadBytes: number = READ_AHEAD_BYTES,
-    isStream: boolean = false,
-  ) {
+  /** @param readAheadBytes - Bytes of memory that are read ahead of a reader that goes from page to page. */
+  constructor(map: SnapshotMap, cache: FrameCache, readAheadBytes: number = READ_AHEAD_BYTES) {
     this.pageSize = map.pageSize;
     this.blocks = map.blocks;
     this.#map = map;
     this.#cache = cache;
-    this.#inline = isStream && cache.canOpenNow ? new InlineFrames(cache) : null;
     const ahead = Math.min(readAheadBytes, cache.maxBytes / 4);
     this.#aheadPages = Math.floor(ahead / map.pageSize);
     this.#requestFrames = Math.max(1, Math.floor(ahead / REQUESTS_AHEAD / FRAME_BYTES));
@@ -142,9 +129,7 @@ export class SnapshotPages implements PageSource {
     const distance = page - (runs.pages[run] as number);
     const count = runs.counts[run] as number;
     const stored = (runs.stored[run] as number) + distance;
-    let bytes = this.#found(stored);
-    if (bytes === null) bytes = this.#openInline(stored);
-    else this.#inline?.found();
+    const bytes = this.#found(stored);
     if (bytes === null) return null;
     const most = Math.min((count - distance) * size, length);
     if (most < bytes.length) return bytes.subarray(0, most);
@@ -159,7 +144,6 @@ export class SnapshotPages implements PageSource {
    * @throws {QemuFileError} (rejects) as `read`.
    */
   fetch(block: number, offset: number): Promise<void> {
-    if (this.#inline?.isTurnDue === true) return this.#inline.giveTurn();
     return this.#fetch(this.#firstOf(block) + offset / this.pageSize);
   }
 
@@ -237,22 +221,6 @@ export class SnapshotPages implements PageSource {
       : bytes.subarray((inPack - frame * this.#perFrame) * this.pageSize);
   }
 
-  /** Return what `#found` does, of a frame that is not at hand. */
-  #openInline(stored: number): Uint8Array | null {
-    const inline = this.#inline;
-    if (inline === null) return null;
-    const index = this.#packIndex.packOf(stored);
-    const inPack = stored - this.#packIndex.baseOf(index);
-    const frame = Math.floor(inPack / this.#perFrame);
-    const wasOn = inline.isOn;
-    const bytes = inline.open(this.#pack(index), frame);
-    // What was not read ahead has to be now.
-    if (wasOn && !inline.isOn) this.#ahead = 0;
-    return bytes === null
-      ? null
-      : bytes.subarray((inPack - frame * this.#perFrame) * this.pageSize);
-  }
-
   async #copyRest(page: number, count: number, target: Uint8Array, from: number): Promise<void> {
     this.#request(page + from, page + count, true);
     for (let done = from; done < count; ) {
@@ -319,9 +287,7 @@ export class SnapshotPages implements PageSource {
   #start(index: number, { first, end }: FrameRange, isUrgent: boolean): void {
     for (let frame = first; frame < end; frame += this.#requestFrames) {
       const stop = Math.min(end, frame + this.#requestFrames);
-      if (!isUrgent && this.#inline?.isOn === true)
-        this.#cache.startCompressed(this.#pack(index), frame, stop);
-      else this.#cache.start(this.#pack(index), frame, stop, isUrgent);
+      this.#cache.start(this.#pack(index), frame, stop, isUrgent);
     }
   }
 

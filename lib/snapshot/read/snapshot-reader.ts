@@ -67,7 +67,7 @@ export class SnapshotReader implements SavedGuest {
     this.sectionsBeforeRam = map.sectionsBeforeRam;
     this.descriptionText = map.descriptionText;
     this.pages = new SnapshotPages(map, cache);
-    this.#openPages = () => new SnapshotPages(map, cache, STREAM_READ_AHEAD_BYTES, true);
+    this.#openPages = () => new SnapshotPages(map, cache, STREAM_READ_AHEAD_BYTES);
     this.workingSet = workingSet?.ranges ?? [];
     const problem = workingSet?.problem ?? null;
     this.warnings = problem === null ? [] : [problem];

@@ -141,15 +141,3 @@ test('an object that could not be read is opened anew', async (t) => {
   assert.equal(String(await storage.getRange('a', 0, 1)), '0');
   await storage.close();
 });
-
-test('an object that was read has a descriptor until it is replaced', async () => {
-  await using directory = makeTempDir();
-  const storage = await makeStorage(directory, ['packs/a']);
-  assert.equal(storage.descriptorOf?.('packs/a'), -1);
-  await storage.getRange('packs/a', 0, 1);
-  const descriptor = storage.descriptorOf?.('packs/a');
-  assert.equal(fs.readlinkSync(`/proc/self/fd/${descriptor}`), directory.join('store/packs/a'));
-  await storage.put('packs/a', [Buffer.from('abc')]);
-  assert.equal(storage.descriptorOf?.('packs/a'), -1);
-  await storage.close();
-});
