@@ -15,6 +15,10 @@ if (VERSION_FLAGS.includes(process.argv[2])) {
   });
   process.stdout.write(`${version()}\n`);
 } else {
+  if (process.argv[2] === 'restore' && process.argv.some((arg) => arg.startsWith('--lazy'))) {
+    // A guest waits: the files of its module are read while those of the command line are compiled.
+    import('./commands/vm/restore-lazily.ts').catch(() => {});
+  }
   void import('./program.ts')
     .then(({ run }) => run(process.argv.slice(2), version))
     .then((code) => {

@@ -10,6 +10,15 @@ export interface MigrationSettings {
   readonly parameters: Readonly<Record<string, number | string>>;
 }
 
+/** The settings of a QEMU as they are. */
+export interface KnownSettings {
+  readonly capabilities?: Capabilities;
+  readonly parameters?: MigrationParameters;
+}
+
+/** Migration parameters, by QEMU's names. */
+export type MigrationParameters = Readonly<Record<string, unknown>>;
+
 /** Settings of a QEMU that were changed for one migration. */
 export interface ChangedSettings {
   /** Return whether a capability is on. */
@@ -36,19 +45,19 @@ export async function restoreSettings(
 /**
  * Change migration settings, except those that this QEMU does not have and those that have the wanted value.
  *
- * @param known - The capabilities as they are now. Default: QEMU is asked.
+ * @param known - The settings as they are now, as far as QEMU was asked before.
  * @throws {QemuFileError} (rejects) as `QmpClient.execute`. Nothing is changed then, unless QEMU cannot be
  *   reached to undo it.
  */
 export async function changeSettings(
   qmp: QmpClient,
   wanted: MigrationSettings,
-  known?: Capabilities,
+  known: KnownSettings = {},
 ): Promise<ChangedSettings> {
   const hasParameters = Object.keys(wanted.parameters).length > 0;
   const [capabilities, parameters] = await Promise.all([
-    known ?? queryCapabilities(qmp),
-    hasParameters ? qmp.execute<Record<string, unknown>>('query-migrate-parameters') : {},
+    known.capabilities ?? queryCapabilities(qmp),
+    hasParameters ? (known.parameters ?? queryParameters(qmp)) : {},
   ]);
   const newCapabilities = changedValues(capabilities, wanted.capabilities);
   const newParameters = changedValues(parameters, wanted.parameters);
@@ -82,8 +91,13 @@ export async function queryCapabilities(qmp: QmpClient): Promise<Capabilities> {
   return Object.fromEntries(list.map(({ capability, state }) => [capability, state]));
 }
 
+/** Return the migration parameters of a QEMU. */
+export function queryParameters(qmp: QmpClient): Promise<MigrationParameters> {
+  return qmp.execute<MigrationParameters>('query-migrate-parameters');
+}
+
 function changedValues<T>(
-  current: Readonly<Record<string, unknown>>,
+  current: MigrationParameters,
   wanted: Readonly<Record<string, T>>,
 ): Record<string, T> {
   const differs = ([name, value]: [string, T]): boolean =>
@@ -101,9 +115,6 @@ async function setCapabilities(qmp: QmpClient, values: Capabilities): Promise<vo
   if (capabilities.length > 0) await qmp.execute('migrate-set-capabilities', { capabilities });
 }
 
-async function setParameters(
-  qmp: QmpClient,
-  values: Readonly<Record<string, unknown>>,
-): Promise<void> {
+async function setParameters(qmp: QmpClient, values: MigrationParameters): Promise<void> {
   if (Object.keys(values).length > 0) await qmp.execute('migrate-set-parameters', values);
 }

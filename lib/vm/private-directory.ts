@@ -1,4 +1,5 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtempSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { toQemuFileError } from '../contract/errors.ts';
@@ -13,14 +14,14 @@ export class PrivateDirectory implements AsyncDisposable {
   }
 
   /**
-   * Create a directory with mode 0700.
+   * Create a directory with mode 0700. It is made at once: a guest waits for it, and the thread pool would take longer.
    *
    * @param parent - Directory to create it in. Default: the system's directory for temporary files.
-   * @throws {QemuFileError} (rejects) the system's own code.
+   * @throws {QemuFileError} The system's own code.
    */
-  static async create(parent: string = tmpdir()): Promise<PrivateDirectory> {
+  static create(parent: string = tmpdir()): PrivateDirectory {
     try {
-      return new PrivateDirectory(await mkdtemp(join(parent, 'qemu-file-')));
+      return new PrivateDirectory(mkdtempSync(join(parent, 'qemu-file-')));
     } catch (error) {
       throw toQemuFileError(error, { operation: 'mkdtemp' });
     }

@@ -3,7 +3,13 @@ import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { quote } from '../../util/format.ts';
 import { noop } from '../../util/noop.ts';
 import { checkWaiting } from '../machine-checks.ts';
-import { type Capabilities, queryCapabilities } from '../migration-settings.ts';
+import {
+  type Capabilities,
+  type KnownSettings,
+  type MigrationParameters,
+  queryCapabilities,
+  queryParameters,
+} from '../migration-settings.ts';
 import {
   type DestinationBlock,
   type DestinationFacts,
@@ -22,8 +28,8 @@ export interface LazyDestination {
   readonly memory: DestinationMemory;
   /** Bytes of a page of the destination's host, where it is not a huge one. */
   readonly basePageSize: number;
-  /** The migration capabilities of the destination. */
-  readonly capabilities: Capabilities;
+  /** The migration settings of the destination. */
+  readonly settings: Required<KnownSettings>;
   /** Clauses for the user. */
   readonly warnings: readonly string[];
 }
@@ -43,6 +49,7 @@ export interface AskedDestination {
   /** Rejects if it does not wait for a guest, as `checkWaiting`. */
   readonly waiting: Promise<void>;
   readonly capabilities: Promise<Capabilities>;
+  readonly parameters: Promise<MigrationParameters>;
   readonly facts: Promise<DestinationFacts>;
   readonly backend: Promise<FileBackend | null>;
 }
@@ -51,10 +58,11 @@ export interface AskedDestination {
 export function askDestination(qmp: QmpClient): AskedDestination {
   const waiting = checkWaiting(qmp);
   const capabilities = queryCapabilities(qmp);
+  const parameters = queryParameters(qmp);
   const facts = readDestinationFacts(qmp, capabilities);
   const backend = memoryOnDisk(qmp);
-  for (const answer of [waiting, capabilities, facts, backend]) answer.catch(noop);
-  return { waiting, capabilities, facts, backend };
+  for (const answer of [waiting, capabilities, parameters, facts, backend]) answer.catch(noop);
+  return { waiting, capabilities, parameters, facts, backend };
 }
 
 /**
@@ -91,7 +99,8 @@ export async function checkLazy(
   const memory = memoryOf(guest, facts.blocks);
   checkPageSizes(memory);
   const basePageSize = basePageSizeOf(facts.blocks, memory.pageSize);
-  return { memory, basePageSize, capabilities, warnings };
+  const settings = { capabilities, parameters: await asked.parameters };
+  return { memory, basePageSize, settings, warnings };
 }
 
 function checkCapabilities(capabilities: Capabilities): void {

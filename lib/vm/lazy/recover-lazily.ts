@@ -65,7 +65,7 @@ async function recover(
   const asked = queryCapabilities(qmp);
   const askedCapabilities = asked.catch(noop);
   const askedFacts = readDestinationFacts(qmp, asked).catch(noop);
-  await using directory = await PrivateDirectory.create(options.directory);
+  await using directory = PrivateDirectory.create(options.directory);
   const address = options.address ?? `unix:${directory.join('socket')}`;
   await startRecovery(qmp, address, signal);
   const limit = delay(FACTS_TIMEOUT_MS, undefined, { ref: false });

@@ -2,9 +2,9 @@ import { abortError, type QemuFileError, toQemuFileError } from '../../contract/
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { noop } from '../../util/noop.ts';
 import {
-  type Capabilities,
   type ChangedSettings,
   changeSettings,
+  type KnownSettings,
   restoreSettings,
 } from '../migration-settings.ts';
 import { queryMigration } from '../migration-watch.ts';
@@ -123,7 +123,7 @@ class LazyRestore {
     await answers.waiting;
     const destination = await checkLazy(answers, this.#guest, check !== false);
     this.#warnings.push(...destination.warnings);
-    const settings = await this.#changeSettings(destination.capabilities);
+    const settings = await this.#changeSettings(destination.settings);
     try {
       await this.#setRunState();
       if (signal?.aborted) throw abortError(signal, OPERATION);
@@ -134,9 +134,9 @@ class LazyRestore {
     }
   }
 
-  async #changeSettings(known: Capabilities): Promise<ChangedSettings> {
+  async #changeSettings(known: Required<KnownSettings>): Promise<ChangedSettings> {
     const { preempt = false, tls } = this.#options;
-    if (preempt && known['postcopy-preempt'] === undefined) {
+    if (preempt && known.capabilities['postcopy-preempt'] === undefined) {
       const reason =
         'this QEMU does not have the capability postcopy-preempt; use QEMU 7.1 or later';
       throw lazyError('ENOTSUP', reason);
@@ -176,7 +176,7 @@ class LazyRestore {
 
   async #connectAndServe(destination: LazyDestination): Promise<LazyRestoreResult> {
     const { memory } = destination;
-    await using directory = await PrivateDirectory.create(this.#options.directory);
+    await using directory = PrivateDirectory.create(this.#options.directory);
     const address = this.#options.address ?? `unix:${directory.join('socket')}`;
     this.#eventsBefore = this.#qmp.eventCount;
     await startIncoming(this.#qmp, address);

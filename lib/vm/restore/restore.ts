@@ -272,7 +272,7 @@ class Restore {
     send: (socket: Socket, signal: AbortSignal) => Promise<Sent>,
   ): Promise<Omit<RestoreResult, 'status'>> {
     const { directory: parent, signal } = this.#options;
-    await using directory = await PrivateDirectory.create(parent);
+    await using directory = PrivateDirectory.create(parent);
     const path = directory.join('socket');
     await startIncoming(this.#qmp, `unix:${path}`);
     using watch = new MigrationWatch(this.#qmp, this.#options.onProgress);

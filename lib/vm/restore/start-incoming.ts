@@ -2,6 +2,9 @@ import { QemuFileError } from '../../contract/errors.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { QmpError } from '../qmp/qmp-error.ts';
 
+/** The first major version of QEMU some of whose minor versions know `exit-on-error` (9.1). */
+const EXIT_ON_ERROR_FROM = 9;
+
 /**
  * Name the address from which a QEMU that was started with `-incoming defer` loads its guest.
  *
@@ -21,12 +24,16 @@ export async function startIncoming(qmp: QmpClient, uri: string): Promise<void> 
 }
 
 async function migrateIncoming(qmp: QmpClient, uri: string): Promise<void> {
-  try {
-    // QEMU must not exit on an error before its reason was read.
-    await qmp.execute('migrate-incoming', { uri, 'exit-on-error': false });
-  } catch (error) {
-    const isUnknown = error instanceof QmpError && error.description.includes('exit-on-error');
-    if (!isUnknown) throw error;
-    await qmp.execute('migrate-incoming', { uri });
+  // Earlier versions refuse the option, and a refused command would delay the guest.
+  if (qmp.greeting.version.major >= EXIT_ON_ERROR_FROM) {
+    try {
+      // QEMU must not exit on an error before its reason was read.
+      await qmp.execute('migrate-incoming', { uri, 'exit-on-error': false });
+      return;
+    } catch (error) {
+      const isUnknown = error instanceof QmpError && error.description.includes('exit-on-error');
+      if (!isUnknown) throw error;
+    }
   }
+  await qmp.execute('migrate-incoming', { uri });
 }

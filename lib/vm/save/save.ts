@@ -155,7 +155,7 @@ class Save {
 
   async #migrate(hasReturnPath: boolean): Promise<Omit<SaveResult, 'status'>> {
     const qmp = this.#qmp;
-    await using directory = await PrivateDirectory.create(this.#options.directory);
+    await using directory = PrivateDirectory.create(this.#options.directory);
     const path = directory.join('socket');
     await using listener = await listenSocket({ path });
     this.#checkSignal();

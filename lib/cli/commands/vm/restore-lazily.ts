@@ -149,7 +149,7 @@ async function openGuest(
       'a lazy restore needs a stream with random access; write it to a file first (qemu-file relay FROM FILE)';
     throw new QemuFileError('ENOTSUP', reason, { operation: 'restoreLazily' });
   }
-  const index = await readPageIndex(uri);
+  const index = readPageIndex(uri);
   const { unwrapped, description } = await openStream({
     from: uri,
     channels: [],
