@@ -72,7 +72,7 @@ export function runStoreShow(urlText: string, flags: StoreCommandFlags): Promise
         `${name}: ${info.machine ?? 'unknown machine'}, saved ${info.savedAt}`,
         `  parent   ${info.parent ?? '-'}`,
         `  memory   ${showSize(info.ramBytes)}, of which ${showExactSize(info.dataBytes)} are not zeros`,
-        `  stored   ${showExactSize(info.ownBytes)} own, ${showExactSize(info.sharedBytes)} shared, in ${packs} packs`,
+        `  stored   ${showExactSize(info.ownBytes)} own, ${showExactSize(info.sharedBytes)} shared, in ${counted(packs, 'pack')}`,
         `  map      ${runs} runs of pages of ${pageSize} bytes; ${sections.length} sections beside RAM`,
         `  set      ${set}`,
         ...blocks.map(
