@@ -1,6 +1,8 @@
-import { endianness } from 'node:os';
 import { QemuFileError } from '../../contract/errors.ts';
 import { LIMIT } from '../format/wire.ts';
+
+/** Whether the processor puts the low byte of an integer first. */
+const IS_LITTLE_ENDIAN: boolean = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
 
 /** Longest varint: 8 bytes, which hold every number up to the sizes allowed here. */
 const MAX_SCALE = 2 ** 56;
@@ -95,7 +97,7 @@ export class ByteReader {
     const integers = new Uint32Array(count);
     const bytes = Buffer.from(integers.buffer);
     this.#bytes.copy(bytes, 0, this.#at);
-    if (endianness() === 'LE') bytes.swap32();
+    if (IS_LITTLE_ENDIAN) bytes.swap32();
     this.#at += count * 4;
     return integers;
   }

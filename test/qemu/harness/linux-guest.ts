@@ -56,6 +56,8 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /data
 for module in ${MODULES.map((path) => basename(path)).join(' ')}; do insmod /modules/$module.ko; done
 ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+# The kernel reports the link up to a second later.
+until [ "$(cat /sys/class/net/eth0/operstate)" = up ]; do sleep 0.1; done
 
 dd if=/dev/urandom of=/data/pattern bs=1M count=${PATTERN_MIB} 2>/dev/null
 pattern=$(md5sum </data/pattern)
