@@ -354,7 +354,12 @@ for (const { version, skip, binary } of [
         signal,
         maxBandwidth: limit,
       });
-      await assert.rejects(restoring, is);
+      try {
+        await assert.rejects(restoring, is);
+      } catch (error) {
+        await waiting[Symbol.asyncDispose]();
+        throw error;
+      }
       return waiting;
     };
 

@@ -44,6 +44,7 @@ async function check(
     if (execute === 'query-migrate-capabilities') {
       return [{ capability: 'postcopy-ram', state: false }];
     }
+    if (execute === 'query-migrate-parameters') return {};
     if (execute === 'query-memdev') return [];
     if (execute !== 'human-monitor-command') {
       return new Error(`the command ${execute} has not been found`);
