@@ -2,7 +2,8 @@ import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, WriteOps } from '../../lib/contract/ops.ts';
 import { PIPE_SIZES } from '../shared/sizes.ts';
 import { StreamWriter } from '../stream/stream-writer.ts';
-import { DEFAULT_LEVEL, DEFAULT_THREADS } from './compress.ts';
+import { compressionArgs, DEFAULT_LEVEL, DEFAULT_THREADS } from './compress.ts';
+import { compressionAdvice } from './external-compressor.ts';
 import { ExternalTool } from './external-tool.ts';
 
 const operation = 'compress';
@@ -37,7 +38,7 @@ class Compression {
   readonly #writer: StreamWriter | undefined;
 
   constructor(output: number) {
-    const args = [`-${DEFAULT_LEVEL}`, `-T${DEFAULT_THREADS}`, '-q', '-c'];
+    const args = compressionArgs(DEFAULT_LEVEL, DEFAULT_THREADS);
     this.#tool = new ExternalTool('zstd', args, operation, { stdout: output });
     const { stdin } = this.#tool;
     if (stdin !== undefined) this.#writer = new StreamWriter(stdin);
@@ -81,8 +82,7 @@ class Compression {
   }
 
   #failure(position?: number): Error | undefined {
-    const advice = 'install zstd, use Node.js 22.15 or newer, or choose gzip';
-    const failure = this.#tool.failure(position, advice);
+    const failure = this.#tool.failure(position, compressionAdvice('zstd'));
     if (failure === undefined || !this.#tool.end.stderr.includes(DISK_IS_FULL)) return failure;
     const { reason } = failure as QemuFileError;
     return new QemuFileError('ENOSPC', reason, { operation, position, cause: failure });

@@ -85,7 +85,7 @@ export function compressTo(format: CompressFormat, options: CompressOptions = {}
   const compressor =
     compress !== undefined && zeros !== undefined
       ? new BlockCompressor({ compress, compressZeros: zeros, threads })
-      : new ExternalCompressor(format, [`-${level}`, `-T${threads}`, '-q', '-c']);
+      : new ExternalCompressor(format, compressionArgs(level, threads));
   compressor.on('error', noop);
   const stopFollowing = onAbort(signal, () => {
     compressor.destroy(abortError(signal as AbortSignal, 'compress'));
@@ -133,4 +133,9 @@ function wholeBlock(compress: Zlib, options: object): CompressBlock {
         else resolve(result.length < chunkSize / 2 ? Buffer.from(result) : result);
       });
     });
+}
+
+/** Return the arguments with which the system's `zstd` compresses its standard input to its standard output. */
+export function compressionArgs(level: number, threads: number): readonly string[] {
+  return [`-${level}`, `-T${threads}`, '-q', '-c'];
 }

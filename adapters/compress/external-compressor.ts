@@ -80,8 +80,7 @@ export class ExternalCompressor extends Duplex {
 
   async #failure(): Promise<Error | undefined> {
     await this.#tool.end.ended;
-    const advice = `install ${this.#format}, use Node.js 22.15 or newer, or choose gzip`;
-    return this.#tool.failure(this.#written, advice);
+    return this.#tool.failure(this.#written, compressionAdvice(this.#format));
   }
 
   async #close(): Promise<void> {
@@ -90,4 +89,9 @@ export class ExternalCompressor extends Duplex {
     this.#writer?.close(closed);
     await this.#tool.close();
   }
+}
+
+/** Return what to do where the tool of a format is missing. */
+export function compressionAdvice(format: string): string {
+  return `install ${format}, use Node.js 22.15 or newer, or choose gzip`;
 }

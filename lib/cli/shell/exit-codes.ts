@@ -39,8 +39,8 @@ export function exitCodeOf(error: QemuFileError): number {
 }
 
 /**
- * Operations whose `ENOTSUP` is not about a stream: a snapshot store has a later version or its SDK is not installed, or a
- * file is no place for a stream, such as a socket.
+ * Operations whose `ENOTSUP` is not about a stream: a snapshot store has a later version or its SDK is not installed, or
+ * a path cannot hold a stream, such as that of a socket.
  */
 const OF_PLACES: ReadonlySet<string | undefined> = new Set(['readSnapshot', 'openStorage', 'open']);
 

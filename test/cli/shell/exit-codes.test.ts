@@ -18,7 +18,7 @@ test('a tool of the system that a signal ends is a failed input', () => {
   assert.equal(exitCodeOf(error), 4);
 });
 
-test('a path that is no place for a stream is a failed output, not an unsupported stream', () => {
+test('a path that cannot hold a stream is a failed output, not an unsupported stream', () => {
   const error = new QemuFileError('ENOTSUP', 'x is not a regular file', { operation: 'open' });
   assert.equal(readExitCode(error), 4);
   assert.equal(exitCodeOf(error), 4);
