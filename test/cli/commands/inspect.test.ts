@@ -474,7 +474,7 @@ describe('the outputs of inspect', { concurrency }, () => {
     await until(() => /listening/.test(shown), { what: 'the command to listen' });
     const socket = net.connect(dir.join('s'));
     socket.write(workedExample().subarray(0, 4200));
-    await until(() => /\d B {2}.*\/s/.test(shown), { what: 'the progress line' });
+    await until(() => /\d (B|KiB) {2}.*B\/s/.test(shown), { what: 'the progress line' });
     socket.end(workedExample().subarray(4200));
     const [code] = (await closed) as [number];
     assert.equal(code, 0, shown);
