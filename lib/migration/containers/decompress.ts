@@ -4,6 +4,7 @@ import { QemuFileError } from '../../contract/errors.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
 import { MigrationStreamError, type StreamFault } from '../format/stream-error.ts';
+import { ZstdFrames } from './zstd-frames.ts';
 
 /*
  * Reads a compressed file with node:zlib. One compressed chunk is in a decompressor at a time; the bytes of it that
@@ -93,7 +94,7 @@ async function* unpack(
 ): AsyncGenerator<Uint8Array, void> {
   do {
     const start = input.position;
-    const member = new Member(create());
+    const member = new Member(create(), format === 'zstd' ? new ZstdFrames() : undefined);
     const fed = member.feed(input);
     try {
       for await (const chunk of member.stream) {
@@ -112,12 +113,14 @@ async function* unpack(
 /** One member in a decompressor. Its input is written ahead of what is read from it. */
 class Member {
   readonly stream: Decompressor;
+  readonly #frames: ZstdFrames | undefined;
   /** Continues the feeding. */
   #wake: () => void = noop;
   #isEnding = false;
 
-  constructor(stream: Decompressor) {
+  constructor(stream: Decompressor, frames: ZstdFrames | undefined) {
     this.stream = stream;
+    this.#frames = frames;
     // It may still emit an error when its output is no longer read.
     stream.on('error', noop);
     // A closed stream does not always call back a pending write.
@@ -142,7 +145,12 @@ class Member {
           break;
         }
         fed += chunk.length;
+        this.#frames?.push(chunk);
         await this.#woken((wake) => stream.write(chunk, wake));
+        if (this.#frames?.isWhole) {
+          await this.#end();
+          break;
+        }
       }
     } catch (error) {
       stream.destroy(error as Error);
@@ -154,7 +162,8 @@ class Member {
     this.#isEnding = true;
     // A stream that is ended too early drops output that has not been read.
     if (this.stream.readableLength > 0) await this.#woken(noop);
-    this.stream.end();
+    if (this.#frames?.isWhole === false) this.stream.destroy(endOfInput());
+    else this.stream.end();
   }
 
   #woken(start: (wake: () => void) => void): Promise<void> {
@@ -164,6 +173,11 @@ class Member {
       else start(() => resolve());
     });
   }
+}
+
+/** Return the error of node:zlib for input that ends too early. */
+function endOfInput(): Error {
+  return Object.assign(new Error('unexpected end of file'), { code: 'Z_BUF_ERROR' });
 }
 
 function faultOf(error: unknown, format: string, position: number): unknown {
