@@ -3,6 +3,7 @@ import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { directoryStorage } from '../adapters/index.ts';
 import { SnapshotStore } from '../lib/snapshot/index.ts';
+import { requireQemu } from '../test/qemu/harness/harness.ts';
 import {
   copyDisk,
   emptyDisk,
@@ -12,8 +13,7 @@ import {
   makeGolden,
   restoreGuest,
   save,
-} from '../test/qemu/fleet.ts';
-import { requireQemu } from '../test/qemu/harness/harness.ts';
+} from '../test/qemu/store/fleet.ts';
 import { makeFolder } from './harness/folder.ts';
 import { writeMemory } from './harness/guest.ts';
 import { type Bench, type Row, rowOf } from './harness/row.ts';
