@@ -3,11 +3,12 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { writeStream } from './harness/data/migration-streams.ts';
 import { FarEnd } from './harness/ends.ts';
 import { makeFolder } from './harness/folder.ts';
 import { MAIN, pathOf } from './harness/paths.ts';
 import { start } from './harness/process.ts';
-import type { Push } from './harness/pusher.ts';
+import type { Push } from './harness/programs/pusher.ts';
 import {
   alternate,
   atLeast,
@@ -18,11 +19,10 @@ import {
   ratio,
   rowOf,
 } from './harness/row.ts';
-import { writeStream } from './harness/streams.ts';
 
-const PUSHER = pathOf('dist/bench/harness/pusher.js');
-const HASHER = pathOf('bench/harness/hasher.mjs');
-const READER = pathOf('bench/harness/plain-read.mjs');
+const PUSHER = pathOf('dist/bench/harness/programs/pusher.js');
+const HASHER = pathOf('bench/harness/programs/plain-hash.mjs');
+const READER = pathOf('bench/harness/programs/plain-read.mjs');
 const FLOOR = 'plain Node';
 const PAGE = 4096;
 

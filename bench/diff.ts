@@ -1,11 +1,11 @@
 // How fast are two guests compared, and in how much memory?
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { writeStream } from './harness/data/migration-streams.ts';
 import { makeFolder } from './harness/folder.ts';
 import { MAIN } from './harness/paths.ts';
 import { start } from './harness/process.ts';
 import { alternate, atLeast, atMost, type Bench, type Contender, rowOf } from './harness/row.ts';
-import { writeStream } from './harness/streams.ts';
 
 const PAGE = 4096;
 const GIB = 2 ** 30;

@@ -1,8 +1,8 @@
 // What does a running digest cost?
 import { QemuFile, type QemuFileOptions } from 'qemu-file';
 import { memoryPair, socketOps } from 'qemu-file/adapters';
+import { pageOf, RECORD, wordOf } from './harness/data/ram-records.ts';
 import { FarEnd } from './harness/ends.ts';
-import { pageOf, RECORD, wordOf } from './harness/records.ts';
 import { alternate, atLeast, type Bench, type Contender, ratio, rowOf } from './harness/row.ts';
 
 const ours = 'digest on';

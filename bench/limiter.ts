@@ -10,7 +10,7 @@ const pv = 'pv -L';
 const throttle = 'stream-throttle';
 
 const MIB = 2 ** 20;
-const LIMITED = pathOf('dist/bench/harness/limited.js');
+const LIMITED = pathOf('dist/bench/harness/programs/limited-writer.js');
 /** The first window is not counted. */
 const WINDOW = 0.1;
 const BUCKETS = 100;

@@ -1,8 +1,8 @@
 // Do many files at once in one process reach the throughput of one?
 import { QemuFile } from 'qemu-file';
 import { socketOps } from 'qemu-file/adapters';
+import { pageOf, RECORD, wordOf } from './harness/data/ram-records.ts';
 import { FarEnd } from './harness/ends.ts';
-import { pageOf, RECORD, wordOf } from './harness/records.ts';
 import { alternate, atLeast, type Bench, type Contender, ratio, rowOf } from './harness/row.ts';
 
 const one = '1 file';

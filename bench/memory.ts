@@ -7,11 +7,11 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { QemuFile } from 'qemu-file';
 import { openTo } from 'qemu-file/adapters';
+import { pageOf, wordOf } from './harness/data/ram-records.ts';
 import { FarEnd } from './harness/ends.ts';
 import { makeFolder } from './harness/folder.ts';
 import { MAIN } from './harness/paths.ts';
 import { start } from './harness/process.ts';
-import { pageOf, wordOf } from './harness/records.ts';
 import { alternate, atMost, type Bench, type Row, rowOf } from './harness/row.ts';
 
 const ours = 'qemu-file';

@@ -11,10 +11,10 @@ import type { SavedGuest } from '../lib/migration/saved-guest/saved-guest.ts';
 import { QemuFile } from '../lib/qemu-file/qemu-file.ts';
 import { PageServer } from '../lib/vm/lazy/page-server/page-server.ts';
 import type { PageSink } from '../lib/vm/lazy/page-server/page-server-types.ts';
+import { writeStream } from './harness/data/migration-streams.ts';
 import { FarEnd } from './harness/ends.ts';
 import { makeFolder } from './harness/folder.ts';
 import { alternate, atLeast, atMost, type Bench, type Row, ratio, rowOf } from './harness/row.ts';
-import { writeStream } from './harness/streams.ts';
 
 const ours = 'qemu-file';
 const floor = 'fs.readSync of the file';

@@ -6,10 +6,10 @@ import { QemuFile } from 'qemu-file';
 import { socketOps } from 'qemu-file/adapters';
 import { MemoryPageSource, MigrationWriter, RamSaver } from 'qemu-file/migration';
 import { PageBuffer } from '../lib/migration/ram-saver/page-buffer.ts';
+import { RECORD } from './harness/data/ram-records.ts';
 import { ended, FarEnd } from './harness/ends.ts';
 import { makeFolder } from './harness/folder.ts';
 import { Guest, writeMemory } from './harness/guest.ts';
-import { RECORD } from './harness/records.ts';
 import {
   alternate,
   atLeast,

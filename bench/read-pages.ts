@@ -7,9 +7,9 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { QemuFile, type QemuFileOps } from 'qemu-file';
 import { execOps, openFd, socketOps } from 'qemu-file/adapters';
+import { PAGE, RECORD, recordsIn } from './harness/data/ram-records.ts';
 import { FarEnd, type Way } from './harness/ends.ts';
 import { makeFolder } from './harness/folder.ts';
-import { PAGE, RECORD, recordsIn } from './harness/records.ts';
 import { alternate, atLeast, type Bench, type Contender, ratio, rowOf } from './harness/row.ts';
 
 const ours = 'qemu-file';

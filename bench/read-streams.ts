@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import xxhash from 'fast-xxhash';
 import { openFrom } from 'qemu-file/adapters';
 import { MigrationReader, type PageVisitor, verifyStream } from 'qemu-file/migration';
+import { writeStream } from './harness/data/migration-streams.ts';
 import { makeFolder } from './harness/folder.ts';
 import { MAIN } from './harness/paths.ts';
 import { start } from './harness/process.ts';
@@ -19,7 +20,6 @@ import {
   ratio,
   rowOf,
 } from './harness/row.ts';
-import { writeStream } from './harness/streams.ts';
 
 const ours = 'qemu-file';
 const HASHED = 'parse and hash';

@@ -8,7 +8,7 @@ import { FarEnd } from './harness/ends.ts';
 import { makeFolder } from './harness/folder.ts';
 import { MAIN, pathOf } from './harness/paths.ts';
 import { start } from './harness/process.ts';
-import type { Push } from './harness/pusher.ts';
+import type { Push } from './harness/programs/pusher.ts';
 import {
   allOf,
   alternate,
@@ -31,8 +31,8 @@ const floor = 'plain Node';
 const pipe = "Node's pipe()";
 const CHANNELS = 8;
 
-const PUSHER = pathOf('dist/bench/harness/pusher.js');
-const PLAIN_RELAY = pathOf('bench/harness/plain-relay.mjs');
+const PUSHER = pathOf('dist/bench/harness/programs/pusher.js');
+const PLAIN_RELAY = pathOf('bench/harness/programs/plain-relay.mjs');
 const fixture = (name: string): string => pathOf(`test/fixtures/tls/${name}`);
 
 /** The command of one contender. */

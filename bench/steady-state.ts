@@ -2,11 +2,11 @@
 import { fork } from 'node:child_process';
 import { text } from 'node:stream/consumers';
 import { pathOf } from './harness/paths.ts';
+import type { HeapGrowth } from './harness/programs/steady-state.ts';
 import { alternate, atMost, type Bench, rowOf } from './harness/row.ts';
-import type { HeapGrowth } from './harness/steady.ts';
 
 const ours = 'qemu-file';
-const STEADY = pathOf('dist/bench/harness/steady.js');
+const STEADY = pathOf('dist/bench/harness/programs/steady-state.js');
 const SETTLED = '-- settled --';
 
 /** Result of one run. */

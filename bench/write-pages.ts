@@ -9,10 +9,10 @@ import { join } from 'node:path';
 import type { Writable } from 'node:stream';
 import { QemuFile, type QemuFileOps } from 'qemu-file';
 import { execOps, openFd, socketOps } from 'qemu-file/adapters';
+import { pageOf, RECORD, recordsIn, wordOf } from './harness/data/ram-records.ts';
 import { ended, FarEnd, type Way } from './harness/ends.ts';
 import { makeFolder } from './harness/folder.ts';
 import { ofC } from './harness/micro.ts';
-import { pageOf, RECORD, recordsIn, wordOf } from './harness/records.ts';
 import {
   allOf,
   alternate,

@@ -2,6 +2,7 @@
 import { existsSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { writeStream } from './harness/data/migration-streams.ts';
 import { makeFolder } from './harness/folder.ts';
 import { MAIN } from './harness/paths.ts';
 import { start } from './harness/process.ts';
@@ -15,7 +16,6 @@ import {
   ratio,
   rowOf,
 } from './harness/row.ts';
-import { writeStream } from './harness/streams.ts';
 
 const ours = 'qemu-file';
 const CP = 'cp';

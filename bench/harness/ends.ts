@@ -7,7 +7,7 @@ import { connect as connectTls } from 'node:tls';
 import { makeFolder } from './folder.ts';
 import { pathOf } from './paths.ts';
 
-const FAR_END = pathOf('dist/bench/harness/far-end.js');
+const FAR_END = pathOf('dist/bench/harness/programs/far-end.js');
 
 /** Addresses that a far end listens on. */
 export interface Addresses {

@@ -3,9 +3,9 @@
 import { readFileSync } from 'node:fs';
 import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { createServer as createTlsServer } from 'node:tls';
-import type { Addresses, Arrival } from './ends.ts';
-import { pathOf } from './paths.ts';
-import { RECORD, recordsIn } from './records.ts';
+import { RECORD, recordsIn } from '../data/ram-records.ts';
+import type { Addresses, Arrival } from '../ends.ts';
+import { pathOf } from '../paths.ts';
 
 const [role = 'sink', path = '', records = '0'] = process.argv.slice(2);
 const block = recordsIn(256 * 1024);

@@ -69,7 +69,8 @@ function moveSocket(input, out) {
 }
 
 function moveTls(out) {
-  const pem = (name) => readFileSync(new URL(`../../test/fixtures/tls/${name}`, import.meta.url));
+  const pem = (name) =>
+    readFileSync(new URL(`../../../test/fixtures/tls/${name}`, import.meta.url));
   const options = { key: pem('server-key.pem'), cert: pem('server.pem') };
   const server = createTlsServer(options, (input) => {
     server.close();
