@@ -25,7 +25,7 @@ describe('the packed package', () => {
       cwd: project.path,
       encoding: 'utf8',
       stdio: 'pipe',
-      timeout: 120_000,
+      timeout: 300_000,
     });
 
   before(() => {

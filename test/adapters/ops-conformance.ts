@@ -17,7 +17,7 @@ import { until } from '../helpers/until.ts';
 
 const MIB = 1024 * 1024;
 const EMPTY = new Uint8Array(0);
-const LIMITS = { timeout: 30_000 };
+const LIMITS = { timeout: 300_000 };
 
 type Check = (subject: Subject) => Promise<void>;
 

@@ -47,7 +47,6 @@ function textOf(path: string): string {
 async function groupIn(path: string): Promise<number> {
   return until(() => /^(\d+)\n$/.test(textOf(path)) && Number(textOf(path)), {
     what: 'the command to begin',
-    deadlineMs: 30_000,
   });
 }
 

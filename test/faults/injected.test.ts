@@ -21,7 +21,7 @@ import { type FarEnd, farEnds, type Received } from '../helpers/transports/fault
 import { within } from '../helpers/until.ts';
 import { xxh64 } from '../helpers/xxh64.ts';
 
-const LIMITS = { timeout: 120_000 };
+const LIMITS = { timeout: 300_000 };
 const BYTES = pattern(300_000);
 const ANSWER = pattern(50_000, 7);
 /** Where faults happen. */
@@ -348,7 +348,7 @@ async function move(
   const from = faultyOps(source.ops, fromFaults);
   const to = faultyOps(target.ops, toFaults);
   const moving = relay(new QemuFile(from), new QemuFile(to, { digest: 'xxh64' }));
-  const result = await within(moving, { what: 'the relay', deadlineMs: 30_000 });
+  const result = await within(moving, { what: 'the relay' });
   const [received, answer] = await Promise.all([receiving, hearing]);
   await Promise.all([sent, answering]);
   await Promise.all([source.close(), target.close()]);

@@ -11,7 +11,7 @@ import { until } from './until.ts';
 export interface LeakOptions {
   /** Emitters whose number of listeners must not change, by a name for the report. */
   emitters?: Readonly<Record<string, EventEmitter>> | undefined;
-  /** Time that closed things may take to disappear, in milliseconds. Default 10000. */
+  /** Time that closed things may take to disappear, in milliseconds. Default 30000. */
   settleMs?: number | undefined;
 }
 
@@ -90,7 +90,7 @@ export async function watchLeaks(options: LeakOptions = {}): Promise<LeakWatch> 
         found = left();
         return found.length === 0;
       },
-      { what: 'nothing to be left', deadlineMs: options.settleMs ?? 10_000 },
+      { what: 'nothing to be left', deadlineMs: options.settleMs ?? 30_000 },
     ).catch(() => {
       assert.fail(`left behind:\n  ${found.join('\n  ')}`);
     });

@@ -1,11 +1,14 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
+/** Time after which a wait fails: long, because a machine that runs other tests as well may be slow. */
+const DEADLINE_MS = 120_000;
+
 /** Description and limit of a wait. */
 export interface WaitOptions {
-  /** Condition, as the error names it: `waited 5000 ms for …`. */
+  /** Condition, as the error names it: `waited 120000 ms for …`. */
   what: string;
-  /** Default 10000. */
-  deadlineMs?: number;
+  /** Default 120000. */
+  deadlineMs?: number | undefined;
   /** Ends the wait with the signal's reason. */
   signal?: AbortSignal | undefined;
 }
@@ -21,7 +24,7 @@ export async function until<T>(
   condition: () => T | undefined | false | Promise<T | undefined | false>,
   {
     what,
-    deadlineMs = 10_000,
+    deadlineMs = DEADLINE_MS,
     intervalMs = 10,
     signal,
   }: WaitOptions & {
@@ -42,7 +45,7 @@ export async function until<T>(
 /** Wait for a promise within a limit. */
 export async function within<T>(
   work: Promise<T>,
-  { what, deadlineMs = 10_000, signal }: WaitOptions,
+  { what, deadlineMs = DEADLINE_MS, signal }: WaitOptions,
 ): Promise<T> {
   let stop = () => {};
   const givenUp = new Promise<never>((_resolve, reject) => {

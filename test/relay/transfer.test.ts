@@ -27,7 +27,7 @@ class Filler {
   }
 }
 
-describe('a transfer', { timeout: 20_000 }, () => {
+describe('a transfer', { timeout: 300_000 }, () => {
   test('uses the same memory again once the sinks have taken it', async () => {
     const bytes = pattern(SIZE);
     const filler = new Filler(bytes);

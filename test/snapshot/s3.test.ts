@@ -12,7 +12,7 @@ import { guestToWrite } from '../helpers/storage/writer-to-kill.ts';
 
 const WRITER = fileURLToPath(new URL('../helpers/storage/writer-to-kill.ts', import.meta.url));
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
-const LIMITS = { timeout: 120_000 };
+const LIMITS = { timeout: 300_000 };
 const MIB = 1 << 20;
 
 for (const isModern of [false, true]) {

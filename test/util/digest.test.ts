@@ -121,7 +121,7 @@ describe('the digest of a file', () => {
     const { stdout, stderr } = spawnSync(
       process.execPath,
       ['--import', 'tsx', '--input-type=module', '--eval', script],
-      { encoding: 'utf8', timeout: 30_000 },
+      { encoding: 'utf8', timeout: 300_000 },
     );
     assert.equal(stderr, '');
     assert.equal(stdout, 'abc 44bc2cf5ad770999 abc 44bc2cf5ad770999\n');

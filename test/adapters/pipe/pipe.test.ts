@@ -54,7 +54,6 @@ function startChild(mode: string, stdio: (number | 'pipe')[], ...args: string[])
 async function exitOf(child: ChildProcess): Promise<unknown[]> {
   return within(once(child, 'close') as Promise<unknown[]>, {
     what: 'the end of the child',
-    deadlineMs: 20_000,
   });
 }
 

@@ -22,7 +22,7 @@ import { duplexPair } from '../../helpers/transports/duplex-pair.ts';
 import { plainSockets, tlsSockets } from '../../helpers/transports/sockets.ts';
 import { streamPeer } from '../../helpers/transports/stream-peer.ts';
 
-const LIMITS = { timeout: 20_000 };
+const LIMITS = { timeout: 300_000 };
 
 const write = (ops: QemuFileOps, bytes: string | Uint8Array) =>
   promised(() => ops.writevBuffer?.([Buffer.from(bytes)], 0) ?? -1);

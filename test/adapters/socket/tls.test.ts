@@ -18,7 +18,7 @@ import { streamPeer } from '../../helpers/transports/stream-peer.ts';
 import { WireTap } from '../../helpers/transports/wire-tap.ts';
 import { until } from '../../helpers/until.ts';
 
-const LIMITS = { timeout: 20_000 };
+const LIMITS = { timeout: 300_000 };
 const ANY_PORT = { host: '127.0.0.1', port: 0 };
 const ALERT_RECORD = 21;
 
@@ -184,15 +184,14 @@ describe('a connecting side says why it refuses, or is refused', LIMITS, () => {
   });
 
   test('an end that never does its handshake', async () => {
-    const sockets: net.Socket[] = [];
-    const silent = net.createServer((socket) => sockets.push(socket)).listen(0, '127.0.0.1');
+    // Read to their end, so that none stays open, even one that arrives after the test.
+    const silent = net.createServer((socket) => socket.resume()).listen(0, '127.0.0.1');
     await once(silent, 'listening');
     const target = { host: '127.0.0.1', port: portOf(silent) };
     await assert.rejects(connectSocket(target, { tls: { ca }, handshakeTimeoutMs: 20 }), {
       code: 'ETIMEDOUT',
       message: /did not finish the TLS handshake in 20 ms/,
     });
-    for (const socket of sockets) socket.destroy();
     silent.close();
   });
 

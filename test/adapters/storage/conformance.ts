@@ -3,7 +3,7 @@ import { describe, test } from 'node:test';
 import type { ObjectStorage, StoredObject } from '../../../adapters/storage/object-storage.ts';
 
 const MIB = 1 << 20;
-const LIMITS = { timeout: 60_000 };
+const LIMITS = { timeout: 300_000 };
 
 /** Abilities of a storage. */
 export interface StorageTraits {

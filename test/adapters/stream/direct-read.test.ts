@@ -9,7 +9,7 @@ import { FAST_PATH_SWITCH, keepFastPathSwitch } from '../../helpers/fast-path-sw
 import { pattern, promised } from '../../helpers/transports/backend.ts';
 import { plainSockets, tlsSockets } from '../../helpers/transports/sockets.ts';
 
-const LIMITS = { timeout: 20_000 };
+const LIMITS = { timeout: 300_000 };
 const SIZE = 8 * 1024 * 1024;
 
 interface Received {

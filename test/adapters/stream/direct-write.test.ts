@@ -19,7 +19,7 @@ import {
 import { plainSockets, tlsSockets } from '../../helpers/transports/sockets.ts';
 import { streamPeer } from '../../helpers/transports/stream-peer.ts';
 
-const LIMITS = { timeout: 20_000 };
+const LIMITS = { timeout: 300_000 };
 const SIZE = 8 * 1024 * 1024;
 /** More than the kernel takes at once, and not a whole number of anything. */
 const BATCH = 1_000_003;

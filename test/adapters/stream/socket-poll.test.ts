@@ -8,7 +8,7 @@ import { StreamReader } from '../../../adapters/stream/stream-reader.ts';
 import { manyTurns, pattern, promised, rejectsWith } from '../../helpers/transports/backend.ts';
 import { plainSockets } from '../../helpers/transports/sockets.ts';
 
-const LIMITS = { timeout: 20_000, skip: hasFastPath() ? false : 'the fast paths are off' };
+const LIMITS = { timeout: 300_000, skip: hasFastPath() ? false : 'the fast paths are off' };
 
 let sockets: Socket[] = [];
 

@@ -12,7 +12,7 @@ import { savedGuestOf } from '../../helpers/guests/saved-guest.ts';
 import { type S3Server, startS3Server, withoutS3 } from '../../helpers/storage/s3.ts';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
-const LIMITS = { timeout: 60_000 };
+const LIMITS = { timeout: 300_000 };
 
 type Place = 'a directory' | 'a bucket';
 

@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { Socket } from 'node:net';
 import type { Stream } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { onProcessEnd } from '../cleanup.ts';
@@ -44,6 +45,9 @@ export class Command {
       env: { PATH: process.env.PATH },
     });
     const withdraw = onProcessEnd(() => this.child.kill('SIGKILL'));
+    // A command that a failed test leaves must not keep the process of its test file from ending.
+    this.child.unref();
+    for (const pipe of this.child.stdio) if (pipe instanceof Socket) pipe.unref();
     this.child.stdout?.on('data', (chunk: Buffer) => this.#stdout.push(chunk));
     this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr += text;
@@ -65,14 +69,14 @@ export class Command {
   async listening(): Promise<number> {
     const line = await until(
       () => /listening on (?:tcp:.*:(\d+)|unix:.*)\n/.exec(this.#stderr) ?? undefined,
-      { what: 'the command to listen', deadlineMs: 30_000 },
+      { what: 'the command to listen' },
     );
     return Number(line[1] ?? 0);
   }
 
   /** Wait for its end. */
   ended(): Promise<Ended> {
-    return within(this.#ended, { what: 'the command to end', deadlineMs: 20_000 });
+    return within(this.#ended, { what: 'the command to end' });
   }
 }
 

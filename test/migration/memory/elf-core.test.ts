@@ -65,7 +65,10 @@ test('a note is printable and bounded in length', () => {
 
 /** Runs a program of the system; undefined where it is not installed. */
 function run(command: string, ...args: string[]): string | undefined {
-  const { error, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8', timeout: 60_000 });
+  const { error, stdout, stderr } = spawnSync(command, args, {
+    encoding: 'utf8',
+    timeout: 300_000,
+  });
   if ((error as NodeJS.ErrnoException | undefined)?.code === 'ENOENT') return undefined;
   assert.ifError(error);
   return stdout + stderr;

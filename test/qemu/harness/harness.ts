@@ -11,8 +11,6 @@ import { GUEST } from './guest.ts';
 import { QmpClient } from './qmp.ts';
 
 const MIB = 1 << 20;
-const START_DEADLINE_MS = 20_000;
-const MIGRATION_DEADLINE_MS = 60_000;
 const QUIT_DEADLINE_MS = 1_000;
 const FIRST_INHERITED_FD = 3;
 
@@ -55,8 +53,8 @@ export interface MigrationSettings {
 
 /** How long to wait for the end of a migration. */
 export interface MigrationWait {
-  /** Default 60000. */
-  deadlineMs?: number;
+  /** Default as for `until`. */
+  deadlineMs?: number | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -133,7 +131,6 @@ export async function startQemu(options: QemuOptions = {}): Promise<Qemu> {
     running = new QemuProcess(child, dir);
     const qmp = await within(QmpClient.open(child, running.ended), {
       what: 'QEMU to answer',
-      deadlineMs: START_DEADLINE_MS,
       signal: options.signal,
     });
     return new Qemu(running, qmp, commandLine, (options.memoryMiB ?? 16) * MIB);
@@ -207,7 +204,7 @@ export class Qemu implements AsyncDisposable {
   }
 
   /** Waits until the run state is one of those given. */
-  async waitStatus(wanted: readonly string[], deadlineMs: number = 20_000): Promise<string> {
+  async waitStatus(wanted: readonly string[], deadlineMs?: number): Promise<string> {
     const what = `the run state ${wanted.join(' or ')}`;
     return until(
       async () => {
@@ -219,7 +216,7 @@ export class Qemu implements AsyncDisposable {
   }
 
   /** Waits until the processor runs, as it does when an incoming migration has been loaded. */
-  async waitRunning(deadlineMs: number = 20_000): Promise<void> {
+  async waitRunning(deadlineMs?: number): Promise<void> {
     await this.waitStatus(['running'], deadlineMs);
   }
 
@@ -253,14 +250,14 @@ export class Qemu implements AsyncDisposable {
   }
 
   /** Waits until the guest has filled its memory and counts. */
-  async waitGuestReady(deadlineMs: number = START_DEADLINE_MS): Promise<void> {
+  async waitGuestReady(): Promise<void> {
     await until(
       async () => {
         const words = await this.readGuestMemory(GUEST.counter, 8);
         const ready = words.readUInt32LE(GUEST.ready - GUEST.counter) === GUEST.readyMagic;
         return ready && words.readUInt32LE(0) > 0;
       },
-      { what: 'the guest to count', deadlineMs },
+      { what: 'the guest to count' },
     );
   }
 
@@ -305,10 +302,7 @@ export class Qemu implements AsyncDisposable {
   }
 
   /** Waits until the migration has ended, in whatever way, and the processor is in its final state. */
-  async waitMigrationEnd({
-    deadlineMs = MIGRATION_DEADLINE_MS,
-    signal,
-  }: MigrationWait = {}): Promise<MigrationInfo> {
+  async waitMigrationEnd({ deadlineMs, signal }: MigrationWait = {}): Promise<MigrationInfo> {
     return until(
       async () => {
         const info = await this.migrationInfo();
@@ -330,10 +324,7 @@ export class Qemu implements AsyncDisposable {
     { deadlineMs, signal, ...settings }: MigrationSettings & MigrationWait = {},
   ): Promise<MigrationInfo> {
     await this.startMigration(uri, settings);
-    const info = await this.waitMigrationEnd({
-      signal,
-      ...(deadlineMs === undefined ? {} : { deadlineMs }),
-    });
+    const info = await this.waitMigrationEnd({ signal, deadlineMs });
     const reason = info['error-desc'] ?? 'no reason given';
     assert.equal(info.status, 'completed', `migrate ${uri}: ${reason}; stderr: ${this.stderr}`);
     return info;

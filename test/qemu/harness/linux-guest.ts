@@ -256,7 +256,6 @@ export async function startLinux(options: LinuxOptions): Promise<LinuxMachine> {
     waitOutput: (lines, before = '') =>
       until(() => output().split('\n').length > lines && before + output(), {
         what: `${lines} lines of the guest`,
-        deadlineMs: 60_000,
         intervalMs: 50,
       }),
     [Symbol.asyncDispose]: async () => {

@@ -34,7 +34,7 @@ const hasNoDenial = requireDenial();
 for (const { version, skip, options } of QEMUS) {
   describe(`a lazy restore to QEMU ${version} without userfaultfd`, {
     skip: skip || hasNoDenial,
-    timeout: 60_000,
+    timeout: 300_000,
   }, () => {
     let dir: TempDir;
     before(async () => {

@@ -59,7 +59,7 @@ async function assertWaits({ qmp }: Machine): Promise<void> {
 const hasNoLoopDisk = requireLoopDisk();
 
 for (const { version, skip, options } of QEMUS) {
-  describe(`a lazy restore to QEMU ${version} whose disk fails`, { skip, timeout: 120_000 }, () => {
+  describe(`a lazy restore to QEMU ${version} whose disk fails`, { skip, timeout: 300_000 }, () => {
     let dir: TempDir;
     before(async () => {
       dir = makeTempDir();

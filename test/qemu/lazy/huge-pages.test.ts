@@ -32,7 +32,7 @@ for (const { version, skip, options } of QEMUS) {
   const skipped = skip === false ? huge.skip : skip;
   describe(`a lazy restore to QEMU ${version} with huge pages`, {
     skip: skipped,
-    timeout: 120_000,
+    timeout: 300_000,
   }, () => {
     let dir: TempDir;
     let guest: SavedGuest;
@@ -110,7 +110,7 @@ for (const { version, skip, options } of QEMUS) {
 
   describe(`a lazy restore of huge pages saved by QEMU ${version}`, {
     skip: skipped,
-    timeout: 120_000,
+    timeout: 300_000,
   }, () => {
     test('runs the guest in ordinary pages and in huge pages', async () => {
       await using dir = makeTempDir();

@@ -227,7 +227,7 @@ for (const { version, skip, options } of QEMUS) {
   });
 }
 
-describe('the command that restores lazily', { skip: requireQemu(), timeout: 60_000 }, () => {
+describe('the command that restores lazily', { skip: requireQemu(), timeout: 300_000 }, () => {
   let dir: TempDir;
   const incoming = { incoming: 'defer' };
   before(() => {

@@ -5,7 +5,7 @@ import { until } from '../../helpers/until.ts';
 import { requireQemu } from '../harness/harness.ts';
 import { ENDLESS, scenario } from '../harness/scenario.ts';
 
-const LIMITS = { timeout: 120_000, skip: requireQemu() };
+const LIMITS = { timeout: 300_000, skip: requireQemu() };
 /** A guest that never stops writing, so that the migration lasts until a process is killed. */
 const endless = { sourceSettings: { parameters: ENDLESS } };
 

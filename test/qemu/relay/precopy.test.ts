@@ -38,7 +38,6 @@ const RELAY = [
 async function midway({ source }: Scenario): Promise<void> {
   await until(async () => ((await source.migrationInfo()).ram?.transferred ?? 0) > 1 << 20, {
     what: 'a part of the memory to have been sent',
-    deadlineMs: 60_000,
   });
 }
 
@@ -63,7 +62,7 @@ describe('a running guest that dirties memory arrives whole', { skip: requireQem
     await run.startMigration();
     await until(
       async () => ((await run.source.migrationInfo()).ram?.['dirty-sync-count'] ?? 0) > 3,
-      { what: 'three rounds', deadlineMs: 60_000 },
+      { what: 'three rounds' },
     );
     await run.letFinish();
     await run.assertArrived();

@@ -24,7 +24,7 @@ import { certificates, leaveSocketOver } from '../../../helpers/transports/socke
 import { streamPeer } from '../../../helpers/transports/stream-peer.ts';
 import { until } from '../../../helpers/until.ts';
 
-const LIMITS = { timeout: 20_000 };
+const LIMITS = { timeout: 300_000 };
 const ANY_PORT = { host: '127.0.0.1', port: 0 };
 const { ca, otherCa, cert, key } = certificates;
 
@@ -199,9 +199,12 @@ describe('closing a listener', LIMITS, () => {
   test('destroys connections that were not accepted', async () => {
     const listener = await listenSocket(ANY_PORT);
     const near = [await connect(listener.address), await connect(listener.address)];
+    // The system resets a connection that the listener has not seen yet.
+    const orReset = ({ code }: NodeJS.ErrnoException) => (code === 'ECONNRESET' ? '' : code);
+    const received = near.map((socket) => receive(socket).catch(orReset));
     (await listener.accept()).end('accepted');
     await listener.close();
-    assert.deepEqual(await Promise.all(near.map(receive)), ['accepted', '']);
+    assert.deepEqual(await Promise.all(received), ['accepted', '']);
     for (const socket of near) socket.destroy();
   });
 

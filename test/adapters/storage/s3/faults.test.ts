@@ -16,7 +16,7 @@ import { until, within } from '../../../helpers/until.ts';
 import { keysOf } from '../conformance.ts';
 
 const MIB = 1 << 20;
-const LIMITS = { timeout: 60_000 };
+const LIMITS = { timeout: 300_000 };
 
 /** An answer of S3 with an error. */
 function errorAnswer(status: string, code: string): { do: 'answer'; text: string } {

@@ -12,7 +12,7 @@ import { isWithoutSubdomains, loadSdk } from '../../../../adapters/storage/s3/sd
 import { makeTempDir } from '../../../helpers/cleanup.ts';
 import { keysOf } from '../conformance.ts';
 
-const LIMITS = { timeout: 60_000 };
+const LIMITS = { timeout: 300_000 };
 const ROOT = fileURLToPath(new URL('../../../../', import.meta.url));
 const KEYS = { accessKeyId: 'key', secretAccessKey: 'secret' };
 

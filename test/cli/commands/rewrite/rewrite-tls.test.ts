@@ -13,7 +13,7 @@ import { makeCredentials } from '../../../helpers/transports/credentials.ts';
 import { credentialsIn, sendOverTls, sendPlain } from '../../../helpers/transports/tls-sender.ts';
 import { until } from '../../../helpers/until.ts';
 
-const LIMITS = { timeout: 60_000 };
+const LIMITS = { timeout: 300_000 };
 
 const dir = makeTempDir();
 after(() => dir.remove());

@@ -92,12 +92,12 @@ describe('save and restore', { skip: requireQemu() }, () => {
       ['SIGINT', 130],
       ['SIGTERM', 143],
     ] as const) {
-      const saving = save(dir.join('interrupted'), '--max-bandwidth', '512k');
+      const saving = save(dir.join('interrupted'), '--max-bandwidth', '64k');
       const hasBegun = async (): Promise<boolean> => {
         const { status, ram } = await source.migrationInfo();
         return status === 'active' && (ram?.transferred ?? 0) > 0;
       };
-      await until(hasBegun, { what: 'the save to begin', deadlineMs: 20_000 });
+      await until(hasBegun, { what: 'the save to begin' });
       saving.child.kill(signal);
       assertSays(await saving.ended(), code, new RegExp(`interrupted by ${signal}; the migration`));
       assert.deepEqual(
@@ -112,11 +112,11 @@ describe('save and restore', { skip: requireQemu() }, () => {
     await using there = makeTempDir();
     await using qemu = await start(there);
     await qemu.waitGuestReady();
-    const args = ['save', '--qmp', there.join('qmp'), there.join('x'), '--max-bandwidth', '512k'];
+    const args = ['save', '--qmp', there.join('qmp'), there.join('x'), '--max-bandwidth', '64k'];
     const saving = new Command(args);
     const hasBegun = async (): Promise<boolean> =>
       ((await qemu.migrationInfo()).ram?.transferred ?? 0) > 0;
-    await until(hasBegun, { what: 'the save to begin', deadlineMs: 20_000 });
+    await until(hasBegun, { what: 'the save to begin' });
     // Stopped, so that it cannot receive the cancel before it ends.
     process.kill(qemu.pid, 'SIGSTOP');
     saving.child.kill('SIGINT');
@@ -208,7 +208,7 @@ for (const { version, skip, options } of [
     const pid = dir.join('pid');
     const to = `exec:cat > ${dir.join('vm')}; echo $$ > ${pid}.new; mv ${pid}.new ${pid}; exec sleep 1000`;
     const saving = new Command(['save', '--qmp', dir.join('qmp'), to]);
-    await until(() => existsSync(pid), { what: 'the stream', deadlineMs: 20_000 });
+    await until(() => existsSync(pid), { what: 'the stream' });
     const { status } = await source.migrationInfo();
     assert.ok(status === 'active' || status === 'device', status);
     assert.equal(await source.status(), 'finish-migrate');

@@ -35,7 +35,7 @@ async function open(html: string): Promise<string> {
       ...[`--user-data-dir=${folder.join('profile')}`, '--virtual-time-budget=5000'],
       ...['--window-size=1280,1000', '--dump-dom', pathToFileURL(path).href],
     ],
-    { maxBuffer: 2 ** 28, timeout: 120_000 },
+    { maxBuffer: 2 ** 28, timeout: 300_000 },
   );
   return stdout;
 }
