@@ -19,9 +19,9 @@ export type StoreUrl =
       snapshot: string | undefined;
     };
 
-/** Both forms of a store's URL, for messages and help texts. */
-export const STORE_URL_FORMS: string =
-  'store:DIR#NAME or s3://BUCKET[/PREFIX][?endpoint=…&region=…&pathStyle=true]#NAME';
+/** Both forms of a store's URL, for messages. */
+const STORE_URL_FORMS =
+  'store:DIR[#NAME] or s3://BUCKET[/PREFIX][?endpoint=…&region=…&pathStyle=true][#NAME]';
 
 const PARAMETERS: ReadonlySet<string> = new Set(['endpoint', 'region', 'pathStyle']);
 

@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError } from 'commander';
-import type { StoreCommandFlags } from './commands/store.ts';
+import type { StoreCommandFlags } from './commands/store/store-command.ts';
 import { STORE_HELP } from './help.ts';
 
 /** Parse a length of time: `24h`, `30m`, `10s` or `7d`; `0` is none. */
@@ -26,19 +26,19 @@ export function addStore(program: Command, done: (code: number) => void): void {
       .addHelpText('after', STORE_HELP);
   add('ls', '<url>', 'List the snapshots of a store.').action(
     async (url: string, flags: StoreCommandFlags) => {
-      const { runStoreList } = await import('./commands/store.ts');
+      const { runStoreList } = await import('./commands/store/list.ts');
       done(await runStoreList(url, flags));
     },
   );
   add('show', '<url#name>', 'Show what a snapshot consists of.').action(
     async (url: string, flags: StoreCommandFlags) => {
-      const { runStoreShow } = await import('./commands/store.ts');
+      const { runStoreShow } = await import('./commands/store/list.ts');
       done(await runStoreShow(url, flags));
     },
   );
   add('rm', '<url#name>', 'Remove a snapshot; its children stay whole.').action(
     async (url: string, flags: StoreCommandFlags) => {
-      const { runStoreRemove } = await import('./commands/store.ts');
+      const { runStoreRemove } = await import('./commands/store/copy.ts');
       done(await runStoreRemove(url, flags));
     },
   );
@@ -46,7 +46,7 @@ export function addStore(program: Command, done: (code: number) => void): void {
     .argument('<to>', 'the other store; #NAME gives the copy another name')
     .option('--replace', 'replace a snapshot of the same name')
     .action(async (url: string, to: string, flags: StoreCommandFlags) => {
-      const { runStoreCopy } = await import('./commands/store.ts');
+      const { runStoreCopy } = await import('./commands/store/copy.ts');
       done(await runStoreCopy(url, to, flags));
     });
   add('gc', '<url>', 'Remove what no snapshot needs.')
@@ -57,13 +57,13 @@ export function addStore(program: Command, done: (code: number) => void): void {
     )
     .option('--dry-run', 'remove nothing')
     .action(async (url: string, flags: StoreCommandFlags) => {
-      const { runStoreGc } = await import('./commands/store.ts');
+      const { runStoreGc } = await import('./commands/store/maintain.ts');
       done(await runStoreGc(url, flags));
     });
   add('fsck', '<url>', 'Check that all objects are there and whole.')
     .option('--deep', 'compare every byte with its digest')
     .action(async (url: string, flags: StoreCommandFlags) => {
-      const { runStoreFsck } = await import('./commands/store.ts');
+      const { runStoreFsck } = await import('./commands/store/maintain.ts');
       done(await runStoreFsck(url, flags));
     });
 }

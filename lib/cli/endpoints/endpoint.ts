@@ -4,9 +4,8 @@ import {
   openFrom,
   openTo,
 } from '../../../adapters/open.ts';
-import { isStoreUrl, parseStoreUrl, type StoreUrl } from '../../../adapters/storage/store-url.ts';
+import { isStoreUrl, type StoreUrl } from '../../../adapters/storage/store-url.ts';
 import { parseUri, type Uri } from '../../../adapters/uri.ts';
-import { QemuFileError } from '../../contract/errors.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { SnapshotReader } from '../../snapshot/read/snapshot-reader.ts';
@@ -14,6 +13,7 @@ import type { SnapshotReaderOptions, SnapshotStore } from '../../snapshot/store.
 import { noop } from '../../util/noop.ts';
 import { printStderr } from '../shell/stdio.ts';
 import { readWorkingSetText } from './read-working-set.ts';
+import { parseSnapshotUrl, refuseNames } from './snapshot-url.ts';
 
 /** Where a command reads from or writes to: one of QEMU's URIs, or a snapshot in a store. */
 export type Endpoint = Uri | StoreUrl;
@@ -38,14 +38,10 @@ export interface OpenSnapshot {
 /**
  * Parse an endpoint.
  *
- * @throws {QemuFileError} `EINVAL` as `parseUri` and `parseStoreUrl`; also for a store without the name of a snapshot.
+ * @throws {QemuFileError} `EINVAL` as `parseUri` and `parseSnapshotUrl`.
  */
 export function parseEndpoint(text: string): Endpoint {
-  if (!isStoreUrl(text)) return parseUri(text);
-  const url = parseStoreUrl(text);
-  if (url.snapshot !== undefined) return url;
-  const reason = `${text}: the name of a snapshot is missing: add #NAME`;
-  throw new QemuFileError('EINVAL', reason, { operation: 'parseEndpoint' });
+  return isStoreUrl(text) ? parseSnapshotUrl(text) : parseUri(text);
 }
 
 /** Return whether an endpoint is a snapshot in a store. */
@@ -63,8 +59,10 @@ export function refuseStoreFlags(
   flags: StoreFlags & { compress?: string },
 ): string | undefined {
   if (isStoreUrl(toText)) {
-    if (flags.compress === undefined) return undefined;
-    return '--compress is for files: a snapshot store compresses by itself';
+    if (flags.compress !== undefined) {
+      return '--compress is for files: a snapshot store compresses by itself';
+    }
+    return refuseNames(flags);
   }
   const options = {
     '--parent': flags.parent,

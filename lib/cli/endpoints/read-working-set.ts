@@ -1,11 +1,12 @@
 import { readFile, stat } from 'node:fs/promises';
-import { isStoreUrl, parseStoreUrl } from '../../../adapters/storage/store-url.ts';
+import { isStoreUrl } from '../../../adapters/storage/store-url.ts';
 import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import {
   encodeWorkingSet,
   MAX_WORKING_SET_BYTES,
 } from '../../migration/page-source/working-set.ts';
 import { printStderr } from '../shell/stdio.ts';
+import { parseSnapshotUrl } from './snapshot-url.ts';
 
 /**
  * Read a working set.
@@ -19,11 +20,11 @@ export async function readWorkingSetText(
   signal: AbortSignal,
 ): Promise<string | undefined> {
   if (!isStoreUrl(from)) return readWorkingSetFile(from);
-  const url = parseStoreUrl(from);
+  const url = parseSnapshotUrl(from);
   const { openStore } = await import('../../snapshot/open-store.ts');
   const store = await openStore(url);
   try {
-    const guest = await store.reader(url.snapshot ?? '', { workingSet: true, signal });
+    const guest = await store.reader(url.snapshot, { workingSet: true, signal });
     for (const warning of guest.warnings) await printStderr(warning);
     const { workingSet, pages } = guest;
     return workingSet.length === 0 ? undefined : encodeWorkingSet(workingSet, pages);

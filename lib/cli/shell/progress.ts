@@ -44,6 +44,8 @@ function showTime(seconds: number): string {
 /** How far a command has come. */
 export interface Measure {
   bytes: number;
+  /** Bytes in total, where they are not known from the start. */
+  total?: number;
   /** Milliseconds that bytes have waited for the rate limit. */
   limitedMs: number;
   /** The text of the line, where bytes and rate are not what matters. */
@@ -96,7 +98,7 @@ export class Meter {
   }
 
   #frame(): string {
-    const { bytes, limitedMs, line } = this.#measure();
+    const { bytes, total = this.#total, limitedMs, line } = this.#measure();
     if (line !== undefined) return line;
     const now = performance.now();
     const elapsed = now - this.#at;
@@ -108,6 +110,6 @@ export class Meter {
     this.#at = now;
     this.#bytes = bytes;
     this.#limitedMs = limitedMs;
-    return showProgress({ bytes, total: this.#total, bytesPerSecond: this.#rate, isLimited });
+    return showProgress({ bytes, total, bytesPerSecond: this.#rate, isLimited });
   }
 }

@@ -33,12 +33,16 @@ export function isSnapshotName(text: unknown): text is string {
  * @throws {QemuFileError} `EINVAL`.
  */
 export function checkSnapshotName(name: string, operation: string): void {
-  if (isSnapshotName(name)) return;
+  const problem = nameProblem(name);
+  if (problem !== null) throw new QemuFileError('EINVAL', problem, { operation });
+}
+
+/** Return why text cannot be the name of a snapshot, as a clause; null if it can. */
+export function nameProblem(name: string): string | null {
+  if (isSnapshotName(name)) return null;
   const rule =
     'use 1 to 128 characters of A-Z a-z 0-9 . _ -, the first of them a letter, a digit or _';
-  const reason =
-    name === '' ? `a snapshot needs a name: ${rule}` : `${quote(name)} is not a name: ${rule}`;
-  throw new QemuFileError('EINVAL', reason, { operation });
+  return name === '' ? `a snapshot needs a name: ${rule}` : `${quote(name)} is not a name: ${rule}`;
 }
 
 /** Return the key of a snapshot's manifest. */

@@ -1,7 +1,7 @@
 // Each command that reads or writes a stream takes a snapshot in a store, in a directory and in a bucket.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { openStore, type SnapshotInfo } from '../../../lib/snapshot/index.ts';
@@ -143,18 +143,29 @@ describe('a snapshot at the command line', { skip: withoutS3, concurrency: 2 }, 
     });
   }
 
-  for (const [what, name, why] of [
-    ['that is not there', 'nobody', /has no snapshot "nobody"/],
-    ['with a slash in its name', 'a/b', /"a\/b" is not a name/],
-    ['without a name', '', /a snapshot needs a name/],
-  ] as const) {
-    test(`a snapshot ${what} is an error`, LIMITS, async () => {
-      const url = `${stores['a directory']}#${name}`;
-      const { code, stderr } = await run(['verify', url]);
-      assert.equal(code, 4);
-      assert.match(stderr, why);
-    });
-  }
+  test('a snapshot that is not there is an error', LIMITS, async () => {
+    const { code, stderr } = await run(['verify', `${stores['a directory']}#nobody`]);
+    assert.equal(code, 4);
+    assert.match(stderr, /has no snapshot "nobody"/);
+  });
+
+  test('a name that no snapshot can have is a mistake on the command line', LIMITS, async () => {
+    const bad = `store:${dir.join('unmade')}#a/b`;
+    const good = `store:${dir.join('unmade')}#good`;
+    const mistakes = [
+      ['verify', bad],
+      ['relay', file, bad],
+      ['save', '--qmp', dir.join('no-monitor'), good, '--parent', '../x'],
+      ['store', 'copy', `${stores['a directory']}#guest`, bad],
+      ['store', 'rm', bad],
+    ];
+    const ended = await Promise.all(mistakes.map((args) => run(args)));
+    for (const [at, { code, stderr }] of ended.entries()) {
+      assert.match(stderr, /"(a\/b|..\/x)" is not a name/);
+      assert.equal(code, 2, mistakes[at]?.join(' '));
+    }
+    assert.ok(!existsSync(dir.join('unmade')));
+  });
 
   test('a manifest of the stream that was written fits the snapshot', LIMITS, async () => {
     const manifest = dir.join('manifest.json');
