@@ -6,6 +6,7 @@ import { type FdOps, fdOps } from '../file/fd.ts';
 import { descriptorStats } from '../shared/descriptor-stats.ts';
 import type { ConnectionOps } from '../shared/shared-transport.ts';
 import { socketOps } from '../socket/socket.ts';
+import { isClosedStandard } from './closed-standard.ts';
 import { pipeFdOps } from './fifo.ts';
 import { readPipeOps, writePipeOps } from './pipe-ends.ts';
 
@@ -17,6 +18,12 @@ export interface PipeOptions {
    */
   direction?: Direction | undefined;
 }
+
+/** Why a standard descriptor cannot be used that is closed, by direction. */
+const CLOSED: Readonly<Record<Direction, string>> = {
+  read: 'standard input is closed; redirect it to what is to be read',
+  write: 'standard output is closed, or ignored by the program that started this one; redirect it',
+};
 
 /**
  * Make a backend of a descriptor that this process inherited: a pipe, a socket, a terminal, a file or a device.
@@ -35,7 +42,8 @@ export interface PipeOptions {
  *
  * @param fd - The descriptor.
  * @param options - `direction`.
- * @throws {QemuFileError} `EBADF` the descriptor is not open; `EISDIR` a directory; `EINVAL` no direction, or one
+ * @throws {QemuFileError} `EBADF` the descriptor is not open, or is 0 or 1 and /dev/null in both directions, which
+ *   Node opens in place of one that is closed; `EISDIR` a directory; `EINVAL` no direction, or one
  *   that 0, 1 or 2 does not have. Operations fail with the system's own code; a write after the reader has closed
  *   fails with `EPIPE`.
  * @example
@@ -53,6 +61,7 @@ export function pipeOps(
   if (stats.isSocket() && fd > 2) return socketOps(openSocket(fd));
   const direction = directionOf(fd, options.direction);
   if (fd > 2) return isPipe ? pipeFdOps(fd, direction) : fileOps(fd, direction);
+  if (fd < 2 && isClosedStandard(fd, stats)) throw pipeError('EBADF', CLOSED[direction]);
   if (!isPipe && !stats.isSocket() && !tty.isatty(fd)) return fileOps(fd, direction);
   if (fd === 0) return readPipeOps(process.stdin, fd, true);
   return writePipeOps(fd === 1 ? process.stdout : process.stderr, fd, true);

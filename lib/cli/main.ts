@@ -10,8 +10,9 @@ function version(): string {
 }
 
 if (VERSION_FLAGS.includes(process.argv[2])) {
-  process.stdout.on('error', () => {
+  process.stdout.once('error', (error: Error) => {
     process.exitCode = 4;
+    void import('./shell/stdio.ts').then(({ reportOutputError }) => reportOutputError(error));
   });
   process.stdout.write(`${version()}\n`);
 } else {

@@ -23,7 +23,7 @@ import {
   parseSeconds,
 } from './shell/option-values.ts';
 import { outputMistake } from './shell/output-paths.ts';
-import { guardOutputs } from './shell/stdio.ts';
+import { guardOutputs, writeText } from './shell/stdio.ts';
 
 /** Add a command that reads a stream, with the options that all of them have. */
 function addReader(program: Command, name: string, description: string): Command {
@@ -345,11 +345,13 @@ const COMMANDS: Readonly<Record<string, (program: Command, done: (code: number) 
  *
  * @param args - If the first is a command, the other commands are left out: making them takes a few milliseconds.
  * @param version - Called only if it is asked for: it reads a file.
+ * @param writeOut - Called with the text of `--help`.
  */
 function makeProgram(
   args: readonly string[],
   version: () => string,
   done: (code: number) => void,
+  writeOut: (text: string) => void,
 ): Command {
   const program = new Command('qemu-file');
   const isVersionAsked = args.some((arg) => VERSION_FLAGS.includes(arg));
@@ -360,6 +362,7 @@ function makeProgram(
     .version(isVersionAsked ? version() : '', VERSION_FLAGS.join(', '), 'print the version')
     .helpOption('-h, --help', 'print this help')
     .exitOverride()
+    .configureOutput({ writeOut })
     .hook('preAction', (_, command) => refuseOutputs(command));
   const [name = ''] = args;
   const names = Object.hasOwn(COMMANDS, name) ? [name] : Object.keys(COMMANDS);
@@ -387,15 +390,24 @@ function refuseOutputs(command: Command): void {
  */
 export async function run(args: readonly string[], version: () => string): Promise<number> {
   let code: number = EXIT.DONE;
-  const program = makeProgram(args, version, (result) => {
-    code = result;
-  });
+  let help = '';
+  const program = makeProgram(
+    args,
+    version,
+    (result) => {
+      code = result;
+    },
+    (text) => {
+      help += text;
+    },
+  );
   guardOutputs();
   try {
     await program.parseAsync(args, { from: 'user' });
     return code;
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
-    return error.exitCode === 0 ? EXIT.DONE : EXIT.USAGE;
+    if (error.exitCode !== 0) return EXIT.USAGE;
+    return (await writeText(process.stdout, help)) ? EXIT.DONE : EXIT.IO;
   }
 }

@@ -1,9 +1,10 @@
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { toQemuFileError } from '../contract/errors.ts';
 import type { PageVisitor, RamBlock } from '../migration/format/events.ts';
 import { combineVisitors } from '../migration/memory/combine-visitors.ts';
 import { RamImage } from '../migration/memory/ram-image.ts';
 import { Digest, loadDigest } from '../util/digest.ts';
+import { makeDirectories } from '../util/make-directories.ts';
 import type { Output, Published } from './output.ts';
 import { SparseOutput } from './sparse-output.ts';
 
@@ -60,12 +61,16 @@ export class BlockFiles implements Output {
  * Write all RAM blocks to a directory, each to a file `NAME.raw`. Block names come from the stream, so
  * `fileNameOf` escapes them.
  *
- * @param directory - Created with mode 0700 if it does not exist.
+ * @param directory - Created with mode 0700 if it does not exist, and so are the directories above it.
  * @throws {QemuFileError} (rejects) The system's own code.
  */
 export async function blockFilesIn(directory: string): Promise<BlockFiles> {
   await loadDigest();
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  try {
+    await makeDirectories(directory, 0o700);
+  } catch (error) {
+    throw toQemuFileError(error, { operation: 'mkdir' });
+  }
   return new BlockFiles(({ name }) => join(directory, `${fileNameOf(name)}.raw`));
 }
 

@@ -1,4 +1,4 @@
-import { QemuFileError } from '../../contract/errors.ts';
+import { QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { BlockFiles, blockFilesIn } from '../../extract/block-files.ts';
 import { GuestMemoryFile, type GuestMemoryOptions } from '../../extract/guest-memory-file.ts';
 import type { Output } from '../../extract/output.ts';
@@ -8,7 +8,7 @@ import { combineVisitors } from '../../migration/memory/combine-visitors.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
 import { loadDigest } from '../../util/digest.ts';
 import type { OpenStream } from '../endpoints/open-stream.ts';
-import { UsageError, writeOutput } from '../shell/command-errors.ts';
+import { OutputError, UsageError, writeOutput } from '../shell/command-errors.ts';
 import { EXIT, readExitCode } from '../shell/exit-codes.ts';
 import { printStderr, writeText } from '../shell/stdio.ts';
 import { type ReadFlags, readStream } from './read-command.ts';
@@ -150,9 +150,16 @@ async function openOutputs(flags: ExtractFlags, outputs: Output[]): Promise<void
   const { block, raw, allBlocks, elf, flat, at, nodes, allowMissing } = flags;
   const options: GuestMemoryOptions = { at, nodes, allowMissing };
   if (raw !== undefined) outputs.push(new BlockFiles(({ name }) => (name === block ? raw : null)));
-  if (allBlocks !== undefined) outputs.push(await blockFilesIn(allBlocks));
-  if (elf !== undefined) outputs.push(await GuestMemoryFile.create(elf, 'elf', options));
-  if (flat !== undefined) outputs.push(await GuestMemoryFile.create(flat, 'flat', options));
+  const create = async (path: string, created: Promise<Output>): Promise<void> => {
+    try {
+      outputs.push(await created);
+    } catch (error) {
+      throw new OutputError(path, toQemuFileError(error));
+    }
+  };
+  if (allBlocks !== undefined) await create(allBlocks, blockFilesIn(allBlocks));
+  if (elf !== undefined) await create(elf, GuestMemoryFile.create(elf, 'elf', options));
+  if (flat !== undefined) await create(flat, GuestMemoryFile.create(flat, 'flat', options));
 }
 
 async function refuse(fromText: string, fault: MigrationStreamError): Promise<number> {

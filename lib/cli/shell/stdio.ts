@@ -18,9 +18,14 @@ export async function writeText(stream: WriteStream, text: string): Promise<bool
     stream.write(text, resolve),
   );
   if (!failed) return true;
-  const { code, message } = toQemuFileError(failed, { operation: 'standard output' });
-  if (stream === process.stdout && code !== 'EPIPE') await printStderr(message);
+  if (stream === process.stdout) await reportOutputError(failed);
   return false;
+}
+
+/** Print why standard output failed, unless its reader has closed its end. */
+export async function reportOutputError(error: Error): Promise<void> {
+  const { code, message } = toQemuFileError(error, { operation: 'standard output' });
+  if (code !== 'EPIPE') await printStderr(message);
 }
 
 /** Write one line for people to standard error, with control characters of quoted text escaped. */
