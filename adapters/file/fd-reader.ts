@@ -17,6 +17,8 @@ export class FdReader {
   readonly #operation: FdOperation;
   #buffer: Uint8Array = EMPTY;
   #length = 0;
+  /** Whether the call waits for the next turn of the event loop, and not for the thread pool. */
+  #isNextTurn = false;
 
   /**
    * @param fd - An open descriptor.
@@ -52,11 +54,14 @@ export class FdReader {
    * @returns The number of bytes read, 0 at the end of the file; synchronously in blocking mode.
    */
   read(buffer: Uint8Array, position: number): MaybePromise<number> {
-    if (this.isBlocking) return this.readNow(buffer, position);
-    this.#operation.begin(position);
-    if (buffer.length === 0) return 0;
-    this.#buffer = buffer;
-    return this.#operation.run();
+    return this.isBlocking
+      ? this.readNow(buffer, position)
+      : this.#readLater(buffer, position, false);
+  }
+
+  /** Like `read`, but on the calling thread, in the next turn of the event loop. */
+  readNextTurn(buffer: Uint8Array, position: number): MaybePromise<number> {
+    return this.#readLater(buffer, position, true);
   }
 
   /** Like `read`, but on the calling thread in any mode. */
@@ -77,9 +82,29 @@ export class FdReader {
     this.#operation.stop(failure, atOnce);
   }
 
-  #start(done: CallDone): void {
-    fs.read(this.#fd, this.#buffer, 0, this.#buffer.length, this.offset, done);
+  #readLater(buffer: Uint8Array, position: number, isNextTurn: boolean): MaybePromise<number> {
+    this.#operation.begin(position);
+    if (buffer.length === 0) return 0;
+    this.#buffer = buffer;
+    this.#isNextTurn = isNextTurn;
+    return this.#operation.run();
   }
+
+  #start(done: CallDone): void {
+    if (this.#isNextTurn) setImmediate(this.#callInTurn, done);
+    else fs.read(this.#fd, this.#buffer, 0, this.#buffer.length, this.offset, done);
+  }
+
+  readonly #callInTurn = (done: CallDone): void => {
+    let length: number;
+    try {
+      length = this.#callSync();
+    } catch (error) {
+      done(error, 0);
+      return;
+    }
+    done(undefined, length);
+  };
 
   #callSync(): number {
     return fs.readSync(this.#fd, this.#buffer, 0, this.#buffer.length, this.offset);

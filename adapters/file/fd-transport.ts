@@ -87,7 +87,9 @@ export class FdTransport {
 
   /** Read a file, on the calling thread where that returns at once. */
   #readFile(buffer: Uint8Array, position: number): MaybePromise<number> {
-    if (!this.#inlineReads.next()) return this.#reader.read(buffer, position);
+    const mode = this.#inlineReads.next();
+    if (mode === 'inPool') return this.#reader.read(buffer, position);
+    if (mode === 'nextTurn') return this.#reader.readNextTurn(buffer, position);
     const startedAt = performance.now();
     const length = this.#reader.readNow(buffer, position);
     this.#inlineReads.took(performance.now() - startedAt);

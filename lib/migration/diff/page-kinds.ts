@@ -54,9 +54,7 @@ export class PageKinds {
   /** Return the number of pages of each kind within a range. */
   count(first: number, end: number): PageKindCounts {
     const counts: PageKindCounts = { changed: 0, becameZero: 0, wasZero: 0, moved: 0 };
-    for (const kind of PAGE_KINDS) {
-      for (const [from, to] of this.runs(kind, first, end)) counts[kind] += to - from;
-    }
+    for (const kind of PAGE_KINDS) counts[kind] = this.#sets[kind].count(first, end);
     return counts;
   }
 

@@ -70,8 +70,7 @@ export class DiscardedPages implements PageVisitor {
     for (const { index, name, usedLength } of this.#blocks) {
       const first = this.#firsts[index] as number;
       const end = first + Math.ceil(usedLength / this.#pageSize);
-      let count = 0;
-      for (const [from, to] of pages.runs(first, end)) count += to - from;
+      const count = pages.count(first, end);
       if (count === 0) continue;
       const what = count === 1 ? '1 page' : `${count} pages`;
       return (

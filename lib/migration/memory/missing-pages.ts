@@ -55,8 +55,8 @@ export class MissingPages implements PageVisitor {
     }
     for (const { index, name, usedLength } of this.#blocks) {
       const first = this.#first[index] as number;
-      let missing = usedLength / this.#pageSize;
-      for (const [from, end] of this.#seen.runs(first, first + missing)) missing -= end - from;
+      const pages = Math.ceil(usedLength / this.#pageSize);
+      const missing = pages - this.#seen.count(first, first + pages);
       if (missing === 0) continue;
       const verb = missing === 1 ? 'was' : 'were';
       clauses.push(`${plural(missing)} of RAM block ${quote(name)} ${verb} not sent`);

@@ -84,6 +84,16 @@ export class PageSet {
     if (start !== -1) yield [start, stop];
   }
 
+  /** Return the number of pages of the set within a range. */
+  count(first: number, end: number): number {
+    let pages = 0;
+    for (const [key, words] of this.#chunksWithin(first, end)) {
+      const base = key * CHUNK_PAGES;
+      pages += bitCount(words, Math.max(first - base, 0), Math.min(end - base, CHUNK_PAGES));
+    }
+    return pages;
+  }
+
   #chunk(key: number): Uint32Array | undefined {
     if (key !== this.#lastKey) {
       this.#last = this.#chunks.get(key);
@@ -137,10 +147,31 @@ function change(words: Uint32Array, first: number, end: number, value: boolean):
   for (let at = first; at < end; ) {
     const word = at >>> 5;
     const stop = Math.min(end, (word + 1) * 32);
-    const mask = (0xffffffff >>> (32 - (stop - at))) << (at & 31);
+    const mask = bitMask(at, stop);
     words[word] = value ? (words[word] as number) | mask : (words[word] as number) & ~mask;
     at = stop;
   }
+}
+
+/** Return the number of bits that are set from `first` up to, not including, `end`. */
+function bitCount(words: Uint32Array, first: number, end: number): number {
+  let count = 0;
+  for (let at = first; at < end; ) {
+    const word = at >>> 5;
+    const stop = Math.min(end, (word + 1) * 32);
+    // Adds neighbouring groups of 1, 2 and 4 bits, and then the four bytes.
+    let bits = (words[word] as number) & bitMask(at, stop);
+    bits -= (bits >>> 1) & 0x5555_5555;
+    bits = (bits & 0x3333_3333) + ((bits >>> 2) & 0x3333_3333);
+    count += Math.imul((bits + (bits >>> 4)) & 0x0f0f_0f0f, 0x0101_0101) >>> 24;
+    at = stop;
+  }
+  return count;
+}
+
+/** Return a mask of the bits of one word from `first` up to, not including, `end`. */
+function bitMask(first: number, end: number): number {
+  return (0xffff_ffff >>> (32 - (end - first))) << (first & 31);
 }
 
 /** Return the position of the first bit with a value at or after `at`; `end` if there is none before it. */

@@ -76,14 +76,15 @@ export class RamMap implements PageVisitor {
     const cells: MapCell[] = [];
     for (let at = 0; at < pages; at += each) {
       const count = Math.min(each, pages - at);
-      const sent = this.#count(this.#sent, first + at, count);
-      const data = this.#count(this.#data, first + at, count);
+      const from = first + at;
+      const sent = this.#sent.count(from, from + count);
+      const data = this.#data.count(from, from + count);
       cells.push({
         offset: at * this.#pageSize,
         bytes: count * this.#pageSize,
         zero: sent - data,
         data,
-        resent: this.#count(this.#resent, first + at, count),
+        resent: this.#resent.count(from, from + count),
         absent: count - sent,
       });
     }
@@ -92,12 +93,6 @@ export class RamMap implements PageVisitor {
 
   #pageOf(block: RamBlock, offset: number): number {
     return (this.#first[block.index] as number) + offset / this.#pageSize;
-  }
-
-  #count(set: PageSet, first: number, count: number): number {
-    let sum = 0;
-    for (const [from, end] of set.runs(first, first + count)) sum += end - from;
-    return sum;
   }
 
   #note(first: number, end: number, isData: boolean): void {

@@ -513,7 +513,7 @@ test('reads of a file run on the calling thread if they may, and sometimes give 
     read.push(Buffer.from(buffer));
   }
   assert.deepEqual(Buffer.concat(read), content);
-  assert.equal(inPool.mock.callCount(), 3);
+  assert.equal(inPool.mock.callCount(), 0);
   assert.equal(await ops.getBuffer(buffer, content.length), 0);
   await ops.close?.();
   await rejectsWith(
@@ -524,9 +524,38 @@ test('reads of a file run on the calling thread if they may, and sometimes give 
 
 test('reads of a file move to the thread pool after one that took long', () => {
   const reads = new InlineReads();
-  assert.equal(reads.next(), true);
+  assert.equal(reads.next(), 'now');
   reads.took(6);
-  const next = Array.from({ length: 100 }, () => reads.next());
-  assert.equal(next.indexOf(true), 4);
-  assert.equal(next.filter(Boolean).length, 96);
+  const next = Array.from({ length: 6 }, () => reads.next());
+  assert.deepEqual(next, ['inPool', 'inPool', 'inPool', 'inPool', 'now', 'now']);
+});
+
+test('a read that waits for the next turn of the event loop keeps the descriptor open, and reports its error', async (t) => {
+  await using directory = makeTempDir();
+  // Each look at the clock is 5 ms after the last one: every third read waits.
+  let now = 0;
+  t.mock.method(performance, 'now', () => (now += 5));
+  const buffer = Buffer.alloc(1000);
+  for (const outcome of ['bytes', 'error']) {
+    const fd = openNew(directory, pattern(3000));
+    const ops = fdOps(fd, { direction: 'read', inlineReads: true });
+    for (const position of [0, 1000]) assert.equal(ops.getBuffer(buffer, position), 1000);
+    const reading = promised(() => ops.getBuffer(buffer, 2000));
+    const failing =
+      outcome === 'error'
+        ? t.mock.method(fs, 'readSync', () => {
+            throw errno('EIO');
+          })
+        : undefined;
+    const closing = ops.close();
+    assert.equal(isOpen(fd), true);
+    if (outcome === 'error') await rejectsWith(reading, 'EIO');
+    else {
+      assert.equal(await reading, 1000);
+      assert.deepEqual(buffer, pattern(3000).subarray(2000));
+    }
+    failing?.mock.restore();
+    await closing;
+    assert.equal(isOpen(fd), false);
+  }
 });

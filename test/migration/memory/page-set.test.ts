@@ -23,6 +23,9 @@ test('runs are in order and join across words and chunks', () => {
     [8190, 8191],
   ]);
   assert.deepEqual(runs(set, 5, 5), []);
+  assert.equal(set.count(0, 2 ** 41), 2 + 8196 + 1);
+  assert.equal(set.count(32, 8191), 2);
+  assert.equal(set.count(5, 5), 0);
 });
 
 test('removed pages are gone, and removing absent pages changes nothing', () => {
@@ -63,6 +66,10 @@ test('a set behaves like a plain list of numbers under random operations', () =>
       const wanted = new Uint8Array(30_000);
       wanted.set(model.subarray(from, from + length), from);
       assert.deepEqual(seen, wanted);
+      assert.equal(
+        set.count(from, from + length),
+        wanted.reduce((sum, one) => sum + one, 0),
+      );
       for (let page = 0; page < 30_000; page += 7) assert.equal(set.has(page), model[page] === 1);
     }),
     { numRuns: 60 },
