@@ -18,13 +18,8 @@ export {
   type PathOps,
   type PathWriteOps,
 } from './file/open-file.ts';
-export {
-  type MemoryOps,
-  type MemoryOptions,
-  type MemoryPairOptions,
-  memoryOps,
-  memoryPair,
-} from './memory/memory.ts';
+export { type MemoryOps, type MemoryOptions, memoryOps } from './memory/memory.ts';
+export { type MemoryPairOptions, memoryPair } from './memory/memory-pair.ts';
 export {
   type OpenFromOptions,
   type OpenOptions,

@@ -2,8 +2,7 @@ import { constants } from 'node:buffer';
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { QemuFileOps, Whence } from '../../lib/contract/ops.ts';
 import { totalLength } from '../../lib/util/total-length.ts';
-import { type ConnectionOps, shareTransport, type Transport } from '../shared/shared-transport.ts';
-import { ByteRing } from './byte-ring.ts';
+import { GrowingBuffer } from './growing-buffer.ts';
 
 /** Options of `memoryOps`. */
 export interface MemoryOptions {
@@ -27,12 +26,6 @@ export interface MemoryOps extends QemuFileOps {
   contents(): Uint8Array;
 }
 
-/** Size of the first allocation, in bytes. */
-const MIN_ALLOCATION_BYTES = 4096;
-
-/** Default of `MemoryPairOptions.highWaterMark`: the size of a pipe in Linux. */
-const PIPE_BYTES = 65_536;
-
 /**
  * Make a backend over a growing buffer. Writes start at its end, reads at its start, each at an offset of its
  * own. The backend is seekable: `setOffset` moves both offsets, and `getOffset` returns that of the direction
@@ -55,10 +48,9 @@ const PIPE_BYTES = 65_536;
 export function memoryOps(initial?: Uint8Array, options: MemoryOptions = {}): MemoryOps {
   const limit = Math.min(options.limit ?? constants.MAX_LENGTH, constants.MAX_LENGTH);
   if (Number.isNaN(limit) || limit < 0) throw new RangeError(`limit must be 0 or more: ${limit}`);
-  let bytes = Buffer.from(initial ?? []);
-  let length = bytes.length;
+  const buffer = new GrowingBuffer(initial, limit);
   let readOffset = 0;
-  let writeOffset = length;
+  let writeOffset = buffer.length;
   let lastUsed: 'read' | 'write' = 'read';
   let isClosed = false;
 
@@ -66,42 +58,24 @@ export function memoryOps(initial?: Uint8Array, options: MemoryOptions = {}): Me
     if (isClosed) throw new QemuFileError('EBADF', 'the file is closed', { operation });
   }
 
-  function reserve(end: number, operation: string, position: number): void {
-    if (end > limit) {
-      throw new QemuFileError('ENOSPC', `the memory is limited to ${limit} bytes`, {
-        operation,
-        position,
-      });
-    }
-    if (end > bytes.length) {
-      const grown = Buffer.alloc(
-        Math.min(limit, Math.max(end, 2 * bytes.length, MIN_ALLOCATION_BYTES)),
-      );
-      grown.set(bytes.subarray(0, length));
-      bytes = grown;
-    }
-    length = Math.max(length, end);
-  }
-
   return {
-    getBuffer(buffer) {
+    getBuffer(target) {
       checkOpen('getBuffer');
       lastUsed = 'read';
-      const taken = bytes.subarray(readOffset, Math.min(length, readOffset + buffer.length));
-      buffer.set(taken);
-      readOffset += taken.length;
-      return taken.length;
+      const count = buffer.read(target, readOffset);
+      readOffset += count;
+      return count;
     },
 
-    writevBuffer(buffers, position) {
+    writevBuffer(sources, position) {
       checkOpen('writevBuffer');
       lastUsed = 'write';
-      const total = totalLength(buffers);
+      const total = totalLength(sources);
       if (total === 0) return 0;
-      reserve(writeOffset + total, 'writevBuffer', position);
-      for (const buffer of buffers) {
-        bytes.set(buffer, writeOffset);
-        writeOffset += buffer.length;
+      buffer.reserve(writeOffset + total, { operation: 'writevBuffer', position });
+      for (const source of sources) {
+        buffer.write(source, writeOffset);
+        writeOffset += source.length;
       }
       return total;
     },
@@ -113,7 +87,7 @@ export function memoryOps(initial?: Uint8Array, options: MemoryOptions = {}): Me
     setOffset(offset, whence) {
       checkOpen('setOffset');
       const current = lastUsed === 'read' ? readOffset : writeOffset;
-      const base = whence === 'set' ? 0 : whence === 'end' ? length : current;
+      const base = whence === 'set' ? 0 : whence === 'end' ? buffer.length : current;
       const target = checkOffset(base + offset, 'setOffset');
       readOffset = target;
       writeOffset = target;
@@ -125,80 +99,26 @@ export function memoryOps(initial?: Uint8Array, options: MemoryOptions = {}): Me
       return lastUsed === 'read' ? readOffset : writeOffset;
     },
 
-    putBufferAt(buffer, offset) {
+    putBufferAt(source, offset) {
       checkOpen('putBufferAt');
       checkOffset(offset, 'putBufferAt');
-      if (buffer.length === 0) return 0;
-      reserve(offset + buffer.length, 'putBufferAt', offset);
-      bytes.set(buffer, offset);
-      return buffer.length;
+      if (source.length === 0) return 0;
+      buffer.reserve(offset + source.length, { operation: 'putBufferAt', position: offset });
+      buffer.write(source, offset);
+      return source.length;
     },
 
-    getBufferAt(buffer, offset) {
+    getBufferAt(target, offset) {
       checkOpen('getBufferAt');
       checkOffset(offset, 'getBufferAt');
-      const found = bytes.subarray(offset, Math.min(length, offset + buffer.length));
-      buffer.set(found);
-      return found.length;
+      return buffer.read(target, offset);
     },
 
-    contents: () => bytes.subarray(0, length),
+    contents: () => buffer.contents(),
   };
 }
 
 function checkOffset(offset: number, operation: string): number {
   if (Number.isSafeInteger(offset) && offset >= 0) return offset;
   throw new QemuFileError('EINVAL', `${offset} is not an offset`, { operation });
-}
-
-/** Options of `memoryPair`. */
-export interface MemoryPairOptions {
-  /** Bytes that each direction stores, an integer of 1 or more. Default 65536, as in a pipe of Linux. */
-  highWaterMark?: number | undefined;
-}
-
-/**
- * Make the two ends of a connection within the process. Each end reads the bytes that the other writes. A write
- * that does not fit resolves when the peer has read enough, so a fast writer cannot increase the memory of the
- * process.
- *
- * - After `close()` of one end, the peer's reads report the end, and its writes fail with `EPIPE`.
- * - After `close(error)`, or a `close()` while a write is pending, both fail with `ECONNRESET`, reads after the
- *   bytes that are stored.
- * - `shutDown(false, true)` ends writing. After `shutDown(true, …)` reads fail with `ECANCELED`, and the peer's
- *   writes with `EPIPE`.
- * - `getReturnPath()` returns a further backend over the same end, which closes when all its backends are closed.
- *   A direction belongs to the first backend that uses it; in any other it fails with `EBUSY`.
- * - There is no descriptor, and `setBlocking` has no effect.
- *
- * @param options - `highWaterMark` in bytes.
- * @returns The two ends.
- * @throws {RangeError} `highWaterMark` is not an integer of 1 or more.
- */
-export function memoryPair(options: MemoryPairOptions = {}): [ConnectionOps, ConnectionOps] {
-  const { highWaterMark = PIPE_BYTES } = options;
-  if (!Number.isSafeInteger(highWaterMark) || highWaterMark < 1) {
-    throw new RangeError(`highWaterMark must be an integer of 1 or more: ${highWaterMark}`);
-  }
-  const forward = new ByteRing(highWaterMark);
-  const backward = new ByteRing(highWaterMark);
-  return [shareTransport(endOf(backward, forward)), shareTransport(endOf(forward, backward))];
-}
-
-function endOf(incoming: ByteRing, outgoing: ByteRing): Transport {
-  return {
-    getBuffer: (buffer) => incoming.read(buffer),
-    writevBuffer: (buffers) => outgoing.write(buffers),
-    cancelRead: (error) => incoming.cancelRead(error),
-    shutDown(read, write) {
-      if (read) incoming.closeReader();
-      if (write) outgoing.closeWriter();
-    },
-    close(error) {
-      const code = error === undefined ? undefined : 'ECONNRESET';
-      outgoing.closeWriter(code);
-      incoming.closeReader(code);
-    },
-    getFd: () => -1,
-  };
 }

@@ -45,8 +45,8 @@ class SharedConnection {
   readonly transport: Transport;
   openCount = 0;
   /** The backend that reads, and the one that writes. */
-  reader: object | undefined;
-  writer: object | undefined;
+  reader: ConnectionShare | undefined;
+  writer: ConnectionShare | undefined;
   wasWritten = false;
   /** Chunks that an earlier backend read and did not use. */
   readonly unread = new Fifo<Uint8Array>();
@@ -64,32 +64,103 @@ class SharedConnection {
   }
 }
 
+/** Make a further backend. Its operations also work when a caller copies them into another table. */
 function makeOps(shared: SharedConnection): ConnectionOps {
-  const { transport } = shared;
-  const self = {};
-  let closing: Promise<void> | undefined;
-  let isReading = false;
-  let isWriting = false;
-  shared.openCount += 1;
+  const share = new ConnectionShare(shared);
+  const ops: ConnectionOps = {
+    getBuffer: (buffer, position) => share.getBuffer(buffer, position),
+    writevBuffer: (buffers, position) => share.writevBuffer(buffers, position),
+    close: (error) => share.close(error),
+    unread: (chunks) => shared.unread.unshift(chunks),
+    setBlocking() {},
+    getReturnPath: () => (share.isClosed ? null : makeOps(shared)),
+    share() {
+      share.checkOpen('share');
+      return makeOps(shared);
+    },
+    shutDown(read, write) {
+      share.checkOpen('shutDown');
+      return shared.transport.shutDown(read, write);
+    },
+    getFd: () => (share.isClosed ? -1 : shared.transport.getFd()),
+  };
+  const { sizes } = shared.transport;
+  return sizes === undefined ? ops : { ...ops, sizes };
+}
+
+/** The part that one backend has in a connection: which directions are its own, and what it has in progress. */
+class ConnectionShare {
+  readonly #shared: SharedConnection;
+  #closing: Promise<void> | undefined;
+  #isReading = false;
+  #isWriting = false;
 
   // Async functions around the operations would cost several promises for each chunk (bench/read-pages.ts).
-  const readDone = (): void => {
-    isReading = false;
+  readonly #onReadDone = (): void => {
+    this.#isReading = false;
   };
-  const writeDone = (): void => {
-    isWriting = false;
+  readonly #onWriteDone = (): void => {
+    this.#isWriting = false;
   };
 
-  async function leave(error?: Error): Promise<void> {
+  constructor(shared: SharedConnection) {
+    this.#shared = shared;
+    shared.openCount += 1;
+  }
+
+  get isClosed(): boolean {
+    return this.#closing !== undefined;
+  }
+
+  checkOpen(operation: string): void {
+    if (this.#closing !== undefined) throw closedError(operation);
+  }
+
+  getBuffer(buffer: Uint8Array, position: number): MaybePromise<number | Uint8Array> {
+    this.checkOpen('getBuffer');
+    const shared = this.#shared;
+    shared.reader ??= this;
+    if (shared.reader !== this) throw busyError('getBuffer', 'read');
+    if (this.#isReading) throw pendingError('getBuffer');
+    const unread = shared.unread.shift();
+    if (unread !== undefined) return unread;
+    const result = shared.transport.getBuffer(buffer, position);
+    if (typeof result === 'number' || result instanceof Uint8Array) return result;
+    this.#isReading = true;
+    result.then(this.#onReadDone, this.#onReadDone);
+    return result;
+  }
+
+  writevBuffer(buffers: readonly Uint8Array[], position: number): MaybePromise<number> {
+    this.checkOpen('writevBuffer');
+    const shared = this.#shared;
+    shared.writer ??= this;
+    if (shared.writer !== this) throw busyError('writevBuffer', 'written');
+    if (this.#isWriting) throw pendingError('writevBuffer');
+    shared.wasWritten = true;
+    const result = shared.transport.writevBuffer(buffers, position);
+    if (typeof result === 'number') return result;
+    this.#isWriting = true;
+    result.then(this.#onWriteDone, this.#onWriteDone);
+    return result;
+  }
+
+  close(error?: Error): Promise<void> {
+    this.#closing ??= this.#leave(error);
+    return this.#closing;
+  }
+
+  async #leave(error?: Error): Promise<void> {
+    const shared = this.#shared;
     shared.openCount -= 1;
     const isLast = shared.openCount === 0;
-    const wasWriter = shared.writer === self;
-    const isCut = isWriting;
+    const wasWriter = shared.writer === this;
+    const isCut = this.#isWriting;
     // A backend that closes during a batch keeps the direction: no other may write after half a batch.
     if (wasWriter && !isCut) shared.writer = undefined;
-    if (shared.reader === self) {
+    if (shared.reader === this) {
       shared.reader = undefined;
-      transport.cancelRead(
+      shared.transport.cancelRead(
         new QemuFileError('ECANCELED', 'the file was closed during a read', {
           operation: 'getBuffer',
         }),
@@ -104,61 +175,6 @@ function makeOps(shared: SharedConnection): ConnectionOps {
       shared.failure ??= error;
     }
   }
-
-  const ops: ConnectionOps = {
-    getBuffer(buffer, position) {
-      if (closing !== undefined) throw closedError('getBuffer');
-      shared.reader ??= self;
-      if (shared.reader !== self) throw busyError('getBuffer', 'read');
-      if (isReading) throw pendingError('getBuffer');
-      const unread = shared.unread.shift();
-      if (unread !== undefined) return unread;
-      const answer = transport.getBuffer(buffer, position);
-      if (typeof answer === 'number' || answer instanceof Uint8Array) return answer;
-      isReading = true;
-      answer.then(readDone, readDone);
-      return answer;
-    },
-
-    writevBuffer(buffers, position) {
-      if (closing !== undefined) throw closedError('writevBuffer');
-      shared.writer ??= self;
-      if (shared.writer !== self) throw busyError('writevBuffer', 'written');
-      if (isWriting) throw pendingError('writevBuffer');
-      shared.wasWritten = true;
-      const answer = transport.writevBuffer(buffers, position);
-      if (typeof answer === 'number') return answer;
-      isWriting = true;
-      answer.then(writeDone, writeDone);
-      return answer;
-    },
-
-    close(error) {
-      closing ??= leave(error);
-      return closing;
-    },
-
-    unread(chunks) {
-      shared.unread.unshift(chunks);
-    },
-
-    setBlocking() {},
-
-    getReturnPath: () => (closing === undefined ? makeOps(shared) : null),
-
-    share() {
-      if (closing !== undefined) throw closedError('share');
-      return makeOps(shared);
-    },
-
-    shutDown(read, write) {
-      if (closing !== undefined) throw closedError('shutDown');
-      return transport.shutDown(read, write);
-    },
-
-    getFd: () => (closing === undefined ? transport.getFd() : -1),
-  };
-  return transport.sizes === undefined ? ops : { ...ops, sizes: transport.sizes };
 }
 
 function closedError(operation: string): QemuFileError {

@@ -1,4 +1,4 @@
-import { memoryPair } from '../../../adapters/memory/memory.ts';
+import { memoryPair } from '../../../adapters/memory/memory-pair.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import {
   writerOptionsOf,
