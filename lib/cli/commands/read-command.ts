@@ -25,29 +25,39 @@ export interface ReadFlags extends FromTlsFlags {
   quiet?: boolean;
 }
 
+/** Where a stream comes from. */
+export interface Input {
+  readonly from: Endpoint;
+  /** Its further channels. */
+  readonly channels: readonly Uri[];
+  /** How the endpoint speaks TLS; undefined if no option asks for it. */
+  readonly tls: TlsEnds | undefined;
+}
+
+/** How `readStream` opens a stream and shows its progress. */
+export interface ReadStreamOptions extends Pick<StreamChoice, 'lookAheadSize'> {
+  /** How the endpoint speaks TLS. Default: as the flags ask for it. */
+  tls?: TlsEnds | undefined;
+  /** What the progress line shows. Default: how much of the input was read. */
+  meter?: { readonly measure: () => Measure; readonly total: number | undefined } | undefined;
+}
+
 /**
  * Run a command that reads a stream: open it, show progress, print errors, and close it.
  *
  * @param fromText - The endpoint, as typed.
  * @param work - Reads the stream and returns the exit code.
- * @param meterOf - What the progress line shows. Default: how much of the input was read.
- * @param opening - How the stream is opened. Default for `tls`: as the flags ask for it.
  * @returns The exit code.
  */
 export async function readStream(
   fromText: string,
   flags: ReadFlags,
   work: (stream: OpenStream, signal: AbortSignal) => Promise<number>,
-  meterOf?: { readonly measure: () => Measure; readonly total: number | undefined },
-  opening: Pick<StreamChoice, 'lookAheadSize' | 'tls'> = {},
+  options: ReadStreamOptions = {},
 ): Promise<number> {
-  let from: Endpoint;
-  let channels: Uri[];
-  let tls: TlsEnds | undefined;
+  let input: Input;
   try {
-    from = parseEndpoint(fromText);
-    channels = (flags.channel ?? []).map((text) => parseUri(text));
-    tls = opening.tls ?? (await readFromTls(flags, from));
+    input = await parseInput(fromText, flags, options.tls);
   } catch (error) {
     return reportUnreadable(error);
   }
@@ -58,41 +68,63 @@ export async function readStream(
   let meter: Meter | undefined;
   try {
     stream = await openStream({
-      from,
-      channels,
+      ...input,
       snapshot: flags.snapshot,
-      lookAheadSize: opening.lookAheadSize,
-      tls,
+      lookAheadSize: options.lookAheadSize,
       signal,
       quiet,
     });
     const { outer } = stream;
-    const { measure, total } = meterOf ?? {
+    const { measure, total } = options.meter ?? {
       measure: () => ({ bytes: bytesRead(outer), limitedMs: 0 }),
-      total: sizeOf(from, outer),
+      total: sizeOf(input.from, outer),
     };
     meter = await Meter.start(measure, total, quiet);
     return await work(stream, signal);
   } catch (error) {
     meter?.stop();
-    if (error instanceof UsageError) {
-      await printStderr(error.message);
-      return EXIT.USAGE;
-    }
-    const { by } = interruption;
-    if (by !== undefined) {
-      await printStderr(`interrupted by ${by}`);
-      return SIGNAL_EXITS[by];
-    }
-    if (error instanceof OutputError) {
-      await printStderr(`${error.path}: ${error.message}`);
-      return EXIT.IO;
-    }
-    const failure = toQemuFileError(error);
-    await printStderr(`${fromText}: ${failure.message}`);
-    return readExitCode(failure);
+    return await reportFailure(error, fromText, interruption);
   } finally {
     meter?.stop();
     await stream?.close();
   }
+}
+
+/**
+ * Parse the endpoints of a command that reads a stream, and read the files that its TLS options name.
+ *
+ * @param tls - How the endpoint speaks TLS, where the caller has read those files already.
+ * @throws {QemuFileError} (rejects) an error for `reportUnreadable`.
+ */
+export async function parseInput(
+  fromText: string,
+  flags: ReadFlags,
+  tls?: TlsEnds,
+): Promise<Input> {
+  const from = parseEndpoint(fromText);
+  const channels = (flags.channel ?? []).map((text) => parseUri(text));
+  return { from, channels, tls: tls ?? (await readFromTls(flags, from)) };
+}
+
+/** Print why a command failed; return the exit code. */
+async function reportFailure(
+  error: unknown,
+  fromText: string,
+  { by }: SignalAbort,
+): Promise<number> {
+  if (error instanceof UsageError) {
+    await printStderr(error.message);
+    return EXIT.USAGE;
+  }
+  if (by !== undefined) {
+    await printStderr(`interrupted by ${by}`);
+    return SIGNAL_EXITS[by];
+  }
+  if (error instanceof OutputError) {
+    await printStderr(`${error.path}: ${error.message}`);
+    return EXIT.IO;
+  }
+  const failure = toQemuFileError(error);
+  await printStderr(`${fromText}: ${failure.message}`);
+  return readExitCode(failure);
 }

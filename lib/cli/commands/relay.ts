@@ -4,10 +4,9 @@ import { toQemuFileError } from '../../contract/errors.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import { BandwidthBudget } from '../../qemu-file/put/bandwidth-budget.ts';
 import type { RelayEnd } from '../../relay/relay.ts';
-import { type Endpoint, parseEndpoint, refuseStoreFlags } from '../endpoints/endpoint.ts';
+import { type Endpoint, refuseStoreFlags } from '../endpoints/endpoint.ts';
 import { isStdin, isStdout } from '../endpoints/open-endpoints.ts';
-import { reportUnusable } from '../endpoints/report-unusable.ts';
-import { readTls, type TlsEnds } from '../endpoints/tls/credentials.ts';
+import { readEnds } from '../endpoints/read-ends.ts';
 import { withControl } from '../relay/control-socket.ts';
 import { refuseSeveral, relaySeveral } from '../relay/many-connections.ts';
 import { relayOne } from '../relay/one-connection.ts';
@@ -39,33 +38,20 @@ export async function runRelay(
   toText: string,
   flags: RelayFlags,
 ): Promise<number> {
-  let from: Endpoint;
-  let to: Endpoint;
-  try {
-    from = parseEndpoint(fromText);
-    to = parseEndpoint(toText);
-  } catch (error) {
-    return reportUnusable(error);
-  }
   const isSeveral = (flags.channels ?? 1) > 1;
-  const refusal =
-    refuseControl(from, flags) ??
-    refuseStoreFlags(toText, flags) ??
-    refuseTee(flags) ??
-    (isSeveral ? refuseSeveral({ from, to }, flags) : undefined);
-  if (refusal !== undefined) {
-    await printStderr(refusal);
-    return EXIT.USAGE;
-  }
-  let tls: TlsEnds;
-  try {
-    tls = await readTls(flags, { from, to }, (text) => void printStderr(text));
-  } catch (error) {
-    return reportUnusable(error);
-  }
+  const ends = await readEnds(
+    [fromText, toText],
+    flags,
+    ({ from, to }) =>
+      refuseControl(from, flags) ??
+      refuseStoreFlags(toText, flags) ??
+      refuseTee(flags) ??
+      (isSeveral ? refuseSeveral({ from, to }, flags) : undefined),
+  );
+  if (typeof ends === 'number') return ends;
   const names: Record<RelayEnd, string> = { from: fromText, to: toText, tee: flags.tee ?? '' };
   const tee: Uri = { scheme: 'file', path: names.tee, offset: 0 };
-  const report = isStdout(to) || isStdout(tee) ? process.stderr : process.stdout;
+  const report = isStdout(ends.to) || isStdout(tee) ? process.stderr : process.stdout;
 
   using interruption = new SignalAbort();
   const budget = new BandwidthBudget(flags.maxBandwidth);
@@ -75,7 +61,7 @@ export async function runRelay(
   try {
     const answer = (line: string): void => void writeText(report, `${line}\n`);
     outcome = await withControl(flags.control, monitor, answer, () =>
-      move({ from, to, tls }, flags, monitor, interruption.signal),
+      move(ends, flags, monitor, interruption.signal),
     );
   } catch (error) {
     if (flags.control === undefined) throw error;
@@ -87,7 +73,9 @@ export async function runRelay(
     const { by } = interruption;
     code = by === undefined ? exitCodeOf(outcome.failure.error) : SIGNAL_EXITS[by];
     await printStderr(
-      by === undefined ? failureMessage(outcome, names, tls) : interruptionMessage(by, outcome),
+      by === undefined
+        ? failureMessage(outcome, names, ends.tls)
+        : interruptionMessage(by, outcome),
     );
   } else if (flags.quiet !== true) {
     await printStderr(summary(outcome));

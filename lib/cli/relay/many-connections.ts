@@ -6,15 +6,17 @@ import { socketOps } from '../../../adapters/socket/socket.ts';
 import type { SocketTarget } from '../../../adapters/socket/socket-target.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { CHANNEL_START_SIZE, kindOfChannel } from '../../migration/format/channel-kind.ts';
+import type { QemuFileOptions } from '../../qemu-file/options.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { RelayDirection } from '../../relay/relay.ts';
 import { relayChannels } from '../../relay/relay-channels.ts';
-import type { ChannelResult } from '../../relay/relay-channels-types.ts';
+import type { ChannelResult, ChannelsOptions } from '../../relay/relay-channels-types.ts';
 import { connectionFilter } from '../endpoints/connection-filter.ts';
 import type { Endpoint } from '../endpoints/endpoint.ts';
 import { printListening } from '../endpoints/open-endpoints.ts';
+import type { Ends } from '../endpoints/read-ends.ts';
 import { Meter } from '../shell/progress.ts';
-import { NOTHING_MOVED, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
+import { NOTHING_MOVED, type Outcome, type RelayFlags } from './outcome.ts';
 import type { RelayMonitor } from './relay-status.ts';
 import { ReturnPathVerdict } from './return-path-verdict.ts';
 import { toOptionsOf } from './to-options.ts';
@@ -24,7 +26,7 @@ const BACKLOG = 64;
 
 /** Return why a relay of several connections cannot run with these endpoints and options; undefined if it can. */
 export function refuseSeveral(
-  { from, to }: Pick<RelayEnds, 'from' | 'to'>,
+  { from, to }: Pick<Ends, 'from' | 'to'>,
   flags: RelayFlags,
 ): string | undefined {
   const only = `--channels ${flags.channels}: `;
@@ -43,55 +45,29 @@ export function refuseSeveral(
 
 /** Relay a migration of several connections, with the progress line. */
 export async function relaySeveral(
-  relayEnds: RelayEnds,
+  ends: Ends,
   flags: RelayFlags,
   monitor: RelayMonitor,
   signal: AbortSignal,
 ): Promise<Outcome> {
-  const { from, to, tls } = relayEnds;
   const quiet = flags.quiet === true;
-  const filter = connectionFilter({ from, tls, quiet });
   let listener: Listener;
   try {
-    const { onConnectionError } = filter;
-    listener = admit(
-      await listenSocket(targetOf(from) as SocketTarget, {
-        signal,
-        tls: tls.from,
-        backlog: BACKLOG,
-        onConnectionError,
-      }),
-      { ...filter.admission, maxPending: BACKLOG, classify: classifyChannel },
-    );
+    listener = await listenForChannels(ends, quiet, signal);
   } catch (error) {
     const failure = { end: 'from', error: toQemuFileError(error) } as const;
     return { ...NOTHING_MOVED, channels: [], failure, opened: false };
   }
   if (!quiet) printListening(listener.address);
   const meter = await Meter.start(() => monitor.measure(), undefined, quiet);
-  const sockets = new WeakMap<QemuFile, Socket>();
   const returnPath = new ReturnPathVerdict();
   let opened = false;
-  let connections = 0;
   try {
     const { channels, ...result } = await relayChannels({
       channels: flags.channels as number,
       signal,
-      accept: async ({ signal: stop, main }) => {
-        const alongside = main && sockets.get(main);
-        const socket = await listener.accept({ signal: stop, alongside });
-        const file = new QemuFile(socketOps(socket, { closeNotify: false }));
-        sockets.set(file, socket);
-        return file;
-      },
-      connect: ({ signal: stop }) =>
-        openTo(to as Extract<Endpoint, { scheme: 'tcp' | 'unix' }>, {
-          signal: stop,
-          tls: tls.to,
-          // Since 10.0 QEMU takes a further channel that ends without close_notify for a broken one.
-          closeNotify: connections++ > 0,
-          file: toOptionsOf(relayEnds, flags, monitor),
-        }),
+      accept: acceptChannelsOf(listener),
+      connect: connectChannels(ends, toOptionsOf(ends, flags, monitor)),
       onAllAccepted: () => void listener.close(),
       onReturned: returnPath.observe,
       onChannel: (source, target) => {
@@ -107,6 +83,45 @@ export async function relaySeveral(
     meter?.stop();
     await listener.close();
   }
+}
+
+/** Listen for the connections of a migration, and for no others. */
+async function listenForChannels(
+  { from, tls }: Ends,
+  quiet: boolean,
+  signal: AbortSignal,
+): Promise<Listener> {
+  const { admission, onConnectionError } = connectionFilter({ from, tls, quiet });
+  const listener = await listenSocket(targetOf(from) as SocketTarget, {
+    signal,
+    tls: tls.from,
+    backlog: BACKLOG,
+    onConnectionError,
+  });
+  return admit(listener, { ...admission, maxPending: BACKLOG, classify: classifyChannel });
+}
+
+function acceptChannelsOf(listener: Listener): ChannelsOptions['accept'] {
+  const sockets = new WeakMap<QemuFile, Socket>();
+  return async ({ signal, main }) => {
+    const alongside = main && sockets.get(main);
+    const socket = await listener.accept({ signal, alongside });
+    const file = new QemuFile(socketOps(socket, { closeNotify: false }));
+    sockets.set(file, socket);
+    return file;
+  };
+}
+
+function connectChannels({ to, tls }: Ends, file: QemuFileOptions): ChannelsOptions['connect'] {
+  let connections = 0;
+  return ({ signal }) =>
+    openTo(to as Extract<Endpoint, { scheme: 'tcp' | 'unix' }>, {
+      signal,
+      tls: tls.to,
+      // Since 10.0 QEMU takes a further channel that ends without close_notify for a broken one.
+      closeNotify: connections++ > 0,
+      file,
+    });
 }
 
 /** Accept what a channel may begin with. A silent channel is accepted beside the main one. */

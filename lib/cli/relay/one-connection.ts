@@ -1,10 +1,11 @@
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { relay } from '../../relay/relay.ts';
 import { openEndpoints, sizeOf } from '../endpoints/open-endpoints.ts';
+import type { Ends } from '../endpoints/read-ends.ts';
 import { Meter } from '../shell/progress.ts';
 import { printStderr } from '../shell/stdio.ts';
 import { fitMappedRam, streamOffsetOf } from './mapped-ram-offset.ts';
-import { NOTHING_MOVED, type Outcome, type RelayEnds, type RelayFlags } from './outcome.ts';
+import { NOTHING_MOVED, type Outcome, type RelayFlags } from './outcome.ts';
 import type { RelayMonitor } from './relay-status.ts';
 import { ReturnPathVerdict } from './return-path-verdict.ts';
 import { noticeStall } from './stall-notice.ts';
@@ -17,12 +18,12 @@ const STALL_NOTICE =
 
 /** Open both endpoints and relay one connection, with the progress line. */
 export async function relayOne(
-  relayEnds: RelayEnds,
+  places: Ends,
   flags: RelayFlags,
   monitor: RelayMonitor,
   signal: AbortSignal,
 ): Promise<Outcome> {
-  const { from, to, tls } = relayEnds;
+  const { from, to, tls } = places;
   const quiet = flags.quiet === true;
   let partialPath: string | undefined;
   const route = { from, to, tee: flags.tee };
@@ -30,7 +31,7 @@ export async function relayOne(
     from,
     to,
     tee: flags.tee,
-    toOptions: toOptionsOf(relayEnds, flags, monitor),
+    toOptions: toOptionsOf(places, flags, monitor),
     // The part of a stream that broke off may be all that is left of a guest.
     keepPartial: (error, path) => {
       const isKept = streamFaultOf(error) !== undefined;

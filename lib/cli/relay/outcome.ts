@@ -2,7 +2,7 @@ import type { QemuFileError } from '../../contract/errors.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import type { RelayDirection, RelayEnd, RelayResult } from '../../relay/relay.ts';
 import type { ChannelResult } from '../../relay/relay-channels-types.ts';
-import type { Endpoint, StoreFlags } from '../endpoints/endpoint.ts';
+import type { StoreFlags } from '../endpoints/endpoint.ts';
 import type { TlsEnds, TlsFlags } from '../endpoints/tls/credentials.ts';
 import { tlsHint } from '../endpoints/tls/hints.ts';
 import { type EndingSignal, isEmptyInput } from '../shell/exit-codes.ts';
@@ -26,13 +26,6 @@ export interface RelayFlags extends TlsFlags, StoreFlags {
   manifest?: string;
   json?: boolean;
   quiet?: boolean;
-}
-
-/** The parsed endpoints of a relay. */
-export interface RelayEnds {
-  from: Endpoint;
-  to: Endpoint;
-  tls: TlsEnds;
 }
 
 /** Why a relay is not complete. */

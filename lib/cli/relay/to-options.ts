@@ -1,5 +1,6 @@
 import type { QemuFileOptions } from '../../qemu-file/options.ts';
-import type { RelayEnds, RelayFlags } from './outcome.ts';
+import type { Ends } from '../endpoints/read-ends.ts';
+import type { RelayFlags } from './outcome.ts';
 import type { RelayMonitor } from './relay-status.ts';
 
 /**
@@ -10,7 +11,7 @@ const UNIX_HIGH_WATER_MARK = 64 * 1024;
 
 /** Return the options of the file that a relay writes to. */
 export function toOptionsOf(
-  { to, tls }: RelayEnds,
+  { to, tls }: Ends,
   flags: RelayFlags,
   monitor: RelayMonitor,
 ): QemuFileOptions {

@@ -13,6 +13,6 @@ export type CompactFlags = RewriteFlags;
  */
 export function runCompact(fromText: string, toText: string, flags: CompactFlags): Promise<number> {
   return rewriteStream('compacted', [fromText, toText], flags, (stream, output, signal) =>
-    writeGuest(fromText, stream, output, flags, { signal }),
+    writeGuest({ fromText, stream, output, flags, signal }),
   );
 }

@@ -4,11 +4,10 @@ import { FieldChanges } from '../../../migration/rewrite/field-changes.ts';
 import { isMappedRam, rebaseMappedRam } from '../../../relay/rebase-mapped-ram.ts';
 import { isRegularFile } from '../../../util/regular-file.ts';
 import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
-import type { OpenStream } from '../../endpoints/open-stream.ts';
 import { UsageError } from '../../shell/command-errors.ts';
-import type { Output, Rewritten } from './output.ts';
+import type { Rewritten } from './output.ts';
 import { type RewriteFlags, rewriteStream } from './rewrite-command.ts';
-import { writeGuest } from './write-guest.ts';
+import { type GuestRewrite, writeGuest } from './write-guest.ts';
 
 /** Options of `qemu-file convert`. */
 export interface ConvertFlags extends RewriteFlags {
@@ -29,44 +28,41 @@ export interface ConvertFlags extends RewriteFlags {
  */
 export function runConvert(fromText: string, toText: string, flags: ConvertFlags): Promise<number> {
   return rewriteStream('converted', [fromText, toText], flags, (stream, output, signal) =>
-    convert([fromText, toText], stream, output, flags, signal),
+    convert({ fromText, stream, output, flags, signal }, parseEndpoint(toText)),
   );
 }
 
 async function convert(
-  [fromText, toText]: readonly [string, string],
-  stream: OpenStream,
-  output: Output,
-  flags: ConvertFlags,
-  signal: AbortSignal,
+  rewrite: GuestRewrite & { flags: ConvertFlags },
+  to: Endpoint,
 ): Promise<Rewritten> {
+  const { stream, output, flags } = rewrite;
   const { unwrapped, description, channels } = stream;
-  const to = output.file;
   const { layout } = flags;
   const changes = changesOf(flags);
   const { fileOffset } = unwrapped;
-  const toOffset = offsetOf(parseEndpoint(toText));
+  const toOffset = to.scheme === 'file' ? to.offset : 0;
   // A live source is never mapped-ram, and its first bytes must not wait for more of them.
   const isMapped = unwrapped.seekable && (await isMappedRam(unwrapped.file));
   const isOther = layout !== undefined && (layout === 'mapped-ram') !== isMapped;
   // A mapped-ram file holds the offset of all that follows the names of its blocks.
   const isRenamed = isMapped && !isOther && flags.renameBlock !== undefined;
-  if (isRenamed) checkPlace(parseEndpoint(toText), flags, false);
+  if (isRenamed) checkPlace(to, flags, false);
   // Pages of further channels become part of the stream.
   if (isOther || isRenamed || channels.length > 0) {
     const newFlags: ConvertFlags = isRenamed ? { ...flags, layout: 'mapped-ram' } : flags;
-    const written = writeGuest(fromText, stream, output, newFlags, { isMapped, changes, signal });
+    const written = writeGuest({ ...rewrite, flags: newFlags, isMapped, changes });
     return written.catch((error: unknown) => {
       throw usageErrorOf(error);
     });
   }
-  if (isMapped) checkPlace(parseEndpoint(toText), flags, fileOffset === 0);
+  if (isMapped) checkPlace(to, flags, fileOffset === 0);
   // A file is read on this thread while the pool writes: each call in the pool takes longer to start and to end.
   if (unwrapped.containers.length === 0 && isRegularFile(stream.outer.getFd()))
     stream.outer.setBlocking(true);
   const isMoved = isMapped && fileOffset !== toOffset;
   const from = isMoved ? rebaseMappedRam(unwrapped.file, fileOffset, toOffset) : unwrapped.file;
-  const { bytes, trailingBytes, warnings } = await copyStream(from, to, {
+  const { bytes, trailingBytes, warnings } = await copyStream(from, output.file, {
     ...changes,
     description: isMoved ? undefined : description,
     fileOffset: isMoved ? toOffset : fileOffset,
@@ -75,7 +71,7 @@ async function convert(
   });
   const notes = [...warnings];
   if (trailingBytes > 0) notes.push(`${trailingBytes} bytes after the stream were left out`);
-  return { before: bytes, after: to.putPosition, notes };
+  return { before: bytes, after: output.file.putPosition, notes };
 }
 
 /** Return what changes in a stream or guest. */
@@ -86,11 +82,6 @@ function changesOf({ renameBlock, dropDescription, set }: ConvertFlags): CopyOpt
   } catch (error) {
     throw usageErrorOf(error);
   }
-}
-
-/** Return the offset in its file at which an endpoint has the stream. */
-function offsetOf(uri: Endpoint): number {
-  return uri.scheme === 'file' ? uri.offset : 0;
 }
 
 /**

@@ -2,16 +2,11 @@ import { fstatSync, type Stats, statSync } from 'node:fs';
 import { isStoreUrl } from '../../../../adapters/storage/store-url.ts';
 import type { StreamLayout } from '../../../migration/guest-writer/guest-writer.ts';
 import type { QemuFile } from '../../../qemu-file/qemu-file.ts';
-import {
-  type Endpoint,
-  isSnapshot,
-  parseEndpoint,
-  refuseStoreFlags,
-} from '../../endpoints/endpoint.ts';
+import { type Endpoint, isSnapshot, refuseStoreFlags } from '../../endpoints/endpoint.ts';
 import { isStdout } from '../../endpoints/open-endpoints.ts';
 import type { OpenStream } from '../../endpoints/open-stream.ts';
-import { reportUnusable } from '../../endpoints/report-unusable.ts';
-import { readTls, type TlsEnds, type TlsFlags } from '../../endpoints/tls/credentials.ts';
+import { readEnds } from '../../endpoints/read-ends.ts';
+import type { TlsFlags } from '../../endpoints/tls/credentials.ts';
 import { UsageError } from '../../shell/command-errors.ts';
 import { EXIT } from '../../shell/exit-codes.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';
@@ -39,25 +34,13 @@ export async function rewriteStream(
   flags: RewriteFlags,
   work: (stream: OpenStream, output: Output, signal: AbortSignal) => Promise<Rewritten>,
 ): Promise<number> {
-  let from: Endpoint;
-  let to: Endpoint;
-  try {
-    from = parseEndpoint(fromText);
-    to = parseEndpoint(toText);
-  } catch (error) {
-    return reportUnusable(error);
-  }
-  const refusal = refuseStoreFlags(toText, flags) ?? layoutMistake(to, flags);
-  if (refusal !== undefined) {
-    await printStderr(refusal);
-    return EXIT.USAGE;
-  }
-  let tls: TlsEnds;
-  try {
-    tls = await readTls(flags, { from, to }, (text) => void printStderr(text));
-  } catch (error) {
-    return reportUnusable(error);
-  }
+  const ends = await readEnds(
+    [fromText, toText],
+    flags,
+    (typed) => refuseStoreFlags(toText, flags) ?? layoutMistake(typed.to, flags),
+  );
+  if (typeof ends === 'number') return ends;
+  const { from, to, tls } = ends;
   const lookAheadSize = from.scheme === 'file' ? FROM_FILE_BYTES : undefined;
   let output: Output | undefined;
   const measure = () => ({ bytes: output?.file.putPosition ?? 0, limitedMs: 0 });
@@ -72,8 +55,7 @@ export async function rewriteStream(
       const target = isStdout(to) ? process.stderr : process.stdout;
       return printReport({ verb, from: fromText, to: toText, ...report }, flags, target);
     },
-    { measure, total: undefined },
-    { lookAheadSize, tls },
+    { meter: { measure, total: undefined }, lookAheadSize, tls },
   );
 }
 

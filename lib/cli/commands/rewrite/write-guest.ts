@@ -1,5 +1,5 @@
 import { QemuFileError } from '../../../contract/errors.ts';
-import { openScratchStore } from '../../../extract/scratch-store.ts';
+import { openScratchStore, type ScratchStore } from '../../../extract/scratch-store.ts';
 import {
   writerOptionsOf,
   writeSavedGuest,
@@ -22,8 +22,13 @@ import type { RewriteFlags } from './rewrite-command.ts';
 const NO_DESCRIPTION =
   'there is no VM description: the device sections were written as they came, undescribed';
 
-/** What `writeGuest` knows of the stream, and what it changes. */
-interface WriteGuestOptions {
+/** What `writeGuest` reads and writes, and what it changes. */
+export interface GuestRewrite {
+  /** The endpoint that the stream comes from, as typed. */
+  fromText: string;
+  stream: OpenStream;
+  output: Output;
+  flags: RewriteFlags;
   /** Whether the stream has mapped-ram. Default: it is looked up. */
   isMapped?: boolean | undefined;
   changes?: CopyOptions | undefined;
@@ -33,34 +38,21 @@ interface WriteGuestOptions {
 /**
  * Write the guest of a stream in one round: each page once.
  *
- * @param fromText - The endpoint that the stream comes from, as typed.
  * @throws {QemuFileError} (rejects) the errors of the stream, of the output, and of `changeGuest`.
  */
-export async function writeGuest(
-  fromText: string,
-  stream: OpenStream,
-  output: Output,
-  flags: RewriteFlags,
-  { isMapped, changes = {}, signal }: WriteGuestOptions,
-): Promise<Rewritten> {
+export async function writeGuest(rewrite: GuestRewrite): Promise<Rewritten> {
   using scratch = openScratchStore();
+  const { fromText, stream, output, flags, isMapped, changes = {}, signal } = rewrite;
   const { outer, unwrapped } = stream;
   const { layout = 'sequential' } = flags;
   const size = sizeOf(parseEndpoint(fromText), outer);
-  const collect = ({ unwrapped, channels, description }: OpenStream): Promise<SavedGuest> =>
-    collectSavedGuest(unwrapped.file, {
-      store: scratch.store,
-      channels,
-      description,
-      fileOffset: unwrapped.fileOffset,
-    });
   // The pass over a mapped-ram file needs no pages, and seeks over them.
   const hasPlaces = isMapped ?? (unwrapped.seekable && (await isMappedRam(unwrapped.file)));
   const ordered =
     !hasPlaces && output.canRestart
       ? new OrderedCopy(output.file, layout, signal, changes.renameBlocks)
       : undefined;
-  const guest = await openGuest(fromText, stream, flags, signal, ordered, collect);
+  const guest = (await openInPlace(rewrite, ordered)) ?? (await openInScratch(rewrite, scratch));
   try {
     const notes = guest.descriptionText === null ? [NO_DESCRIPTION] : [];
     const streamBytes = unwrapped.seekable ? size : undefined;
@@ -90,29 +82,43 @@ function channelBytes({ channels }: OpenStream): number {
   return channels.reduce((sum, file) => sum + (file instanceof QemuFile ? file.getPosition : 0), 0);
 }
 
-/** Open the guest in place, or, where its pages have no places, with its memory in a scratch file. */
-async function openGuest(
-  fromText: string,
-  stream: OpenStream,
-  flags: RewriteFlags,
-  signal: AbortSignal,
+/** Open the guest with its pages read from the stream's file; null if they have no places there. */
+async function openInPlace(
+  { stream, signal }: GuestRewrite,
   ordered: OrderedCopy | undefined,
-  collect: (stream: OpenStream) => Promise<SavedGuest>,
-): Promise<SavedGuest> {
+): Promise<SavedGuest | null> {
   const { unwrapped, channels, description } = stream;
-  if (!unwrapped.seekable || channels.length > 0) return collect(stream);
+  if (!unwrapped.seekable || channels.length > 0) return null;
   try {
     return await openSavedGuestWith(unwrapped, { description, signal }, ordered);
   } catch (error) {
     if (!(error instanceof QemuFileError) || error.code !== 'ENOTSUP') throw error;
     ordered?.stop();
+    return null;
   }
+}
+
+/** Open the guest with its memory in a scratch file. */
+async function openInScratch(
+  { fromText, stream, flags, signal }: GuestRewrite,
+  scratch: ScratchStore,
+): Promise<SavedGuest> {
+  // `openInPlace` has read a stream with random access up to its first page without a place.
+  if (!stream.unwrapped.seekable || stream.channels.length > 0) return collect(stream, scratch);
   const { snapshot, quiet = false } = flags;
   const from = parseEndpoint(fromText);
   const again = await openStream({ from, channels: [], snapshot, signal, quiet });
   try {
-    return await collect(again);
+    return await collect(again, scratch);
   } finally {
     await again.close();
   }
+}
+
+function collect(
+  { unwrapped, channels, description }: OpenStream,
+  { store }: ScratchStore,
+): Promise<SavedGuest> {
+  const { file, fileOffset } = unwrapped;
+  return collectSavedGuest(file, { store, channels, description, fileOffset });
 }

@@ -18,7 +18,7 @@ import { EXIT } from '../../shell/exit-codes.ts';
 import { showExactSize, showSize } from '../../shell/sizes.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';
 import { writeWholeFile } from '../../shell/write-file.ts';
-import { runWithVm, type VmFlags } from './vm-command.ts';
+import { runWithVm, type VmFlags, type VmWork } from './vm-command.ts';
 
 /** Options of `qemu-file save`. */
 export interface SaveFlags extends VmFlags, StoreFlags {
@@ -31,6 +31,94 @@ export interface SaveFlags extends VmFlags, StoreFlags {
   layout?: StreamLayout;
   /** Stop the guest first. */
   pause?: boolean;
+}
+
+const NOTHING_CHANGED = 'the migration was cancelled, and the guest continues as before';
+
+/**
+ * Run `qemu-file save`.
+ *
+ * @param toText - The endpoint, as typed.
+ * @param flags - Options.
+ * @returns The exit code.
+ */
+export async function runSave(toText: string, flags: SaveFlags): Promise<number> {
+  const problem = flagsProblem(toText, flags);
+  if (problem !== undefined) {
+    await printStderr(problem);
+    return EXIT.USAGE;
+  }
+  return runWithVm('to', toText, flags, NOTHING_CHANGED, async (parts) => {
+    const result = await save(parts, flags);
+    // From here on the guest is saved: a failure must not look like a failed save.
+    const hasManifest = await writeManifest(result, flags);
+    const hasIndex = await writePageIndex(parts.uri, result);
+    const isPrinted = await report(toText, flags, result, isStdout(parts.uri));
+    return hasManifest && hasIndex && isPrinted ? EXIT.DONE : EXIT.IO;
+  });
+}
+
+/** Save the guest, with the progress line. */
+async function save(parts: VmWork, flags: SaveFlags): Promise<SaveResult> {
+  const { qmp, uri, tls, signal } = parts;
+  const to = await openToEndpoint(uri, { signal, tls: tls.to }, flags);
+  let progress: MigrationProgress | undefined;
+  await parts.meter(() => ({ bytes: progress?.transferred ?? 0, limitedMs: to.limitedMs }));
+  return saveVm(qmp, to, {
+    maxBandwidth: flags.maxBandwidth,
+    compress: flags.compress,
+    manifest: flags.manifest !== undefined,
+    index: flags.index,
+    layout: flags.layout,
+    pause: flags.pause,
+    resume: flags.resume,
+    check: flags.check,
+    signal,
+    onProgress: (now) => {
+      progress = now;
+    },
+  });
+}
+
+/** Write the manifest, if one was requested. Return false if that failed. */
+async function writeManifest({ manifest }: SaveResult, flags: SaveFlags): Promise<boolean> {
+  const path = flags.manifest;
+  if (path === undefined) return true;
+  return writeBeside(`manifest (${path})`, () =>
+    writeWholeFile(path, `${JSON.stringify(manifest, null, 2)}\n`),
+  );
+}
+
+/** Write the index of the pages beside the file of the stream, or remove an old one. Return false if that failed. */
+async function writePageIndex(uri: Endpoint, { index }: SaveResult): Promise<boolean> {
+  if (uri.scheme !== 'file') return true;
+  const path = uri.path + PAGE_INDEX_SUFFIX;
+  return writeBeside(`page index (${path})`, () =>
+    // An index that is there belongs to the file that this one has replaced.
+    index === null ? rm(path, { force: true }) : writeWholeFile(path, index),
+  );
+}
+
+async function writeBeside(what: string, write: () => Promise<void>): Promise<boolean> {
+  try {
+    await write();
+    return true;
+  } catch (error) {
+    await printStderr(`the guest is saved, but the ${what} is not: ${(error as Error).message}`);
+    return false;
+  }
+}
+
+/** Return why the options cannot be used together, or with this endpoint; undefined if they can. */
+function flagsProblem(toText: string, flags: SaveFlags): string | undefined {
+  if (flags.check === false && flags.manifest !== undefined) {
+    return '--manifest needs the check that --no-check switches off: remove one of them';
+  }
+  return (
+    refuseStoreFlags(toText, flags) ??
+    layoutProblem(toText, flags) ??
+    (flags.index === true ? indexProblem(toText, flags) : undefined)
+  );
 }
 
 /** Return why a stream of this layout cannot go there; undefined if it can. */
@@ -57,81 +145,8 @@ function schemeOf(text: string): string | undefined {
   }
 }
 
-const NOTHING_CHANGED = 'the migration was cancelled, and the guest continues as before';
-
-/**
- * Run `qemu-file save`.
- *
- * @param toText - The endpoint, as typed.
- * @param flags - Options.
- * @returns The exit code.
- */
-export async function runSave(toText: string, flags: SaveFlags): Promise<number> {
-  if (flags.check === false && flags.manifest !== undefined) {
-    await printStderr(
-      '--manifest needs the check that --no-check switches off: remove one of them',
-    );
-    return EXIT.USAGE;
-  }
-  const problem =
-    refuseStoreFlags(toText, flags) ??
-    layoutProblem(toText, flags) ??
-    (flags.index === true ? indexProblem(toText, flags) : null);
-  if (problem !== null) {
-    await printStderr(problem);
-    return EXIT.USAGE;
-  }
-  return runWithVm('to', toText, flags, NOTHING_CHANGED, async (parts) => {
-    const { qmp, uri, tls, signal } = parts;
-    const to = await openToEndpoint(uri, { signal, tls: tls.to }, flags);
-    let progress: MigrationProgress | undefined;
-    await parts.meter(() => ({ bytes: progress?.transferred ?? 0, limitedMs: to.limitedMs }));
-    const result = await saveVm(qmp, to, {
-      maxBandwidth: flags.maxBandwidth,
-      compress: flags.compress,
-      manifest: flags.manifest !== undefined,
-      index: flags.index,
-      layout: flags.layout,
-      pause: flags.pause,
-      resume: flags.resume,
-      check: flags.check,
-      signal,
-      onProgress: (now) => {
-        progress = now;
-      },
-    });
-    // From here on the guest is saved: a failure must not look like a failed save.
-    let code: number = EXIT.DONE;
-    if (flags.manifest !== undefined) {
-      try {
-        await writeWholeFile(flags.manifest, `${JSON.stringify(result.manifest, null, 2)}\n`);
-      } catch (error) {
-        const { message } = error as Error;
-        await printStderr(
-          `the guest is saved, but the manifest (${flags.manifest}) is not: ${message}`,
-        );
-        code = EXIT.IO;
-      }
-    }
-    if (uri.scheme === 'file') {
-      const path = uri.path + PAGE_INDEX_SUFFIX;
-      try {
-        // An index that is there belongs to the file that this one has replaced.
-        if (result.index === null) await rm(path, { force: true });
-        else await writeWholeFile(path, result.index);
-      } catch (error) {
-        const { message } = error as Error;
-        await printStderr(`the guest is saved, but the page index (${path}) is not: ${message}`);
-        code = EXIT.IO;
-      }
-    }
-    const isPrinted = await report(toText, flags, result, isStdout(uri));
-    return isPrinted ? code : EXIT.IO;
-  });
-}
-
-/** Return why no index can be made; null if it can, or the endpoint is not one. */
-function indexProblem(toText: string, { check, compress }: SaveFlags): string | null {
+/** Return why no index can be made; undefined if it can, or if the endpoint is not one, which is reported elsewhere. */
+function indexProblem(toText: string, { check, compress }: SaveFlags): string | undefined {
   if (compress !== undefined) {
     return '--index and --compress exclude each other: pages of a compressed stream have no places';
   }
@@ -142,10 +157,10 @@ function indexProblem(toText: string, { check, compress }: SaveFlags): string | 
   try {
     uri = parseEndpoint(toText);
   } catch {
-    return null;
+    return undefined;
   }
   // The directory of a device is not on a disk.
-  if (uri.scheme === 'file' && !isBlockDevice(uri.path)) return null;
+  if (uri.scheme === 'file' && !isBlockDevice(uri.path)) return undefined;
   return `--index writes a file beside the stream, but ${toText} is not a file`;
 }
 

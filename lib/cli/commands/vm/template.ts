@@ -1,19 +1,16 @@
-import { parseUri, type Uri } from '../../../../adapters/uri.ts';
 import { toQemuFileError } from '../../../contract/errors.ts';
 import { openScratchStore } from '../../../extract/scratch-store.ts';
 import { shellWord } from '../../../util/format.ts';
 import { makeTemplate } from '../../../vm/template/make-template.ts';
 import type { Template } from '../../../vm/template/template-file.ts';
-import { type Endpoint, parseEndpoint } from '../../endpoints/endpoint.ts';
 import { sizeOf } from '../../endpoints/open-endpoints.ts';
 import { openGuest } from '../../endpoints/open-guest.ts';
-import type { TlsEnds } from '../../endpoints/tls/credentials.ts';
-import { readFromTls, reportUnreadable } from '../../endpoints/tls/read-from-tls.ts';
+import { reportUnreadable } from '../../endpoints/tls/read-from-tls.ts';
 import { EXIT, readExitCode, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';
 import { type Measure, Meter } from '../../shell/progress.ts';
 import { showSize } from '../../shell/sizes.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';
-import type { ReadFlags } from '../read-command.ts';
+import { type Input, parseInput, type ReadFlags } from '../read-command.ts';
 
 /** Options of `qemu-file template`. */
 export interface TemplateFlags extends ReadFlags {
@@ -43,13 +40,9 @@ export async function runTemplate(
   directory: string,
   flags: TemplateFlags,
 ): Promise<number> {
-  let from: Endpoint;
-  let channels: Uri[];
-  let tls: TlsEnds | undefined;
+  let input: Input;
   try {
-    from = parseEndpoint(fromText);
-    channels = (flags.channel ?? []).map((text) => parseUri(text));
-    tls = await readFromTls(flags, from);
+    input = await parseInput(fromText, flags);
   } catch (error) {
     return reportUnreadable(error);
   }
@@ -59,11 +52,11 @@ export async function runTemplate(
   const { signal } = interruption;
   let meter: Meter | undefined;
   try {
-    const choice = { from, channels, snapshot: flags.snapshot, tls, signal, quiet };
+    const choice = { ...input, snapshot: flags.snapshot, signal, quiet };
     let reading: Promise<Meter | undefined> | undefined;
     const guest = await openGuest(choice, scratch, (outer) => {
       const measure = (): Measure => ({ bytes: outer.getPosition, limitedMs: 0 });
-      reading = Meter.start(measure, sizeOf(from, outer), quiet);
+      reading = Meter.start(measure, sizeOf(input.from, outer), quiet);
     }).finally(async () => (await reading)?.stop());
     try {
       let bytes = 0;
