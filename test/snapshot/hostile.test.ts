@@ -117,6 +117,25 @@ describe('a damaged object', () => {
     }
   });
 
+  test('that has a page is named with its place', async () => {
+    const { storage, store } = await filled();
+    const key = await keyOf(storage, 'packs/');
+    await storage.remove(key);
+    const { pages } = await store.reader('one');
+    const block = pages.blocks.findIndex((_, at) => [...pages.extents(at)].length > 0);
+    const { name } = pages.blocks[block] as { name: string };
+    const [extent] = [...pages.extents(block)];
+    assert.ok(extent);
+    const place = `0x${extent.at.toString(16)} of the RAM block "${name}"`;
+    await assert.rejects(
+      async () => pages.read(block, extent.at, Buffer.alloc(pages.pageSize)),
+      (error: Error) => {
+        assert.ok(error.message.includes(`${key} is damaged: it is missing; the page at ${place}`));
+        return true;
+      },
+    );
+  });
+
   test('that no snapshot needs is named, and hurts none', async () => {
     const { storage, store } = await filled();
     await store.remove('one');

@@ -5,6 +5,7 @@ import type {
   PageSource,
   PageSourceBlock,
 } from '../../migration/page-source/page-source.ts';
+import { unreadablePage } from '../format/damage.ts';
 import { FRAME_BYTES, pagesPerFrame } from '../format/limits.ts';
 import type { SnapshotMap } from '../format/map.ts';
 import { PackIndex } from '../format/pack-index.ts';
@@ -234,7 +235,11 @@ export class SnapshotPages implements PageSource {
     const stored = this.#map.runs.storedAt(page);
     const index = this.#packIndex.packOf(stored);
     const frame = Math.floor((stored - this.#packIndex.baseOf(index)) / this.#perFrame);
-    return this.#cache.ready(this.#pack(index), frame);
+    return this.#cache.ready(this.#pack(index), frame).catch((error: unknown) => {
+      const block = this.#firsts.findLastIndex((first) => first <= page);
+      const { name } = this.blocks[block] as PageSourceBlock;
+      throw unreadablePage(error, name, (page - this.#firstOf(block)) * this.pageSize);
+    });
   }
 
   /** Request the pages from `from` on that will be read next. */

@@ -234,3 +234,19 @@ function endedEarly(value: number): never {
 export function lazyError(code: string, reason: string, cause?: Error): QemuFileError {
   return new QemuFileError(code, reason, { operation: OPERATION, cause });
 }
+
+/** Return whether an error is about a damaged or missing object of a snapshot store. */
+export function isStoreDamage({ code, operation }: QemuFileError): boolean {
+  return code === 'EBADMSG' && operation === 'readSnapshot';
+}
+
+/** Return the error of a source that failed while the guest waits for the rest of its memory, with what to do. */
+export function waitingGuest(error: QemuFileError): QemuFileError {
+  const repair = isStoreDamage(error)
+    ? 'remove that object if it is there, put it back with "qemu-file store copy --replace" from another store, and '
+    : '';
+  const reason =
+    `${error.reason}; the guest keeps what has arrived and waits for the rest: ${repair}continue with ` +
+    '"qemu-file restore --lazy --recover"';
+  return lazyError(error.code, reason, error);
+}

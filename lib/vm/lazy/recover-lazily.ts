@@ -12,7 +12,13 @@ import { DestinationMemory } from './destination-memory.ts';
 import { finishLazily } from './finish-lazily.ts';
 import { inferHostPageSize } from './infer-host-page-size.ts';
 import type { LazyRestoreOptions, LazyRestoreResult } from './lazy-options.ts';
-import { checkAddress, lazyError, PostcopySource } from './postcopy-source.ts';
+import {
+  checkAddress,
+  isStoreDamage,
+  lazyError,
+  PostcopySource,
+  waitingGuest,
+} from './postcopy-source.ts';
 import { publishLazily } from './publish-lazily.ts';
 
 const OPERATION = 'recoverLazily';
@@ -90,6 +96,7 @@ async function recover(
   } catch (error) {
     source.break(error as Error);
     const failure = toQemuFileError(error, { operation: OPERATION });
+    if (isStoreDamage(failure)) throw waitingGuest(failure);
     if (failure.code !== 'ETIMEDOUT' || preempt) throw failure;
     throw lazyError('ETIMEDOUT', `${failure.reason}${FORGOTTEN_PREEMPT}`, failure);
   }

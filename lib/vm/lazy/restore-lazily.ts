@@ -22,7 +22,7 @@ import {
 import type { DestinationMemory } from './destination-memory.ts';
 import { finishLazily } from './finish-lazily.ts';
 import type { LazyRestoreOptions, LazyRestoreResult } from './lazy-options.ts';
-import { checkAddress, lazyError, PostcopySource } from './postcopy-source.ts';
+import { checkAddress, lazyError, PostcopySource, waitingGuest } from './postcopy-source.ts';
 import { publishLazily } from './publish-lazily.ts';
 import { START_PING } from './return-path-listener.ts';
 import { savedRunState } from './saved-run-state.ts';
@@ -244,10 +244,7 @@ class LazyRestore {
     const outcome = await this.#outcome();
     if (outcome === PAUSED || outcome === null) {
       this.#isWaiting = true;
-      const reason =
-        `${error.reason}; the guest keeps what has arrived and waits for the rest: continue with ` +
-        '"qemu-file restore --lazy --recover"';
-      return lazyError(error.code, reason, error);
+      return waitingGuest(error);
     }
     if (this.#qmp.isClosed) {
       const when = source.listener.hasStarted ? 'while the guest ran' : 'before the guest ran';

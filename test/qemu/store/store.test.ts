@@ -1,8 +1,9 @@
 // Real guests in a snapshot store: saved with a parent, restored at once and lazily, copied, with the parent gone.
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { openStore } from '../../../lib/snapshot/index.ts';
-import { QmpClient, saveVm } from '../../../lib/vm/index.ts';
+import type { SavedGuest } from '../../../lib/migration/index.ts';
+import { openStore, type SnapshotReader, type SnapshotStore } from '../../../lib/snapshot/index.ts';
+import { QmpClient, recoverLazily, restoreLazily, saveVm } from '../../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
 import { run } from '../../helpers/command/command.ts';
 import { firmware, type GuestProgram, memoryProblems } from '../harness/guest.ts';
@@ -35,6 +36,22 @@ async function machine(options: QemuOptions): Promise<Machine> {
       await qemu.stop();
       dir.remove();
     },
+  };
+}
+
+/** Removes the packs of a store. */
+async function losePacks({ storage }: SnapshotStore): Promise<void> {
+  for await (const { key } of storage.list('packs/')) await storage.remove(key);
+}
+
+/** Returns the parts of a guest, without those that only a snapshot has. */
+function guestOf(snapshot: SnapshotReader): SavedGuest {
+  const { configuration, configurationBytes, hasFooters, ram, sections, pages } = snapshot;
+  const { sectionsBeforeRam, descriptionText } = snapshot;
+  return {
+    ...{ configuration, configurationBytes, hasFooters, ram, sections, pages },
+    ...{ sectionsBeforeRam, descriptionText },
+    close: async () => {},
   };
 }
 
@@ -119,18 +136,12 @@ for (const { version, skip, binary } of [
 
     test('whose device state QEMU refuses is checked then, and the fault is named', async () => {
       const opened = await openStore(store);
-      const { configuration, configurationBytes, hasFooters, ram, pages, ...rest } =
-        await opened.reader('still');
-      const { sectionsBeforeRam, descriptionText } = rest;
-      const [timer] = rest.sections.filter(({ name }) => name === 'timer');
+      const guest = guestOf(await opened.reader('still'));
+      const [timer] = guest.sections.filter(({ name }) => name === 'timer');
       assert.ok(timer !== undefined);
       const cut = { ...timer, body: timer.body.subarray(0, timer.body.length - 1) };
-      const sections = rest.sections.map((section) => (section === timer ? cut : section));
-      await opened.writer('cut').writeGuest({
-        ...{ configuration, configurationBytes, hasFooters, ram, pages },
-        ...{ sections, sectionsBeforeRam, descriptionText },
-        close: async () => {},
-      });
+      const sections = guest.sections.map((section) => (section === timer ? cut : section));
+      await opened.writer('cut').writeGuest({ ...guest, sections });
       await opened.close();
       await using waiting = await machine({ ...which, incoming: 'defer' });
       const { code, stderr } = await run(['restore', '--qmp', waiting.monitor, `${store}#cut`]);
@@ -165,6 +176,55 @@ for (const { version, skip, binary } of [
       assert.ok((await lazily(`${store}#packed`)).prefetched > 0);
       await command('store', 'fsck', '--deep', store);
       await command('store', 'rm', `${store}#packed`);
+    });
+
+    test('of which a pack is missed after it runs waits, and goes on once the pack is back', async () => {
+      await using restored = await machine({ ...which, incoming: 'defer' });
+      await using qmp = await QmpClient.connect(restored.monitor, { oob: true });
+      const other = await openStore(store);
+      const losing = await openStore(`store:${dir.join('losing')}`);
+      await other.copy('base', losing);
+      const guest = await losing.reader('base');
+      let hasStarted = false;
+      qmp.on('event', ({ event }) => {
+        hasStarted ||= event === 'RESUME';
+      });
+      const { pages } = guest;
+      const dying: SavedGuest = {
+        ...guestOf(guest),
+        pages: {
+          pageSize: pages.pageSize,
+          blocks: pages.blocks,
+          extents: (block) => pages.extents(block),
+          read: async (block, offset, target) => {
+            if (hasStarted) await losePacks(losing);
+            return pages.read(block, offset, target);
+          },
+        },
+      };
+      // Slow enough that the guest runs before its memory is there.
+      await assert.rejects(restoreLazily(qmp, dying, { maxBandwidth: 1 << 20 }), {
+        code: 'EBADMSG',
+        message: new RegExp(
+          'packs/[0-9a-f]{64} is damaged: it is missing; the page at 0x[0-9a-f]+ of the RAM block ".*" is in it; ' +
+            'the guest .* waits .* store copy --replace.*restore --lazy --recover',
+        ),
+      });
+      await losing.close();
+
+      const again = await openStore(`store:${dir.join('losing')}`);
+      await assert.rejects(recoverLazily(qmp, await again.reader('base')), {
+        code: 'EBADMSG',
+        message: /packs\/.* it is missing.*the guest .* waits.*--recover/,
+      });
+      await other.copy('base', again, { replace: true });
+      const { status } = await recoverLazily(qmp, await again.reader('base'));
+      assert.equal(status, 'running');
+      await again.close();
+      await other.close();
+      await restored.qemu.waitCounterRises();
+      await restored.qemu.pause();
+      assert.deepEqual(memoryProblems(await restored.qemu.readRam(), program), []);
     });
 
     test('is restored from a copy after its parents are gone', async () => {
