@@ -69,7 +69,7 @@ const STDOUT = 1;
  *
  * @example
  * ```js
- * const file = await openFrom('unix:/run/migrate.sock');
+ * const file = await openFrom('unix:/run/vm.sock');
  * console.log((await file.readBe32()).toString(16)); // 5145564d, once a QEMU has migrated there
  * ```
  */

@@ -1,21 +1,71 @@
 // The package as a user gets it: packed, installed into an empty project, with README's examples run unchanged.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { gunzipSync } from 'node:zlib';
+import * as faulty from '../adapters/faulty/index.ts';
+import * as adapters from '../adapters/index.ts';
+import * as extract from '../lib/extract/index.ts';
+import * as library from '../lib/index.ts';
+import * as migration from '../lib/migration/index.ts';
+import * as snapshot from '../lib/snapshot/index.ts';
+import * as vm from '../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from './helpers/cleanup.ts';
-import { ROOT, readExamples } from './helpers/documents.ts';
+import {
+  DOCUMENTS,
+  type Example,
+  ROOT,
+  readDocComments,
+  readExamples,
+} from './helpers/documents.ts';
+import { completeExample, runExamples, typeCheck } from './helpers/examples.ts';
 
 const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as {
   version: string;
 };
 
-/** Return the JavaScript example that contains `words`. */
-function example(words: string): string {
-  const found = readExamples().filter((code) => code.includes(words));
-  assert.equal(found.length, 1, `the documents have one JavaScript example with ${words}`);
-  return found[0] as string;
+const ENTRIES = {
+  'qemu-file': library,
+  'qemu-file/adapters': adapters,
+  'qemu-file/adapters/faulty': faulty,
+  'qemu-file/extract': extract,
+  'qemu-file/migration': migration,
+  'qemu-file/snapshot': snapshot,
+  'qemu-file/vm': vm,
+};
+
+/** The examples as modules: those of the documents as they are, those of doc comments with their imports. */
+const EXAMPLES: readonly Example[] = [
+  ...readExamples(),
+  ...readDocComments().map(({ place, code }) => ({ place, code: completeExample(code, ENTRIES) })),
+];
+
+/** A relative link of a document, without its anchor. */
+const LINK = /\]\((?![a-z]+:)([^)#\s]+)/g;
+
+/** What an example says if it is not run, because it needs what the test does not have. */
+const NOT_RUN: readonly RegExp[] = [
+  /QmpClient|qemu-system/, // a QEMU
+  /'xz'|'ssh'/, // another program
+  /host: '', port: 0|host: '0.0.0.0'/, // a peer that knows the port
+  /channels: 9/, // a source with several channels
+  /function webSocketOps/, // a socket: run below
+];
+
+/** What examples print; the others print nothing, or what only has to be valid. */
+const PRINTED: readonly [words: string, printed: string][] = [
+  ['new QemuFile(here)', '5145564d\nram\n4096\n'],
+  ["store.writer('base')", 'microvm 16842752\n'],
+  ['faultyOps(memoryOps()', 'ENOSPC 1048576\n'],
+];
+
+/** Return the example that contains `words`. */
+function example(words: string): Example {
+  const found = EXAMPLES.filter(({ code }) => code.includes(words));
+  assert.equal(found.length, 1, `there is one example with ${words}`);
+  return found[0] as Example;
 }
 
 describe('the packed package', () => {
@@ -40,9 +90,35 @@ describe('the packed package', () => {
   });
   after(() => project.remove());
 
-  test("runs README's example of typed puts and gets", () => {
-    writeFileSync(project.join('example.mjs'), example('new QemuFile(here)'));
-    assert.equal(run('node', 'example.mjs'), '5145564d\nram\n4096\n');
+  test('has the types that the examples use', () => {
+    assert.ok(EXAMPLES.length > 40, `${EXAMPLES.length} examples`);
+    assert.deepEqual(typeCheck(EXAMPLES), []);
+  });
+
+  test('runs the examples that need no QEMU', async () => {
+    const stream = gunzipSync(readFileSync(join(ROOT, 'test/fixtures/microvm.mig.gz')));
+    const runnable = EXAMPLES.filter(({ code }) => !NOT_RUN.some((words) => words.test(code)));
+    // The subscriber to a channel comes last, because it would print for all that follow.
+    const subscribers = runnable.filter(({ code }) => code.includes('subscribe('));
+    const others = runnable.filter((each) => !subscribers.includes(each));
+    const folder = project.path;
+    const printed = await runExamples([...others, ...subscribers], { folder, stream });
+    for (const [words, expected] of PRINTED) {
+      assert.equal(printed.get(example(words).place), expected);
+    }
+  });
+
+  test('has each document that another one links to', () => {
+    const root = project.join('node_modules/qemu-file');
+    const names = readdirSync(root, { recursive: true, encoding: 'utf8' });
+    const documents = names.filter((name) => name.endsWith('.md'));
+    assert.ok(documents.length > DOCUMENTS.length);
+    for (const path of documents) {
+      for (const [, target] of readFileSync(join(root, path), 'utf8').matchAll(LINK)) {
+        const linked = join(root, dirname(path), target as string);
+        assert.ok(existsSync(linked), `${path} links to ${target}`);
+      }
+    }
   });
 
   test('takes the example backend of adapters/README.md', () => {
@@ -50,7 +126,7 @@ describe('the packed package', () => {
       project.join('backend.mjs'),
       `import { EventEmitter } from 'node:events';
 import { QemuFile } from 'qemu-file';
-${example('function webSocketOps')}
+${example('function webSocketOps').code}
 const socket = Object.assign(new EventEmitter(), {
   readyState: 1,
   send(batch, done) {

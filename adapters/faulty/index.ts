@@ -44,11 +44,13 @@ export interface FaultyOps extends QemuFileOps {
  * @example
  * ```js
  * // The disk is full after 1 MiB, and the last bytes before that are slow.
- * const ops = faultyOps(fdOps(fd), [
+ * const ops = faultyOps(memoryOps(), [
  *   { on: 'writevBuffer', at: 1_000_000, do: 'stall', ms: 50 },
  *   { on: 'writevBuffer', at: 2 ** 20, do: 'fail', code: 'ENOSPC' },
  * ]);
- * await assert.rejects(save(new QemuFile(ops)), { code: 'ENOSPC', position: 2 ** 20 });
+ * const file = new QemuFile(ops);
+ * file.write(new Uint8Array(2 ** 21));
+ * await file.close().catch(({ code, position }) => console.log(code, position)); // ENOSPC 1048576
  * ```
  */
 export function faultyOps(ops: QemuFileOps, faults: Fault | readonly Fault[] = []): FaultyOps {

@@ -51,7 +51,7 @@ export type FdOps<D extends Direction | 'both' = Direction | 'both'> = OpsOf<D> 
  *   code (`ENOSPC`, `EIO` …), and with `EIO` when the descriptor keeps accepting no bytes.
  * @example
  * ```js
- * const ops = fdOps(fs.openSync('/dev/vdb', 'r'), { direction: 'read', offset: 1 << 20 });
+ * const ops = fdOps(openSync('/dev/vdb', 'r'), { direction: 'read', offset: 1 << 20 });
  * const file = new QemuFile(ops);
  * ```
  */

@@ -88,7 +88,7 @@ export type PathOps<D extends Direction> = D extends 'read' ? FdOps<'read'> : Pa
  *   without an error rejects with the error of the first write that failed.
  * @example
  * ```js
- * const ops = await openFd('/var/lib/vm/save.bin', { direction: 'write' });
+ * const ops = await openFd('/var/lib/vm.bin', { direction: 'write' });
  * const file = new QemuFile(ops);
  * ```
  */

@@ -45,7 +45,7 @@ export function isStoreUrl(text: string): boolean {
  * @example
  * ```js
  * parseStoreUrl('store:/srv/vm#agent-1'); // { scheme: 'store', path: '/srv/vm', snapshot: 'agent-1' }
- * parseStoreUrl('s3://vm/golden?region=eu-central-1#base').prefix; // 'golden'
+ * parseStoreUrl('s3://vm/golden?region=eu-central-1#base'); // its prefix is 'golden'
  * ```
  */
 export function parseStoreUrl(text: string): StoreUrl {

@@ -17,6 +17,15 @@ Endpoints are QEMU's own: <from> takes what QEMU's -incoming takes, <to> what it
                          a snapshot in a store in an S3 bucket
 `;
 
+export const PROGRAM_HELP = `
+qemu-file COMMAND --help lists the options of a command, its endpoints and exit codes.
+
+Examples:
+  qemu-file save --qmp /run/vm.qmp vm.mig.zst --compress zstd
+  qemu-file inspect vm.mig.zst
+  qemu-file restore --qmp /run/new.qmp vm.mig.zst
+`;
+
 export const RELAY_HELP: string = `${ENDPOINTS}
 SIGUSR1 prints the progress as one line.
 
@@ -41,6 +50,31 @@ Exit codes: 0 valid, 1 the stream is damaged or incomplete, 2 usage, 3 not a mig
 4 input or output failed, 5 not supported (but valid as far as it was read),
 130 interrupted (128 + the signal's number).
 `;
+
+/** Examples of the commands that read a stream. */
+export const READ_EXAMPLES: Readonly<Record<string, string>> = {
+  inspect: `
+Examples:
+  qemu-file inspect vm.mig
+  qemu-file inspect vm.mig --device mc146818rtc
+  qemu-file inspect vm.mig --html report.html
+`,
+  verify: `
+Examples:
+  qemu-file verify vm.mig --manifest vm.manifest
+  qemu-file verify vm.mig --qmp /run/new.qmp
+`,
+  extract: `
+Examples:
+  qemu-file extract vm.mig --block pc.ram --raw ram.raw
+  qemu-file extract vm.mig --elf vm.core
+`,
+  template: `
+Examples:
+  qemu-file template golden.mig /srv/golden
+  qemu-file restore --qmp /run/clone.qmp /srv/golden
+`,
+};
 
 export const DIFF_HELP: string = `${ENDPOINTS}
 A stream may be compressed or in a container, as for inspect. The TLS options are for <a> and
@@ -77,14 +111,21 @@ Examples:
   qemu-file save --qmp /run/vm.qmp vm.mig.zst --compress zstd
   qemu-system-x86_64 … -incoming defer -qmp unix:/run/new.qmp,server=on,wait=off
   qemu-file restore --qmp /run/new.qmp vm.mig.zst
+  qemu-file save --qmp /run/vm.qmp store:/srv/vm#golden
+  qemu-file restore --qmp /run/new.qmp store:/srv/vm#golden --lazy
 `;
 
 export const STORE_HELP: string = `
 A store is a directory or a bucket:
   store:DIR[#NAME]
   s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME&pathStyle=true][#NAME]
-save, relay and compact write snapshots into it; whatever reads a stream reads them.
+save, relay, convert and compact write snapshots into it. All commands that read a stream read them.
 
-Exit codes: 0 done, 1 fsck: a snapshot is damaged, 2 usage, 4 anything else failed,
+Exit codes: 0 done, 1 ls or fsck found a damaged snapshot, 2 usage, 4 anything else failed,
 130 interrupted (128 + the signal's number).
+
+Examples:
+  qemu-file store ls store:/srv/vm
+  qemu-file store copy store:/srv/vm#box-1 s3://vm-snapshots/prod
+  qemu-file store gc store:/srv/vm --grace 1h
 `;

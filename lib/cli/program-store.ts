@@ -15,12 +15,14 @@ function parseGrace(text: string): number {
 export function addStore(program: Command, done: (code: number) => void): void {
   const store = program
     .command('store')
-    .description('List, copy, check and clean snapshot stores.');
+    .description('List, copy, check and clean snapshot stores.')
+    .helpCommand('help [command]', 'print the help of a command')
+    .addHelpText('after', STORE_HELP);
   const add = (name: string, argument: string, description: string): Command =>
     store
       .command(name)
       .description(description)
-      .argument(argument, `the ${argument.includes('url') ? 'store' : 'snapshot'}`)
+      .argument(argument, argument.includes('#') ? 'the snapshot' : 'the store')
       .option('--json', 'print JSON')
       .option('--quiet', 'print errors only')
       .addHelpText('after', STORE_HELP);
@@ -52,10 +54,10 @@ export function addStore(program: Command, done: (code: number) => void): void {
   add('gc', '<url>', 'Remove what no snapshot needs.')
     .option(
       '--grace <time>',
-      'age that it must have: 24h (the default), 30m, 10s, 7d, 0',
+      'remove only what is as old as this: 24h (the default), 30m, 10s, 7d, 0',
       parseGrace,
     )
-    .option('--dry-run', 'remove nothing')
+    .option('--dry-run', 'report what would be removed, and remove nothing')
     .action(async (url: string, flags: StoreCommandFlags) => {
       const { runStoreGc } = await import('./commands/store/maintain.ts');
       done(await runStoreGc(url, flags));

@@ -11,7 +11,15 @@ import type { SaveFlags } from './commands/vm/save.ts';
 import type { TemplateFlags } from './commands/vm/template.ts';
 import { addStoreOptions } from './endpoints/store-options.ts';
 import { addTlsOptions } from './endpoints/tls/options.ts';
-import { DIFF_HELP, READ_HELP, RELAY_HELP, VM_HELP, WRITE_HELP } from './help.ts';
+import {
+  DIFF_HELP,
+  PROGRAM_HELP,
+  READ_EXAMPLES,
+  READ_HELP,
+  RELAY_HELP,
+  VM_HELP,
+  WRITE_HELP,
+} from './help.ts';
 import { addStore } from './program-store.ts';
 import { EXIT } from './shell/exit-codes.ts';
 import {
@@ -40,7 +48,7 @@ function addReader(program: Command, name: string, description: string): Command
   return addTlsOptions(command, ['from'])
     .option('--json', 'print one JSON object')
     .option('--quiet', 'print errors only')
-    .addHelpText('after', READ_HELP);
+    .addHelpText('after', `${READ_HELP}${READ_EXAMPLES[name] ?? ''}`);
 }
 
 function addRelay(program: Command, done: (code: number) => void): void {
@@ -251,7 +259,10 @@ function addVmCommand(program: Command, name: string, description: string): Comm
   return program
     .command(name)
     .description(description)
-    .requiredOption('--qmp <socket>', "QEMU's QMP monitor: a path, unix:path or tcp:host:port")
+    .requiredOption(
+      '--qmp <socket>',
+      "QEMU's QMP monitor: a path, unix:path or tcp:host:port (required)",
+    )
     .option(
       '--max-bandwidth <size>',
       'bytes per second; 0, the default, means no limit',
@@ -298,7 +309,10 @@ function addRestore(program: Command, done: (code: number) => void): void {
     // A flag of its own: an optional value of --lazy would take the endpoint after it.
     .option('--lazy=auto', 'the same where it is possible, else an ordinary restore')
     .option('--recover', 'with --lazy: go on with a restore whose qemu-file or connection died')
-    .option('--address <uri>', 'with --lazy: where QEMU listens, tcp: or unix:; default private')
+    .option(
+      '--address <uri>',
+      'with --lazy: where QEMU listens, tcp: or unix:, with the TLS options of <to>; default private',
+    )
     .option('--preempt', 'with --lazy: pages that are asked for come over a second connection')
     .option('--record <file>', 'with --lazy: write which pages were asked for at first')
     .option('--record-in-store', 'the same: keep them with <from>, a snapshot in a store')
@@ -327,16 +341,16 @@ const VERSION_FLAGS: readonly string[] = ['-V', '--version'];
 /** The commands in the order of `--help`. */
 const COMMANDS: Readonly<Record<string, (program: Command, done: (code: number) => void) => void>> =
   {
+    save: addSave,
+    restore: addRestore,
     relay: addRelay,
     inspect: addInspect,
     verify: addVerify,
     extract: addExtract,
-    diff: addDiff,
-    template: addTemplate,
     convert: addConvert,
     compact: addCompact,
-    save: addSave,
-    restore: addRestore,
+    diff: addDiff,
+    template: addTemplate,
     store: addStore,
   };
 
@@ -357,10 +371,12 @@ function makeProgram(
   const isVersionAsked = args.some((arg) => VERSION_FLAGS.includes(arg));
   program
     .description(
-      "Save, restore, relay, inspect, verify, compare and extract QEMU's migration streams.",
+      'Save, restore, clone and relay QEMU guests; inspect, verify, compare and extract their streams.',
     )
     .version(isVersionAsked ? version() : '', VERSION_FLAGS.join(', '), 'print the version')
     .helpOption('-h, --help', 'print this help')
+    .helpCommand('help [command]', 'print the help of a command')
+    .addHelpText('after', PROGRAM_HELP)
     .exitOverride()
     .configureOutput({ writeOut })
     .hook('preAction', (_, command) => refuseOutputs(command));

@@ -119,7 +119,10 @@ export interface DiagnosticsMessages {
  * import { subscribe } from 'node:diagnostics_channel';
  * import { DIAGNOSTICS_CHANNELS } from 'qemu-file';
  *
- * subscribe(DIAGNOSTICS_CHANNELS.flush, ({ position, bytes }) => console.log(position, bytes));
+ * subscribe(DIAGNOSTICS_CHANNELS.flush, (message) => {
+ *   const { position, bytes } = Object(message); // a FlushMessage
+ *   console.log(position, bytes);
+ * });
  * ```
  */
 export const DIAGNOSTICS_CHANNELS = {

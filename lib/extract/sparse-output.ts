@@ -22,8 +22,8 @@ export interface SparseOutputOptions {
  * @example
  * ```js
  * const output = await SparseOutput.create('ram.raw');
- * output.store.write(0x1000, bytes);
- * await output.publish(length);
+ * output.store.write(0x1000, new Uint8Array(4096).fill(1));
+ * await output.publish(1 << 20); // a file of 1 MiB, 4 KiB of it on disk
  * ```
  */
 export class SparseOutput {

@@ -126,6 +126,7 @@ export interface TypedGets {
    * Wait for a byte or the end of the stream. The end is not an error.
    *
    * @returns True at the end.
+   * @throws {QemuFileError} (rejects) the backend's error, latched; `ECANCELED` when aborted.
    */
   atEnd(options?: WaitOptions): Promise<boolean>;
 

@@ -97,10 +97,11 @@ const LINGER_MS = 5000;
  *
  * @example
  * ```js
- * const from = await openFrom('unix:/run/source.sock');
+ * const from = await openFrom('unix:/run/from.sock');
  * const to = await openTo('tcp:otherhost:4444', { file: { maxBandwidth: 100 * 2 ** 20 } });
- * const { complete, failure } = await relay(from, to);
- * if (!complete) console.error(failure.end, failure.error.message);
+ * const { forward, failure } = await relay(from, to);
+ * if (failure) console.error(failure.end, failure.error.message);
+ * else console.log(`${forward.bytes} bytes`);
  * ```
  */
 export async function relay(

@@ -7,13 +7,15 @@ import { SnapshotStore, type SnapshotStoreOptions } from './store.ts';
  *
  * @param url - `store:DIR` or `s3://BUCKET[/PREFIX][?endpoint=…&region=…&pathStyle=true]`, or the result of
  *   `parseStoreUrl`. The name of a snapshot in it is ignored.
+ * @param options - `cacheBytes`: bytes of decompressed memory that its readers keep.
  * @returns The store. The caller closes it.
  * @throws {QemuFileError} (rejects) as `openStorage`.
  * @example
  * ```js
  * const store = await openStore('store:/srv/vm');
- * const base = await store.reader('base');
- * await store.writer('copy', { parent: 'base' }).writeGuest(base);
+ * await store.writer('base').writeStream(await openFrom('file:/var/lib/vm.mig'));
+ * const guest = await store.reader('base');
+ * console.log(guest.info.machine, guest.info.ramBytes); // microvm 16842752
  * await store.close();
  * ```
  */

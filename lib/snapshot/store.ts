@@ -67,6 +67,7 @@ export class SnapshotStore {
    * Return a writer of one snapshot. Nothing happens before something is written with it.
    *
    * @param name - Name of the snapshot: 1 to 128 characters of `A-Z a-z 0-9 . _ -`.
+   * @param options - `parent`, `replace`, `workingSet`, `onWarning`, `signal`, `onProgress`.
    * @throws {QemuFileError} `EINVAL` for an invalid name.
    */
   writer(name: string, options: SnapshotWriterOptions = {}): SnapshotWriter {
@@ -84,6 +85,9 @@ export class SnapshotStore {
   /**
    * Open a snapshot for reading: its manifest and its map are read now, its memory when it is asked for.
    *
+   * @param name - Name of the snapshot.
+   * @param options - With `workingSet: true` the pages that are kept with it are read as well; `signal` ends the requests.
+   * @returns A guest with random access to its memory.
    * @throws {QemuFileError} (rejects) `EINVAL` for an invalid name; `ENOENT` if there is no such snapshot or
    *   store; `EBADMSG` if manifest or map are damaged; `ENOTSUP` for a later version; the error of the storage.
    */
@@ -119,6 +123,7 @@ export class SnapshotStore {
   /**
    * Return the facts about each snapshot of the store, in the order of their names.
    *
+   * @param options - `onDamage` is called with the error of each damaged snapshot, which is then left out; `signal`.
    * @throws {QemuFileError} (rejects) `ENOENT` if there is no store; `EBADMSG` for a damaged manifest and `ENOTSUP` for
    *   one of a later version, without `onDamage`; the error of the storage.
    */
@@ -158,6 +163,8 @@ export class SnapshotStore {
   /**
    * Remove a snapshot. Its children stay whole; what no other snapshot needs stays until `gc`.
    *
+   * @param name - Name of the snapshot.
+   * @param options - `signal` ends the requests.
    * @throws {QemuFileError} (rejects) `EINVAL`, `ENOENT`; the error of the storage.
    */
   async remove(name: string, options: StorageOptions = {}): Promise<void> {
@@ -173,6 +180,7 @@ export class SnapshotStore {
    *
    * @param name - Name of the snapshot.
    * @param target - The other store; it may be this one.
+   * @param options - `name` of the copy, default the same; `replace`, `onProgress`, `signal`.
    * @returns The facts about the copy, from its manifest.
    * @throws {QemuFileError} (rejects) `EINVAL`, `ENOENT`; `EEXIST` if the other store has one of that name;
    *   `EBADMSG` if an object is damaged or missing; the errors of both storages.
@@ -196,6 +204,8 @@ export class SnapshotStore {
   /**
    * Remove the packs and maps that no snapshot needs, and what interrupted writers left. It may run beside writers.
    *
+   * @param options - `graceMs` (milliseconds, default one day), `dryRun`, `onProgress`, `signal`.
+   * @returns The keys that were removed, their bytes, and how many objects stay because they are too new.
    * @throws {QemuFileError} (rejects) `ENOENT` if there is no store; `EBADMSG` if a manifest or a map is damaged: then
    *   nothing is removed; the error of the storage.
    * @throws {RangeError} (rejects) for a negative grace period.
@@ -208,6 +218,8 @@ export class SnapshotStore {
   /**
    * Check the objects of the store, and return those that are damaged or missing.
    *
+   * @param options - `deep` reads every byte; `onProgress`, `signal`.
+   * @returns Numbers of snapshots, objects and bytes; each damaged object with the snapshots that it hurts.
    * @throws {QemuFileError} (rejects) `ENOENT` if there is no store; the error of the storage.
    */
   async fsck(options: FsckOptions = {}): Promise<FsckResult> {

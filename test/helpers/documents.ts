@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -16,14 +16,39 @@ export const DOCUMENTS: readonly string[] = [
   'lib/vm/README.md',
 ];
 
+/** JavaScript of a document, or of an `@example` in the sources. */
+export interface Example {
+  /** Path of the file and line of the code, such as `README.md:120`. */
+  readonly place: string;
+  readonly code: string;
+}
+
 /** Return the text of a document. */
 export function readDocument(path: string): string {
   return readFileSync(join(ROOT, path), 'utf8');
 }
 
 /** Return the JavaScript examples of all documents. */
-export function readExamples(): string[] {
-  return DOCUMENTS.flatMap((path) =>
-    [...readDocument(path).matchAll(/^```js\n([\s\S]*?)^```/gm)].map(([, code]) => code ?? ''),
+export function readExamples(): Example[] {
+  return DOCUMENTS.flatMap((path) => examplesIn(path, /^```js\n([\s\S]*?)^```/gm));
+}
+
+/** Return the code of each `@example` in the sources. */
+export function readDocComments(): Example[] {
+  return ['lib', 'adapters'].flatMap((folder) =>
+    readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.ts'))
+      .flatMap((name) =>
+        examplesIn(join(folder, name), /@example\n *\* ```js\n([\s\S]*?) *\* ```/g),
+      )
+      .map(({ place, code }) => ({ place, code: code.replace(/^ *\* ?/gm, '') })),
   );
+}
+
+function examplesIn(path: string, pattern: RegExp): Example[] {
+  const text = readDocument(path);
+  return [...text.matchAll(pattern)].map((match) => ({
+    place: `${path}:${text.slice(0, match.index).split('\n').length + 1}`,
+    code: match[1] ?? '',
+  }));
 }

@@ -85,7 +85,7 @@ const HANDSHAKE_MS = 10_000;
  * @example
  * ```js
  * await using listener = await listenSocket({ host: '', port: 0 });
- * console.log(listener.address.port);
+ * console.log(describeTarget(listener.address)); // tcp:127.0.0.1: and the port
  * const file = new QemuFile(socketOps(await listener.accept()));
  * ```
  */

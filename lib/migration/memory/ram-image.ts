@@ -113,7 +113,11 @@ export class RamImage implements PageVisitor {
     stored.store.write(offset, this.#page);
   }
 
-  /** Return the store of a block, or null if its pages are not kept. */
+  /**
+   * Return the store of a block, or null if its pages are not kept.
+   *
+   * @param block - A block of the stream.
+   */
   storeOf(block: RamBlock): PageStore | null {
     return this.#blocks[block.index]?.store ?? null;
   }

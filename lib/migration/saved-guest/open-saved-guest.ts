@@ -22,7 +22,7 @@ import type { SavedGuest } from './saved-guest.ts';
  *   another version; `ENOMEM` if the pages are in too many places; `ECANCELED` if aborted; the error of the file.
  * @example
  * ```js
- * const guest = await openSavedGuest(await unwrap(await openFrom(parseUri('file:vm.mig'))));
+ * const guest = await openSavedGuest(await unwrap(await openFrom('file:vm.mig')));
  * const page = new Uint8Array(guest.pages.pageSize);
  * await guest.pages.read(0, 0x100000, page);
  * await guest.close();

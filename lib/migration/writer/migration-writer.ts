@@ -143,6 +143,7 @@ export class MigrationWriter {
   /**
    * Begin a section, or a piece of one.
    *
+   * @param section - Its kind and id; the name, instance and version are written for START and FULL.
    * @throws {QemuFileError} `EINVAL` while a section is open, for a START or FULL whose id was used, and for a
    *   PART or END without its START.
    */
@@ -172,6 +173,7 @@ export class MigrationWriter {
    * Write bytes of the open section's body, copied. The records of a `ram` section may be written in this way:
    * all of them, with their end mark.
    *
+   * @param bytes - Any number of bytes; a body may be written in several calls.
    * @throws {QemuFileError} `EINVAL` if no section is open.
    */
   body(bytes: Uint8Array): void {

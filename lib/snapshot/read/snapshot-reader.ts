@@ -99,6 +99,8 @@ export class SnapshotReader implements SavedGuest {
    * Keep a working set with the snapshot, in place of another one: the `workingSet` of a lazy restore. `gc` removes it
    * with the snapshot's map.
    *
+   * @param set - Ranges of pages in the order in which they were asked for.
+   * @param options - `signal` ends the request.
    * @throws {QemuFileError} (rejects) the error of the storage.
    */
   async keepWorkingSet(set: readonly PageRange[], options: StorageOptions = {}): Promise<void> {

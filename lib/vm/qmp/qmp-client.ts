@@ -46,8 +46,7 @@ const KEPT_EVENTS = 1000;
  * @example
  * ```js
  * await using qmp = await QmpClient.connect('/run/vm.qmp');
- * const { status } = await qmp.execute('query-status');
- * console.log(qmp.greeting.version.major, status);
+ * console.log(qmp.greeting.version.major, await qmp.execute('query-status')); // 7 { status: 'running', … }
  * ```
  */
 export class QmpClient extends EventEmitter<QmpClientEvents> implements AsyncDisposable {

@@ -24,6 +24,7 @@ TLS, for tcp: and unix: (version 1.2 or newer; the listening end is always verif
  * @returns The command.
  */
 export function addTlsOptions(command: Command, sides: readonly TlsSide[]): Command {
+  command.optionsGroup('TLS options:');
   for (const side of sides) {
     command
       .option(`--${side}-tls <dir>`, `<${side}>: speak TLS with the credentials in a directory`)
@@ -39,5 +40,5 @@ export function addTlsOptions(command: Command, sides: readonly TlsSide[]): Comm
         .option('--to-tls-user <name>', '<to>: which shared key to use; default qemu');
     }
   }
-  return command.addHelpText('after', TLS_NOTES);
+  return command.optionsGroup('Options:').addHelpText('after', TLS_NOTES);
 }
