@@ -1,4 +1,5 @@
 import type { ConnectionOptions, TlsOptions } from 'node:tls';
+import { argumentError } from '../lib/contract/argument-error.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../lib/contract/errors.ts';
 import type { Direction, QemuFileOps } from '../lib/contract/ops.ts';
 import type { QemuFileOptions } from '../lib/qemu-file/options.ts';
@@ -9,7 +10,7 @@ import type { PipeOptions } from './pipe/pipe.ts';
 import type { AdmissionOptions } from './socket/listen/admit.ts';
 import type { ListenOptions } from './socket/listen/listen.ts';
 import type { SocketTarget } from './socket/socket-target.ts';
-import { parseUri, type Uri } from './uri.ts';
+import { parseUri, URI_FORMS, type Uri } from './uri.ts';
 
 /*
  * Each backend is loaded when it is opened: most programs open one or two kinds, and start faster that way.
@@ -52,6 +53,7 @@ export interface OpenToOptions extends OpenOptions {
   keepPartial?: boolean | KeepPartial | undefined;
 }
 
+const SCHEMES: readonly unknown[] = ['tcp', 'unix', 'exec', 'fd', 'stdio', 'file'];
 const STDIN = 0;
 const STDOUT = 1;
 
@@ -74,7 +76,7 @@ const STDOUT = 1;
  * ```
  */
 export function openFrom(uri: string | Uri, options: OpenFromOptions = {}): Promise<QemuFile> {
-  return open(uri, options, (endpoint, signal) => {
+  return open('openFrom', uri, options, (endpoint, signal) => {
     switch (endpoint.scheme) {
       case 'tcp':
         return accept({ host: endpoint.host, port: endpoint.port }, options, signal);
@@ -114,7 +116,7 @@ export function openFrom(uri: string | Uri, options: OpenFromOptions = {}): Prom
  * ```
  */
 export function openTo(uri: string | Uri, options: OpenToOptions = {}): Promise<QemuFile> {
-  return open(uri, options, (endpoint, signal) => {
+  return open('openTo', uri, options, (endpoint, signal) => {
     switch (endpoint.scheme) {
       case 'tcp':
         if (endpoint.port === 0)
@@ -145,11 +147,15 @@ export function openTo(uri: string | Uri, options: OpenToOptions = {}): Promise<
 type Opener = (uri: Uri, signal: AbortSignal | undefined) => QemuFileOps | Promise<QemuFileOps>;
 
 async function open(
+  operation: string,
   uri: string | Uri,
   options: OpenFromOptions | OpenToOptions,
   opener: Opener,
 ): Promise<QemuFile> {
   const endpoint = typeof uri === 'string' ? parseUri(uri) : uri;
+  if (!SCHEMES.includes(endpoint?.scheme)) {
+    throw argumentError(operation, 'uri', `${URI_FORMS}, or the result of parseUri`, uri);
+  }
   const { signal, timeoutMs } = options;
   if (options.tls !== undefined && endpoint.scheme !== 'tcp' && endpoint.scheme !== 'unix') {
     throw openError('EINVAL', `${endpoint.scheme}: does not support TLS; use tcp: or unix:`);

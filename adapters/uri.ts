@@ -1,3 +1,4 @@
+import { checkString } from '../lib/contract/argument-error.ts';
 import { QemuFileError } from '../lib/contract/errors.ts';
 import { fitsSocketPath, socketPathLimit } from './socket/socket-path.ts';
 
@@ -40,6 +41,7 @@ const SCHEMES = new Map<string, (rest: string, text: string) => Uri>([
  *
  * @param text - As typed into QEMU's `migrate` or after its `-incoming`.
  * @returns The scheme and its parts; `port` is 0 … 65535, `offset` in bytes, 0 … 2^53-1.
+ * @throws {TypeError} if `text` is not a string.
  * @throws {QemuFileError} `EINVAL` for an unknown scheme, a missing part, an invalid number or too long a path
  *   of a unix socket; `ENOTSUP` for `vsock:` and `rdma:`.
  *
@@ -50,6 +52,7 @@ const SCHEMES = new Map<string, (rest: string, text: string) => Uri>([
  * ```
  */
 export function parseUri(text: string): Uri {
+  checkString('parseUri', 'text', text);
   if (text === '-') return { scheme: 'stdio' };
   if (text === '') throw uriError('EINVAL', `the endpoint is empty; write ${URI_FORMS}`);
   if (text.includes('\0')) throw uriError('EINVAL', 'an endpoint must not contain NUL');

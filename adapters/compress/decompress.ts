@@ -1,3 +1,4 @@
+import { checkWord } from '../../lib/contract/argument-error.ts';
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, ReadOps } from '../../lib/contract/ops.ts';
 import { noop } from '../../lib/util/noop.ts';
@@ -58,6 +59,7 @@ export function decompressWith(
   format: DecompressFormat,
   { stdin }: DecompressOptions = {},
 ): (source: CompressedSource) => ReadOps {
+  checkWord('decompressWith', 'format', Object.keys(ARGUMENTS), format);
   return (source) => {
     const decompression = new Decompression(format, source, stdin);
     return {

@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream';
+import { argumentError } from '../../lib/contract/argument-error.ts';
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, QemuFileOps, Whence } from '../../lib/contract/ops.ts';
 import { noop } from '../../lib/util/noop.ts';
@@ -54,6 +55,9 @@ export interface FaultyOps extends QemuFileOps {
  * ```
  */
 export function faultyOps(ops: QemuFileOps, faults: Fault | readonly Fault[] = []): FaultyOps {
+  if (typeof ops !== 'object' || ops === null) {
+    throw argumentError('faultyOps', 'ops', 'a table of operations (QemuFileOps)', ops);
+  }
   return new PlannedFaults([faults].flat()).wrapWithControls(ops);
 }
 

@@ -1,4 +1,5 @@
 import fs from 'node:fs';
+import { checkString, checkWord } from '../../lib/contract/argument-error.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import type { Direction } from '../../lib/contract/ops.ts';
 import { type FdOps, type Finish, type MakeFdOptions, makeFdOps } from './fd.ts';
@@ -96,6 +97,8 @@ export async function openFd<D extends Direction>(
   path: string,
   options: OpenFdOptions<D>,
 ): Promise<PathOps<D>> {
+  checkString('openFd', 'path', path);
+  checkWord('openFd', 'direction', ['read', 'write'], options?.direction);
   const { offset = 0, signal } = options;
   try {
     checkSignal(signal);

@@ -1,4 +1,5 @@
 import { constants } from 'node:buffer';
+import { argumentError } from '../../lib/contract/argument-error.ts';
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import type { QemuFileOps, Whence } from '../../lib/contract/ops.ts';
 import { totalLength } from '../../lib/util/total-length.ts';
@@ -48,6 +49,9 @@ export interface MemoryOps extends QemuFileOps {
 export function memoryOps(initial?: Uint8Array, options: MemoryOptions = {}): MemoryOps {
   const limit = Math.min(options.limit ?? constants.MAX_LENGTH, constants.MAX_LENGTH);
   if (Number.isNaN(limit) || limit < 0) throw new RangeError(`limit must be 0 or more: ${limit}`);
+  if (initial !== undefined && !(initial instanceof Uint8Array)) {
+    throw argumentError('memoryOps', 'initial', 'a Uint8Array or Buffer', initial);
+  }
   const buffer = new GrowingBuffer(initial, limit);
   let readOffset = 0;
   let writeOffset = buffer.length;

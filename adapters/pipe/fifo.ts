@@ -1,5 +1,6 @@
 import fs from 'node:fs';
 import net from 'node:net';
+import { checkString, checkWord } from '../../lib/contract/argument-error.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import type { Direction, OpsOf } from '../../lib/contract/ops.ts';
 import { waitFor } from '../../lib/contract/wait-for.ts';
@@ -38,6 +39,8 @@ export async function openFifo<D extends Direction>(
   path: string,
   options: OpenFifoOptions<D>,
 ): Promise<OpsOf<D>> {
+  checkString('openFifo', 'path', path);
+  checkWord('openFifo', 'direction', ['read', 'write'], options?.direction);
   const { direction, signal } = options;
   try {
     // Checked before the opening, because opening another kind of file may have an effect on it.

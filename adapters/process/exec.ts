@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { checkMethods, checkString, checkWord } from '../../lib/contract/argument-error.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import type { Direction, OpsOf, ReadOps, WriteOps } from '../../lib/contract/ops.ts';
 import { type ConnectionOps, shareTransport } from '../shared/shared-transport.ts';
@@ -62,6 +63,8 @@ export function execOps<D extends Direction | 'both'>(
   direction: D,
   options: ExecOptions = {},
 ): ChildOps<D> {
+  checkString('execOps', 'command', command);
+  checkWord('execOps', 'direction', ['read', 'write', 'both'], direction);
   if (options.signal?.aborted) throw abortError(options.signal, 'exec');
   if (command.includes('\0')) {
     throw new QemuFileError('EINVAL', 'a command must not contain NUL', { operation: 'exec' });
@@ -101,10 +104,13 @@ export function processOps(
   child: ChildProcess,
   options: ProcessOptions = {},
 ): ReadOps | WriteOps | ConnectionOps {
+  checkMethods('processOps', 'child', CHILD, child);
   if (options.signal?.aborted) throw abortError(options.signal, 'exec');
   const direction = child.stdin === null ? 'read' : child.stdout === null ? 'write' : 'both';
   return childOps(child, direction, false, options);
 }
+
+const CHILD = { methods: ['kill', 'on'], allowed: 'a ChildProcess of node:child_process' };
 
 function childOps(
   child: ChildProcess,

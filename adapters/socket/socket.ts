@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream';
+import { checkMethods } from '../../lib/contract/argument-error.ts';
 import { QemuFileError, toQemuFileError } from '../../lib/contract/errors.ts';
 import type { MaybePromise, QemuFileSizes } from '../../lib/contract/ops.ts';
 import { waitFor } from '../../lib/contract/wait-for.ts';
@@ -58,10 +59,14 @@ const LINGER_MS = 1000;
  * @param socket - `net.Socket`, `tls.TLSSocket`, or any `Duplex` that is not in object mode.
  * @param options - `lingerMs`, `closeNotify` and `sizes`.
  * @throws {QemuFileError} Operations fail with the socket's own code, as above; none is thrown here.
+ * @throws {TypeError} if `socket` is not a `Duplex`.
  */
 export function socketOps(socket: Duplex, options: SocketOptions = {}): ConnectionOps {
+  checkMethods('socketOps', 'socket', DUPLEX, socket);
   return shareTransport(new SocketTransport(socket, options));
 }
+
+const DUPLEX = { methods: ['on', 'read', 'write', 'destroy'], allowed: 'a Duplex of node:stream' };
 
 class SocketTransport implements Transport {
   readonly sizes: Partial<QemuFileSizes> | undefined;

@@ -1,6 +1,7 @@
 import { Duplex } from 'node:stream';
 import type { ReadableStream, WritableStream } from 'node:stream/web';
 import { noop } from '../util/noop.ts';
+import { checkFile } from './check-file.ts';
 import type { QemuFile } from './qemu-file.ts';
 
 /*
@@ -15,6 +16,7 @@ import type { QemuFile } from './qemu-file.ts';
  * @returns `readable` and `writable`; a half that the file does not have is closed from the start.
  */
 export function toWeb(file: QemuFile): { readable: ReadableStream; writable: WritableStream } {
+  checkFile('toWeb', 'file', file);
   return Duplex.toWeb(file);
 }
 
@@ -28,6 +30,7 @@ export function toWeb(file: QemuFile): { readable: ReadableStream; writable: Wri
  * @param file - A file that has no other reader or writer.
  */
 export function asNodeDuplex(file: QemuFile): Duplex {
+  checkFile('asNodeDuplex', 'file', file);
   return new NodeDuplex(file);
 }
 

@@ -1,3 +1,4 @@
+import { argumentError, checkWord } from '../contract/argument-error.ts';
 import { IO_BUF_SIZE, MAX_IOV_SIZE } from '../contract/constants.ts';
 import type { QemuFileOps, QemuFileSizes } from '../contract/ops.ts';
 import type { GetSettings } from './get/get-half.ts';
@@ -65,24 +66,34 @@ function positive(name: string, value: number): number {
   return value;
 }
 
+/** Return whether a table has no operation: its file only stages, for `putQemuFile`. */
+function isEmptyTable(ops: unknown): boolean {
+  if (typeof ops !== 'object' || ops === null) return false;
+  const prototype: unknown = Object.getPrototypeOf(ops);
+  const isPlain = prototype === Object.prototype || prototype === null;
+  return isPlain && Object.values(ops).every((operation) => operation === undefined);
+}
+
 /**
  * Resolve all settings from the options, the backend's preferences and QEMU's defaults.
  *
- * @throws RangeError for a size that is not a positive integer; TypeError if `ops` is not an object.
+ * @throws RangeError for a size that is not a positive integer; TypeError if `ops` can neither read nor write, and is
+ *   not empty.
  */
 export function resolveSettings(ops: QemuFileOps, options: QemuFileOptions): Settings {
-  if (typeof ops !== 'object' || ops === null) {
-    throw new TypeError('new QemuFile(ops): ops must be a table of operations (QemuFileOps)');
+  const stagesOnly = isEmptyTable(ops);
+  if (!stagesOnly && typeof (ops?.getBuffer ?? ops?.writevBuffer) !== 'function') {
+    const allowed = 'a table with getBuffer or writevBuffer, or {} to stage only';
+    throw argumentError('new QemuFile', 'ops', allowed, ops);
   }
   const preferred = ops.sizes ?? {};
   const size = (name: keyof QemuFileSizes, qemus: number): number =>
     positive(name, options[name] ?? preferred[name] ?? qemus);
   const { maxBandwidth, budget = new BandwidthBudget(maxBandwidth) } = options;
   if (maxBandwidth !== undefined) budget.maxBandwidth = maxBandwidth;
+  if (options.digest !== undefined) checkWord('new QemuFile', 'digest', ['xxh64'], options.digest);
   const digest = options.digest === 'xxh64';
   const maxPendingBytes = positive('maxPendingBytes', options.maxPendingBytes ?? MAX_PENDING_BYTES);
-  // A table without either direction makes a file that only stages, for putQemuFile.
-  const stagesOnly = ops.getBuffer === undefined && ops.writevBuffer === undefined;
   const stagingSize = Math.max(16, size('stagingSize', IO_BUF_SIZE));
   const copyLimit = notNegative('copyLimit', options.copyLimit ?? preferred.copyLimit ?? 0);
   return {

@@ -1,5 +1,6 @@
 import { abortError, QemuFileError, toQemuFileError } from '../contract/errors.ts';
 import { onAbort } from '../contract/wait-for.ts';
+import { checkFile } from '../qemu-file/check-file.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
 import { Digest, loadDigest } from '../util/digest.ts';
 import { noop } from '../util/noop.ts';
@@ -111,6 +112,9 @@ export async function relay(
 ): Promise<RelayResult> {
   const usable = (file: QemuFile, can: boolean): boolean => can || file.error !== null;
   const { tee } = options;
+  checkFile('relay', 'from', from);
+  checkFile('relay', 'to', to);
+  if (tee !== undefined) checkFile('relay', 'tee', tee);
   if (!usable(from, from.readable)) throw wrongWay('from', 'read');
   if (!usable(to, to.isWritable())) throw wrongWay('to', 'written');
   if (tee !== undefined && !usable(tee, tee.isWritable())) throw wrongWay('tee', 'written');

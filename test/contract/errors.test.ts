@@ -863,7 +863,7 @@ describe('the modes, the descriptor and the directions', () => {
 
   test('getFd is that of the backend, -1 without one', () => {
     assert.equal(new QemuFile({}).getFd(), -1);
-    assert.equal(new QemuFile({ getFd: () => 7 }).getFd(), 7);
+    assert.equal(new QemuFile({ getBuffer: () => 0, getFd: () => 7 }).getFd(), 7);
   });
 
   test('setBlocking is passed on', () => {
@@ -876,9 +876,11 @@ describe('the modes, the descriptor and the directions', () => {
   });
 
   test('getReturnPath returns a file, or null', async () => {
+    const withReturnPath = (getReturnPath: () => QemuFile | null | undefined): QemuFile =>
+      new QemuFile({ getBuffer: () => 0, getReturnPath });
     assert.equal(new QemuFile({}).getReturnPath(), null);
-    assert.equal(new QemuFile({ getReturnPath: () => null }).getReturnPath(), null);
-    assert.equal(new QemuFile({ getReturnPath: () => undefined }).getReturnPath(), null);
+    assert.equal(withReturnPath(() => null).getReturnPath(), null);
+    assert.equal(withReturnPath(() => undefined).getReturnPath(), null);
     const back = new Sink();
     const file = new QemuFile(
       Object.assign(new Source([hex('0102')]), { getReturnPath: () => back }),
@@ -894,7 +896,7 @@ describe('the modes, the descriptor and the directions', () => {
     assert.equal(file.getError(), 0);
     assert.equal(await file.readByte(), 1);
     const ready = new QemuFile({});
-    assert.equal(new QemuFile({ getReturnPath: () => ready }).getReturnPath(), ready);
+    assert.equal(withReturnPath(() => ready).getReturnPath(), ready);
   });
 
   test('an invalid backend table and invalid sizes are refused', () => {

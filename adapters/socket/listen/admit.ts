@@ -1,4 +1,5 @@
 import type net from 'node:net';
+import { checkMethods } from '../../../lib/contract/argument-error.ts';
 import { abortError, QemuFileError } from '../../../lib/contract/errors.ts';
 import { MAX_TIMER_MS } from '../../../lib/contract/wait-for.ts';
 import { noop } from '../../../lib/util/noop.ts';
@@ -85,6 +86,7 @@ const MAX_REPORTED_BYTES = 64;
  * ```
  */
 export function admit(listener: Listener, options: AdmissionOptions = {}): Listener {
+  checkMethods('admit', 'listener', LISTENER, listener);
   const admission = new Admission(listener, options);
   const close = () => admission.close();
   return {
@@ -94,6 +96,8 @@ export function admit(listener: Listener, options: AdmissionOptions = {}): Liste
     [Symbol.asyncDispose]: close,
   };
 }
+
+const LISTENER = { methods: ['accept', 'close'], allowed: 'the result of listenSocket' };
 
 class Admission {
   readonly #listener: Listener;

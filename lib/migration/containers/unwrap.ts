@@ -1,4 +1,5 @@
 import { QemuFileError } from '../../contract/errors.ts';
+import { checkFile } from '../../qemu-file/check-file.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { MigrationStreamError } from '../format/stream-error.ts';
 import { markWhole } from '../format/whole-source.ts';
@@ -78,7 +79,8 @@ const MAX_LAYERS = 3;
  * @throws {QemuFileError} (rejects) the error of the file or the decompressor; `EINVAL` if `snapshot` is given for
  *   a file that is not a qcow2 image, or if the file is past `offset` and cannot seek.
  */
-export function unwrap(file: QemuFile, options: UnwrapOptions = {}): Promise<Unwrapped> {
+export async function unwrap(file: QemuFile, options: UnwrapOptions = {}): Promise<Unwrapped> {
+  checkFile('unwrap', 'file', file);
   return orDestroy(file, new Unwrapping(options), (unwrapping) => unwrapping.run(file));
 }
 
@@ -90,10 +92,11 @@ export function unwrap(file: QemuFile, options: UnwrapOptions = {}): Promise<Unw
  * @param options - `decompress`, as for `unwrap`.
  * @throws As `unwrap`.
  */
-export function unpack(
+export async function unpack(
   file: QemuFile,
   options: Pick<UnwrapOptions, 'decompress'> = {},
 ): Promise<QemuFile> {
+  checkFile('unpack', 'file', file);
   return orDestroy(file, new Unwrapping(options), (unwrapping) => unwrapping.unpack(file));
 }
 

@@ -1,5 +1,6 @@
 import type { StateValue } from '../format/device-types.ts';
 import type { Configuration } from '../format/events.ts';
+import { checkGuest } from '../saved-guest/check-guest.ts';
 import type { SavedGuest } from '../saved-guest/saved-guest.ts';
 import { type BlockDifference, compareBlocks } from './block-differences.ts';
 import { comparedDevices } from './compared-devices.ts';
@@ -51,6 +52,8 @@ export async function compareGuests(
   b: SavedGuest,
   options: CompareGuestsOptions = {},
 ): Promise<GuestDifferences> {
+  checkGuest('compareGuests', 'a', a);
+  checkGuest('compareGuests', 'b', b);
   const { isIgnored = () => false } = options;
   const configuration: FieldDifference[] = [];
   compareValues(stateOf(a.configuration), stateOf(b.configuration), '', (difference) => {

@@ -1,3 +1,4 @@
+import { argumentError } from '../../contract/argument-error.ts';
 import type { QemuFileOps } from '../../contract/ops.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
@@ -19,6 +20,10 @@ const END = new Uint8Array(0);
 
 /** Return a file that reads a source: the source itself if it is a `QemuFile`, else one over its chunks, without a copy. */
 export function openSource(source: StreamSource): SourceFile {
+  if (typeof source?.[Symbol.asyncIterator] !== 'function') {
+    const allowed = 'a QemuFile or an async iterable of Uint8Array chunks';
+    throw argumentError('MigrationReader', 'the source', allowed, source);
+  }
   if (source instanceof QemuFile) return { file: source, close: () => Promise.resolve() };
   const file = new QemuFile(chunksOf(source));
   return { file, close: () => file.close().then(noop, noop) };

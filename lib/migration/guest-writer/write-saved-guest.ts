@@ -1,3 +1,4 @@
+import { checkGuest } from '../saved-guest/check-guest.ts';
 import type { SavedGuest } from '../saved-guest/saved-guest.ts';
 import type { MigrationWriter } from '../writer/migration-writer.ts';
 import { GuestWriter, type StreamLayout } from './guest-writer.ts';
@@ -33,6 +34,7 @@ export async function writeSavedGuest(
   writer: MigrationWriter,
   options: WriteSavedGuestOptions = {},
 ): Promise<void> {
+  checkGuest('writeSavedGuest', 'guest', guest);
   const { layout = 'sequential', omitPages, mustDescribe = false, signal, onProgress } = options;
   const guestWriter = new GuestWriter(writer, layout, signal);
   const target = await guestWriter.begin(guest, guest.pages.blocks);

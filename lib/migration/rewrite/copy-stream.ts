@@ -1,4 +1,5 @@
 import { QemuFileError } from '../../contract/errors.ts';
+import { checkFile } from '../../qemu-file/check-file.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { quote } from '../../util/format.ts';
 import type { FoundDescription } from '../devices/find-vm-description.ts';
@@ -73,6 +74,8 @@ export async function copyStream(
   to: QemuFile,
   options: CopyOptions = {},
 ): Promise<CopyResult> {
+  checkFile('copyStream', 'from', from);
+  checkFile('copyStream', 'to', to);
   return new StreamCopy(from, to, options).run();
 }
 

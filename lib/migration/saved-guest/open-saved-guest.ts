@@ -1,3 +1,4 @@
+import { checkFile } from '../../qemu-file/check-file.ts';
 import { noop } from '../../util/noop.ts';
 import type { Unwrapped } from '../containers/unwrap.ts';
 import { openPositionedReads, type PositionedReads } from '../stream-pages/positioned-reads.ts';
@@ -46,6 +47,7 @@ export async function openSavedGuestWith(
   options: OpenSavedGuestOptions,
   follower: PassFollower | undefined,
 ): Promise<SavedGuest> {
+  checkFile('openSavedGuest', 'stream.file', stream?.file);
   let reads: PositionedReads | undefined;
   try {
     reads = await openPositionedReads(stream);

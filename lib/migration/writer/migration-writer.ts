@@ -3,6 +3,7 @@ import {
   RAM_CONTROL_ROUND,
   RAM_CONTROL_SETUP,
 } from '../../contract/constants.ts';
+import { checkFile } from '../../qemu-file/check-file.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import type { DeviceDescription, VmDescription } from '../format/device-types.ts';
 import type { Configuration, SectionKind } from '../format/events.ts';
@@ -92,6 +93,7 @@ export class MigrationWriter {
 
   /** @param file - The file to write to; its next byte is the stream's first. */
   constructor(file: QemuFile, options: WriterOptions = {}) {
+    checkFile('MigrationWriter', 'file', file);
     const { hasFooters = true, pageSize = DEFAULT_PAGE_SIZE, started = [] } = options;
     this.#outer = file;
     this.#file = file;

@@ -1,10 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { abortError, toQemuFileError } from '../../contract/errors.ts';
+import { checkGuest } from '../../migration/saved-guest/check-guest.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { noop } from '../../util/noop.ts';
 import { queryCapabilities } from '../migration-settings.ts';
 import { type DestinationFacts, readDestinationFacts } from '../preflight/destination-facts.ts';
 import { PrivateDirectory } from '../private-directory.ts';
+import { checkQmp } from '../qmp/check-qmp.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { QmpError } from '../qmp/qmp-error.ts';
 import { compareGuest } from './check-lazy.ts';
@@ -51,6 +53,8 @@ export async function recoverLazily(
   guest: SavedGuest,
   options: LazyRestoreOptions = {},
 ): Promise<LazyRestoreResult> {
+  checkQmp(OPERATION, qmp);
+  checkGuest(OPERATION, 'guest', guest);
   try {
     return await publishLazily(options, (observed) => recover(qmp, guest, observed));
   } catch (error) {

@@ -1,4 +1,5 @@
 import { abortError, type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
+import { checkGuest } from '../../migration/saved-guest/check-guest.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { noop } from '../../util/noop.ts';
 import {
@@ -9,6 +10,7 @@ import {
 } from '../migration-settings.ts';
 import { queryMigration } from '../migration-watch.ts';
 import { PrivateDirectory } from '../private-directory.ts';
+import { checkQmp } from '../qmp/check-qmp.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { QmpError } from '../qmp/qmp-error.ts';
 import type { QmpEvent } from '../qmp/qmp-events.ts';
@@ -71,6 +73,8 @@ export async function restoreLazily(
   guest: SavedGuest,
   options: LazyRestoreOptions = {},
 ): Promise<LazyRestoreResult> {
+  checkQmp('restoreLazily', qmp);
+  checkGuest('restoreLazily', 'guest', guest);
   return restoreLazilyInto(qmp, guest, options);
 }
 

@@ -341,7 +341,7 @@ async function openStream(
   signal: AbortSignal | undefined,
   timeoutMs: number,
 ): Promise<Duplex> {
-  if (typeof target === 'object' && 'pipe' in target) return target;
+  if (typeof target === 'object' && target !== null && 'pipe' in target) return target;
   const address = typeof target === 'string' ? { path: target } : target;
   return connectSocket(address, { signal, timeoutMs: timeoutMs > 0 ? timeoutMs : undefined });
 }

@@ -8,6 +8,7 @@ import type { Unwrapped } from '../../migration/containers/unwrap.ts';
 import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
 import { reopenSound } from '../../migration/verify/sound-streams.ts';
 import { verifyStream } from '../../migration/verify/verify.ts';
+import { checkFile } from '../../qemu-file/check-file.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { relay } from '../../relay/relay.ts';
 import { noop } from '../../util/noop.ts';
@@ -19,6 +20,7 @@ import { readDestinationFacts } from '../preflight/destination-facts.ts';
 import { compareWithDestination, type StreamFacts } from '../preflight/preflight.ts';
 import { PrivateDirectory } from '../private-directory.ts';
 import { publishSteps } from '../publish.ts';
+import { checkQmp } from '../qmp/check-qmp.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { holdLastByte } from './hold-last-byte.ts';
 import { checkPacked, openPacked, type Sent, sendPacked } from './load-packed.ts';
@@ -75,6 +77,8 @@ async function restoreFrom(
   source: QemuFile,
   options: RestoreOptions,
 ): Promise<RestoreResult> {
+  checkQmp('restoreVm', qmp);
+  checkFile('restoreVm', 'source', source);
   const restore = new Restore(qmp, options);
   try {
     return await restore.run(source);

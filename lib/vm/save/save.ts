@@ -1,4 +1,5 @@
 import { type Listener, listenSocket } from '../../../adapters/socket/listen/listen.ts';
+import { checkMethods } from '../../contract/argument-error.ts';
 import { channels } from '../../contract/diagnostics-channels.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import { onAbort, waitForPromise } from '../../contract/wait-for.ts';
@@ -10,6 +11,7 @@ import { type ChangedSettings, changeSettings } from '../migration-settings.ts';
 import { type MigrationInfo, MigrationWatch, settledRunState } from '../migration-watch.ts';
 import { PrivateDirectory } from '../private-directory.ts';
 import { publishSteps } from '../publish.ts';
+import { checkQmp } from '../qmp/check-qmp.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { mappedRamSink } from './mapped-ram-sink.ts';
 import { SaveCheck } from './save-check.ts';
@@ -69,7 +71,11 @@ export function saveVm(
   return publishSteps(channels.vmSave, options, (observed) => saveInto(qmp, sink, observed));
 }
 
+const SINK = { methods: ['on', 'write', 'destroy'], allowed: 'a QemuFile or a Writable' };
+
 async function saveInto(qmp: QmpClient, sink: VmSink, options: SaveOptions): Promise<SaveResult> {
+  checkQmp('saveVm', qmp);
+  checkMethods('saveVm', 'sink', SINK, sink);
   // `saveVm` rejects with the error of the sink; without a listener it would end the process.
   sink.on('error', noop);
   let to: QemuFile | undefined;

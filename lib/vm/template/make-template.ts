@@ -2,11 +2,13 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { openTo } from '../../../adapters/open.ts';
+import { checkString } from '../../contract/argument-error.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import {
   writerOptionsOf,
   writeSavedGuest,
 } from '../../migration/guest-writer/write-saved-guest.ts';
+import { checkGuest } from '../../migration/saved-guest/check-guest.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../migration/writer/migration-writer.ts';
 import { loadDigest } from '../../util/digest.ts';
@@ -57,6 +59,8 @@ export async function makeTemplate(
   directory: string,
   options: TemplateOptions = {},
 ): Promise<Template> {
+  checkGuest('makeTemplate', 'guest', guest);
+  checkString('makeTemplate', 'directory', directory);
   const machine = guest.configuration?.machine;
   if (machine === undefined) {
     throw templateError('ENOTSUP', 'the stream does not name its machine type, as before QEMU 2.4');

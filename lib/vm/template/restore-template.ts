@@ -1,8 +1,10 @@
 import { type Stats, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { openFrom } from '../../../adapters/open.ts';
+import { checkString } from '../../contract/argument-error.ts';
 import { QemuFileError } from '../../contract/errors.ts';
 import { quote, shellWord } from '../../util/format.ts';
+import { checkQmp } from '../qmp/check-qmp.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
 import { QmpError } from '../qmp/qmp-error.ts';
 import { restoreVm } from '../restore/restore.ts';
@@ -45,6 +47,8 @@ export async function restoreTemplate(
   directory: string,
   options: RestoreTemplateOptions = {},
 ): Promise<RestoreResult> {
+  checkQmp('restoreTemplate', qmp);
+  checkString('restoreTemplate', 'directory', directory);
   const { verify, ...restore } = options;
   const root = resolve(directory);
   const template = await readTemplate(root);
