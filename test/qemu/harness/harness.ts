@@ -435,9 +435,10 @@ class QemuProcess {
 
   /** Gives the process some time to end by itself, ends it, and removes everything. */
   async end(patienceMs: number = 0): Promise<void> {
-    const timer = setTimeout(() => this.#child.kill('SIGKILL'), patienceMs);
+    // An interval also keeps this process until QEMU has ended.
+    const killing = setInterval(() => this.#child.kill('SIGKILL'), patienceMs);
     await this.ended;
-    clearTimeout(timer);
+    clearInterval(killing);
     for (const socket of this.#sockets) socket.destroy();
     this.dir.remove();
   }

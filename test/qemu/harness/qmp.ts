@@ -50,6 +50,7 @@ export class QmpClient {
 
   private constructor(child: ChildProcess, ended: Promise<Error>) {
     this.#child = child;
+    this.#setRef(false);
     child.on('message', (message) => this.#take(message as Message));
     void ended.then((error) => {
       this.#ended = error;
@@ -139,10 +140,21 @@ export class QmpClient {
     }
   }
 
+  /**
+   * Let QEMU keep this process from ending, which it does while a command waits for its answer: a QEMU that a
+   * failed test leaves must not keep it.
+   */
+  #setRef(isHeld: boolean): void {
+    const method = isHeld ? 'ref' : 'unref';
+    this.#child[method]();
+    this.#child.channel?.[method]();
+  }
+
   #answer(id: number, command: string): Promise<unknown> {
     if (this.#ended !== undefined) return Promise.reject(this.#ended);
     return new Promise((resolve, reject) => {
       this.#commands.set(id, { command, resolve, reject });
+      this.#setRef(true);
     });
   }
 
@@ -158,6 +170,7 @@ export class QmpClient {
     const pending = this.#commands.get(id);
     if (pending === undefined) return;
     this.#commands.delete(id);
+    if (this.#commands.size === 0) this.#setRef(false);
     const { error } = message;
     if (error === undefined) pending.resolve(message.return);
     else pending.reject(new QmpError(pending.command, error.class, error.desc));

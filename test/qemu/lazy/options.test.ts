@@ -161,7 +161,7 @@ for (const { version, skip, options } of QEMUS) {
         if (hasStarted && bytes > dataBytes(guest) / 2) death.abort();
       });
       const failing = restoreLazily(restored.qmp, dying, {
-        ...{ preempt: true, maxBandwidth: 8 << 20 },
+        ...{ preempt: true, maxBandwidth: 2 << 20 },
         signal: death.signal,
       });
       await assert.rejects(failing, /--recover/);
