@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { directoryStorage } from '../adapters/index.ts';
 import { fingerprintPages } from '../lib/snapshot/format/fingerprint.ts';
 import { SnapshotStore } from '../lib/snapshot/index.ts';
+import { bareGuest } from '../test/helpers/guests/saved-guest.ts';
 import { makeFolder } from './harness/folder.ts';
 import { Guest, timed, writeMemory } from './harness/guest.ts';
 import { MAIN } from './harness/paths.ts';
@@ -92,23 +93,14 @@ async function rowOfDepth(folder: string, pages: number, rounds: number): Promis
   const bytes = Buffer.alloc(pages * PAGE);
   for (let word = 0; word < bytes.length; word += 4)
     bytes.writeUInt32LE((word * 2654435761) % 2 ** 28, word);
-  const guest = {
-    configuration: null,
-    configurationBytes: null,
-    hasFooters: true,
-    ram: { sectionId: 2, instanceId: 0, versionId: 4 },
-    sections: [],
-    descriptionText: null,
-    pages: {
-      pageSize: PAGE,
-      blocks: [{ name: 'ram', usedLength: bytes.length, hostPageSize: null, address: null }],
-      extents: () => [{ at: 0, length: bytes.length }],
-      read: (_block: number, offset: number, target: Uint8Array) => {
-        target.set(bytes.subarray(offset, offset + target.length));
-      },
+  const guest = bareGuest({
+    pageSize: PAGE,
+    blocks: [{ name: 'ram', usedLength: bytes.length, hostPageSize: null, address: null }],
+    extents: () => [{ at: 0, length: bytes.length }],
+    read: (_block: number, offset: number, target: Uint8Array) => {
+      target.set(bytes.subarray(offset, offset + target.length));
     },
-    close: async () => {},
-  };
+  });
   await snapshots.writer('depth-0').writeGuest(guest);
   let parent = 'depth-0';
   for (let depth = 1; depth <= 50; depth++) {

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { type TestContext, test } from 'node:test';
-import { QemuFileError } from '../../lib/contract/errors.ts';
 import { SparseFile, temporarySparseFile } from '../../lib/extract/index.ts';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { failsAt } from '../helpers/errors.ts';
 
 const PAGE = 4096;
 
@@ -15,16 +15,6 @@ function read(store: SparseFile, at: number, length: number): Buffer {
   const target = Buffer.alloc(length, 0xee);
   store.read(at, target);
   return target;
-}
-
-function failsWith(code: string, operation: string, position?: number) {
-  return (error: unknown) => {
-    assert.ok(error instanceof QemuFileError);
-    assert.equal(error.code, code);
-    assert.equal(error.operation, operation);
-    if (position !== undefined) assert.equal(error.position, position);
-    return true;
-  };
 }
 
 type WriteArguments = [fd: number, bytes: Uint8Array, offset: number, size: number, at: number];
@@ -171,15 +161,15 @@ test('an error names the operation, file and position, and is kept as the failur
   const full = t.mock.method(fs, 'writeSync', () => {
     throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
   });
-  assert.throws(() => store.flush(), failsWith('ENOSPC', 'write', 8 * PAGE));
+  assert.throws(() => store.flush(), failsAt('ENOSPC', 'write', 8 * PAGE));
   assert.throws(() => store.write(0, Buffer.alloc(1)), /ENOSPC: write: cannot write file at byte/);
   assert.equal(store.failure?.position, 8 * PAGE);
   full.mock.mockImplementation(() => 0);
-  assert.throws(() => store.flush(), failsWith('EIO', 'write', 8 * PAGE));
+  assert.throws(() => store.flush(), failsAt('EIO', 'write', 8 * PAGE));
   t.mock.method(fs, 'readSync', () => {
     throw Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' });
   });
-  assert.throws(() => store.read(PAGE, Buffer.alloc(1)), failsWith('EIO', 'read', PAGE));
+  assert.throws(() => store.read(PAGE, Buffer.alloc(1)), failsAt('EIO', 'read', PAGE));
   store.close();
 });
 
@@ -207,6 +197,6 @@ test('a temporary file is private while it has a name', async (t) => {
 test('an error of creating a temporary file names the directory', async () => {
   await using directory = makeTempDir();
   const missing = directory.join('missing');
-  assert.throws(() => temporarySparseFile(missing), failsWith('ENOENT', 'open'));
+  assert.throws(() => temporarySparseFile(missing), failsAt('ENOENT', 'open'));
   assert.throws(() => temporarySparseFile(missing), new RegExp(missing));
 });

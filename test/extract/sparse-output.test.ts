@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { test } from 'node:test';
-import { QemuFileError } from '../../lib/contract/errors.ts';
 import { type SparseFile, SparseOutput, temporarySparseFile } from '../../lib/extract/index.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
+import { failsAt } from '../helpers/errors.ts';
 
 const PAGE = 4096;
 
@@ -11,16 +11,6 @@ function read(store: SparseFile, at: number, length: number): Buffer {
   const target = Buffer.alloc(length, 0xee);
   store.read(at, target);
   return target;
-}
-
-function failsWith(code: string, operation: string, position?: number) {
-  return (error: unknown) => {
-    assert.ok(error instanceof QemuFileError);
-    assert.equal(error.code, code);
-    assert.equal(error.operation, operation);
-    if (position !== undefined) assert.equal(error.position, position);
-    return true;
-  };
 }
 
 test('an output appears under its name when published: complete, private and of its length', async () => {
@@ -53,12 +43,9 @@ test('an output that was discarded, or whose writes failed, leaves no file', asy
   const full = t.mock.method(fs, 'writeSync', () => {
     throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
   });
-  assert.throws(
-    () => failed.store.write(0, Buffer.alloc(2 ** 20)),
-    failsWith('ENOSPC', 'write', 0),
-  );
+  assert.throws(() => failed.store.write(0, Buffer.alloc(2 ** 20)), failsAt('ENOSPC', 'write', 0));
   full.mock.restore();
-  await assert.rejects(failed.publish(2 ** 20), failsWith('ENOSPC', 'write', 0));
+  await assert.rejects(failed.publish(2 ** 20), failsAt('ENOSPC', 'write', 0));
 
   assert.deepEqual(fs.readdirSync(directory.path), ['core']);
   assert.equal(fs.readFileSync(directory.join('core'), 'utf8'), 'old');
@@ -70,10 +57,10 @@ test('an output replaces a file only if allowed, and the target of a link instea
   fs.symlinkSync('core', directory.join('link'));
   await assert.rejects(
     SparseOutput.create(directory.join('core'), { replace: false }),
-    failsWith('EEXIST', 'open'),
+    failsAt('EEXIST', 'open'),
   );
-  await assert.rejects(SparseOutput.create(directory.path), failsWith('ENOTSUP', 'open'));
-  await assert.rejects(SparseOutput.create(directory.join('a/b')), failsWith('ENOENT', 'open'));
+  await assert.rejects(SparseOutput.create(directory.path), failsAt('ENOTSUP', 'open'));
+  await assert.rejects(SparseOutput.create(directory.join('a/b')), failsAt('ENOENT', 'open'));
   const output = await SparseOutput.create(directory.join('link'));
   output.store.write(0, Buffer.from('new'));
   await output.publish(3);

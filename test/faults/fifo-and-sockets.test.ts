@@ -1,6 +1,5 @@
 // The peer of a FIFO or of a socket is missing, exits, or half-closes.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import net from 'node:net';
@@ -8,9 +7,10 @@ import { buffer } from 'node:stream/consumers';
 import { describe, test } from 'node:test';
 import { openFrom, openTo } from '../../adapters/index.ts';
 import { relay } from '../../lib/relay/relay.ts';
-import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
+import { makeTempDir } from '../helpers/cleanup.ts';
 import { Command, run } from '../helpers/command/command.ts';
 import { assertSays, put } from '../helpers/command/reading-command.ts';
+import { makeFifo } from '../helpers/files.ts';
 import { withoutLeaks } from '../helpers/leaks.ts';
 import { workedExample } from '../helpers/streams/stream-bytes.ts';
 import { portOf } from '../helpers/transports/sockets.ts';
@@ -18,11 +18,6 @@ import { until, within } from '../helpers/until.ts';
 
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;
-
-function makeFifo(dir: TempDir, name = 'fifo'): string {
-  execFileSync('mkfifo', [dir.join(name)]);
-  return dir.join(name);
-}
 
 /** Waits until a process has a descriptor of a file. */
 async function opened(pid: number | undefined, path: string): Promise<void> {

@@ -7,8 +7,9 @@ import { deflateSync } from 'node:zlib';
 import fc from 'fast-check';
 import type { MigrationEvent } from '../../lib/migration/format/events.ts';
 import { recordings, unpack } from '../fixtures/recording.ts';
+import { turn } from '../helpers/bytes.ts';
 import { readStream } from '../helpers/reading/read-stream.ts';
-import { readHostile, turn } from '../helpers/streams/hostile.ts';
+import { readHostile } from '../helpers/streams/hostile.ts';
 import { below, chanceOf, mutate, oneOf, partAtRandom } from '../helpers/streams/mutate.ts';
 import { smallStreams } from '../helpers/streams/small-streams.ts';
 import {

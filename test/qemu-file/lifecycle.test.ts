@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import net from 'node:net';
 import * as nodeStream from 'node:stream';
 import { addAbortSignal, Duplex, PassThrough, Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
 import { finished, pipeline } from 'node:stream/promises';
 import { describe, test } from 'node:test';
 import tls from 'node:tls';
@@ -22,12 +23,6 @@ const { compose } = nodeStream as unknown as { compose: (...streams: Duplex[]) =
 function filePair(options?: QemuFileOptions): [QemuFile, QemuFile] {
   const [a, b] = memoryPair();
   return [new QemuFile(a, options), new QemuFile(b, options)];
-}
-
-async function collect(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of stream) chunks.push(chunk);
-  return Buffer.concat(chunks);
 }
 
 /** A file that delivers `bytes`, and one whose bytes `contents()` returns. */
@@ -89,7 +84,7 @@ describe('pipe() and pipeline()', () => {
       const here = new QemuFile(socketOps(client));
       const there = new QemuFile(socketOps(peer));
       const echoed = pipeline(there, new PassThrough(), there);
-      const back = collect(here);
+      const back = buffer(here);
       await pipeline(Readable.from([payload]), here);
       assert.deepEqual(await back, payload);
       await echoed;
@@ -102,7 +97,7 @@ describe('pipe() and pipeline()', () => {
     const key = Buffer.alloc(32, 7);
     const iv = Buffer.alloc(16, 9);
     const target = new PassThrough();
-    const result = collect(target);
+    const result = buffer(target);
     await Promise.all([
       pipeline(
         Readable.from([payload]),
@@ -144,7 +139,7 @@ describe('pipe() and pipeline()', () => {
     // Nobody reads on: the connection, our high-water mark and the source's own buffer are all there is.
     for (let i = 0; i < 50; i++) await new Promise(setImmediate);
     assert.ok(produced < 10 * 65_536, `${produced} bytes were produced for a reader that waits`);
-    assert.equal((await collect(there)).length, 100 * 65_536);
+    assert.equal((await buffer(there)).length, 100 * 65_536);
     await writing;
     await Promise.all([here.close(), there.close()]);
   });
@@ -157,7 +152,7 @@ describe("Node's other stream helpers", () => {
     composed.end(payload);
     await finished(target.file);
     assert.deepEqual(
-      await collect(Readable.from([target.contents()]).pipe(createGunzip())),
+      await buffer(Readable.from([target.contents()]).pipe(createGunzip())),
       payload,
     );
   });
@@ -174,9 +169,9 @@ describe("Node's other stream helpers", () => {
   test('for await ends at the end and leaves the put half alone', async () => {
     const [here, there] = filePair();
     here.end('question');
-    assert.equal((await collect(there)).toString(), 'question');
+    assert.equal((await buffer(there)).toString(), 'question');
     there.end('answer');
-    assert.equal((await collect(here)).toString(), 'answer');
+    assert.equal((await buffer(here)).toString(), 'answer');
     await Promise.all([here.close(), there.close()]);
   });
 
@@ -258,16 +253,16 @@ describe("Node's other stream helpers", () => {
     const writer = out.writable.getWriter();
     await writer.write(payload.subarray(0, 1000));
     const closing = writer.close();
-    assert.deepEqual(await collect(there), payload.subarray(0, 1000));
+    assert.deepEqual(await buffer(there), payload.subarray(0, 1000));
     there.end('back');
-    assert.equal((await collect(out.readable)).toString(), 'back');
+    assert.equal((await buffer(out.readable)).toString(), 'back');
     await closing;
     await Promise.all([here.close(), there.close()]);
   });
 
   test('Readable.toWeb() and Duplex.toWeb() of Node take a file', async () => {
-    assert.deepEqual(await collect(Readable.toWeb(source(payload))), payload);
-    assert.deepEqual(await collect(Duplex.toWeb(source(payload)).readable), payload);
+    assert.deepEqual(await buffer(Readable.toWeb(source(payload))), payload);
+    assert.deepEqual(await buffer(Duplex.toWeb(source(payload)).readable), payload);
   });
 
   test("asNodeDuplex() returns an instance of Node's Duplex that ends and fails with the file", async () => {
@@ -276,9 +271,9 @@ describe("Node's other stream helpers", () => {
     assert.ok(duplex instanceof Duplex);
     assert.ok(!(here instanceof Duplex));
     duplex.end('there');
-    assert.equal((await collect(there)).toString(), 'there');
+    assert.equal((await buffer(there)).toString(), 'there');
     there.end('and back');
-    assert.equal((await collect(duplex)).toString(), 'and back');
+    assert.equal((await buffer(duplex)).toString(), 'and back');
     await there.close();
 
     const failing = asNodeDuplex(new QemuFile({ writevBuffer: () => -32 }, { readable: false }));
@@ -290,7 +285,7 @@ describe("Node's other stream helpers", () => {
     const bytes = Buffer.alloc(3_000_000, 'backpressure');
     const [here, there] = filePair();
     const duplex = asNodeDuplex(here);
-    const arrived = collect(there);
+    const arrived = buffer(there);
     await pipeline(
       Readable.from([bytes.subarray(0, 1_000_000), bytes.subarray(1_000_000)]),
       duplex,
@@ -301,7 +296,7 @@ describe("Node's other stream helpers", () => {
     duplex.end();
     assert.ok((await arrived).equals(bytes));
     there.end(bytes);
-    assert.ok((await collect(duplex)).equals(bytes));
+    assert.ok((await buffer(duplex)).equals(bytes));
   });
 
   test('asNodeDuplex() closes with its file, whichever is closed and how, and no process ends', async () => {
@@ -353,7 +348,7 @@ describe('typed access and the stream side of one file', () => {
         );
         const file = new QemuFile({ getBuffer: () => chunks.shift() ?? 0 });
         for (let i = 0; i < header; i++) assert.equal(await file.readByte(), i);
-        assert.deepEqual(await collect(file.pipe(new PassThrough())), bytes.subarray(header));
+        assert.deepEqual(await buffer(file.pipe(new PassThrough())), bytes.subarray(header));
       }
     });
   }
@@ -427,7 +422,7 @@ describe('one socket', () => {
     const here = new QemuFile(socketOps(client));
     const there = new QemuFile(socketOps(peer));
     here.end('one way');
-    assert.equal((await collect(there)).toString(), 'one way');
+    assert.equal((await buffer(there)).toString(), 'one way');
     there.putBe32(42);
     await there.flush();
     assert.equal(await here.readBe32(), 42);

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { buffer } from 'node:stream/consumers';
 import { describe, test } from 'node:test';
 import { verifyStream } from '../../lib/migration/verify/verify.ts';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
@@ -67,12 +68,6 @@ function fileOver(bytes: Buffer, size = 50_000): QemuFile {
   });
 }
 
-async function readAll(file: QemuFile): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of file) chunks.push(chunk);
-  return Buffer.concat(chunks);
-}
-
 describe('rebaseMappedRam', () => {
   for (const [from, to] of [
     [0, 65_536],
@@ -81,7 +76,7 @@ describe('rebaseMappedRam', () => {
     [0, 0],
   ] as const) {
     test(`writes a stream from offset ${from} as QEMU writes it at ${to}`, async () => {
-      const moved = await readAll(rebaseMappedRam(fileOver(mappedAt(from)), from, to));
+      const moved = await buffer(rebaseMappedRam(fileOver(mappedAt(from)), from, to));
       assert.ok(moved.equals(mappedAt(to)));
     });
   }
@@ -92,13 +87,13 @@ describe('rebaseMappedRam', () => {
       Buffer.from('something else'),
       Buffer.alloc(0),
     ]) {
-      assert.deepEqual(await readAll(rebaseMappedRam(fileOver(bytes, 3), 0, 512)), bytes);
+      assert.deepEqual(await buffer(rebaseMappedRam(fileOver(bytes, 3), 0, 512)), bytes);
     }
   });
 
   test('fails for a stream that was written at another offset', async () => {
     const file = rebaseMappedRam(fileOver(mappedAt(4096)), 0, 65_536);
-    await assert.rejects(readAll(file), /said to be at \d+ of the file, not at \d+/);
+    await assert.rejects(buffer(file), /said to be at \d+ of the file, not at \d+/);
   });
 
   test('finds out without consuming a byte whether a stream has mapped-ram', async () => {
@@ -112,10 +107,10 @@ describe('rebaseMappedRam', () => {
   const name = 'q10-mapped-ram-offset.file.gz';
   test('moves the file of a QEMU so that it reads the same', { skip: !corpus(name) }, async () => {
     const bytes = corpusBytes(name).subarray(65_536);
-    const moved = await readAll(rebaseMappedRam(fileOver(bytes, 262_144), 65_536, 512));
+    const moved = await buffer(rebaseMappedRam(fileOver(bytes, 262_144), 65_536, 512));
     const { faults, warnings } = await verifyStream(fileOver(moved, 262_144), { fileOffset: 512 });
     assert.deepEqual([faults, warnings], [[], []]);
-    const back = await readAll(rebaseMappedRam(fileOver(moved, 262_144), 512, 65_536));
+    const back = await buffer(rebaseMappedRam(fileOver(moved, 262_144), 512, 65_536));
     assert.ok(back.equals(bytes));
   });
 });

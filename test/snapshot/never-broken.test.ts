@@ -5,6 +5,7 @@ import { directoryStorage, memoryStorage, type ObjectStorage } from '../../adapt
 import { QemuFileError } from '../../lib/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
+import { fails } from '../helpers/errors.ts';
 import { MadeGuest, memoryDigest, PAGE } from '../helpers/guests/made-guest.ts';
 import { mountSmallDisk, requireSmallDisk } from '../helpers/storage/small-disk.ts';
 
@@ -43,14 +44,6 @@ function plain(storage: ObjectStorage): ObjectStorage {
   });
 }
 
-function isCode(code: string): (error: unknown) => true {
-  return (error) => {
-    assert.ok(error instanceof QemuFileError, String(error));
-    assert.equal(error.code, code, error.message);
-    return true;
-  };
-}
-
 async function assertWhole(store: SnapshotStore): Promise<string[]> {
   const { damage } = await store.fsck({ deep: true });
   assert.deepEqual(
@@ -84,7 +77,7 @@ describe('a writer of a child', () => {
           assert.deepEqual(await assertWhole(store), ['base', 'child']);
           if (left >= 0) break;
         } catch (error) {
-          isCode(code)(error);
+          fails(code)(error);
           const names = await assertWhole(store);
           assert.ok(names.includes('base'));
         }
@@ -101,7 +94,7 @@ describe('a writer of a child', () => {
       signal: controller.signal,
       onProgress: () => controller.abort(),
     });
-    await assert.rejects(writer.writeGuest(CHILD), isCode('ECANCELED'));
+    await assert.rejects(writer.writeGuest(CHILD), fails('ECANCELED'));
     assert.deepEqual(await assertWhole(store), ['base']);
   });
 
@@ -114,7 +107,7 @@ describe('a writer of a child', () => {
         if (key.startsWith(prefix)) throw new QemuFileError('ECANCELED', 'aborted');
       };
       const store = new SnapshotStore(prefix === 'claims/' ? plain(storage) : storage);
-      await assert.rejects(store.writer('base').writeGuest(BASE), isCode('ECANCELED'));
+      await assert.rejects(store.writer('base').writeGuest(BASE), fails('ECANCELED'));
       for await (const { key } of storage.list(prefix)) assert.fail(`${key} stays`);
     });
   }
@@ -123,10 +116,10 @@ describe('a writer of a child', () => {
     const store = new SnapshotStore(memoryStorage());
     await assert.rejects(
       store.writer('child', { parent: 'base' }).writeGuest(CHILD),
-      isCode('ENOENT'),
+      fails('ENOENT'),
     );
     await store.writer('base').writeGuest(BASE);
-    await assert.rejects(store.writer('base').writeGuest(CHILD), isCode('EEXIST'));
+    await assert.rejects(store.writer('base').writeGuest(CHILD), fails('EEXIST'));
     await store.writer('base', { replace: true, parent: 'base' }).writeGuest(CHILD);
     const [info] = await store.list();
     assert.equal(info?.parent, null);
@@ -172,7 +165,7 @@ test('two writers of children of one parent, which is removed and collected mean
     const names: string[] = [];
     for (const [at, result] of (await writing).entries()) {
       if (result.status === 'fulfilled') names.push(['child', 'other'][at] as string);
-      else isCode('ENOENT')(result.reason);
+      else fails('ENOENT')(result.reason);
     }
     assert.deepEqual(await assertWhole(third as SnapshotStore), names);
     await third?.gc({ graceMs: 0 });
@@ -196,7 +189,7 @@ describe('two writers of one name', () => {
         ]);
         const failures = results.filter(({ status }) => status === 'rejected');
         assert.equal(failures.length, 1);
-        isCode('EEXIST')((failures[0] as PromiseRejectedResult).reason);
+        fails('EEXIST')((failures[0] as PromiseRejectedResult).reason);
         assert.deepEqual(await assertWhole(first), ['base', 'child']);
       }
     });
@@ -238,7 +231,7 @@ test('of two writers of one name in a directory without hard links, one succeeds
     );
     const failures = results.filter(({ status }) => status === 'rejected');
     assert.equal(failures.length, 1);
-    isCode('EEXIST')((failures[0] as PromiseRejectedResult).reason);
+    fails('EEXIST')((failures[0] as PromiseRejectedResult).reason);
     assert.deepEqual(await assertWhole(stores[0] as SnapshotStore), ['one']);
   }
 });
@@ -253,7 +246,7 @@ describe('a full disk', { skip: requireSmallDisk() }, () => {
       const big = new MadeGuest(1000).fill(0, 900, 'big');
       await assert.rejects(
         store.writer('big', { parent: 'base' }).writeGuest(big),
-        isCode('ENOSPC'),
+        fails('ENOSPC'),
       );
       rmSync(disk.join('fill'));
       assert.deepEqual(await assertWhole(store), ['base']);
@@ -293,7 +286,7 @@ describe('garbage', () => {
     const store = new SnapshotStore(storage);
     await store.writer('base').writeGuest(BASE);
     await storage.put('snapshots/base', [Buffer.from('x')]);
-    await assert.rejects(store.gc({ graceMs: 0 }), isCode('EBADMSG'));
+    await assert.rejects(store.gc({ graceMs: 0 }), fails('EBADMSG'));
     assert.equal((await store.fsck()).objects, 3);
   });
 });

@@ -9,7 +9,7 @@ import { firmware, type GuestProgram, memoryProblems } from '../qemu/harness/gue
 import { type Qemu, startQemu } from '../qemu/harness/harness.ts';
 import { findQemu10 } from '../qemu/harness/qemu10.ts';
 import { dirtied } from './migrations.ts';
-import type { Outcome } from './outcome.ts';
+import { attempt, type Outcome } from './outcome.ts';
 
 const MIB = 1 << 20;
 
@@ -45,12 +45,7 @@ export async function randomLazyRestore(chance: Chance): Promise<Outcome> {
     afterMs: below(Math.ceil((1000 * pattern) / limit), chance),
   };
   if (below(3, chance) === 0) plan.args.push('--preempt');
-  const what = JSON.stringify(plan);
-  try {
-    return { what, how: await carryOut(plan) };
-  } catch (error) {
-    throw new Error(`${what}: ${String(error)}`, { cause: error });
-  }
+  return attempt(JSON.stringify(plan), () => carryOut(plan));
 }
 
 async function carryOut(plan: Plan): Promise<string> {

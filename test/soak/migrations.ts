@@ -8,7 +8,7 @@ import { memoryProblems } from '../qemu/harness/guest.ts';
 import type { MigrationSettings } from '../qemu/harness/harness.ts';
 import { findQemu10 } from '../qemu/harness/qemu10.ts';
 import { qemu10, type Scenario, type ScenarioOptions, scenario } from '../qemu/harness/scenario.ts';
-import type { Outcome } from './outcome.ts';
+import { attempt, type Outcome } from './outcome.ts';
 
 const MIB = 1 << 20;
 
@@ -37,13 +37,9 @@ interface Plan {
 /** Runs one migration and asserts that the guest is where it must be, unharmed. */
 export async function randomMigration(chance: Chance): Promise<Outcome> {
   const plan = planOf(chance);
-  const { options, mishap, at } = plan;
+  const { options } = plan;
   const what = JSON.stringify({ ...plan, options: { ...options, qemu: undefined } });
-  try {
-    return { what, how: await carryOut(plan) };
-  } catch (error) {
-    throw new Error(`${mishap} at ${at}: ${what}: ${String(error)}`, { cause: error });
-  }
+  return attempt(what, () => carryOut(plan));
 }
 
 function planOf(chance: Chance): Plan {

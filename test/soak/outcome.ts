@@ -5,3 +5,12 @@ export interface Outcome {
   /** How it ended, in words that are counted. */
   how: string;
 }
+
+/** Carry out a trial; an error names what was tried. */
+export async function attempt(what: string, carryOut: () => Promise<string>): Promise<Outcome> {
+  try {
+    return { what, how: await carryOut() };
+  } catch (error) {
+    throw new Error(`${what}: ${String(error)}`, { cause: error });
+  }
+}

@@ -9,7 +9,7 @@ import { firmware, type GuestProgram, memoryProblems } from '../qemu/harness/gue
 import { type Qemu, startQemu } from '../qemu/harness/harness.ts';
 import { findQemu10 } from '../qemu/harness/qemu10.ts';
 import { dirtied } from './migrations.ts';
-import type { Outcome } from './outcome.ts';
+import { attempt, type Outcome } from './outcome.ts';
 
 const MIB = 1 << 20;
 
@@ -46,12 +46,7 @@ export async function randomSave(chance: Chance): Promise<Outcome> {
   };
   if (below(2, chance) === 0) plan.args.push('--compress', oneOf(['gzip', 'zstd'], chance));
   if (limit !== undefined) plan.args.push('--max-bandwidth', `${limit}MiB`);
-  const what = JSON.stringify(plan);
-  try {
-    return { what, how: await carryOut(plan) };
-  } catch (error) {
-    throw new Error(`${what}: ${String(error)}`, { cause: error });
-  }
+  return attempt(JSON.stringify(plan), () => carryOut(plan));
 }
 
 async function carryOut(plan: Plan): Promise<string> {

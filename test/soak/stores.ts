@@ -10,7 +10,7 @@ import { makeTempDir } from '../helpers/cleanup.ts';
 import { MadeGuest, memoryDigest } from '../helpers/guests/made-guest.ts';
 import { guestToWrite } from '../helpers/storage/writer-to-kill.ts';
 import { below, type Chance, oneOf } from '../helpers/streams/mutate.ts';
-import type { Outcome } from './outcome.ts';
+import { attempt, type Outcome } from './outcome.ts';
 
 const WRITER = fileURLToPath(new URL('../helpers/storage/writer-to-kill.ts', import.meta.url));
 const STEPS = ['write', 'write', 'killed writer', 'remove', 'collect garbage', 'copy'] as const;
@@ -20,12 +20,7 @@ const PAGES = 400;
 /** Change a store by random steps and assert that each name holds what was written under it. */
 export async function randomStore(chance: Chance): Promise<Outcome> {
   const steps = Array.from({ length: 3 + below(8, chance) }, () => oneOf(STEPS, chance));
-  const what = steps.join(', ');
-  try {
-    return { what, how: await carryOut(steps, chance) };
-  } catch (error) {
-    throw new Error(`${what}: ${String(error)}`, { cause: error });
-  }
+  return attempt(steps.join(', '), () => carryOut(steps, chance));
 }
 
 async function carryOut(steps: readonly (typeof STEPS)[number][], chance: Chance): Promise<string> {

@@ -3,14 +3,14 @@ import assert from 'node:assert/strict';
 import { closeSync, openSync, readSync, statSync, truncateSync, writeSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { makeTempDir, type TempDir } from '../helpers/cleanup.ts';
-import { Command, run } from '../helpers/command/command.ts';
+import { Command, run, runWell } from '../helpers/command/command.ts';
 import { below, type Chance, oneOf } from '../helpers/streams/mutate.ts';
 import { until } from '../helpers/until.ts';
 import { firmware, type GuestProgram, memoryProblems } from '../qemu/harness/guest.ts';
 import { type Qemu, type QemuOptions, startQemu } from '../qemu/harness/harness.ts';
 import { findQemu10 } from '../qemu/harness/qemu10.ts';
 import { dirtied } from './migrations.ts';
-import type { Outcome } from './outcome.ts';
+import { attempt, type Outcome } from './outcome.ts';
 
 const MIB = 1 << 20;
 
@@ -60,12 +60,7 @@ export async function randomTemplate(chance: Chance): Promise<Outcome> {
     at: chance(),
     afterMs: below(30, chance),
   };
-  const what = JSON.stringify(plan);
-  try {
-    return { what, how: await carryOut(plan) };
-  } catch (error) {
-    throw new Error(`${what}: ${String(error)}`, { cause: error });
-  }
+  return attempt(JSON.stringify(plan), () => carryOut(plan));
 }
 
 async function carryOut(plan: Plan): Promise<string> {
@@ -121,9 +116,9 @@ async function make(dir: TempDir, plan: Plan): Promise<Template> {
     await source.migrate(socket, { parameters: { 'max-bandwidth': 2 ** 40 } });
   } else {
     const to = plan.form === 'store' ? `store:${dir.join('store')}#guest` : dir.join('vm.mig');
-    await succeed(['save', '--qmp', dir.join('source.qmp'), to]);
+    await runWell('save', '--qmp', dir.join('source.qmp'), to);
     const mapped = dir.join('mapped.mig');
-    if (plan.form === 'mapped-ram') await succeed(['convert', to, mapped, '--layout', plan.form]);
+    if (plan.form === 'mapped-ram') await runWell('convert', to, mapped, '--layout', plan.form);
     making = command(plan.form === 'mapped-ram' ? mapped : to);
   }
   const { code, stdout, stderr } = await making.ended();
@@ -131,11 +126,6 @@ async function make(dir: TempDir, plan: Plan): Promise<Template> {
   const made = JSON.parse(stdout.toString()) as { arguments: string[]; blocks: { name: string }[] };
   const files = made.blocks.map(({ name }) => `${path}/ram/${name}`);
   return { path, arguments: made.arguments, files: [...files, `${path}/state.mig`] };
-}
-
-async function succeed(args: readonly string[]): Promise<void> {
-  const { code, stderr } = await run(args);
-  assert.equal(code, 0, stderr);
 }
 
 async function startClone(
@@ -163,7 +153,7 @@ function start(
 }
 
 async function restore({ monitor }: Clone, { path }: Template, mustRead: boolean): Promise<void> {
-  await succeed(['restore', '--qmp', monitor, path, ...(mustRead ? ['--verify'] : [])]);
+  await runWell('restore', '--qmp', monitor, path, ...(mustRead ? ['--verify'] : []));
 }
 
 /** Damage a file of the template; the next clone is refused, and its QEMU still waits. */

@@ -5,6 +5,8 @@ import { type TestContext, test } from 'node:test';
 import { fdOps } from '../../../adapters/file/fd.ts';
 import { InlineReads } from '../../../adapters/file/inline-reads.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { injectedError } from '../../helpers/errors.ts';
+import { isOpen } from '../../helpers/files.ts';
 import {
   collect,
   isSettled,
@@ -25,21 +27,13 @@ function openNew(directory: TempDir, content: Uint8Array = new Uint8Array(0)): n
   return fs.openSync(directory.join('file'), 'r+');
 }
 
-function isOpen(fd: number): boolean {
-  return fs.existsSync(`/proc/self/fd/${fd}`);
-}
-
-function errno(code: string): NodeJS.ErrnoException {
-  return Object.assign(new Error(`${code}: injected`), { code });
-}
-
 /** Replace fs.writev: each call writes at most the given number of bytes, or fails. */
 function faultyWritev(t: TestContext, ...faults: (number | string)[]): { calls: number } {
   const real = fs.writev;
   const seen = { calls: 0 };
   const faulty = (fd: number, buffers: Uint8Array[], at: number | null, done: WritevDone) => {
     const fault = faults[seen.calls++];
-    if (typeof fault === 'string') setImmediate(done, errno(fault), 0);
+    if (typeof fault === 'string') setImmediate(done, injectedError(fault), 0);
     else if (fault === undefined) real(fd, buffers, at, done);
     else if (fault === 0) setImmediate(done, null, 0);
     else real(fd, [Buffer.concat(buffers).subarray(0, fault)], at, done);
@@ -55,7 +49,7 @@ function faultyRead(t: TestContext, ...codes: string[]): void {
   const faulty = (...args: unknown[]) => {
     const code = codes[calls++];
     if (code === undefined) real(...args);
-    else setImmediate(args.at(-1) as ReadDone, errno(code), 0);
+    else setImmediate(args.at(-1) as ReadDone, injectedError(code), 0);
   };
   t.mock.method(fs, 'read', faulty as typeof fs.read);
 }
@@ -263,12 +257,12 @@ test('completes short writes and retries in blocking mode', async (t) => {
   const real = { write: fs.writevSync, read: fs.readSync as (...args: unknown[]) => number };
   let writes = 0;
   t.mock.method(fs, 'writevSync', (fd: number, buffers: Uint8Array[], at?: number) => {
-    if (writes++ % 2 === 0) throw errno('EAGAIN');
+    if (writes++ % 2 === 0) throw injectedError('EAGAIN');
     return real.write(fd, [Buffer.concat(buffers).subarray(0, 3)], at);
   });
   let reads = 0;
   const faulty = (...args: unknown[]) => {
-    if (reads++ === 0) throw errno('EINTR');
+    if (reads++ === 0) throw injectedError('EINTR');
     return real.read(...args);
   };
   t.mock.method(fs, 'readSync', faulty as typeof fs.readSync);
@@ -440,7 +434,7 @@ test('reports a failing close', async (t) => {
   const fd = openNew(directory);
   const ops = fdOps(fd);
   t.mock.method(fs, 'close', ((_fd: number, done: (error: Error) => void) => {
-    setImmediate(done, errno('EIO'));
+    setImmediate(done, injectedError('EIO'));
   }) as typeof fs.close);
   await assert.rejects(ops.close(), { code: 'EIO', operation: 'close' });
   t.mock.restoreAll();
@@ -486,7 +480,7 @@ test('takes the size of a block device from sysfs, in sectors of 512 bytes', asy
   assert.equal(ops.setOffset?.(0, 'end'), 4096);
   assert.equal(readFile.mock.calls[0]?.arguments[0], '/sys/dev/block/253:74565/size');
   readFile.mock.mockImplementation(() => {
-    throw errno('ENOENT');
+    throw injectedError('ENOENT');
   });
   assert.throws(() => ops.setOffset?.(0, 'end'), {
     code: 'ENOTSUP',
@@ -544,7 +538,7 @@ test('a read that waits for the next turn of the event loop keeps the descriptor
     const failing =
       outcome === 'error'
         ? t.mock.method(fs, 'readSync', () => {
-            throw errno('EIO');
+            throw injectedError('EIO');
           })
         : undefined;
     const closing = ops.close();

@@ -7,6 +7,8 @@ import { type TestContext, test } from 'node:test';
 import { openFd, type PathWriteOps } from '../../../adapters/file/open-file.ts';
 import { openPath } from '../../../adapters/open-path.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { injectedError } from '../../helpers/errors.ts';
+import { modeOf } from '../../helpers/files.ts';
 import {
   collect,
   pattern,
@@ -15,10 +17,6 @@ import {
   rejectsWith,
 } from '../../helpers/transports/backend.ts';
 import { conformance } from '../ops-conformance.ts';
-
-function errno(code: string): NodeJS.ErrnoException {
-  return Object.assign(new Error(`${code}: injected`), { code });
-}
 
 async function write(ops: PathWriteOps, text: string): Promise<void> {
   assert.equal(await ops.writevBuffer([Buffer.from(text)], 0), text.length);
@@ -32,10 +30,6 @@ function contentOf(path: string): string {
   return fs.readFileSync(path, 'latin1');
 }
 
-function modeOf(path: string): number {
-  return fs.statSync(path).mode & 0o7777;
-}
-
 function countFds(): number {
   return fs.readdirSync('/proc/self/fd').length;
 }
@@ -43,7 +37,7 @@ function countFds(): number {
 /** Makes a function of fs, or of fs.promises, fail. */
 function failing(t: TestContext, name: 'fsync' | 'writev' | 'open', code: string): void {
   t.mock.method(fs, name, (...args: unknown[]) => {
-    setImmediate(args.at(-1) as (error: Error) => void, errno(code));
+    setImmediate(args.at(-1) as (error: Error) => void, injectedError(code));
   });
 }
 
@@ -253,7 +247,7 @@ test('fails to close, and leaves the old file, when the new one cannot be made d
 test('fails to close, and removes the temporary file, when the rename fails', async (t) => {
   await using directory = makeTempDir();
   const ops = await openFd(directory.join('file'), { direction: 'write' });
-  t.mock.method(fs.promises, 'rename', () => Promise.reject(errno('EROFS')));
+  t.mock.method(fs.promises, 'rename', () => Promise.reject(injectedError('EROFS')));
   await assert.rejects(ops.close(), { code: 'EROFS', operation: 'close' });
   assert.deepEqual(list(directory), []);
 });
@@ -267,7 +261,7 @@ for (const [code, fails] of [
     const ops = await openFd(directory.join('file'), { direction: 'write' });
     const { fsync } = fs;
     t.mock.method(fs, 'fsync', (fd: number, done: fs.NoParamCallback) => {
-      if (fs.fstatSync(fd).isDirectory()) setImmediate(done, errno(code));
+      if (fs.fstatSync(fd).isDirectory()) setImmediate(done, injectedError(code));
       else fsync(fd, done);
     });
     if (fails) await rejectsWith(ops.close(), code);

@@ -3,6 +3,7 @@ import fs from 'node:fs';
 import { describe, type TestContext, test } from 'node:test';
 import { openFd } from '../../../adapters/file/open-file.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { injectedError } from '../../helpers/errors.ts';
 import { pattern, promised } from '../../helpers/transports/backend.ts';
 
 const BLOCK = 4096;
@@ -10,17 +11,13 @@ const MIB = 2 ** 20;
 
 type WritevDone = (error: NodeJS.ErrnoException | null, written: number) => void;
 
-function errno(code: string): NodeJS.ErrnoException {
-  return Object.assign(new Error(`${code}: injected`), { code });
-}
-
 /** Replace fs.writev by one that follows a plan, call by call: write at most so many bytes, or fail. */
 function plannedWritev(t: TestContext, ...plan: (number | string)[]): { calls: number } {
   const real = fs.writev;
   const seen = { calls: 0 };
   const planned = (fd: number, buffers: Uint8Array[], at: number | null, done: WritevDone) => {
     const step = plan[seen.calls++];
-    if (typeof step === 'string') setImmediate(done, errno(step), 0);
+    if (typeof step === 'string') setImmediate(done, injectedError(step), 0);
     else if (step === undefined) real(fd, buffers, at, done);
     else if (step === 0) setImmediate(done, null, 0);
     else real(fd, [Buffer.concat(buffers).subarray(0, step)], at, done);
@@ -266,7 +263,7 @@ describe('a new file with faults', () => {
     const ops = await openFd(directory.join('file'), { direction: 'write' });
     await ops.writevBuffer([Buffer.alloc(2 * BLOCK)], 0);
     t.mock.method(fs, 'ftruncate', (_: number, __: number, done: (error: Error) => void) => {
-      setImmediate(done, errno('EFBIG'));
+      setImmediate(done, injectedError('EFBIG'));
     });
     await assert.rejects(ops.close(), { code: 'EFBIG', operation: 'close', position: 2 * BLOCK });
     assert.deepEqual(fs.readdirSync(directory.path), []);

@@ -10,6 +10,7 @@ import { openFifo } from '../../../adapters/pipe/fifo.ts';
 import { pipeOps } from '../../../adapters/pipe/pipe.ts';
 import type { QemuFileOps } from '../../../lib/contract/ops.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { isOpen, makeFifo } from '../../helpers/files.ts';
 import {
   collect,
   isSettled,
@@ -26,20 +27,11 @@ const { O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;
 const CHILD = fileURLToPath(new URL('../../helpers/transports/pipe-child.ts', import.meta.url));
 const MIB = 1024 * 1024;
 
-function makeFifo(directory: TempDir, name = 'fifo'): string {
-  execFileSync('mkfifo', [directory.join(name)]);
-  return directory.join(name);
-}
-
 /** Opens both ends of a new pipe, the reading one first. */
 function openPipe(directory: TempDir): [number, number] {
   const path = makeFifo(directory);
   const reader = fs.openSync(path, O_RDONLY | O_NONBLOCK);
   return [reader, fs.openSync(path, O_WRONLY | O_NONBLOCK)];
-}
-
-function isOpen(fd: number): boolean {
-  return fs.existsSync(`/proc/self/fd/${fd}`);
 }
 
 function write(ops: QemuFileOps, text: string): Promise<number> {

@@ -6,6 +6,8 @@ import { type TestContext, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { directoryStorage } from '../../../adapters/storage/directory-storage.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { injectedError } from '../../helpers/errors.ts';
+import { modeOf } from '../../helpers/files.ts';
 import { mountSmallDisk } from '../../helpers/storage/small-disk.ts';
 import { until } from '../../helpers/until.ts';
 import { keysOf, storageConformance } from './conformance.ts';
@@ -34,18 +36,10 @@ function namesIn(path: string): string[] {
   return fs.readdirSync(path, { recursive: true }).map(String).sort();
 }
 
-function modeOf(path: string): number {
-  return fs.statSync(path).mode & 0o7777;
-}
-
-function errno(code: string): NodeJS.ErrnoException {
-  return Object.assign(new Error(`${code}: injected`), { code });
-}
-
 /** Make a function of fs fail. */
 function failing(t: TestContext, name: 'fsync' | 'writev', code: string): void {
   t.mock.method(fs, name, (...args: unknown[]) => {
-    setImmediate(args.at(-1) as (error: Error) => void, errno(code));
+    setImmediate(args.at(-1) as (error: Error) => void, injectedError(code));
   });
 }
 
@@ -201,7 +195,7 @@ test('a name appears only after the bytes are durable, and the name before put e
 test('a file system without hard links is written to nevertheless', async (t) => {
   await using directory = makeTempDir();
   const storage = directoryStorage(directory.join('store'));
-  t.mock.method(fs.promises, 'link', () => Promise.reject(errno('EPERM')));
+  t.mock.method(fs.promises, 'link', () => Promise.reject(injectedError('EPERM')));
   assert.equal(storage.canPutIfAbsent, null);
   await storage.put('a', [Buffer.from('first')], { ifAbsent: true });
   assert.equal(storage.canPutIfAbsent, false);
@@ -216,7 +210,7 @@ test('an NFS server that reports EEXIST for its own success is believed', async 
   const { link } = fs.promises;
   t.mock.method(fs.promises, 'link', async (from: string, to: string) => {
     await link(from, to);
-    throw errno('EEXIST');
+    throw injectedError('EEXIST');
   });
   await storage.put('a', [Buffer.from('first')], { ifAbsent: true });
   t.mock.restoreAll();

@@ -14,6 +14,7 @@ import {
   put,
   putRecording,
 } from '../../helpers/command/reading-command.ts';
+import { modeOf } from '../../helpers/files.ts';
 import {
   be64,
   blockList,
@@ -70,10 +71,6 @@ function sparse(): Buffer {
     end,
     NO_DEVICES,
   );
-}
-
-function modeOf(path: string): number {
-  return fs.statSync(path).mode & 0o7777;
 }
 
 describe('extract', { concurrency }, () => {

@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { Socket } from 'node:net';
@@ -83,4 +84,11 @@ export class Command {
 /** Run `qemu-file` to its end. */
 export function run(args: readonly string[], input?: string | Buffer): Promise<Ended> {
   return new Command(args, input).ended();
+}
+
+/** Run `qemu-file` to its end, assert that it succeeded, and return its output. */
+export async function runWell(...args: string[]): Promise<Buffer> {
+  const { code, stdout, stderr } = await run(args);
+  assert.equal(code, 0, `${args.join(' ')}: ${stderr}`);
+  return stdout;
 }

@@ -5,7 +5,7 @@ import type { PageSource } from '../../../lib/migration/page-source/page-source.
 import type { ReaderOptions } from '../../../lib/migration/reader/migration-reader.ts';
 import { MigrationReader } from '../../../lib/migration/reader/migration-reader.ts';
 import type { SavedGuest, SavedSection } from '../../../lib/migration/saved-guest/saved-guest.ts';
-import { chunksOf } from '../reading/read-stream.ts';
+import { chunksOf, sectionHeaderBytes } from '../reading/read-stream.ts';
 
 /** Return a guest with this memory and without devices, except for the given parts. */
 export function bareGuest(pages: PageSource, parts: Partial<SavedGuest> = {}): SavedGuest {
@@ -50,7 +50,10 @@ export async function savedGuestOf(
         continue;
       }
       if (ram === null) sectionsBeforeRam += 1;
-      const body = bytes.subarray(section.offset + headerBytes(section), footer ?? event.offset);
+      const body = bytes.subarray(
+        section.offset + sectionHeaderBytes(section),
+        footer ?? event.offset,
+      );
       sections.push({ ...section, body });
     }
   }
@@ -88,10 +91,6 @@ export async function copyMemory({
     blocks.push({ name, memory });
   }
   return blocks;
-}
-
-function headerBytes({ kind, name }: Section): number {
-  return kind === 'start' || kind === 'full' ? 14 + Buffer.byteLength(name) : 5;
 }
 
 function contentsOf(image: RamImage, block: RamBlock): Buffer {

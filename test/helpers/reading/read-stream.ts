@@ -1,4 +1,4 @@
-import type { MigrationEvent, RamBlock } from '../../../lib/migration/format/events.ts';
+import type { MigrationEvent, RamBlock, Section } from '../../../lib/migration/format/events.ts';
 import {
   MigrationReader,
   type ReaderOptions,
@@ -75,4 +75,9 @@ function detail(event: MigrationEvent): string {
     case 'packageEnd':
       return '';
   }
+}
+
+/** Return the number of bytes before a section's body. */
+export function sectionHeaderBytes({ kind, name }: Section): number {
+  return kind === 'start' || kind === 'full' ? 14 + Buffer.byteLength(name) : 5;
 }

@@ -1,11 +1,11 @@
-import type { MigrationEvent, PageVisitor } from '../../../lib/migration/format/events.ts';
+import type { PageVisitor } from '../../../lib/migration/format/events.ts';
 import {
   MigrationReader,
   type ReaderOptions,
 } from '../../../lib/migration/reader/migration-reader.ts';
 import { MigrationWriter } from '../../../lib/migration/writer/migration-writer.ts';
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
-import { chunksOf } from './read-stream.ts';
+import { chunksOf, sectionHeaderBytes } from './read-stream.ts';
 
 /**
  * Read a stream and write its events; return what was written. Texts and bodies that events do not contain
@@ -57,7 +57,7 @@ export async function rewrite(
         break;
       case 'sectionEnd': {
         const { section, footer, offset } = event;
-        const start = section.offset + headerBytes(event);
+        const start = section.offset + sectionHeaderBytes(section);
         if (section.name !== 'ram') writer.body(bytes.subarray(start, footer ?? offset));
         writer.endSection();
         break;
@@ -88,9 +88,4 @@ export async function rewrite(
   }
   await file.close();
   return Buffer.concat(pieces);
-}
-
-function headerBytes({ section }: Extract<MigrationEvent, { type: 'sectionEnd' }>): number {
-  const { kind, name } = section;
-  return kind === 'start' || kind === 'full' ? 14 + Buffer.byteLength(name) : 5;
 }

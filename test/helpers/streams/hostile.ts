@@ -8,6 +8,7 @@ import { RamMap } from '../../../lib/migration/memory/ram-map.ts';
 import type { MigrationReader } from '../../../lib/migration/reader/migration-reader.ts';
 import { StreamSummarizer } from '../../../lib/migration/verify/summary.ts';
 import { type VerifyOptions, verifyStream } from '../../../lib/migration/verify/verify.ts';
+import { turn } from '../bytes.ts';
 import { chunksOf } from '../reading/read-stream.ts';
 import { type Chance, partAtRandom } from './mutate.ts';
 
@@ -24,11 +25,6 @@ const PATIENCE = 30_000;
 export function pieces(bytes: Uint8Array, chance?: Chance): AsyncGenerator<Uint8Array, void> {
   const parts = chance === undefined ? [bytes] : partAtRandom(bytes, 8, chance);
   return chunksOf(parts.filter(({ length }) => length > 0));
-}
-
-/** Wait one turn of the event loop. */
-export function turn(): Promise<void> {
-  return new Promise((resolve) => void setImmediate(resolve));
 }
 
 /** Check that pages are whole and lie within their block. */

@@ -1,3 +1,5 @@
+import type { DeviceDescription } from '../../../lib/migration/format/device-types.ts';
+
 /*
  * Migration streams, built by hand and independently of lib/.
  *
@@ -144,6 +146,25 @@ export function workedExample(): Buffer {
     vmDescription(description),
   );
 }
+
+/** The description of the device of the worked example. */
+export const workedExampleDevice: DeviceDescription = {
+  name: 'demo',
+  instance_id: 0,
+  vmsd_name: 'demo',
+  version: 1,
+  fields: [
+    { name: 'a', type: 'uint32', size: 4 },
+    { name: 'arr', array_len: 3, type: 'uint16', size: 2 },
+  ],
+  subsections: [
+    {
+      vmsd_name: 'demo/extra',
+      version: 1,
+      fields: [{ name: 'flag', type: 'bool', size: 1 }],
+    },
+  ],
+};
 
 /** The initial packet of a multifd channel. */
 export function multifdInitial(id: number, uuid: Bytes = Buffer.alloc(16)): Buffer {

@@ -59,3 +59,12 @@ export async function leaveSocketOver(path: string): Promise<void> {
 export function portOf(server: net.Server): number {
   return (server.address() as net.AddressInfo).port;
 }
+
+/** Return a TCP port of 127.0.0.1 on which nothing listens. */
+export async function freePort(): Promise<number> {
+  const server = net.createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const port = portOf(server);
+  server.close();
+  return port;
+}

@@ -15,6 +15,7 @@ import type {
 import { MigrationStreamError } from '../../../lib/migration/format/stream-error.ts';
 import { compareState } from '../../helpers/reading/state-oracle.ts';
 import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/streams/corpus.ts';
+import { demoDevice, field, INTEGERS } from '../../helpers/streams/demo-device.ts';
 import {
   type Bytes,
   be32,
@@ -26,30 +27,6 @@ import {
 } from '../../helpers/streams/stream-bytes.ts';
 
 const SECTION = { sectionId: 5, name: 'demo', instanceId: 0 };
-
-/** A field of a type and size, and what else there is to say of it. */
-function field(
-  name: string,
-  type: string,
-  size: number,
-  more: Partial<FieldDescription> = {},
-): FieldDescription {
-  return { name, type, size, ...more };
-}
-
-function deviceOf(fields: FieldDescription[], subsections?: StateDescription[]): DeviceDescription {
-  const device = {
-    name: 'demo',
-    instance_id: 0,
-    vmsd_name: 'demo',
-    version: 1,
-    fields,
-    subsections,
-  };
-  // Through the parser, so that nothing is decoded here that could not come out of it.
-  const json = JSON.stringify({ page_size: 4096, devices: [device] });
-  return parseVmDescription(Buffer.from(json), 0).devices[0] as DeviceDescription;
-}
 
 function decode(device: DeviceDescription, ...body: readonly Bytes[]): DeviceState {
   return decodeState(device, stream(...body), { bodyOffset: 0x1000, section: SECTION });
@@ -76,40 +53,7 @@ function plain(value: StateValue): unknown {
 
 describe('the state of a device', () => {
   test('is decoded by the types of its fields', () => {
-    const device = deviceOf([
-      field('b_1', 'bool', 1),
-      field('b_2', 'bool', 1),
-      field('u8_1', 'uint8', 1),
-      field('u16_1', 'uint16', 2),
-      field('u32_1', 'uint32', 4),
-      field('u64_1', 'uint64', 8),
-      field('i8_1', 'int8', 1),
-      field('i8_2', 'int8', 1),
-      field('i16_1', 'int16', 2),
-      field('i16_2', 'int16', 2),
-      field('i32_1', 'int32', 4),
-      field('i32_2', 'int32', 4),
-      field('i64_1', 'int64', 8),
-      field('i64_2', 'int64', 8),
-    ]);
-    const body =
-      '01 00 82 02 00 00 01 11 70 00 00 00 00 00 b8 f4 7c 41 bf 02 00 fe 00 00 01 11 70 ff fe ee 90 00 00 00 00 00 b8 f4 7c ff ff ff ff ff 47 0b 84';
-    assert.deepEqual(plain(decode(device, body)), {
-      b_1: true,
-      b_2: false,
-      u8_1: 130,
-      u16_1: 512,
-      u32_1: 70_000,
-      u64_1: 12_121_212,
-      i8_1: 65,
-      i8_2: -65,
-      i16_1: 512,
-      i16_2: -512,
-      i32_1: 70_000,
-      i32_2: -70_000,
-      i64_1: 12_121_212,
-      i64_2: -12_121_212,
-    });
+    assert.deepEqual(plain(decode(INTEGERS.device, INTEGERS.bytes)), INTEGERS.state);
   });
 
   const others: readonly (readonly [type: string, bytes: string, value: StateValue])[] = [
@@ -141,14 +85,14 @@ describe('the state of a device', () => {
   for (const [type, bytes, value] of others) {
     test(`decodes ${bytes} as ${type}`, () => {
       const body = stream(bytes);
-      const device = deviceOf([field('f', type, body.length)]);
+      const device = demoDevice([field('f', type, body.length)]);
       assert.deepEqual(decode(device, body).f, value);
     });
   }
 
   test('has arrays where the description says so, and scalars where it does not', () => {
     const struct = { vmsd_name: 's', version: 1, fields: [field('x', 'uint8', 1)] };
-    const device = deviceOf([
+    const device = demoDevice([
       field('one', 'uint16', 2),
       field('compressed', 'uint16', 2, { array_len: 3 }),
       field('single', 'uint8', 1, { array_len: 1 }),
@@ -176,7 +120,7 @@ describe('the state of a device', () => {
 
   test('has null for pointers to nothing, in arrays as QEMU 10 describes them', () => {
     const struct = { vmsd_name: 'test/tst', version: 1, fields: [field('i', 'int32', 4)] };
-    const device = deviceOf([
+    const device = demoDevice([
       field('ar', 'struct', 4, { array_len: 4, struct }),
       field('ar', 'nullptr', 1),
       field('ar', 'struct', 4, { array_len: 2, struct }),
@@ -195,7 +139,7 @@ describe('the state of a device', () => {
       version: 2,
       fields: [field('v', type, size)],
     });
-    const device = deviceOf(
+    const device = demoDevice(
       [
         field('inner', 'struct', 1 + 2 + 7 + 4 + 2, {
           struct: {
@@ -237,7 +181,7 @@ describe('the state of a device', () => {
 
   test('has views of the body, not copies', () => {
     const body = Buffer.from([1, 2, 3, 4]);
-    const state = decodeState(deviceOf([field('x', 'uint8', 1), field('b', 'buffer', 3)]), body, {
+    const state = decodeState(demoDevice([field('x', 'uint8', 1), field('b', 'buffer', 3)]), body, {
       bodyOffset: 0,
       section: SECTION,
     });
@@ -267,7 +211,7 @@ describe('a body that its description does not fit', () => {
   const struct = { vmsd_name: 's', version: 1, fields: [field('x', 'uint32', 4)] };
 
   test('is refused at every other length, at the field where it is over', () => {
-    const device = deviceOf(
+    const device = demoDevice(
       [
         field('a', 'uint32', 4),
         field('env.regs', 'uint64', 8, { array_len: 4 }),
@@ -300,7 +244,7 @@ describe('a body that its description does not fit', () => {
   });
 
   test('is reported with the bytes needed and available', () => {
-    const device = deviceOf([field('env.regs', 'uint64', 8, { array_len: 2 })]);
+    const device = demoDevice([field('env.regs', 'uint64', 8, { array_len: 2 })]);
     assert.equal(
       refusal(device, Buffer.alloc(11)).reason,
       'env.regs[1] needs 8 bytes (uint64), but 3 are left',
@@ -309,23 +253,23 @@ describe('a body that its description does not fit', () => {
 
   test('is refused where an array mixes pointers with nulls that are not described, as in QEMU 7.2', () => {
     const pointers = field('ar', 'struct', 4, { array_len: 4, struct });
-    const device = deviceOf([pointers, field('b', 'uint8', 1)]);
+    const device = demoDevice([pointers, field('b', 'uint8', 1)]);
     const error = refusal(device, '00000000 30 00000002 00000003 07');
     assert.match(error.reason, /^ar\[3\] needs 4 bytes \(struct\), but 2 are left$/);
 
-    const nullFirst = deviceOf([field('ar', 'uint64', 1, { array_len: 3 })]);
+    const nullFirst = demoDevice([field('ar', 'uint64', 1, { array_len: 3 })]);
     const second = refusal(nullFirst, '30 00000002 30');
     assert.equal(second.reason, 'ar[1] is described as a null pointer, but is not one');
     assert.equal(second.position, 0x1001);
   });
 
   test('is refused if a structure is larger or smaller than its contents', () => {
-    const larger = deviceOf([field('x', 'uint8', 1), field('s', 'struct', 5, { struct })]);
+    const larger = demoDevice([field('x', 'uint8', 1), field('s', 'struct', 5, { struct })]);
     const error = refusal(larger, '000000000000');
     assert.equal(error.reason, 's has 5 bytes, but its fields end after 4');
     assert.equal(error.position, 0x1005);
 
-    const smaller = deviceOf([field('s', 'struct', 3, { struct }), field('y', 'uint32', 4)]);
+    const smaller = demoDevice([field('s', 'struct', 3, { struct }), field('y', 'uint32', 4)]);
     const second = refusal(smaller, '00000000000000');
     assert.equal(second.reason, 's.x needs 4 bytes (uint32), but 3 are left');
   });
@@ -342,7 +286,7 @@ describe('a body that its description does not fit', () => {
   ];
   for (const [what, bytes, reason] of headers) {
     test(`is refused where a subsection should be and there is ${what}`, () => {
-      const device = deviceOf(
+      const device = demoDevice(
         [field('a', 'uint8', 1)],
         [{ vmsd_name: 'demo/s', version: 3, fields: [field('z', 'uint8', 1)] }],
       );
@@ -377,32 +321,32 @@ describe('a body that its description does not fit', () => {
   ];
   for (const [what, fields, reason] of contradictions) {
     test(`is refused for ${what}`, () => {
-      assert.match(refusal(deviceOf(fields), 'ffffffff').reason, reason);
+      assert.match(refusal(demoDevice(fields), 'ffffffff').reason, reason);
     });
   }
 
   test('is refused for elements without end that take no bytes', () => {
     const empty = field('e', 'buffer', 0, { array_len: 2 ** 50 });
     assert.match(
-      refusal(deviceOf([empty])).reason,
+      refusal(demoDevice([empty])).reason,
       /^e\[1024\] is value 1025 of 0 bytes, which cannot/,
     );
     let many = empty;
     for (let level = 0; level < 20; level++) {
       many = field('s', 'struct', 0, { array_len: 1000, struct: { fields: [many] } });
     }
-    assert.match(refusal(deviceOf([many]), '00').reason, /which cannot contain as many$/);
+    assert.match(refusal(demoDevice([many]), '00').reason, /which cannot contain as many$/);
   });
 
   test('is refused for more values than fit into memory', () => {
-    const device = deviceOf([field('e', 'uint8', 1, { array_len: 3_000_000 })]);
+    const device = demoDevice([field('e', 'uint8', 1, { array_len: 3_000_000 })]);
     const error = refusal(device, Buffer.alloc(3_000_000));
     assert.equal(error.fault, 'unsupported');
     assert.equal(error.reason, 'e[2097152] is beyond the 2097152 values that are decoded');
   });
 
   test('shows nothing that would change a terminal', () => {
-    const error = refusal(deviceOf([field('\u001b[2J', 'uint8\n', 1)]));
+    const error = refusal(demoDevice([field('\u001b[2J', 'uint8\n', 1)]));
     assert.match(error.reason, /^[\x20-\x7e]*$/);
   });
 });

@@ -3,35 +3,19 @@ import { describe, test } from 'node:test';
 import { QemuFileError } from '../../../lib/contract/errors.ts';
 import { decodeState } from '../../../lib/migration/devices/state-decoder.ts';
 import { encodeState } from '../../../lib/migration/devices/state-encoder.ts';
-import { parseVmDescription } from '../../../lib/migration/devices/vm-description.ts';
 import type {
   DeviceDescription,
   DeviceState,
   FieldDescription,
-  StateDescription,
   StateValue,
 } from '../../../lib/migration/format/device-types.ts';
 import { recordings, unpack } from '../../fixtures/recording.ts';
 import { corpusBytes, corpusFacts, corpusNames } from '../../helpers/streams/corpus.ts';
+import { demoDevice, field, INTEGERS } from '../../helpers/streams/demo-device.ts';
 import { recordedDevices } from '../../helpers/streams/recorded-devices.ts';
 import { type Bytes, stream, subsection } from '../../helpers/streams/stream-bytes.ts';
 
 const SECTION = { sectionId: 5, name: 'demo', instanceId: 0 };
-
-function field(
-  name: string,
-  type: string,
-  size: number,
-  more: Partial<FieldDescription> = {},
-): FieldDescription {
-  return { name, type, size, ...more };
-}
-
-function deviceOf(fields: FieldDescription[], subsections?: StateDescription[]): DeviceDescription {
-  const device = { name: 'demo', instance_id: 0, vmsd_name: 'demo', version: 1, fields };
-  const json = JSON.stringify({ page_size: 4096, devices: [{ ...device, subsections }] });
-  return parseVmDescription(Buffer.from(json), 0).devices[0] as DeviceDescription;
-}
 
 function refusal(device: DeviceDescription, state: unknown): QemuFileError {
   try {
@@ -53,51 +37,16 @@ describe('a state', () => {
     state: DeviceState,
     body: Bytes,
   ])[] = [
-    [
-      'of all integer types',
-      deviceOf([
-        field('b_1', 'bool', 1),
-        field('b_2', 'bool', 1),
-        field('u8_1', 'uint8', 1),
-        field('u16_1', 'uint16', 2),
-        field('u32_1', 'uint32', 4),
-        field('u64_1', 'uint64', 8),
-        field('i8_1', 'int8', 1),
-        field('i8_2', 'int8', 1),
-        field('i16_1', 'int16', 2),
-        field('i16_2', 'int16', 2),
-        field('i32_1', 'int32', 4),
-        field('i32_2', 'int32', 4),
-        field('i64_1', 'int64', 8),
-        field('i64_2', 'int64', 8),
-      ]),
-      {
-        b_1: true,
-        b_2: false,
-        u8_1: 130,
-        u16_1: 512,
-        u32_1: 70_000,
-        u64_1: 12_121_212,
-        i8_1: 65,
-        i8_2: -65,
-        i16_1: 512,
-        i16_2: -512,
-        i32_1: 70_000,
-        i32_2: -70_000,
-        i64_1: 12_121_212,
-        i64_2: -12_121_212,
-      },
-      '01 00 82 02 00 00 01 11 70 00 00 00 00 00 b8 f4 7c 41 bf 02 00 fe 00 00 01 11 70 ff fe ee 90 00 00 00 00 00 b8 f4 7c ff ff ff ff ff 47 0b 84',
-    ],
+    ['of all integer types', INTEGERS.device, INTEGERS.state, INTEGERS.bytes],
     [
       'with an array',
-      deviceOf([field('u16_1', 'uint16', 2, { array_len: 3 })]),
+      demoDevice([field('u16_1', 'uint16', 2, { array_len: 3 })]),
       { u16_1: [0x42, 0x43, 0x44] },
       '00 42 00 43 00 44',
     ],
     [
       'with null pointers, as QEMU 10 describes them',
-      deviceOf([
+      demoDevice([
         field('ar', 'struct', 1, { array_len: 4, struct }),
         field('ar', 'nullptr', 1),
         field('ar', 'struct', 1, { array_len: 2, struct }),
@@ -108,19 +57,19 @@ describe('a state', () => {
     ],
     [
       'with a list',
-      deviceOf([field('i16', 'int16', 2), field('q', 'qtailq', 7), field('i32', 'int32', 4)]),
+      demoDevice([field('i16', 'int16', 2), field('q', 'qtailq', 7), field('i32', 'int32', 4)]),
       { i16: -512, q: Buffer.from('01018201004100', 'hex'), i32: 70_000 },
       'fe 00 01 01 82 01 00 41 00 00 01 11 70',
     ],
     [
       'of a version that lacks fields',
-      deviceOf([field('a', 'uint32', 4), field('c', 'uint32', 4), field('d', 'uint64', 8)]),
+      demoDevice([field('a', 'uint32', 4), field('c', 'uint32', 4), field('d', 'uint64', 8)]),
       { a: 10, c: 30, d: 40 },
       '0000000a 0000001e 0000000000000028',
     ],
     [
       'of a later version',
-      deviceOf([
+      demoDevice([
         field('a', 'uint32', 4),
         field('b', 'uint32', 4),
         field('c', 'uint32', 4),
@@ -133,7 +82,7 @@ describe('a state', () => {
     ],
     [
       'with null among pointers to integers',
-      deviceOf([
+      demoDevice([
         field('ar', 'int32', 4, { array_len: 4 }),
         field('ar', 'nullptr', 1),
         field('ar', 'int32', 4, { array_len: 2 }),
@@ -143,7 +92,7 @@ describe('a state', () => {
     ],
     [
       'with a tree',
-      deviceOf([field('id', 'int32', 4), field('domain', 'gtree', 63)]),
+      demoDevice([field('id', 'int32', 4), field('domain', 'gtree', 63)]),
       {
         id: 6,
         domain: stream(
@@ -157,19 +106,19 @@ describe('a state', () => {
     ],
     [
       'with a list of integers',
-      deviceOf([field('id', 'uint32', 4), field('list', 'qlist', 21)]),
+      demoDevice([field('id', 'uint32', 4), field('list', 'qlist', 21)]),
       { id: 1, list: stream('01 0000000a 01 00000b00 01 000c0000 01 0d000000 00') },
       '00000001 01 0000000a 01 00000b00 01 000c0000 01 0d000000 00',
     ],
     [
       'with a temporary structure',
-      deviceOf([field('a', 'uint32', 4), field('d', 'uint64', 8), field('', 'tmp', 16)]),
+      demoDevice([field('a', 'uint32', 4), field('d', 'uint64', 8), field('', 'tmp', 16)]),
       { a: 2, d: 1, '': stream('0000000000000002 0000000000000008') },
       '00000002 0000000000000001 0000000000000002 0000000000000008',
     ],
     [
       'with arrays that are listed one element at a time',
-      deviceOf([
+      demoDevice([
         field('single', 'uint8', 1, { array_len: 1 }),
         field('listed', 'struct', 1, { index: 0, struct }),
         field('listed', 'struct', 1, { index: 1, struct }),
@@ -187,7 +136,7 @@ describe('a state', () => {
     ],
     [
       'with subsections, also of a structure in the middle',
-      deviceOf(
+      demoDevice(
         [
           field('inner', 'struct', 1 + 2 + 7 + 4 + 1, {
             struct: {
@@ -204,13 +153,13 @@ describe('a state', () => {
     ],
     [
       'with a structure without fields',
-      deviceOf([field('s', 'struct', 3, { struct: {} })]),
+      demoDevice([field('s', 'struct', 3, { struct: {} })]),
       { s: Uint8Array.of(1, 2, 3) },
       '01 02 03',
     ],
     [
       'with names that mean something in JavaScript',
-      deviceOf([field('constructor', 'uint8', 1), field('toString', 'uint8', 1)]),
+      demoDevice([field('constructor', 'uint8', 1), field('toString', 'uint8', 1)]),
       JSON.parse('{"constructor": 7, "toString": 8}') as DeviceState,
       '07 08',
     ],
@@ -237,20 +186,20 @@ describe('a state', () => {
   ];
   for (const [type, bytes, value] of limits) {
     test(`of the type ${type} is encoded as ${bytes}`, () => {
-      const device = deviceOf([field('f', type, bytes.length / 2)]);
+      const device = demoDevice([field('f', type, bytes.length / 2)]);
       assert.deepEqual(encodeState(device, { f: value }), stream(bytes));
     });
   }
 
   test('of megabytes is encoded', () => {
     const bytes = Buffer.alloc(3_000_000, 7);
-    const device = deviceOf([field('a', 'uint8', 1), field('b', 'buffer', bytes.length)]);
+    const device = demoDevice([field('a', 'uint8', 1), field('b', 'buffer', bytes.length)]);
     assert.ok(encodeState(device, { a: 1, b: bytes }).equals(stream('01', bytes)));
   });
 });
 
 describe('a state that its description does not fit', () => {
-  const device = deviceOf(
+  const device = demoDevice(
     [
       field('a', 'uint32', 4),
       field('regs', 'int16', 2, { array_len: 2 }),
@@ -354,7 +303,7 @@ describe('a state that its description does not fit', () => {
   });
 
   test('is refused where it inherits a field', () => {
-    const inherited = deviceOf([field('toString', 'uint8', 1)]);
+    const inherited = demoDevice([field('toString', 'uint8', 1)]);
     assert.equal(refusal(inherited, {}).reason, 'toString is missing');
   });
 
@@ -399,12 +348,12 @@ describe('a state that its description does not fit', () => {
     ];
   for (const [what, fields, state, reason] of contradictions) {
     test(`is refused for a description of ${what}`, () => {
-      assert.equal(refusal(deviceOf(fields), state).reason, reason);
+      assert.equal(refusal(demoDevice(fields), state).reason, reason);
     });
   }
 
   test('is refused with an error that is fit for a terminal', () => {
-    const error = refusal(deviceOf([field('\u001b[2J', 'uint8\n', 1)]), {});
+    const error = refusal(demoDevice([field('\u001b[2J', 'uint8\n', 1)]), {});
     assert.match(error.reason, /^[\x20-\x7e]*$/);
   });
 });

@@ -24,6 +24,7 @@ import {
   stream,
   vmDescription,
   workedExample,
+  workedExampleDevice,
 } from '../../helpers/streams/stream-bytes.ts';
 
 /** Where the worked example's description is: type byte, JSON. */
@@ -73,25 +74,7 @@ describe('a VM description', () => {
     const description = parseVmDescription(workedExample().subarray(EXAMPLE.json), EXAMPLE.json);
     assert.deepEqual(description, {
       page_size: 4096,
-      devices: [
-        {
-          name: 'demo',
-          instance_id: 0,
-          vmsd_name: 'demo',
-          version: 1,
-          fields: [
-            { name: 'a', type: 'uint32', size: 4 },
-            { name: 'arr', array_len: 3, type: 'uint16', size: 2 },
-          ],
-          subsections: [
-            {
-              vmsd_name: 'demo/extra',
-              version: 1,
-              fields: [{ name: 'flag', type: 'bool', size: 1 }],
-            },
-          ],
-        },
-      ],
+      devices: [workedExampleDevice],
     });
   });
 

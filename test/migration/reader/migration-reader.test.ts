@@ -26,6 +26,7 @@ import {
   vmDescription,
   word,
   workedExample,
+  workedExampleDevice,
   zeroPage,
 } from '../../helpers/streams/stream-bytes.ts';
 
@@ -112,25 +113,7 @@ describe('a reader of the worked example', () => {
   test('knows the description beforehand, and holds nothing', async () => {
     const description = {
       page_size: 4096,
-      devices: [
-        {
-          name: 'demo',
-          instance_id: 0,
-          vmsd_name: 'demo',
-          version: 1,
-          fields: [
-            { name: 'a', type: 'uint32', size: 4 },
-            { name: 'arr', array_len: 3, type: 'uint16', size: 2 },
-          ],
-          subsections: [
-            {
-              vmsd_name: 'demo/extra',
-              version: 1,
-              fields: [{ name: 'flag', type: 'bool', size: 1 }],
-            },
-          ],
-        },
-      ],
+      devices: [workedExampleDevice],
     };
     const { events } = await readStream([bytes], { description: { description, offset: 4321 } });
     assert.deepEqual(outline(events), expected);

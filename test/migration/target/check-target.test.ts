@@ -15,6 +15,7 @@ import {
   type TargetVerdict,
 } from '../../../lib/migration/target/check-target.ts';
 import { corpus, corpusBytes, corpusFacts, corpusNames } from '../../helpers/streams/corpus.ts';
+import { field as sent } from '../../helpers/streams/demo-device.ts';
 
 const MACHINE = 'pc-i440fx-7.2';
 
@@ -39,16 +40,6 @@ function dump(states: Record<string, object>, machine: string = MACHINE): object
 /** A dump with one type of devices, whose state is `demo`. */
 function demo(fields: object[], more: object = {}): object {
   return dump({ 'demo-device': state('demo', fields, more) });
-}
-
-/** A field of a stream's description. */
-function sent(
-  name: string,
-  type: string,
-  size: number,
-  more: Partial<FieldDescription> = {},
-): FieldDescription {
-  return { name, type, size, ...more };
 }
 
 function configuration(machine: string, capabilities: string[] = []) {

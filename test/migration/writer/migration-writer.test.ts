@@ -23,6 +23,7 @@ import {
   vmDescription,
   word,
   workedExample,
+  workedExampleDevice,
   zeroPage,
 } from '../../helpers/streams/stream-bytes.ts';
 
@@ -77,23 +78,7 @@ describe('a stream', () => {
       writer.beginSection(DEVICE);
       writer.body(stream('12345678 0001 0002 0003'));
       writer.body(subsection('demo/extra', 1, '01'));
-      writer.endSection({
-        name: '',
-        instance_id: 0,
-        vmsd_name: 'demo',
-        version: 1,
-        fields: [
-          { name: 'a', type: 'uint32', size: 4 },
-          { name: 'arr', array_len: 3, type: 'uint16', size: 2 },
-        ],
-        subsections: [
-          {
-            vmsd_name: 'demo/extra',
-            version: 1,
-            fields: [{ name: 'flag', type: 'bool', size: 1 }],
-          },
-        ],
-      });
+      writer.endSection({ ...workedExampleDevice, name: '' });
       writer.end();
       writer.vmDescription();
     });

@@ -1,8 +1,6 @@
 // Guests that run before their memory has arrived.
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { copyFileSync, readFileSync, statSync, truncateSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { openFrom } from '../../../adapters/index.ts';
 import { QemuFileError } from '../../../lib/index.ts';
@@ -10,6 +8,8 @@ import type { SavedGuest } from '../../../lib/migration/index.ts';
 import { recoverLazily, restoreLazily, restoreVm } from '../../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
 import { run } from '../../helpers/command/command.ts';
+import { fails } from '../../helpers/errors.ts';
+import { freePort } from '../../helpers/transports/sockets.ts';
 import { differingPages } from '../harness/harness.ts';
 import { requireQemu10 } from '../harness/qemu10.ts';
 import {
@@ -271,22 +271,3 @@ describe('a lazy restore of a mapped-ram file', { skip: requireQemu10() }, () =>
     }
   });
 });
-
-/** Checks an error's code and message. */
-function fails(code: string, message: RegExp): (error: unknown) => true {
-  return (error) => {
-    assert.ok(error instanceof QemuFileError, String(error));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, message);
-    return true;
-  };
-}
-
-/** Returns a port on which nothing listens. */
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  return port;
-}

@@ -4,7 +4,6 @@ import { spawn } from 'node:child_process';
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import {
@@ -19,6 +18,7 @@ import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
 import { Command, run } from '../../helpers/command/command.ts';
 import { has } from '../../helpers/command/reading-command.ts';
 import { type Credentials, makeCredentials } from '../../helpers/transports/credentials.ts';
+import { freePort } from '../../helpers/transports/sockets.ts';
 import { until } from '../../helpers/until.ts';
 import { firmware, type GuestProgram } from '../harness/guest.ts';
 import { requireQemu } from '../harness/harness.ts';
@@ -273,13 +273,4 @@ describe('the command that restores lazily', { skip: requireQemu(), timeout: 300
 /** Returns the arguments of a QEMU with credentials for TLS. */
 function tlsObject(path: string): string[] {
   return ['-object', `tls-creds-x509,id=tls0,dir=${path},endpoint=server,verify-peer=on`];
-}
-
-/** Returns a port on which nothing listens. */
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  return port;
 }

@@ -4,7 +4,7 @@ import { statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { describe, test } from 'node:test';
 import { makeTempDir } from '../../helpers/cleanup.ts';
-import { run } from '../../helpers/command/command.ts';
+import { runWell } from '../../helpers/command/command.ts';
 import { firmware, memoryProblems } from '../harness/guest.ts';
 import { differingPages, startQemu } from '../harness/harness.ts';
 import { requireQemu10 } from '../harness/qemu10.ts';
@@ -13,12 +13,6 @@ import { BUSY_GUEST, qemu10, UNLIMITED } from '../harness/scenario.ts';
 
 const mapped = { capabilities: { 'mapped-ram': true } };
 const guest = { firmware: firmware(BUSY_GUEST), ...qemu10() };
-
-async function runWell(...args: string[]): Promise<Buffer> {
-  const { code, stdout, stderr } = await run(args);
-  assert.equal(code, 0, `${args.join(' ')}: ${stderr}`);
-  return stdout;
-}
 
 describe('a mapped-ram file of a busy guest (QEMU 10.0)', { skip: requireQemu10() }, () => {
   test('is understood by every command, and a copy of it is restored', async () => {

@@ -1,6 +1,5 @@
 // Our stream at one end, or in the middle, of migrations of real QEMUs.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
 import { closeSync, constants, existsSync, openSync, readdirSync, statSync } from 'node:fs';
 import net from 'node:net';
 import { pipeline } from 'node:stream/promises';
@@ -9,6 +8,7 @@ import { openFrom, openTo } from '../../../adapters/index.ts';
 import type { QemuFile } from '../../../lib/index.ts';
 import { relay } from '../../../lib/relay/relay.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { makeFifo } from '../../helpers/files.ts';
 import { firmware, type GuestProgram } from '../harness/guest.ts';
 import {
   differingPages,
@@ -29,12 +29,6 @@ interface Way {
   /** Start saving `source`; return the file from which the stream can be read. */
   save(dir: TempDir): Promise<{ options: QemuOptions; begin(source: Qemu): Promise<QemuFile> }>;
   restore(dir: TempDir): Promise<{ options: QemuOptions; begin(qemu: Qemu): Promise<QemuFile> }>;
-}
-
-function makeFifo(dir: TempDir): string {
-  const path = dir.join('fifo');
-  execFileSync('mkfifo', [path]);
-  return path;
 }
 
 const defer: QemuOptions = { ...guest, incoming: 'defer', startStopped: true };

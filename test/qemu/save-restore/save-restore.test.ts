@@ -26,6 +26,7 @@ import {
 } from '../../../lib/vm/index.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
 import { run } from '../../helpers/command/command.ts';
+import { fails } from '../../helpers/errors.ts';
 import { mountSmallDisk, requireSmallDisk } from '../../helpers/storage/small-disk.ts';
 import { until } from '../../helpers/until.ts';
 import { firmware, type GuestProgram, memoryProblems } from '../harness/guest.ts';
@@ -42,16 +43,6 @@ const program: GuestProgram = { patternBytes: 3 << 20, dirtyBytes: 1 << 20 };
 const image = firmware(program);
 /** Slow enough for a test to get in between: the guest is three seconds' worth. */
 const SLOW: SaveOptions = { maxBandwidth: 1 << 20 };
-
-/** Checks an error's code and message. */
-function fails(code: string, message: RegExp): (error: unknown) => true {
-  return (error) => {
-    assert.ok(error instanceof QemuFileError, String(error));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, message);
-    return true;
-  };
-}
 
 /**
  * Checks the error of a save that somebody else cancelled. With a return path QEMU may see the connection break,

@@ -10,7 +10,7 @@ import {
 } from '../../../lib/migration/guest-writer/write-saved-guest.ts';
 import { MigrationWriter } from '../../../lib/migration/writer/migration-writer.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
-import { run } from '../../helpers/command/command.ts';
+import { runWell } from '../../helpers/command/command.ts';
 import { savedGuestOf } from '../../helpers/guests/saved-guest.ts';
 import { firmware, memoryProblems } from '../harness/guest.ts';
 import {
@@ -52,18 +52,13 @@ async function save(dir: TempDir, options: QemuOptions): Promise<Saved> {
   return { dir, path, ram: await source.readRam(), guest };
 }
 
-async function runWell(...args: string[]): Promise<void> {
-  const { code, stderr } = await run(args);
-  assert.equal(code, 0, `${args.join(' ')}: ${stderr}`);
-}
-
 /** Assert that a QEMU loads the guest, whole, and that the guest goes on. */
 async function assertLoads(
   { ram, guest }: Saved,
   uri: string,
   options: QemuOptions = {},
   settings: MigrationSettings = {},
-  { beforeEnd }: { beforeEnd?: () => Promise<void> } = {},
+  { beforeEnd }: { beforeEnd?: () => Promise<unknown> } = {},
 ): Promise<void> {
   const waiting = { startStopped: true, incoming: 'defer' };
   await using destination = await startQemu({ ...guest, ...waiting, ...options });

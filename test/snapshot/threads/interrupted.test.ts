@@ -6,6 +6,7 @@ import { SnapshotStore } from '../../../lib/snapshot/index.ts';
 import { frameThreads } from '../../../lib/snapshot/threads/frame-threads.ts';
 // Translated here once: a thread that did it would leave a child process of the compiler.
 import '../../../lib/snapshot/threads/frame-worker.ts';
+import { fails } from '../../helpers/errors.ts';
 import { MadeGuest, memoryDigest } from '../../helpers/guests/made-guest.ts';
 import { watchLeaks } from '../../helpers/leaks.ts';
 import { until } from '../../helpers/until.ts';
@@ -22,14 +23,6 @@ function endThreads(): void {
   }
 }
 
-function isCode(code: string): (error: unknown) => true {
-  return (error) => {
-    assert.ok(error instanceof QemuFileError, String(error));
-    assert.equal(error.code, code, error.message);
-    return true;
-  };
-}
-
 async function noThreads(): Promise<void> {
   await until(() => frameThreads.size === 0, { what: 'the end of the threads' });
 }
@@ -42,7 +35,7 @@ describe('threads at work', () => {
     try {
       await store.writer('guest', { onProgress: endThreads }).writeGuest(GUEST);
     } catch (error) {
-      isCode('EIO')(error);
+      fails('EIO')(error);
       assert.deepEqual(await store.list(), []);
       await store.writer('guest').writeGuest(GUEST);
     }
@@ -61,7 +54,7 @@ describe('threads at work', () => {
       try {
         await pages.read(0, at, target);
       } catch (error) {
-        isCode('EIO')(error);
+        fails('EIO')(error);
       }
     }
     assert.equal(await memoryDigest(await store.reader('guest')), await memoryDigest(GUEST));
@@ -85,7 +78,7 @@ describe('threads at work', () => {
       };
       const store = new SnapshotStore(storage);
       const { signal } = controller;
-      await assert.rejects(store.writer('guest', { signal }).writeGuest(GUEST), isCode(code));
+      await assert.rejects(store.writer('guest', { signal }).writeGuest(GUEST), fails(code));
       assert.deepEqual(await store.list(), []);
       await noThreads();
     });

@@ -5,20 +5,11 @@ import { describe, test } from 'node:test';
 import { QemuFileError } from '../../../lib/contract/errors.ts';
 import { QmpClient, QmpError, type QmpEvent } from '../../../lib/vm/index.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
+import { fails } from '../../helpers/errors.ts';
 import { watchLeaks } from '../../helpers/leaks.ts';
 import { duplexPair } from '../../helpers/transports/duplex-pair.ts';
 import { until } from '../../helpers/until.ts';
 import { connectFake, FakeMonitor, GREETING } from '../fake-monitor.ts';
-
-/** Checks an error's code and message. */
-function fails(code: string, message: RegExp): (error: unknown) => true {
-  return (error) => {
-    assert.ok(error instanceof QemuFileError, String(error));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, message);
-    return true;
-  };
-}
 
 describe('a QMP client that connects', () => {
   test('has the greeting, and has left negotiation', async () => {

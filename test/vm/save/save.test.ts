@@ -3,29 +3,21 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { Writable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
 import { describe, test } from 'node:test';
 import { gunzipSync } from 'node:zlib';
 import { memoryPair, openFrom, openTo } from '../../../adapters/index.ts';
-import { QemuFile, QemuFileError } from '../../../lib/index.ts';
+import { QemuFile } from '../../../lib/index.ts';
 import { openSavedGuest, unwrap } from '../../../lib/migration/index.ts';
 import { type MigrationProgress, type SaveOptions, saveVm } from '../../../lib/vm/index.ts';
 import { changeSettings } from '../../../lib/vm/migration-settings.ts';
 import { recording } from '../../fixtures/recording.ts';
 import { makeTempDir, type TempDir } from '../../helpers/cleanup.ts';
+import { fails } from '../../helpers/errors.ts';
 import { watchLeaks } from '../../helpers/leaks.ts';
 import { until } from '../../helpers/until.ts';
 import { connectFake } from '../fake-monitor.ts';
 import { FakeQemu } from '../fake-qemu.ts';
-
-/** Checks an error's code and message. */
-function fails(code: string, message: RegExp): (error: unknown) => true {
-  return (error) => {
-    assert.ok(error instanceof QemuFileError, String(error));
-    assert.equal(error.code, code, error.message);
-    assert.match(error.message, message);
-    return true;
-  };
-}
 
 /** Saves into a sink, with the socket in a directory that must be empty again afterwards. */
 async function save(
@@ -47,10 +39,17 @@ async function save(
   }
 }
 
-async function readAll(file: QemuFile): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of file) chunks.push(chunk);
-  return Buffer.concat(chunks);
+/** Start a save into `vm.mig` and wait until QEMU has sent half of its stream. */
+async function saveHalf(
+  fake: FakeQemu,
+  dir: TempDir,
+  options: SaveOptions = {},
+): Promise<{ saving: ReturnType<typeof saveVm> }> {
+  fake.stream = fake.stream.subarray(0, 500_000);
+  const saving = save(fake, dir, await openTo(dir.join('vm.mig')), options);
+  await until(() => fake.socket !== undefined, { what: 'the connection' });
+  await fake.sent();
+  return { saving };
 }
 
 /** A sink that completes, or fails, on request. */
@@ -201,7 +200,7 @@ describe('a save', () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
     const [here, there] = memoryPair();
-    const reading = readAll(new QemuFile(there, { writable: false }));
+    const reading = buffer(new QemuFile(there, { writable: false }));
     await save(fake, dir, new QemuFile(here, { readable: false }), { resume: true });
     assert.deepEqual(await reading, fake.stream);
     await fake.qmp.close();
@@ -256,11 +255,8 @@ describe('a save that fails leaves no file, and QEMU as it was:', () => {
   test('QEMU fails', async () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
-    fake.stream = fake.stream.subarray(0, 500_000);
     fake.errorDescription = 'Unable to write to socket: Bad weather';
-    const saving = save(fake, dir, await openTo(dir.join('vm.mig')));
-    await until(() => fake.socket !== undefined, { what: 'the connection' });
-    await fake.sent();
+    const { saving } = await saveHalf(fake, dir);
     fake.finish('failed');
     await assert.rejects(saving, fails('EIO', /QEMU's migration failed: Unable to write.*weather/));
     assert.deepEqual(readdirSync(dir.path), []);
@@ -270,10 +266,7 @@ describe('a save that fails leaves no file, and QEMU as it was:', () => {
   test('another client cancels', async () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
-    fake.stream = fake.stream.subarray(0, 500_000);
-    const saving = save(fake, dir, await openTo(dir.join('vm.mig')));
-    await until(() => fake.socket !== undefined, { what: 'the connection' });
-    await fake.sent();
+    const { saving } = await saveHalf(fake, dir);
     fake.finish('cancelled');
     await assert.rejects(
       saving,
@@ -327,10 +320,7 @@ describe('a save that fails leaves no file, and QEMU as it was:', () => {
   test('the monitor is lost, and with that the way to cancel', async () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
-    fake.stream = fake.stream.subarray(0, 500_000);
-    const saving = save(fake, dir, await openTo(dir.join('vm.mig')));
-    await until(() => fake.socket !== undefined, { what: 'the connection' });
-    await fake.sent();
+    const { saving } = await saveHalf(fake, dir);
     fake.monitor.stream.destroy();
     await assert.rejects(saving, fails('ECONNRESET', /QEMU ended the connection to its monitor/));
     // QEMU's migration fails with its connection.
@@ -344,12 +334,9 @@ describe('a save that fails leaves no file, and QEMU as it was:', () => {
   test('it is given up as the monitor is lost, and does not claim that the guest runs on', async () => {
     await using dir = makeTempDir();
     const fake = await FakeQemu.start();
-    fake.stream = fake.stream.subarray(0, 500_000);
     const controller = new AbortController();
     const { signal } = controller;
-    const saving = save(fake, dir, await openTo(dir.join('vm.mig')), { signal });
-    await until(() => fake.socket !== undefined, { what: 'the connection' });
-    await fake.sent();
+    const { saving } = await saveHalf(fake, dir, { signal });
     controller.abort();
     fake.monitor.stream.destroy();
     await assert.rejects(saving, (error: Error) => {

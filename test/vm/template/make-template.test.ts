@@ -8,6 +8,7 @@ import { MigrationReader } from '../../../lib/migration/reader/migration-reader.
 import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
 import { makeTemplate } from '../../../lib/vm/index.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
+import { fails } from '../../helpers/errors.ts';
 import { bareGuest } from '../../helpers/guests/saved-guest.ts';
 
 const PAGE = 4096;
@@ -49,15 +50,6 @@ function guestOf(names: readonly string[], more: Partial<SavedGuest> = {}): Save
     ],
     ...more,
   });
-}
-
-function fails(code: string, message: RegExp): (error: unknown) => true {
-  return (error) => {
-    const { code: found, message: said } = error as { code?: string; message: string };
-    assert.equal(found, code, said);
-    assert.match(said, message);
-    return true;
-  };
 }
 
 function backend(path: string, id: string, canonical = 'off'): string {
