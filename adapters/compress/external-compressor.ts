@@ -91,7 +91,7 @@ export class ExternalCompressor extends Duplex {
   }
 }
 
-/** Return what to do where the tool of a format is missing. */
+/** Return the advice where the tool of a format is missing. */
 export function compressionAdvice(format: string): string {
   return `install ${format}, use Node.js 22.15 or newer, or choose gzip`;
 }

@@ -30,7 +30,7 @@ export class ExternalTool {
   /**
    * @param name - Name of the tool, which is also that of its format.
    * @param args - Its arguments.
-   * @param operation - What it does, as a verb that errors name.
+   * @param operation - Its work, as a verb that errors name.
    * @param descriptors - Descriptors that become its standard input and output. Default: the streams `stdin` and
    *   `stdout`.
    * @param starter - A command, with its arguments, that starts the tool in its own place. Default: none.

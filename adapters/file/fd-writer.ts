@@ -103,7 +103,7 @@ export class FdWriter {
   /**
    * Fail later batches, and the pending one as `FdOperation.stop` does.
    *
-   * @param failure - What they fail with.
+   * @param failure - The error that they fail with.
    * @param atOnce - Fail the pending batch even while its call is running.
    */
   stop(failure: Failure, atOnce = false): void {

@@ -37,7 +37,7 @@ export type ChildOps<D extends Direction | 'both'> = D extends Direction ? OpsOf
  * - A command that exits with a status other than 0 is an error. With `read`, the end of its output is reported
  *   only after it has exited, and is then `EIO`. With `write`, `close()` ends its input, waits for its exit, and
  *   rejects with `EIO`.
- * - A write to a command that stopped reading fails with `EPIPE`, and the message says how the command ended.
+ * - A write to a command that stopped reading fails with `EPIPE`, and the message names how the command ended.
  * - `close()` before the end of its output, `close(error)`, and a `shutDown()` while a batch is pending end the
  *   command and its process group: SIGTERM, then SIGKILL `graceMs` later. Its status is then ignored. Otherwise
  *   `shutDown(false, true)` ends its input.

@@ -10,7 +10,7 @@ import type { StoredObject } from './object-storage.ts';
 /** Number of files whose sizes are read at the same time. */
 const BATCH = 64;
 
-/** A file below a directory: its path there, and what lstat(2) says. */
+/** A file below a directory: its path there, and its lstat(2). */
 interface Found {
   readonly key: string;
   readonly stats: fs.Stats;

@@ -6,7 +6,7 @@ const MAX_KEY_BYTES = 768;
 /** Most bytes of one word of a key: those of a file's name. */
 const MAX_WORD_BYTES = 255;
 
-/** A word of a key. Its first character is no dot: names of temporary files begin with one. */
+/** A word of a key. Its first character is not a dot: names of temporary files begin with one. */
 const WORD = /^[A-Za-z0-9_-][A-Za-z0-9._-]*$/;
 /** The last word of a prefix may be cut anywhere. */
 const CUT_WORD = /^(?:[A-Za-z0-9_-][A-Za-z0-9._-]*)?$/;

@@ -34,7 +34,7 @@ export class OpenObjects {
       await object.opened;
       return await work(object.fd);
     } catch (error) {
-      // An NFS server may know the file no longer, and a failed open is tried again.
+      // An NFS server may have forgotten the file, and a failed open is tried again.
       if (this.#objects.get(key) === object) this.forget(key);
       throw error;
     } finally {

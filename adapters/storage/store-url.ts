@@ -11,7 +11,7 @@ export type StoreUrl =
       bucket: string;
       /** Begins the keys of all objects of the store; without slashes at its ends, and empty for none. */
       prefix: string;
-      /** Undefined for what the environment of the AWS SDK says. */
+      /** Undefined: as the environment of the AWS SDK has it. */
       endpoint: string | undefined;
       region: string | undefined;
       /** Whether the bucket is in the path instead of the host name; undefined to decide by the endpoint. */

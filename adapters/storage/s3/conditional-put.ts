@@ -4,7 +4,7 @@ import { statusOf } from './s3-error.ts';
 const PRECONDITION_FAILED = 412;
 const NOT_IMPLEMENTED = 501;
 
-/** What `ConditionalPut` needs to write one object. */
+/** How `ConditionalPut` writes one object. */
 export interface ObjectWriter {
   /** Write the object; with a condition, only if it does not exist. Rejects with a `QemuFileError`. */
   readonly write: (isConditional: boolean) => Promise<void>;

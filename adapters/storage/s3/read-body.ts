@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream';
 /**
  * Read the body of an answer.
  *
- * @param body - What the SDK returns as `Body`.
+ * @param body - The SDK's `Body`.
  * @param length - Its `Content-Length`.
  * @param check - Called with the length before memory is allocated; throws to refuse it.
  * @throws An error with the code `ECONNRESET` (rejects) if the body ends early.

@@ -19,7 +19,7 @@ const CREDENTIALS =
 const ENDPOINT =
   'check the endpoint in the URL or in AWS_ENDPOINT_URL_S3, and that the storage runs';
 
-/** What S3's own codes mean. @see https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html */
+/** Meanings of S3's own codes. @see https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html */
 const S3_CODES: Readonly<Record<string, Explanation>> = {
   AccessDenied: [
     'EACCES',
@@ -50,7 +50,7 @@ const S3_CODES: Readonly<Record<string, Explanation>> = {
   XMinioStorageFull: ['ENOSPC', 'the storage is full'],
 };
 
-/** What statuses mean that come with another code or with none, as answers to HEAD do. */
+/** Meanings of statuses that come with another code or with none, as in answers to HEAD. */
 const STATUSES: Readonly<Record<number, Explanation>> = {
   401: ['EACCES', 'the storage wants other credentials', CREDENTIALS],
   403: [
@@ -66,7 +66,7 @@ const STATUSES: Readonly<Record<number, Explanation>> = {
   507: ['ENOSPC', 'the storage is full'],
 };
 
-/** What errors of the connection mean. */
+/** Meanings of errors of the connection. */
 const NETWORK: Readonly<Record<string, Explanation>> = {
   ECONNREFUSED: ['ECONNREFUSED', 'the endpoint refuses connections', ENDPOINT],
   ENOTFOUND: ['EHOSTUNREACH', 'the host name of the endpoint is not known', ENDPOINT],

@@ -53,7 +53,7 @@ export interface S3StorageOptions {
  * Each request to write is signed with the SHA-256 of its content, which the service verifies. Contents that are
  * read are checked for their length only: callers verify digests.
  *
- * @param options - `bucket`, and what the environment does not say.
+ * @param options - `bucket`, and settings that the environment lacks.
  * @returns Storage whose methods reject with a `QemuFileError` that names the object's URL: `ENOENT` (no such
  *   object or bucket), `EACCES` (credentials, permissions, clock), `EEXIST`, `EFBIG`, `ENODATA`, `ENOSPC`,
  *   `EINVAL` (key, region), `EIO` (status 500 or 503 to the last attempt), `ETIMEDOUT`, `ECONNREFUSED`,

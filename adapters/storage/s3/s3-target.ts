@@ -7,7 +7,7 @@ export interface S3Credentials {
   readonly sessionToken?: string;
 }
 
-/** Where a client connects to; undefined for what the environment and files of the SDK say. */
+/** Where a client connects to; undefined for settings of the environment and the SDK's files. */
 export interface S3Target {
   readonly endpoint?: string | undefined;
   readonly region?: string | undefined;

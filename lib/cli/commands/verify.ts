@@ -85,7 +85,7 @@ interface Comparisons {
   preflight: PreflightResult | undefined;
 }
 
-/** What a file that is not JSON should be, by option. */
+/** Contents that the file of an option must have. */
 const NOT_JSON: Readonly<Record<string, string>> = {
   '--manifest': 'not JSON; give a file that --manifest of save, relay or extract wrote',
   '--target': 'not JSON; give a file that QEMU wrote with -dump-vmstate',

@@ -135,7 +135,7 @@ function targetOf(uri: Endpoint): SocketTarget | undefined {
   return uri.scheme === 'unix' ? { path: uri.path } : undefined;
 }
 
-/** Return what all channels moved together, without digests, which exist per channel only. */
+/** Return the sum over all channels, without digests, which exist per channel only. */
 function sumOf(channels: readonly ChannelResult[]): {
   forward: RelayDirection;
   return: RelayDirection | null;

@@ -93,7 +93,7 @@ function after({ forward }: Outcome): string {
   return `after ${showExactSize(forward.bytes)}`;
 }
 
-/** Return a line about what was moved. */
+/** Return a line about the bytes that were moved. */
 export function summary(outcome: Outcome): string {
   const { forward, return: returned, seconds, limitedSeconds, channels } = outcome;
   const moved = `relayed ${showExactSize(forward.bytes)}`;

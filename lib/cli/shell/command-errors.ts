@@ -12,7 +12,7 @@ export class OutputError extends Error {
   readonly path: string;
   readonly error: QemuFileError;
 
-  /** @param hint - What the error may mean; follows its message. */
+  /** @param hint - A possible meaning of the error; follows its message. */
   constructor(path: string, error: QemuFileError, hint: string = '') {
     super(error.message + hint, { cause: error });
     this.path = path;

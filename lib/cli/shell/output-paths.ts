@@ -24,7 +24,7 @@ export interface CommandLine {
 interface NamedFile {
   /** As typed, with the option. */
   readonly text: string;
-  /** What is equal for two names of one file. */
+  /** Equal for two names of one file. */
   readonly identity: string;
 }
 

@@ -1,6 +1,6 @@
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 
-/** What a stream begins with: magic and version. */
+/** The first bytes of a stream: magic and version. */
 export const STREAM_START: Buffer = Buffer.from('QEVM\0\0\0\x03', 'latin1');
 /** Bytes in which a stream is searched if the file does not begin with one. */
 const MAX_SEARCH_BYTES = 1_048_576;

@@ -39,7 +39,7 @@ const HEADER_V2_BYTES = 72;
 
 const UTF8 = new TextDecoder('utf-8');
 
-/** What the header of an image and its list of snapshots say. */
+/** The header of an image, and its list of snapshots. */
 export interface Qcow2Header {
   readonly geometry: Geometry;
   /** The snapshots, in the order of the image, each with the table of its clusters. */

@@ -34,7 +34,7 @@ export interface FoundDescription {
   readonly description: VmDescription;
   /** A copy of the JSON. It takes milliseconds to parse: where it is found again, it is not parsed again. */
   readonly text?: Uint8Array | undefined;
-  /** What is odd in it; the reader of a stream warns of it when it gets to the description. */
+  /** Oddities in it; the reader of a stream warns of it when it gets to the description. */
   readonly warnings?: readonly DescriptionWarning[] | undefined;
 }
 

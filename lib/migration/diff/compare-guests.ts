@@ -37,7 +37,7 @@ export interface CompareGuestsOptions extends CompareOptions {
  *
  * @param a - The first guest; it stays open.
  * @param b - The second guest; it stays open.
- * @param options - What is left out, progress, and how to end the comparison.
+ * @param options - Fields to leave out, progress, and how to end the comparison.
  * @returns What `qemu-file diff --json` prints, as values.
  * @throws {MigrationStreamError} (rejects) `unsupported` if their page sizes differ.
  * @throws {QemuFileError} (rejects) `ECANCELED` if aborted; the errors of their sources of pages.

@@ -21,7 +21,7 @@ export interface ComparedDevice {
   readonly state: DeviceState | null;
 }
 
-/** What is odd about a stream does not matter for its comparison. */
+/** Oddities of a stream do not matter for its comparison. */
 const IGNORED: WarningSink = { warn: () => {} };
 
 /** Return all sections of a guest except `ram`, decoded where its VM description fits. */

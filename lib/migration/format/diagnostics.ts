@@ -34,7 +34,7 @@ export class Diagnostics {
    * Add a warning.
    *
    * @param message - A clause without a full stop; text from the stream must be made `printable`.
-   * @param offset - Offset in the stream of what the warning is about.
+   * @param offset - Offset in the stream of the bytes that the warning is about.
    * @param section - The section it is in; the message then begins with its name.
    */
   warn(message: string, offset: number, section?: SectionName): void {

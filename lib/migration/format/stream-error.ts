@@ -51,7 +51,7 @@ export class MigrationStreamError extends QemuFileError {
   /**
    * @param fault - The kind. `code` becomes `EBADMSG` for `corrupt`, `ENODATA` for `truncated`, `ENOTSUP` for
    *   `unsupported` and `EPROTO` for `not-a-stream`.
-   * @param reason - What is wrong, as a clause without a full stop; text from the stream must be `printable`.
+   * @param reason - The fault, as a clause without a full stop; text from the stream must be `printable`.
    * @param context - Position, section and cause.
    */
   constructor(fault: StreamFault, reason: string, context: StreamFaultContext) {

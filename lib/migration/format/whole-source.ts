@@ -15,7 +15,7 @@ export function isWhole(source: object): boolean {
   return wholeSources.has(source);
 }
 
-/** Note of what reads a source and yields its bytes that it ends as the source does. */
+/** Mark `reading`, which yields the bytes of `source`, as one that ends as the source does. */
 export function endsAs(reading: object, source: object): void {
   if (isWhole(source)) markWhole(reading);
 }

@@ -16,7 +16,7 @@ export interface PayloadDecoder {
    * @param payload - Must not change before the promise settles.
    * @param size - Number of bytes that the payload must decode to.
    * @returns The decoded bytes, valid until the next call.
-   * @throws Error (rejects) whose message is a clause that says what is wrong with the payload.
+   * @throws Error (rejects) whose message is the fault of the payload, as a clause.
    */
   decode(payload: Uint8Array, size: number): Promise<Uint8Array>;
   /** Release the decoder's memory and threads. A pending `decode` is rejected. */

@@ -13,7 +13,7 @@ const WASM_PAGE_BYTES = 65_536;
 /** Return whether `length` bytes at `at` are zeros; `length` is a multiple of `SCAN_STEP_BYTES`, not 0. */
 export type ZeroScan = (at: number, length: number) => number;
 
-/** What is used of `WebAssembly`, which the types of Node 20 do not declare. */
+/** The used part of `WebAssembly`, which the types of Node 20 do not declare. */
 interface WebAssemblyApi {
   Memory: new (size: { initial: number; maximum: number }) => { buffer: ArrayBuffer };
   Module: new (bytes: Uint8Array) => object;

@@ -20,7 +20,7 @@ const MIN_ENCODED_BYTES = 3;
  *
  * @param encoded - The whole encoding.
  * @param pageSize - Bytes of a page.
- * @returns null if the encoding is valid, so that `applyXbzrle` can apply it. Otherwise what is wrong, as a
+ * @returns null if the encoding is valid, so that `applyXbzrle` can apply it. Otherwise its fault, as a
  *   clause with the number of the run, from 1 on, and its offset in the encoding.
  */
 export function xbzrleFault(encoded: Uint8Array, pageSize: number): string | null {

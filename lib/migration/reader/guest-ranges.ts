@@ -7,13 +7,13 @@ export interface GuestMemory {
   readonly pageSize: number;
 }
 
-/** Return what is wrong with the name of a block, as a clause; null if the guest has such a block. */
+/** Return why the name of a block is refused, as a clause; null if the guest has such a block. */
 export function blockFault(memory: GuestMemory, name: string): string | null {
   return blockOf(memory, name) === undefined ? `the guest has no RAM block "${name}"` : null;
 }
 
 /**
- * Return what is wrong with a range of a block, as a clause; null if it consists of pages of that block.
+ * Return why a range of a block is refused, as a clause; null if it consists of pages of that block.
  *
  * @param start - Byte offset in the block.
  * @param length - Bytes.

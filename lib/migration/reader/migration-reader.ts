@@ -33,7 +33,7 @@ export interface ReaderOptions {
   /** Receives the RAM pages. */
   pages?: PageVisitor | undefined;
   /**
-   * What may be the VM description, with its offset in the stream, if it was looked up at the end of the file.
+   * Bytes that may be the VM description, with its offset in the stream, if it was looked up at the end of the file.
    * Used if the device sections fit it: a volume may contain the rest of an older stream after this one.
    */
   description?: KnownDescription | undefined;

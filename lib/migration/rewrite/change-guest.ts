@@ -15,7 +15,7 @@ import { renameBlocks } from './rename-blocks.ts';
  * Return a saved guest with the changes that `copyStream` makes to a stream.
  *
  * @param guest - The guest; it stays as it is. Closing either of the two closes both.
- * @param changes - What changes.
+ * @param changes - The changes.
  * @throws {QemuFileError} `EINVAL` for a block that the guest lacks; the errors of the changes of devices.
  * @throws {MigrationStreamError} `corrupt` for a VM description that is damaged, where devices are to change.
  */

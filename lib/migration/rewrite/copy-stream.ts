@@ -35,7 +35,7 @@ export interface DeviceEdits {
   finish(): void;
 }
 
-/** What `copyStream` changes. */
+/** Changes that `copyStream` makes. */
 export interface CopyOptions {
   /** New names of RAM blocks, by their old names. */
   renameBlocks?: ReadonlyMap<string, string> | undefined;
@@ -43,13 +43,13 @@ export interface CopyOptions {
   dropDescription?: boolean | undefined;
   /** Changes device sections. */
   devices?: DeviceEdits | undefined;
-  /** What may be the VM description, if it was looked up at the end of the file; as for `MigrationReader`. */
+  /** Bytes that may be the VM description, if it was looked up at the end of the file; as for `MigrationReader`. */
   description?: FoundDescription | undefined;
   /** Offset in its file of the stream's first byte; as for `MigrationReader`. Default 0. */
   fileOffset?: number | undefined;
 }
 
-/** What was copied. */
+/** Result of `copyStream`. */
 export interface CopyResult {
   /** Bytes of the stream that were read, without what follows it. */
   readonly bytes: number;
@@ -60,7 +60,7 @@ export interface CopyResult {
 }
 
 /**
- * Copy a stream, byte for byte but for what the options change. Bytes after the stream are not copied.
+ * Copy a stream, byte for byte except for the changes in the options. Bytes after the stream are not copied.
  *
  * @param from - Its next byte is the stream's first. It is read to its end, and stays open.
  * @param to - Receives the stream; it is flushed, not closed.

@@ -37,7 +37,7 @@ class StreamMapping {
   readonly #reader: MigrationReader;
   #mapped: MappedRamWriter | null = null;
   #pageSize = 0;
-  /** What happens to the bytes that the reader passes. */
+  /** Where the bytes go that the reader passes. */
   #mode: 'held' | 'copied' | 'dropped' = 'held';
   #boundary = 0;
   #end: number | null = null;

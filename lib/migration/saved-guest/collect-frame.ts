@@ -14,7 +14,7 @@ import { type GuestFrame, readFrame, type StreamBytes } from './read-frame.ts';
 export interface CollectFrameOptions {
   /** The additional channels of the migration; as for `MigrationReader`. */
   channels?: readonly StreamSource[] | undefined;
-  /** What may be the VM description, if it was looked up at the end of the file; as for `MigrationReader`. */
+  /** Bytes that may be the VM description, if it was looked up at the end of the file; as for `MigrationReader`. */
   description?: FoundDescription | undefined;
   /** Offset in its file of the stream's first byte; as for `MigrationReader`. Default 0. */
   fileOffset?: number | undefined;

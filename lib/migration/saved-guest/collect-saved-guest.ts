@@ -16,7 +16,7 @@ export interface CollectSavedGuestOptions extends CollectFrameOptions {
  * Read a stream of any kind to its end and keep the guest, its memory in a store of the caller.
  *
  * @param source - A `QemuFile`, or chunks of bytes. Its next byte is the stream's first. It stays open.
- * @param options - Where the memory is kept, and what is known about the stream.
+ * @param options - Where the memory is kept, and facts that the caller knows about the stream.
  * @returns The guest. Closing it does not close the stores.
  * @throws {MigrationStreamError} (rejects) as `MigrationReader`; `unsupported` for a stream without RAM, with its
  *   pages in channels that were not given, or with a command that QEMU does not know; `truncated` if pages that postcopy

@@ -3,7 +3,7 @@ import type { MigrationStreamError } from '../format/stream-error.ts';
 
 /** Options of `openSavedGuest`. */
 export interface OpenSavedGuestOptions {
-  /** What may be the VM description, if it was looked up at the end of the file; as for `MigrationReader`. */
+  /** Bytes that may be the VM description, if it was looked up at the end of the file; as for `MigrationReader`. */
   description?: FoundDescription | undefined;
   /** Called with each fault after which the stream can still be read. Default: the first one is thrown. */
   onFault?: ((fault: MigrationStreamError) => void) | undefined;

@@ -13,7 +13,7 @@ import type { SavedGuest } from './saved-guest.ts';
  *
  * @param stream - A stream in a file that can seek, as `unwrap` returns it: sequential or mapped-ram, bare, in a save
  *   image of libvirt or in a qcow2 snapshot. The guest owns it; it is closed if this rejects.
- * @param options - What is known about the stream.
+ * @param options - Facts that the caller knows about the stream.
  * @returns The guest.
  * @throws {MigrationStreamError} (rejects) `unsupported` (`ENOTSUP`) for a stream whose memory has no random access:
  *   compressed as a whole, from a pipe, with XBZRLE or compressed pages, or with pages in multifd channels;

@@ -22,7 +22,7 @@ const PASS_CHUNK_BYTES = 262_144;
 export interface PassFollower {
   /** Receives the pages. */
   readonly pages: PageVisitor;
-  /** Called with what has come so far before the first section with pages; awaited. */
+  /** Called before the first section with pages, with the parts read so far; awaited. */
   begin(frame: GuestFrame): Promise<void>;
   /** Waits until the follower can take more pages; called before bytes of the stream are read. */
   ready(): void | Promise<void>;

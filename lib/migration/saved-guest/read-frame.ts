@@ -32,7 +32,7 @@ export type GuestFrame = Omit<SavedGuest, 'pages' | 'close'>;
  * @param reader - Reads the stream; its visitor gets the pages.
  * @param bytes - The bytes of the same stream.
  * @param onEvent - Called with each event.
- * @param onPages - Called with what has come so far before the first section with pages; awaited.
+ * @param onPages - Called before the first section with pages, with the parts read so far; awaited.
  * @throws {MigrationStreamError} (rejects) as the reader; `unsupported` for a stream without RAM, with too much
  *   beside it, or with a command that QEMU does not know.
  */
@@ -56,7 +56,7 @@ export async function readFrame(
   return frame.finish(reader.position);
 }
 
-/** What was kept of a stream so far. */
+/** The parts of a stream that were kept so far. */
 export class Frame {
   readonly #bytes: StreamBytes;
   readonly #sections: SavedSection[] = [];
@@ -72,7 +72,7 @@ export class Frame {
     this.#bytes = bytes;
   }
 
-  /** Keep what an event says. */
+  /** Keep the contents of an event. */
   async add(event: MigrationEvent): Promise<void> {
     if (event.type === 'configuration') {
       const { offset, bytes, configuration } = event;

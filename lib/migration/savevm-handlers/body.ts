@@ -23,7 +23,7 @@ export class BodyCount implements HandlerSummary {
 /**
  * Read a be64 length.
  *
- * @param what - Name of what has this length, for errors.
+ * @param what - Noun phrase for the bytes that have this length, for errors.
  * @param maxBytes - Largest valid length.
  * @throws {MigrationStreamError} (rejects) `truncated`; `corrupt` for a larger length.
  */

@@ -201,7 +201,7 @@ class Verifier {
     this.#result.faults.push(error);
   }
 
-  /** Find what is missing at the end of the stream although QEMU would load it. */
+  /** Find parts that the end of the stream lacks although QEMU would load it. */
   #judge(reader: MigrationReader, discarded: string | null): void {
     const position = this.#end + 1;
     const machine = reader.configuration?.machine ?? '';

@@ -24,7 +24,7 @@ export function blockListMistake(
   return firstNameMistake(blocks);
 }
 
-/** Return what is wrong with the first name that does not fit; undefined if all fit. */
+/** Return why the first name that does not fit is refused; undefined if all fit. */
 export function firstNameMistake(blocks: readonly PageSourceBlock[]): string | undefined {
   for (const { name } of blocks) {
     const bytes = Buffer.byteLength(name);

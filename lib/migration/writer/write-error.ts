@@ -6,7 +6,7 @@ import { quoteSection, type SectionName } from '../format/stream-error.ts';
  * Return the error of a call that would write a stream which QEMU does not load.
  *
  * @param operation - Public name of the call.
- * @param reason - What is wrong, as a clause without a full stop; made `printable` here.
+ * @param reason - The fault, as a clause without a full stop; made `printable` here.
  * @param position - Offset in the stream of the next byte to write.
  * @param section - The section that is open.
  */

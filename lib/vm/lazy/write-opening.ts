@@ -50,7 +50,7 @@ export function writeOpening(
   );
   writer.endSection();
   for (const kind of ['start', 'part', 'end'] as const) writeSections(later, [kind], writer);
-  // Without a discard, QEMU loses its own state at LISTEN and waits for ever.
+  // Without a discard, QEMU loses its own state at LISTEN and waits forever.
   const { name, hostPageSize } = largest(memory.blocks);
   writer.command({
     name: 'POSTCOPY_RAM_DISCARD',

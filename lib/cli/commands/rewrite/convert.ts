@@ -74,7 +74,7 @@ async function convert(
   return { before: bytes, after: output.file.putPosition, notes };
 }
 
-/** Return what changes in a stream or guest. */
+/** Return the changes that the options ask for. */
 function changesOf({ renameBlock, dropDescription, set }: ConvertFlags): CopyOptions {
   try {
     const devices = set === undefined ? undefined : new FieldChanges(set);

@@ -25,12 +25,12 @@ export interface OutputChoice {
   readonly signal: AbortSignal;
 }
 
-/** What a command that writes a stream reports. */
+/** Report of a command that writes a stream. */
 export interface Rewritten {
   /** Bytes of the input and of the output, without compression. */
   readonly before: number;
   readonly after: number;
-  /** What the user should know. */
+  /** Notes for the user. */
   readonly notes: readonly string[];
 }
 

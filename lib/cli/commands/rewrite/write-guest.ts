@@ -22,7 +22,7 @@ import type { RewriteFlags } from './rewrite-command.ts';
 const NO_DESCRIPTION =
   'there is no VM description: the device sections were written as they came, undescribed';
 
-/** What `writeGuest` reads and writes, and what it changes. */
+/** Stream, output and changes of `writeGuest`. */
 export interface GuestRewrite {
   /** The endpoint that the stream comes from, as typed. */
   fromText: string;

@@ -115,7 +115,7 @@ export async function runWithVm(
   }
 }
 
-/** Return what an error says besides that a signal aborted the operation. */
+/** Return the part of an error's message that is not about the signal. */
 function afterSignal({ code, reason, message }: QemuFileError): string {
   return code === 'ECANCELED' ? reason.replace(/^aborted by its signal; /, '') : message;
 }
