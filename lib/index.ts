@@ -24,14 +24,7 @@ export { BandwidthBudget } from './qemu-file/put/bandwidth-budget.ts';
 export { QemuFile, type QemuFileHooks, type QemuFileRamHook } from './qemu-file/qemu-file.ts';
 export type { BytesSent } from './qemu-file/ram-hooks.ts';
 export type { RelayCheck } from './relay/check-tap.ts';
-export {
-  type RelayDirection,
-  type RelayEnd,
-  type RelayFailure,
-  type RelayOptions,
-  type RelayResult,
-  relay,
-} from './relay/relay.ts';
+export { relay } from './relay/relay.ts';
 export { relayChannels } from './relay/relay-channels.ts';
 export type {
   AcceptChannelOptions,
@@ -40,3 +33,10 @@ export type {
   ChannelsOptions,
   ChannelsResult,
 } from './relay/relay-channels-types.ts';
+export type {
+  RelayDirection,
+  RelayEnd,
+  RelayFailure,
+  RelayOptions,
+  RelayResult,
+} from './relay/relay-types.ts';

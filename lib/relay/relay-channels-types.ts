@@ -1,6 +1,6 @@
 import type { QemuFileError } from '../contract/errors.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
-import type { RelayDirection, RelayEnd } from './relay.ts';
+import type { RelayDirection, RelayEnd } from './relay-types.ts';
 
 /** How `relayChannels` accepts a connection. */
 export interface AcceptChannelOptions {

@@ -7,13 +7,14 @@ import {
 } from '../migration/format/channel-kind.ts';
 import type { QemuFile } from '../qemu-file/qemu-file.ts';
 import { noop } from '../util/noop.ts';
-import { type RelayEnd, relay } from './relay.ts';
+import { relay } from './relay.ts';
 import type {
   ChannelResult,
   ChannelsFailure,
   ChannelsOptions,
   ChannelsResult,
 } from './relay-channels-types.ts';
+import type { RelayEnd } from './relay-types.ts';
 
 /*
  *   accepted ──► looked at ──(there is a main channel)──► connected ──► relayed

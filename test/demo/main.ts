@@ -15,7 +15,8 @@ import {
   StreamSummarizer,
   verifyStream,
 } from '../../lib/migration/index.ts';
-import { type RelayResult, relay } from '../../lib/relay/relay.ts';
+import { relay } from '../../lib/relay/relay.ts';
+import type { RelayResult } from '../../lib/relay/relay-types.ts';
 import { QmpClient, restoreVm, saveVm } from '../../lib/vm/index.ts';
 import { readSidecar, recordingPath } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';

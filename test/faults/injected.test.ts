@@ -13,7 +13,8 @@ import {
 import { QemuFileError } from '../../lib/contract/errors.ts';
 import { verifyStream } from '../../lib/migration/verify/verify.ts';
 import { QemuFile } from '../../lib/qemu-file/qemu-file.ts';
-import { type RelayResult, relay } from '../../lib/relay/relay.ts';
+import { relay } from '../../lib/relay/relay.ts';
+import type { RelayResult } from '../../lib/relay/relay-types.ts';
 import { pattern } from '../helpers/bytes.ts';
 import { watchLeaks, withoutLeaks } from '../helpers/leaks.ts';
 import { workedExample } from '../helpers/streams/stream-bytes.ts';

@@ -8,7 +8,8 @@ import {
   type QemuFileOps,
   type QemuFileOptions,
 } from '../../lib/index.ts';
-import { type RelayResult, relay } from '../../lib/relay/relay.ts';
+import { relay } from '../../lib/relay/relay.ts';
+import type { RelayResult } from '../../lib/relay/relay-types.ts';
 import { pattern, piecesOf, turn } from '../helpers/bytes.ts';
 import { Feed, Sink, Source } from '../helpers/transports/backends.ts';
 import { until } from '../helpers/until.ts';

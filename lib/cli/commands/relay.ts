@@ -3,7 +3,7 @@ import type { Uri } from '../../../adapters/uri.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
 import { BandwidthBudget } from '../../qemu-file/put/bandwidth-budget.ts';
-import type { RelayEnd } from '../../relay/relay.ts';
+import type { RelayEnd } from '../../relay/relay-types.ts';
 import { type Endpoint, refuseStoreFlags } from '../endpoints/endpoint.ts';
 import { isStdin, isStdout } from '../endpoints/open-endpoints.ts';
 import { readEnds } from '../endpoints/read-ends.ts';

@@ -5,7 +5,7 @@ import { describeTarget, type SocketTarget } from '../../../adapters/socket/sock
 import { type QemuFileError, toQemuFileError } from '../../contract/errors.ts';
 import type { QemuFileOptions } from '../../qemu-file/options.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
-import type { RelayEnd } from '../../relay/relay.ts';
+import type { RelayEnd } from '../../relay/relay-types.ts';
 import { printStderr } from '../shell/stdio.ts';
 import { connectionFilter } from './connection-filter.ts';
 import {

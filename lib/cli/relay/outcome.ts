@@ -1,7 +1,7 @@
 import type { QemuFileError } from '../../contract/errors.ts';
 import type { Manifest } from '../../migration/verify/manifest.ts';
-import type { RelayDirection, RelayEnd, RelayResult } from '../../relay/relay.ts';
 import type { ChannelResult } from '../../relay/relay-channels-types.ts';
+import type { RelayDirection, RelayEnd, RelayResult } from '../../relay/relay-types.ts';
 import type { StoreFlags } from '../endpoints/endpoint.ts';
 import type { TlsEnds, TlsFlags } from '../endpoints/tls/credentials.ts';
 import { tlsHint } from '../endpoints/tls/hints.ts';

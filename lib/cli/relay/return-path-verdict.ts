@@ -1,6 +1,6 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import { RETURN_MESSAGE } from '../../migration/format/wire.ts';
-import type { RelayFailure } from '../../relay/relay.ts';
+import type { RelayFailure } from '../../relay/relay-types.ts';
 
 /** Bytes of `SHUT`, the last message of a return path: type, length, and a value that is 0 after a success. */
 const SHUT_BYTES = 8;

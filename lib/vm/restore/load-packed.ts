@@ -2,7 +2,7 @@ import type { Socket } from 'node:net';
 import { abortError, toQemuFileError } from '../../contract/errors.ts';
 import { onAbort } from '../../contract/wait-for.ts';
 import type { QemuFile } from '../../qemu-file/qemu-file.ts';
-import type { RelayFailure } from '../../relay/relay.ts';
+import type { RelayFailure } from '../../relay/relay-types.ts';
 import { noop } from '../../util/noop.ts';
 import { type ReopenedInput, reopenInput } from '../decompress.ts';
 

@@ -1,6 +1,6 @@
 import { QemuFileError } from '../../contract/errors.ts';
 import { waitForPromise } from '../../contract/wait-for.ts';
-import type { RelayFailure } from '../../relay/relay.ts';
+import type { RelayFailure } from '../../relay/relay-types.ts';
 import type { MigrationInfo, MigrationWatch } from '../migration-watch.ts';
 
 /** Milliseconds that QEMU may take to end a migration whose stream has broken off. */

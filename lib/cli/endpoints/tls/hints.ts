@@ -1,6 +1,6 @@
 import type { Rejection } from '../../../../adapters/socket/listen/admit.ts';
 import type { QemuFileError } from '../../../contract/errors.ts';
-import type { RelayEnd } from '../../../relay/relay.ts';
+import type { RelayEnd } from '../../../relay/relay-types.ts';
 import type { TlsEnds } from './credentials.ts';
 
 const BROKEN: ReadonlySet<string> = new Set(['ECONNRESET', 'EPIPE']);
