@@ -6,8 +6,8 @@ import { type FdOps, fdOps } from '../file/fd.ts';
 import { descriptorStats } from '../shared/descriptor-stats.ts';
 import type { ConnectionOps } from '../shared/shared-transport.ts';
 import { socketOps } from '../socket/socket.ts';
-import { isClosedStandard } from './closed-standard.ts';
 import { pipeFdOps } from './fifo.ts';
+import { isClosedStandard, isOfEventLoop } from './inherited.ts';
 import { readPipeOps, writePipeOps } from './pipe-ends.ts';
 
 /** Options of `pipeOps`. */
@@ -42,10 +42,10 @@ const CLOSED: Readonly<Record<Direction, string>> = {
  *
  * @param fd - The descriptor.
  * @param options - `direction`.
- * @throws {QemuFileError} `EBADF` the descriptor is not open, or is 0 or 1 and /dev/null in both directions, which
- *   Node opens in place of one that is closed; `EISDIR` a directory; `EINVAL` no direction, or one
- *   that 0, 1 or 2 does not have. Operations fail with the system's own code; a write after the reader has closed
- *   fails with `EPIPE`.
+ * @throws {QemuFileError} `EBADF` the descriptor is not open, or is one of Node's event loop, or is 0 or 1 and
+ *   /dev/null in both directions, which Node opens in place of one that is closed; `EISDIR` a directory; `EINVAL` no
+ *   direction, or one that 0, 1 or 2 does not have. Operations fail with the system's own code; a write after the
+ *   reader has closed fails with `EPIPE`.
  * @example
  * ```js
  * const file = new QemuFile(pipeOps(0));
@@ -58,6 +58,10 @@ export function pipeOps(
 ): ReadOps | WriteOps | FdOps<Direction> | ConnectionOps {
   const stats = descriptorStats(fd, 'pipeOps');
   const isPipe = stats.isFIFO();
+  if (fd > 2 && isOfEventLoop(fd)) {
+    const reason = `descriptor ${fd} was not inherited, Node itself uses that number`;
+    throw pipeError('EBADF', `${reason}; open it in the shell, as in ${fd}>FILE or ${fd}<FILE`);
+  }
   if (stats.isSocket() && fd > 2) return socketOps(openSocket(fd));
   const direction = directionOf(fd, options.direction);
   if (fd > 2) return isPipe ? pipeFdOps(fd, direction) : fileOps(fd, direction);

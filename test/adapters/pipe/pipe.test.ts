@@ -242,6 +242,26 @@ describe('an inherited descriptor', () => {
     assert.deepEqual(await exitOf(child), [0, null]);
   });
 
+  test('that is one of the event loop is refused', { skip: process.platform !== 'linux' }, () => {
+    const targets = new Map<number, string>();
+    for (const name of fs.readdirSync('/proc/self/fd')) {
+      const fd = Number(name);
+      if (fd > 2 && isOpen(fd)) targets.set(fd, fs.readlinkSync(`/proc/self/fd/${fd}`));
+    }
+    const kinds = new Set<string>();
+    for (const [fd, target] of targets) {
+      const isAnonymous = target.startsWith('anon_inode:');
+      const ends = [...targets.values()].filter((other) => other === target);
+      if (!isAnonymous && (!target.startsWith('pipe:') || ends.length < 2)) continue;
+      assert.throws(() => pipeOps(fd, { direction: 'write' }), {
+        code: 'EBADF',
+        message: new RegExp(`descriptor ${fd} was not inherited, Node itself uses that number; `),
+      });
+      kinds.add(isAnonymous ? 'anonymous' : 'pipe');
+    }
+    assert.deepEqual([...kinds].sort(), ['anonymous', 'pipe']);
+  });
+
   test('needs a direction where it does not have one', async () => {
     await using directory = makeTempDir();
     const [reader, writer] = openPipe(directory);
