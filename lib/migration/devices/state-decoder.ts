@@ -11,10 +11,13 @@ import type { WarningSink } from '../format/diagnostics.ts';
 import { MigrationStreamError, type SectionName } from '../format/stream-error.ts';
 import { ITEM } from '../format/wire.ts';
 import { elementCount, isElement } from './body-size.ts';
-import { isNullPointer, NULL_MARK, SCALARS } from './scalars.ts';
+import { isNullPointer, NULL_MARK, SCALARS, type Scalar } from './scalars.ts';
 
 /** Values that one device may have, to bound the memory they take. */
 const MAX_VALUES = 2_097_152;
+
+/** Types of integers whose values are checked. */
+const CHECKED_TYPES: ReadonlySet<string> = new Set(['bool', 'int32 le']);
 
 const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
 
@@ -150,13 +153,35 @@ class StateDecoder {
       if (part.index !== undefined && part.index !== elements.length) {
         this.#fail(`is described as element ${part.index}`);
       }
-      for (let left = elementCount(fields, at); left > 0; left--) {
+      const count = elementCount(fields, at);
+      if (this.#areIntegers(part, count)) {
+        this.#integers(part, count, elements);
+        continue;
+      }
+      for (let left = count; left > 0; left--) {
         this.#path[depth] = elements.length;
         elements.push(this.#element(part));
       }
     }
     this.#path.pop();
     return elements;
+  }
+
+  /** Return whether all elements of a run are integers that are there and need no check of their own. */
+  #areIntegers({ type, size }: FieldDescription, count: number): boolean {
+    const scalar = SCALARS.get(type);
+    if (scalar === undefined || scalar.size !== size || CHECKED_TYPES.has(type)) return false;
+    return this.#values + count <= this.#maxValues && count * size <= this.#end - this.#at;
+  }
+
+  /** Decode a run of integers. An e1000 has 32768 of them in one array, most of the values of a small guest. */
+  #integers({ type, size }: FieldDescription, count: number, elements: StateValue[]): void {
+    const { read } = SCALARS.get(type) as Scalar;
+    const view = this.#view;
+    const end = this.#at + count * size;
+    for (let at = this.#at; at < end; at += size) elements.push(read(view, at));
+    this.#at = end;
+    this.#values += count;
   }
 
   #element(field: FieldDescription): StateValue {
