@@ -29,3 +29,8 @@ export function failsAt(
 export function injectedError(code: string): NodeJS.ErrnoException {
   return Object.assign(new Error(`${code}: injected`), { code });
 }
+
+/** Return an error as a backend fails with it whose peer has gone. */
+export function broken(code: string, message = 'the other end is gone'): Error {
+  return Object.assign(new Error(message), { code });
+}

@@ -31,8 +31,10 @@ import {
   header,
   multifdInitial,
   multifdPacket,
+  PC,
   page,
   piece,
+  RAM,
   section,
   stream,
   subsection,
@@ -42,8 +44,6 @@ import {
 } from '../helpers/streams/stream-bytes.ts';
 
 const PAGE = 4096;
-const PC = configuration('pc-i440fx-7.2');
-const RAM = ['ram', 0, 4] as const;
 const list = blockList(['a', 4 * PAGE]);
 const start = section('start', 2, RAM, list, eos);
 const finish = piece('end', 2, eos);

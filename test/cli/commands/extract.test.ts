@@ -23,11 +23,11 @@ import {
   eos,
   FLAG,
   header,
+  NO_DEVICES,
   page,
   piece,
   section,
   stream,
-  vmDescription,
   workedExample,
 } from '../../helpers/streams/stream-bytes.ts';
 import { xxh64 } from '../../helpers/xxh64.ts';
@@ -35,7 +35,6 @@ import { xxh64 } from '../../helpers/xxh64.ts';
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;
 const PAGE = 4096;
-const NO_DEVICES = vmDescription('{"page_size": 4096, "devices": []}');
 
 /** A stream of blocks of one page each, the first byte of which is the block's number. */
 function blocksNamed(names: readonly Uint8Array[]): Buffer {

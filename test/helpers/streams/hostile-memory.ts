@@ -21,8 +21,10 @@ import {
   header,
   multifdInitial,
   multifdPacket,
+  PC,
   page,
   piece,
+  RAM,
   section,
   stream,
   subsection,
@@ -32,8 +34,6 @@ import {
 
 const PAGE = 4096;
 const MIB = 1_048_576;
-const PC = configuration('pc-i440fx-7.2');
-const RAM = ['ram', 0, 4] as const;
 
 type Chunks = Iterable<Uint8Array>;
 

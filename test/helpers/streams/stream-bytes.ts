@@ -125,6 +125,15 @@ export function vmDescription(json: object | string): Buffer {
   return stream('06', be32(text.length), text);
 }
 
+/** A configuration that every QEMU knows. */
+export const PC: Buffer = configuration('pc-i440fx-7.2');
+
+/** Name, instance and version of the section of RAM. */
+export const RAM: readonly [string, number, number] = ['ram', 0, 4];
+
+/** A VM description without devices. */
+export const NO_DEVICES: Buffer = vmDescription('{"page_size": 4096, "devices": []}');
+
 /** The worked example of 4664 bytes: two RAM blocks, one device with an array and a subsection. */
 export function workedExample(): Buffer {
   const description =

@@ -18,15 +18,13 @@ import {
   end,
   eos,
   header,
+  NO_DEVICES,
   page,
   piece,
   section,
   stream,
-  vmDescription,
   workedExample,
 } from '../../helpers/streams/stream-bytes.ts';
-
-const NO_DEVICES = vmDescription('{"page_size": 4096, "devices": []}');
 
 function verify(bytes: Uint8Array, options: VerifyOptions = {}) {
   return verifyStream(chunksOf(piecesOf(bytes, 1000)), options);
