@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
+import { keepCompiledModules } from './compile-cache.ts';
 
 /** Handled before any module is loaded, because scripts ask for the version often. */
 const VERSION_FLAGS: readonly unknown[] = ['--version', '-V'];
@@ -16,6 +17,8 @@ if (VERSION_FLAGS.includes(process.argv[2])) {
   });
   process.stdout.write(`${version()}\n`);
 } else {
+  // The modules of a run from the sources are compiled by what loads them.
+  if (import.meta.url.endsWith('.js')) keepCompiledModules();
   if (process.argv[2] === 'restore' && process.argv.some((arg) => arg.startsWith('--lazy'))) {
     // A guest waits: the files of its module are read while those of the command line are compiled.
     import('./commands/vm/restore-lazily.ts').catch(() => {});

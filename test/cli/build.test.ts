@@ -1,7 +1,8 @@
 // The command as the package has it: a bundle, run where only the package's dependencies are installed.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import * as nodeModule from 'node:module';
 import { after, before, describe, test } from 'node:test';
 import { fixturePath } from '../fixtures/recording.ts';
 import { makeTempDir } from '../helpers/cleanup.ts';
@@ -21,7 +22,10 @@ describe('the built command', () => {
   after(() => dir[Symbol.asyncDispose]());
 
   const run = (...args: string[]): string =>
-    execFileSync(process.execPath, [`${built}/main.js`, ...args], { encoding: 'utf8' });
+    execFileSync(process.execPath, [`${built}/main.js`, ...args], {
+      encoding: 'utf8',
+      env: { ...process.env, XDG_CACHE_HOME: dir.join('cache') },
+    });
 
   test('prints the version of the package', () => {
     assert.equal(run('--version'), `${version}\n`);
@@ -65,5 +69,56 @@ describe('the built command', () => {
       assert.ok(names.includes(name), name);
     }
     assert.ok(!names.includes('esbuild'));
+  });
+
+  describe('with a folder for compiled modules', () => {
+    /** Run a command that succeeds and writes nothing to standard error. */
+    const runIn = (parent: string, more: Record<string, string> = {}): void => {
+      const { NODE_COMPILE_CACHE: _, NODE_DISABLE_COMPILE_CACHE: _2, ...env } = process.env;
+      const args = [`${built}/main.js`, 'verify', fixturePath('pc.mig.gz')];
+      const options = {
+        encoding: 'utf8',
+        env: { ...env, XDG_CACHE_HOME: parent, ...more },
+      } as const;
+      const { status, stdout, stderr } = spawnSync(process.execPath, args, options);
+      assert.deepEqual([status, stderr], [0, '']);
+      assert.match(stdout, /50 sections/);
+    };
+    const filesIn = (parent: string): string[] => {
+      const paths = readdirSync(parent, { recursive: true, encoding: 'utf8' });
+      return paths.map((path) => `${parent}/${path}`).filter((path) => statSync(path).isFile());
+    };
+
+    test('keeps them where no other user can write, and runs without what is damaged', () => {
+      const parent = dir.join('private');
+      mkdirSync(parent, { mode: 0o700 });
+      runIn(parent);
+      const files = filesIn(parent);
+      assert.equal(files.length > 0, 'enableCompileCache' in nodeModule);
+      if (files.length === 0) return;
+      assert.equal(statSync(`${parent}/qemu-file/compiled`).mode & 0o777, 0o700);
+      for (const path of files) writeFileSync(path, readFileSync(path).fill(0x55, 64));
+      runIn(parent);
+      for (const path of files) writeFileSync(path, '');
+      runIn(parent);
+    });
+
+    test('keeps none where others could replace the folder', () => {
+      const parent = dir.join('open');
+      mkdirSync(parent);
+      chmodSync(parent, 0o777);
+      runIn(parent);
+      assert.deepEqual(filesIn(parent), []);
+    });
+
+    test('keeps none if the folder cannot be made, there is no home, or Node must not', () => {
+      writeFileSync(dir.join('file'), '');
+      runIn(dir.join('file'));
+      runIn('', { HOME: '' });
+      const parent = dir.join('disabled');
+      mkdirSync(parent);
+      runIn(parent, { NODE_DISABLE_COMPILE_CACHE: '1' });
+      assert.deepEqual(filesIn(parent), []);
+    });
   });
 });

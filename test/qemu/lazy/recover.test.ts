@@ -25,6 +25,8 @@ const built = makeTempDir();
 let main: string;
 before(async () => {
   main = `${await buildPackage(built)}/main.js`;
+  // The command must not write to the home of who runs the tests.
+  process.env.XDG_CACHE_HOME = built.join('cache');
 });
 after(() => built.remove());
 
