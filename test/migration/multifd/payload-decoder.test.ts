@@ -127,7 +127,9 @@ for (const kind of KINDS) {
   describe(`payload decoder for ${kind.name}`, () => {
     it('decodes the slices of one stream one by one', async () => {
       const decoder = opened(kind);
-      for (const [at, payload] of (await kind.payloads()).entries()) {
+      const payloads = await kind.payloads();
+      assert.equal(payloads.length, PAGES.length);
+      for (const [at, payload] of payloads.entries()) {
         const bytes = PAGES[at] as Buffer;
         assert.deepEqual(await outcome(decoder, payload, bytes.length), bytes);
       }
@@ -135,7 +137,9 @@ for (const kind of KINDS) {
 
     it('decodes payloads whose output takes many chunks', async () => {
       const decoder = opened(kind);
-      for (const { payload, bytes } of await kind.large()) {
+      const all = await kind.large();
+      assert.equal(all.length, LARGE.length);
+      for (const { payload, bytes } of all) {
         const decoded = await outcome(decoder, payload, bytes.length);
         assert.ok(typeof decoded !== 'string' && decoded.equals(bytes));
       }

@@ -58,6 +58,7 @@ test('a batch without a request has at most 16 pages', async () => {
   server.start();
   await server.finished;
   for (const records of sink.writes) assert.ok(records.length <= 16);
+  assert.deepEqual(pagesOf(sink, 'a'), range(5, 500));
 });
 
 test('a requested page goes first, then the pages with data of its aligned window', async () => {
