@@ -316,7 +316,11 @@ function addRestore(program: Command, done: (code: number) => void): void {
     .option('--preempt', 'with --lazy: pages that are asked for come over a second connection')
     .option('--record <file>', 'with --lazy: write which pages were asked for at first')
     .option('--record-in-store', 'the same: keep them with <from>, a snapshot in a store')
-    .option('--record-seconds <n>', 'how long to record before the rest follows', parseSeconds)
+    .option(
+      '--record-seconds <n>',
+      'seconds to record before the rest follows; default 10',
+      parseSeconds,
+    )
     .option('--prefetch <file>', 'with --lazy: send the pages that --record wrote first')
     .option('--verify', 'of a template: read its memory and compare its digests first')
     .option('--resume', 'run the guest, even if it was stopped when it was saved')

@@ -37,7 +37,7 @@ export function addTlsOptions(command: Command, sides: readonly TlsSide[]): Comm
     } else {
       command
         .option('--to-tls-hostname <name>', "<to>: the name that the peer's certificate must have")
-        .option('--to-tls-user <name>', '<to>: which shared key to use; default qemu');
+        .option('--to-tls-user <name>', '<to>: the user of the shared key; default qemu');
     }
   }
   return command.optionsGroup('Options:').addHelpText('after', TLS_NOTES);
