@@ -71,7 +71,7 @@ for (const [text, reason] of [
   ['s3://vm?endpoint=http://me:secret@host#x', /must not contain credentials/],
   ['s3://vm?pathStyle=yes#x', /true or false/],
   ['s3://vm?password=x#x', /unknown parameter "password"/],
-  ['http://vm#x', /not a store; write store:DIR#NAME/],
+  ['http://vm#x', /not a store; write store:DIR\[#NAME\] or s3:\/\/BUCKET/],
   ['', /not a store/],
 ] as const) {
   test(`${JSON.stringify(text)} is refused: ${reason.source}`, () => {

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { recording, unpack } from '../../fixtures/recording.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
+import { buildPackage } from '../../helpers/command/built-package.ts';
 import { Command, run } from '../../helpers/command/command.ts';
 import {
   assertSays,
@@ -463,7 +464,10 @@ describe('the outputs of inspect', { concurrency }, () => {
 
   test('have progress where they are a terminal', { skip: !has('script') }, async (t) => {
     await using dir = makeTempDir();
-    const inspect = `${process.execPath} --import tsx lib/cli/main.ts inspect unix:${dir.join('s')}`;
+    await using built = makeTempDir();
+    // On Node 22 tsx gives a module of CommonJS that is imported late no exports.
+    const main = `${await buildPackage(built)}/main.js`;
+    const inspect = `${process.execPath} ${main} inspect unix:${dir.join('s')}`;
     const child = spawn('script', ['-qec', inspect, '/dev/null'], { cwd: ROOT, stdio: 'pipe' });
     const closed = once(child, 'close');
     t.after(() => child.kill());

@@ -186,8 +186,13 @@ describe('a migration that is cancelled at its source', { skip: requireQemu() },
       await run.source.qmp.execute('migrate_cancel');
       assert.equal((await run.source.waitMigrationEnd()).status, 'cancelled');
       const [relay] = await run.relaysEnded();
-      assert.equal(relay?.code, 3, relay?.stderr);
-      assert.match(relay.stderr, /"from" .*: ENODATA: in section "ram": the stream ends inside/);
+      if (transport === 'tcp' && relay?.code === 4) {
+        // QEMU closed its connection with an answer in it that it had not read.
+        assert.match(relay.stderr, /"from" .*: ECONNRESET: .*connection reset by peer/);
+      } else {
+        assert.equal(relay?.code, 3, relay?.stderr);
+        assert.match(relay.stderr, /"from" .*: ENODATA: in section "ram": the stream ends inside/);
+      }
       await assert.rejects(run.destination.waitIncomingEnd(), /load of migration failed/);
       await run.assertStayed();
 
