@@ -56,7 +56,12 @@ export { type SocketOptions, socketOps } from './socket/socket.ts';
 export { describeTarget, type SocketTarget } from './socket/socket-target.ts';
 export { directoryStorage } from './storage/directory-storage.ts';
 export { memoryStorage } from './storage/memory-storage.ts';
-export type { ObjectStorage, StorageOptions, StoredObject } from './storage/object-storage.ts';
+export type {
+  LeftoverOptions,
+  ObjectStorage,
+  StorageOptions,
+  StoredObject,
+} from './storage/object-storage.ts';
 export { openStorage } from './storage/open-storage.ts';
 export { type S3StorageOptions, s3Storage } from './storage/s3/s3-storage.ts';
 export type { S3Credentials } from './storage/s3/s3-target.ts';

@@ -9,7 +9,12 @@ import { ownWriter } from '../file/partial/stale-partials.ts';
 import { listObjects, removeLeftoverFiles } from './directory-walk.ts';
 import { fileError, hasCode, notAnObject } from './file-error.ts';
 import { checkKey, checkPrefix, checkRange } from './object-key.ts';
-import type { ObjectStorage, StorageOptions, StoredObject } from './object-storage.ts';
+import type {
+  LeftoverOptions,
+  ObjectStorage,
+  StorageOptions,
+  StoredObject,
+} from './object-storage.ts';
 import { OpenObjects } from './open-objects.ts';
 import { readAt, writeAll } from './read-write.ts';
 import { SharedSync } from './shared-sync.ts';
@@ -48,7 +53,7 @@ const NO_LINKS: ReadonlySet<unknown> = new Set(['EPERM', 'ENOTSUP', 'EOPNOTSUPP'
  *
  * On NFS, mount with the default `sync`-on-close semantics, version 3 or later. `ifAbsent` is atomic between
  * hosts; `list` and `stat` may lag by the attribute cache (`acdirmax`, 60 s by default); and the clocks of hosts
- * and server must agree within the age that `removeLeftovers` is given. On a file system without hard links
+ * and server must agree within the age that `removeLeftovers` is given, unless it is given the server's time. On a file system without hard links
  * (FAT, exFAT, some FUSE file systems), `canPutIfAbsent` becomes false with the first `put`: two calls with
  * `ifAbsent` for one key can then both succeed, so writers have to agree by other objects, as on S3 without
  * conditional PUT.
@@ -198,10 +203,11 @@ class DirectoryStorage implements ObjectStorage {
     });
   }
 
-  async removeLeftovers(olderThanMs: number, options: StorageOptions = {}): Promise<number> {
+  async removeLeftovers(olderThanMs: number, options: LeftoverOptions = {}): Promise<number> {
+    const { signal, nowMs = Date.now() } = options;
     try {
-      return await removeLeftoverFiles(this.name, olderThanMs, () =>
-        checkSignal(options.signal, 'removeLeftovers'),
+      return await removeLeftoverFiles(this.name, { olderThanMs, nowMs }, () =>
+        checkSignal(signal, 'removeLeftovers'),
       );
     } catch (error) {
       throw fileError(error, 'removeLeftovers', this.name);

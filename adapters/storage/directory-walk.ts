@@ -36,6 +36,13 @@ export async function* listObjects(
   }
 }
 
+/** Which temporary files are old. */
+interface LeftoverAge {
+  readonly olderThanMs: number;
+  /** The time by the clock of the file system. */
+  readonly nowMs: number;
+}
+
 /**
  * Remove the temporary files below a directory that are older than an age and whose writers are gone.
  *
@@ -43,27 +50,26 @@ export async function* listObjects(
  */
 export async function removeLeftoverFiles(
   root: string,
-  olderThanMs: number,
+  { olderThanMs, nowMs }: LeftoverAge,
   check: () => void,
 ): Promise<number> {
   const nameOf = (key: string): string => key.slice(key.lastIndexOf('/') + 1);
   const isWanted = (key: string): boolean => isPartialName(nameOf(key));
   let removed = 0;
   for await (const { key, stats } of walk(root, isWanted, isObjectKey, check)) {
-    if (Date.now() - stats.mtimeMs < olderThanMs || !isAbandoned(nameOf(key), stats.mtimeMs)) {
-      continue;
-    }
+    const ageMs = nowMs - stats.mtimeMs;
+    if (ageMs < olderThanMs || !isAbandoned(nameOf(key), ageMs)) continue;
     const isGone = await fs.promises.unlink(join(root, key)).then(() => true, noop);
     if (isGone === true) removed += 1;
   }
   return removed;
 }
 
-function isAbandoned(name: string, touchedMs: number): boolean {
+function isAbandoned(name: string, ageMs: number): boolean {
   const writer = writerOfPartial(name);
   const self = ownWriter();
-  if (writer === undefined || self === undefined) return Date.now() - touchedMs > STALE_AFTER_MS;
-  return isWriterGone(writer, touchedMs, self);
+  if (writer === undefined || self === undefined) return ageMs > STALE_AFTER_MS;
+  return isWriterGone(writer, ageMs, self);
 }
 
 /** Yield regular files whose keys are wanted; symbolic links are not followed. */

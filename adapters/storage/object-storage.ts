@@ -12,6 +12,15 @@ export interface StorageOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Options of `removeLeftovers`. */
+export interface LeftoverOptions extends StorageOptions {
+  /**
+   * The time by the clock of the storage, in milliseconds since 1970: leftovers have their times by it. Default: by the
+   * clock of this host.
+   */
+  readonly nowMs?: number | undefined;
+}
+
 /**
  * Storage of whole objects under keys: a directory, or a bucket. An object becomes visible under its key
  * only when all of it is durable. Methods may run at the same time, in this process and on other hosts.
@@ -74,6 +83,6 @@ export interface ObjectStorage {
    * @param olderThanMs - Age that a leftover must have, in milliseconds.
    * @returns Number of leftovers removed.
    */
-  removeLeftovers(olderThanMs: number, options?: StorageOptions): Promise<number>;
+  removeLeftovers(olderThanMs: number, options?: LeftoverOptions): Promise<number>;
   close(): Promise<void>;
 }

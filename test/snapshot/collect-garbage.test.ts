@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { memoryStorage, type ObjectStorage } from '../../adapters/index.ts';
+import { QemuFileError } from '../../lib/index.ts';
 import { SnapshotStore } from '../../lib/snapshot/index.ts';
 import { MadeGuest, memoryDigest } from '../helpers/guests/made-guest.ts';
 
@@ -147,4 +148,43 @@ describe('a writer of a child', () => {
       );
     });
   }
+});
+
+describe('gc of storage', () => {
+  /** Storage with a snapshot and the packs and the map of a removed one, in which some methods are others. */
+  const littered = async (other: Partial<ObjectStorage>): Promise<SnapshotStore> => {
+    const storage = memoryStorage();
+    const store = new SnapshotStore(storage);
+    await store.writer('base').writeGuest(BASE);
+    await store.writer('child', { parent: 'base' }).writeGuest(CHILD);
+    await store.remove('child');
+    const get = (target: ObjectStorage, property: string | symbol): unknown => {
+      const value: unknown =
+        other[property as keyof ObjectStorage] ?? Reflect.get(target, property, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    };
+    return new SnapshotStore(new Proxy(storage, { get }));
+  };
+
+  test('that is full removes garbage', async () => {
+    const full = { put: () => Promise.reject(new QemuFileError('ENOSPC', 'the storage is full')) };
+    const store = await littered(full);
+    const { removed } = await store.gc({ graceMs: 0 });
+    assert.deepEqual(removed.map((key) => key.split('/')[0]).sort(), ['maps', 'packs']);
+    await assertWhole(store, 'base');
+  });
+
+  test('with another clock ages the leftovers of writers by that', async () => {
+    const ages: unknown[] = [];
+    const past = 1_000_000;
+    const store = await littered({
+      stat: (key) => Promise.resolve({ key, bytes: 0, modifiedMs: past }),
+      removeLeftovers: (olderThanMs, options) => {
+        ages.push([olderThanMs, options?.nowMs]);
+        return Promise.resolve(0);
+      },
+    });
+    await store.gc({ graceMs: 5000 });
+    assert.deepEqual(ages, [[5000, past]]);
+  });
 });

@@ -46,7 +46,7 @@ export async function removeStalePartials(directory: string, names: PartialNames
       const path = join(directory, entry);
       const stats = await fs.promises.lstat(path);
       if (!stats.isFile() || stats.uid !== process.geteuid?.()) continue;
-      if (isWriterGone(writer, stats.mtimeMs, self)) await fs.promises.unlink(path);
+      if (isWriterGone(writer, Date.now() - stats.mtimeMs, self)) await fs.promises.unlink(path);
     } catch {
       // Another process removed it first, or this process lacks the permission.
     }
@@ -57,12 +57,12 @@ export async function removeStalePartials(directory: string, names: PartialNames
  * Return whether the writer of a partial file is certainly gone.
  *
  * @param writer - From the file's name.
- * @param touchedMs - Time stamp of the file, in milliseconds since 1970.
+ * @param ageMs - Age of the file's time stamp, in milliseconds.
  * @param self - This process, from `ownWriter`.
  */
-export function isWriterGone(writer: Writer, touchedMs: number, self: Writer): boolean {
+export function isWriterGone(writer: Writer, ageMs: number, self: Writer): boolean {
   if (writer.scope === self.scope) return !isAlive(writer);
-  return Date.now() - touchedMs > STALE_AFTER_MS;
+  return ageMs > STALE_AFTER_MS;
 }
 
 function isAlive({ pid, startTime }: Writer): boolean {

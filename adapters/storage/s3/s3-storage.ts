@@ -2,7 +2,12 @@ import type { S3Client } from '@aws-sdk/client-s3';
 import { QemuFileError } from '../../../lib/contract/errors.ts';
 import { totalLength } from '../../../lib/util/total-length.ts';
 import { checkKey, checkPrefix, checkRange, isObjectKey } from '../object-key.ts';
-import type { ObjectStorage, StorageOptions, StoredObject } from '../object-storage.ts';
+import type {
+  LeftoverOptions,
+  ObjectStorage,
+  StorageOptions,
+  StoredObject,
+} from '../object-storage.ts';
 import { ConditionalPut } from './conditional-put.ts';
 import { abortOldUploads, putMultipart } from './multipart.ts';
 import { readBody } from './read-body.ts';
@@ -220,7 +225,7 @@ class S3Storage implements ObjectStorage {
     });
   }
 
-  removeLeftovers(olderThanMs: number, options: StorageOptions = {}): Promise<number> {
+  removeLeftovers(olderThanMs: number, options: LeftoverOptions = {}): Promise<number> {
     return abortOldUploads(
       {
         sdk: this.#sdk,
@@ -230,7 +235,7 @@ class S3Storage implements ObjectStorage {
         signal: options.signal,
       },
       this.#prefix,
-      Date.now() - olderThanMs,
+      (options.nowMs ?? Date.now()) - olderThanMs,
     );
   }
 

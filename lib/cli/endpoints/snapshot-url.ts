@@ -17,13 +17,13 @@ export function parseSnapshotUrl(text: string): SnapshotUrl {
 }
 
 /**
- * Parse the URL of a store as a whole.
+ * Parse the URL of a store as a whole. It may end with a `#`: there may be another one in the name of the directory.
  *
  * @throws {QemuFileError} `EINVAL` as `parseStoreUrl`; also with the name of a snapshot.
  */
 export function parseWholeStoreUrl(text: string): StoreUrl {
   const url = parseStoreUrl(text);
-  if (!hasName(url)) return url;
+  if (!url.snapshot) return { ...url, snapshot: undefined };
   throw urlError(`${text}: this command is for a whole store: remove "#${url.snapshot}"`);
 }
 

@@ -3,6 +3,7 @@ import type {
   StorageOptions,
   StoredObject,
 } from '../../../adapters/storage/object-storage.ts';
+import { toQemuFileError } from '../../contract/errors.ts';
 import { PREFIX } from '../format/keys.ts';
 import { liveMarks, STALE_MARK_MS, WriterMark } from '../write/writer-mark.ts';
 import { inParallel } from './in-parallel.ts';
@@ -54,8 +55,8 @@ export async function collectGarbage(
 ): Promise<GcResult> {
   const { graceMs = GRACE_MS, dryRun = false, signal, onProgress } = options;
   if (!(graceMs >= 0)) throw new RangeError(`gc: graceMs must be 0 or more: ${graceMs}`);
-  const nowMs = await storageTime(storage, { signal });
   const contents = await listContents(storage, { signal });
+  const nowMs = await storageTime(storage, contents, { signal });
   const needed = new NeededObjects(storage, nowMs, { signal });
   await needed.look();
   const { packs, maps, workingSets } = contents;
@@ -77,7 +78,7 @@ export async function collectGarbage(
   }
   await removeStaleMarks(storage, contents, nowMs, { signal });
   const leftoverMs = Math.max(graceMs, needed.writerAgeMs);
-  const leftovers = await storage.removeLeftovers(leftoverMs, { signal });
+  const leftovers = await storage.removeLeftovers(leftoverMs, { signal, nowMs });
   return resultOf(removed, garbage.length - removed.length, leftovers);
 }
 
@@ -102,12 +103,30 @@ function resultOf(removed: readonly StoredObject[], kept: number, leftovers: num
 }
 
 /** Return the time by the clock of the storage, by which it dates its objects. */
-async function storageTime(storage: ObjectStorage, options: StorageOptions): Promise<number> {
+async function storageTime(
+  storage: ObjectStorage,
+  contents: StoreContents,
+  options: StorageOptions,
+): Promise<number> {
   const key = `${PREFIX.claims}clock`;
-  await storage.put(key, [Buffer.from('\n')], options);
+  try {
+    await storage.put(key, [], options);
+  } catch (error) {
+    if (toQemuFileError(error).code !== 'ENOSPC') throw error;
+    // Garbage is what fills a disk: it can be removed all the same, by a time that is too early rather than too late.
+    return newestTime(contents);
+  }
   const found = await storage.stat(key, options);
   await storage.remove(key, options);
   return found?.modifiedMs ?? Date.now();
+}
+
+/** Return the time of the newest object. */
+function newestTime(contents: StoreContents): number {
+  const { packs, maps, snapshots, workingSets, writers, claims } = contents;
+  const named = [packs, maps, snapshots, workingSets].flatMap((objects) => [...objects.values()]);
+  const all = [...named, ...writers, ...claims];
+  return all.reduce((newest, { modifiedMs }) => Math.max(newest, modifiedMs), 0);
 }
 
 async function removeStaleMarks(

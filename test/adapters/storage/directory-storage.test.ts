@@ -287,6 +287,8 @@ test('temporary files of other hosts are removed when they are a day old', async
   const old = new Date(Date.now() - DAY_MS - 60_000);
   fs.utimesSync(path, old, old);
   assert.equal(await storage.removeLeftovers(2 * DAY_MS), 0, 'the caller wants them older');
+  const nowMs = old.getTime() + 60_000;
+  assert.equal(await storage.removeLeftovers(0, { nowMs }), 0, 'by the clock of the server');
   assert.equal(await storage.removeLeftovers(0), 1);
   assert.deepEqual(await keysOf(storage, ''), ['packs/a']);
 });

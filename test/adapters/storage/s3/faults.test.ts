@@ -226,6 +226,8 @@ describe('S3 with faults', { skip: withoutS3 }, () => {
         await server.client.send(new CreateMultipartUploadCommand({ Bucket: bucket, Key }));
       }
       assert.equal(await storage.removeLeftovers(3_600_000), 0, 'they are too young');
+      const yesterday = Date.now() - 86_400_000;
+      assert.equal(await storage.removeLeftovers(0, { nowMs: yesterday }), 0, 'by the given time');
       // S3 states whole seconds, so that a new upload can seem to lie in the future.
       await until(async () => (await storage.removeLeftovers(-2000)) > 0, { what: 'the end' });
       assert.deepEqual(await uploads(), ['other/x']);
