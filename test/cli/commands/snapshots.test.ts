@@ -5,8 +5,9 @@ import { describe, test } from 'node:test';
 import { makeTempDir } from '../../helpers/cleanup.ts';
 import { run } from '../../helpers/command/command.ts';
 import { assertSays, jsonIn, put } from '../../helpers/command/reading-command.ts';
+import { libvirtImage } from '../../helpers/streams/libvirt-image.ts';
 import { qcow2 } from '../../helpers/streams/qcow2-bytes.ts';
-import { stream, workedExample } from '../../helpers/streams/stream-bytes.ts';
+import { workedExample } from '../../helpers/streams/stream-bytes.ts';
 
 /** Two processes at a time: each spends most of its life loading. */
 const concurrency = 2;
@@ -106,18 +107,6 @@ describe('inspect --snapshots', { concurrency }, () => {
   });
 });
 
-/** A save image of libvirt. */
-function libvirtImage(xml: string, cookie: string): Buffer {
-  const data = Buffer.from(`${xml}\0${cookie === '' ? '' : `${cookie}\0`}`);
-  const head = Buffer.alloc(92);
-  head.write('LibvirtQemudSave');
-  head.writeUInt32LE(2, 16);
-  head.writeUInt32LE(data.length, 20);
-  head.writeUInt32LE(1, 24);
-  head.writeUInt32LE(cookie === '' ? 0 : xml.length + 1, 32);
-  return stream(head, data, workedExample());
-}
-
 describe('inspect --xml', { concurrency }, () => {
   const xml = '<domain type="kvm">\n  <name>web-1</name>\n</domain>\n';
   const cookie = '<qemu-cookie/>';
@@ -125,21 +114,27 @@ describe('inspect --xml', { concurrency }, () => {
   test('prints the domain XML of a save image of libvirt, and its cookie', async () => {
     const { code, stdout, stderr } = await run(
       ['inspect', '-', '--xml'],
-      libvirtImage(xml, cookie),
+      libvirtImage(workedExample(), { xml, cookie }),
     );
     assert.deepEqual([code, stderr], [0, '']);
     assert.equal(stdout.toString(), `${xml}${cookie}\n`);
-    const alone = await run(['inspect', '-', '--xml'], libvirtImage(xml, ''));
+    const alone = await run(['inspect', '-', '--xml'], libvirtImage(workedExample(), { xml }));
     assert.equal(alone.stdout.toString(), xml);
   });
 
   test('prints JSON', async () => {
-    const ended = await run(['inspect', '-', '--xml', '--json'], libvirtImage(xml, cookie));
+    const ended = await run(
+      ['inspect', '-', '--xml', '--json'],
+      libvirtImage(workedExample(), { xml, cookie }),
+    );
     assert.deepEqual(jsonIn(ended), { xml, cookie, wasRunning: true, format: 'raw' });
   });
 
   test('prints control characters as references', async () => {
-    const ended = await run(['inspect', '-', '--xml'], libvirtImage('<a>\u001b[31m</a>', ''));
+    const ended = await run(
+      ['inspect', '-', '--xml'],
+      libvirtImage(workedExample(), { xml: '<a>\u001b[31m</a>' }),
+    );
     assert.equal(ended.stdout.toString(), '<a>&#27;[31m</a>\n');
   });
 

@@ -12,6 +12,7 @@ import {
 import { QemuFile } from '../../../lib/qemu-file/qemu-file.ts';
 import { cutAt, hex, piecesOf, turn } from '../../helpers/bytes.ts';
 import { corpus, corpusBytes } from '../../helpers/streams/corpus.ts';
+import { libvirtImage } from '../../helpers/streams/libvirt-image.ts';
 import { qcow2 } from '../../helpers/streams/qcow2-bytes.ts';
 import { header, stream, workedExample } from '../../helpers/streams/stream-bytes.ts';
 import { isSettled, pattern } from '../../helpers/transports/backend.ts';
@@ -48,17 +49,6 @@ async function unwrapped(
   await inner.close();
   assert.ok(file.destroyed);
   return facts;
-}
-
-/** A libvirt image around a stream, packed or not. */
-function libvirtImage(format: number, payload: Uint8Array, xml = '<domain/>'): Buffer {
-  const head = Buffer.alloc(92);
-  head.write('LibvirtQemudSave', 'latin1');
-  const data = Buffer.from(`${xml}\0\0\0`);
-  for (const [i, value] of [2, data.length, 1, format, 0].entries()) {
-    head.writeUInt32LE(value, 16 + 4 * i);
-  }
-  return Buffer.concat([head, data, payload]);
 }
 
 /** The VM state of a snapshot: an image of 512-byte clusters. */
@@ -337,23 +327,23 @@ describe('a stream in several wrappings', () => {
       seekable: true,
       libvirt,
     };
-    const bytes = libvirtImage(0, STREAM);
+    const bytes = libvirtImage(STREAM, { streamAt: 104 });
     assert.deepEqual(await unwrapped(stored(bytes)), facts);
     const at = await unwrapped(stored(stream(Buffer.alloc(96, 1), bytes)), { offset: 96 });
     assert.equal(at.fileOffset, 200);
-    const sparse = await unwrapped(stored(libvirtImage(6, STREAM)));
+    const sparse = await unwrapped(stored(libvirtImage(STREAM, { format: 6, streamAt: 104 })));
     assert.deepEqual([sparse.libvirt?.format, sparse.fileOffset], ['sparse', 104]);
   });
 
   test('is found compressed in an image of libvirt, and that compressed again', async () => {
-    const image = libvirtImage(1, PACKED);
+    const image = libvirtImage(PACKED, { format: 1, streamAt: 104 });
     const once = await unwrapped(stored(image));
     assert.deepEqual(once.containers, ['libvirt', 'gzip']);
     assert.deepEqual([once.fileOffset, once.seekable], [0, false]);
     const twice = await unwrapped(pipe(gzipSync(image)));
     assert.deepEqual([twice.container, twice.containers], ['gzip', ['gzip', 'libvirt', 'gzip']]);
     assert.equal(twice.libvirt?.format, 'gzip');
-    const raw = await unwrapped(pipe(gzipSync(libvirtImage(0, STREAM))));
+    const raw = await unwrapped(pipe(gzipSync(libvirtImage(STREAM, { streamAt: 104 }))));
     assert.equal(raw.fileOffset, 104);
   });
 
@@ -365,10 +355,10 @@ describe('a stream in several wrappings', () => {
       [3, PACKED, /is xz, but/],
     ];
     for (const [format, payload, said] of wrong) {
-      const found = unwrap(stored(libvirtImage(format, payload)));
+      const found = unwrap(stored(libvirtImage(payload, { format, streamAt: 104 })));
       await assert.rejects(found, { fault: 'corrupt', message: said, position: 104 });
     }
-    const empty = unwrap(stored(libvirtImage(0, Buffer.alloc(0))));
+    const empty = unwrap(stored(libvirtImage(Buffer.alloc(0), { streamAt: 104 })));
     await assert.rejects(empty, { fault: 'truncated', message: /nothing/ });
   });
 

@@ -12,6 +12,7 @@ import { openSavedGuest } from '../../../lib/migration/saved-guest/open-saved-gu
 import type { SavedGuest } from '../../../lib/migration/saved-guest/saved-guest.ts';
 import { type Recording, recording, unpack } from '../../fixtures/recording.ts';
 import { makeTempDir } from '../../helpers/cleanup.ts';
+import { libvirtImage } from '../../helpers/streams/libvirt-image.ts';
 import {
   be64,
   blockList,
@@ -86,27 +87,19 @@ for (const name of [
   });
 }
 
-/** A save image of libvirt around a stream that begins at byte `streamAt`. */
-function libvirtImage(format: number, streamAt: number, bytes: Buffer): Buffer {
-  const head = Buffer.alloc(streamAt);
-  head.write('LibvirtQemudSave', 'latin1');
-  for (const [index, value] of [2, streamAt - 92, 1, format, 0].entries()) {
-    head.writeUInt32LE(value, 16 + 4 * index);
-  }
-  head.write('<domain/>', 92);
-  return Buffer.concat([head, bytes]);
-}
-
 test('the memory of a stream in a save image of libvirt is read: raw', async () => {
   const { made, bytes } = mainOf('pc');
-  const guest = await open(libvirtImage(0, 4096, bytes), 'raw');
+  const guest = await open(libvirtImage(bytes, { streamAt: 4096 }), 'raw');
   await checkRecorded(guest, made);
   await guest.close();
 });
 
 test('the memory of a stream in a save image of libvirt is read: sparse', async () => {
   const { made, bytes, offset } = mainOf('q10-mapped-ram-offset');
-  const guest = await open(libvirtImage(6, offset, bytes.subarray(offset)), 'sparse');
+  const guest = await open(
+    libvirtImage(bytes.subarray(offset), { format: 6, streamAt: offset }),
+    'sparse',
+  );
   await checkRecorded(guest, made);
   await guest.close();
 });
