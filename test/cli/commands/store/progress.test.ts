@@ -31,7 +31,8 @@ describe('on a terminal', { skip: !hasTerminal, concurrency: 2 }, () => {
     const shown = await show(`store fsck ${url}`, `store gc ${url}`, copied);
     assert.match(shown, /checking manifests and maps.*: ok: 1 snapshot/s);
     assert.match(shown, /looking for what no snapshot needs.*removed 0 objects/s);
-    assert.match(shown, /\d B {2}0 B\/s.*copied "guest"/s);
+    // How much the first frame shows depends on how soon the line is there.
+    assert.match(shown, /\d (B|KiB) {2}.*B\/s.*copied "guest"/s);
   });
 
   test('--quiet leaves the progress line out', async () => {
