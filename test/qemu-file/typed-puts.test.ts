@@ -195,6 +195,14 @@ describe('a counted string', () => {
 });
 
 describe('putBuffer', () => {
+  test('copies buffers of 0 to 40 bytes, each at its place', async () => {
+    const { sink, file } = sunk();
+    const buffers = Array.from({ length: 41 }, (_, size) => pattern(100).subarray(size, 2 * size));
+    for (const bytes of buffers) file.putBuffer(bytes);
+    await file.flush();
+    assert.deepEqual(sink.written, Buffer.concat(buffers));
+  });
+
   test('copies: the caller can reuse its memory at once', async () => {
     const { sink, file } = sunk('async');
     const memory = hex('010203');
