@@ -5,10 +5,10 @@ import type { MapPack } from '../format/map.ts';
 import { FrameMemory } from './frame-memory.ts';
 import { PackReader } from './pack-reader.ts';
 
-/** Decompressed frames that are kept. */
+/** Bytes of decompressed frames in the cache. */
 const MAX_CACHE_BYTES = 67_108_864;
 
-/** Packs whose heads are kept: each takes about 16 KiB. */
+/** Packs whose heads are cached: each takes about 16 KiB. */
 const MAX_PACK_READERS = 1024;
 
 /** A frame that was read or is being read. */
@@ -29,9 +29,9 @@ export interface CachedPack {
   readonly frames: Map<number, Frame>;
 }
 
-/** Keeps the frames that were read last, for all readers of a store. */
+/** Caches the frames that were read last, for all readers of a store. */
 export class FrameCache {
-  /** Bytes of contents that are kept. */
+  /** Most bytes of contents in the cache. */
   readonly maxBytes: number;
   readonly #storage: ObjectStorage;
   readonly #memory = new FrameMemory();
@@ -39,7 +39,7 @@ export class FrameCache {
   /** All frames with contents, the least recently used first. */
   readonly #order = new Set<Frame>();
 
-  /** @param maxBytes - Bytes of contents to keep. Default 64 MiB. */
+  /** @param maxBytes - Most bytes of contents in the cache. Default 64 MiB. */
   constructor(storage: ObjectStorage, maxBytes: number = MAX_CACHE_BYTES) {
     this.#storage = storage;
     this.maxBytes = maxBytes;
@@ -59,8 +59,8 @@ export class FrameCache {
   }
 
   /**
-   * Return the contents of a frame that are at hand, until the caller's next `await`: after that, the memory may hold
-   * another frame. Null if they are not at hand.
+   * Return the contents of a frame, valid until the caller's next `await`: after that, the memory may hold another frame.
+   * Null if they are not in the cache.
    */
   find(pack: CachedPack, index: number): Uint8Array | null {
     const frame = pack.frames.get(index);
@@ -71,14 +71,14 @@ export class FrameCache {
     return frame.bytes;
   }
 
-  /** Keep the contents of a frame no longer; they are at hand until the caller's next `await`. */
+  /** Drop a frame from the cache; its contents stay valid until the caller's next `await`. */
   forget(pack: CachedPack, index: number): void {
     const frame = pack.frames.get(index);
     if (frame !== undefined && this.#order.delete(frame)) this.#drop(frame);
   }
 
   /**
-   * Start to read those of the frames from `first` up to, not including, `end` that are neither at hand nor
+   * Start to read those of the frames from `first` up to, not including, `end` that are neither in the cache nor
    * being read: adjacent ones with one request.
    *
    * @param isUrgent - Whether a guest may wait for them.
@@ -93,7 +93,7 @@ export class FrameCache {
   }
 
   /**
-   * Wait until the contents of a frame are at hand. Others may displace them before the caller looks.
+   * Wait until a frame is in the cache. Others may displace it before the caller calls `find`.
    *
    * @throws {QemuFileError} (rejects) as `PackReader`.
    */
@@ -151,7 +151,7 @@ export class FrameCache {
   #evict(): void {
     const { maxBytes } = this;
     for (const frame of this.#order) {
-      // The last one is about to be used, however little may be kept.
+      // The last one is about to be used, however small the cache is.
       if (this.#order.size * FRAME_BYTES <= maxBytes || this.#order.size === 1) return;
       this.#order.delete(frame);
       this.#drop(frame);

@@ -62,7 +62,7 @@ export class RamRecords {
       } else {
         const most = Math.floor((last - done) / (WORD_BYTES + pageSize)) + 1;
         const length = Math.min(this.#dataEnd - this.#at, most * pageSize);
-        const bytes = this.#pages.atHand(this.#block, this.#at, length);
+        const bytes = this.#pages.cached(this.#block, this.#at, length);
         if (bytes === null) return done;
         for (let at = 0; at < bytes.length; at += pageSize) {
           done = this.#putWord(target, done, PAGE);
@@ -76,7 +76,7 @@ export class RamRecords {
     return done;
   }
 
-  /** Wait until the next page is at hand. */
+  /** Wait until the next page is in the cache. */
   wait(): Promise<void> {
     return this.#pages.fetch(this.#block, this.#at);
   }

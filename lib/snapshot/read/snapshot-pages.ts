@@ -116,12 +116,12 @@ export class SnapshotPages implements PageSource {
 
   /**
    * Return contents of a block for a reader that goes from page to page: one page or several, as many as lie in one
-   * frame; null if they are not at hand. The memory is used again after the caller's next `await`.
+   * frame; null if they are not in the cache. The memory is used again after the caller's next `await`.
    *
    * @param offset - Offset in the block of a page that is not zeros.
    * @param length - Most bytes to return; none of them is in a page of zeros.
    */
-  atHand(block: number, offset: number, length: number): Uint8Array | null {
+  cached(block: number, offset: number, length: number): Uint8Array | null {
     const size = this.pageSize;
     const page = this.#firstOf(block) + offset / size;
     this.#readAhead(page);
@@ -140,7 +140,7 @@ export class SnapshotPages implements PageSource {
   }
 
   /**
-   * Wait until a page that is not zeros is at hand.
+   * Wait until the frame of a page that is not zeros is in the cache.
    *
    * @throws {QemuFileError} (rejects) as `read`.
    */
@@ -178,7 +178,7 @@ export class SnapshotPages implements PageSource {
     else known.add(frame);
   }
 
-  /** Copy pages up to the first one whose frame is not at hand; return the number of pages copied. */
+  /** Copy pages up to the first one whose frame is not in the cache; return the number of pages copied. */
   #copy(page: number, count: number, target: Uint8Array, from: number): number {
     const { runs } = this.#map;
     const size = this.pageSize;
@@ -211,7 +211,7 @@ export class SnapshotPages implements PageSource {
     this.#cache.forget(this.#pack(index), frame);
   }
 
-  /** Return the contents of a stored page, and of those after it in its frame; null if they are not at hand. */
+  /** Return the contents of a stored page, and of those after it in its frame; null if they are not in the cache. */
   #found(stored: number): Uint8Array | null {
     const index = this.#packIndex.packOf(stored);
     const inPack = stored - this.#packIndex.baseOf(index);
@@ -230,7 +230,7 @@ export class SnapshotPages implements PageSource {
     }
   }
 
-  /** Wait until a page that is not zeros is at hand. */
+  /** Wait until the frame of a page that is not zeros is in the cache. */
   #fetch(page: number): Promise<void> {
     const stored = this.#map.runs.storedAt(page);
     const index = this.#packIndex.packOf(stored);
@@ -252,7 +252,7 @@ export class SnapshotPages implements PageSource {
   }
 
   /**
-   * Start to read the frames of the pages from `from` up to `end` that are not at hand. Pages of an ancestor, between
+   * Start to read the frames of the pages from `from` up to `end` that are not in the cache. Pages of an ancestor, between
    * which there are pages of others, mostly lie in adjacent frames, which are read with one request.
    */
   #request(from: number, end: number, isUrgent: boolean): void {

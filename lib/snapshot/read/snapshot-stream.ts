@@ -77,7 +77,7 @@ export class SnapshotStream {
     }
   }
 
-  /** Put what is at hand into memory. */
+  /** Put what is in the cache into memory. */
   #fill(target: Uint8Array): number {
     const records = this.#records;
     const memory = Buffer.from(target.buffer, target.byteOffset, target.length);

@@ -75,7 +75,7 @@ export class ParentPages {
     return frame.subarray(at, at + this.pageSize);
   }
 
-  /** Return whether the fingerprint of a stored page is at hand. */
+  /** Return whether the fingerprint of a stored page was read. */
   hasFingerprint(stored: number): boolean {
     const index = this.#packIndex.packOf(stored);
     const known = this.#fingerprints.get(index);
@@ -108,7 +108,7 @@ export class ParentPages {
     isKnown[frame] = 1;
   }
 
-  /** Return whether a stored page, whose fingerprint is at hand, has this one. */
+  /** Return whether a stored page, whose fingerprint was read, has this one. */
   isEqual(stored: number, fingerprints: Buffer, at: number): boolean {
     const index = this.#packIndex.packOf(stored);
     const own = this.#fingerprints.get(index);
