@@ -1,4 +1,5 @@
 import { openFrom } from '../../../adapters/open.ts';
+import { isStoreUrl } from '../../../adapters/storage/store-url.ts';
 import { parseUri, type Uri } from '../../../adapters/uri.ts';
 import { toQemuFileError } from '../../contract/errors.ts';
 import { readerOf } from '../../migration/containers/qcow2-file.ts';
@@ -19,6 +20,10 @@ const QCOW2_MAGIC = 0x5146_49fb;
  * @returns The exit code.
  */
 export async function listSnapshots(imageText: string, isJson: boolean): Promise<number> {
+  if (isStoreUrl(imageText)) {
+    await printStderr(`${imageText}: --snapshots is for qcow2 images: use "qemu-file store ls"`);
+    return EXIT.USAGE;
+  }
   let uri: Uri;
   try {
     uri = parseUri(imageText);

@@ -95,6 +95,8 @@ describe('inspect --snapshots', { concurrency }, () => {
     await using dir = makeTempDir();
     const path = put(dir, 'vm.mig', workedExample());
     assertSays(await run(['inspect', '--snapshots', path]), 2, /not a qcow2 image/);
+    const store = await run(['inspect', '--snapshots', 'store:/srv/vm']);
+    assertSays(store, 2, /use "qemu-file store ls"/);
     const both = await run(['inspect', '--snapshots', '--snapshot', 'a', path]);
     assertSays(both, 2, /remove one of them/);
     assertSays(await run(['inspect', '--snapshots', '--xml', path]), 2, /prints nothing else/);
