@@ -1,39 +1,24 @@
-import type { Socket } from 'node:net';
-import { connectSocket } from '../../../adapters/socket/connect.ts';
-import { socketOps } from '../../../adapters/socket/socket.ts';
 import { channels } from '../../contract/diagnostics-channels.ts';
 import { abortError, QemuFileError, toQemuFileError } from '../../contract/errors.ts';
-import { MAX_TIMER_MS, onAbort } from '../../contract/wait-for.ts';
-import type { Unwrapped } from '../../migration/containers/unwrap.ts';
-import { openSavedGuest } from '../../migration/saved-guest/open-saved-guest.ts';
-import { reopenSound } from '../../migration/verify/sound-streams.ts';
-import { verifyStream } from '../../migration/verify/verify.ts';
+import { onAbort } from '../../contract/wait-for.ts';
 import { checkFile } from '../../qemu-file/check-file.ts';
-import { QemuFile } from '../../qemu-file/qemu-file.ts';
-import { relay } from '../../relay/relay.ts';
+import type { QemuFile } from '../../qemu-file/qemu-file.ts';
 import { noop } from '../../util/noop.ts';
-import type { ReopenedInput } from '../decompress.ts';
 import { checkWaiting } from '../machine-checks.ts';
 import { changeSettings, restoreSettings } from '../migration-settings.ts';
-import { MigrationWatch, settledRunState } from '../migration-watch.ts';
+import { settledRunState } from '../migration-watch.ts';
 import { readDestinationFacts } from '../preflight/destination-facts.ts';
 import { compareWithDestination, type StreamFacts } from '../preflight/preflight.ts';
-import { PrivateDirectory } from '../private-directory.ts';
 import { publishSteps } from '../publish.ts';
 import { checkQmp } from '../qmp/check-qmp.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
-import { holdLastByte } from './hold-last-byte.ts';
-import { checkPacked, openPacked, type Sent, sendPacked } from './load-packed.ts';
-import { mappedFileUri } from './mapped-file-uri.ts';
 import {
   RESTORE_CAPABILITIES,
   type RestoreOptions,
   type RestoreResult,
 } from './restore-options.ts';
 import { type OpenSource, openRestoreSource } from './restore-source.ts';
-import { sequentialStream } from './sequential-stream.ts';
-import { startIncoming } from './start-incoming.ts';
-import { waitUntilLoaded } from './wait-until-loaded.ts';
+import { StreamLoad } from './stream-load.ts';
 
 /**
  * Restore a guest: make a QEMU that was started with `-incoming defer` load a stream, all or nothing. Either QEMU
@@ -95,8 +80,6 @@ class Restore {
   readonly #options: RestoreOptions;
   readonly #warnings: string[] = [];
   readonly #startedAt = performance.now();
-  /** Why QEMU may not load the stream, by a VM description that may not be the stream's own. */
-  #suspicions: string[] = [];
   /** The unwrapped stream; closing it closes the source. */
   #stream: QemuFile | undefined;
 
@@ -113,7 +96,7 @@ class Restore {
     this.#checkSignal();
     await checkWaiting(this.#qmp);
     const { unwrapped, configuration, facts } = await this.#open(source);
-    await this.#preflight(facts);
+    const suspicions = await this.#preflight(facts);
     const isMapped = configuration?.capabilities.includes('mapped-ram') === true;
     const settings = await changeSettings(this.#qmp, {
       capabilities: { ...RESTORE_CAPABILITIES, 'mapped-ram': isMapped },
@@ -123,36 +106,15 @@ class Restore {
       // While QEMU waits for its guest, `stop` only sets the run state for after the migration.
       if (keepPaused === true) await this.#qmp.execute('stop');
       this.#checkSignal();
-      const moved = await this.#move(unwrapped, isMapped, settings.has('mapped-ram'));
-      return { ...moved, status: await this.#finalRunState() };
+      const load = new StreamLoad(this.#qmp, this.#options, suspicions);
+      const canMap = settings.has('mapped-ram');
+      const loaded = await (isMapped ? load.mapped(unwrapped, canMap) : load.sequential(unwrapped));
+      this.#warnings.push(...loaded.warnings);
+      const seconds = (performance.now() - this.#startedAt) / 1000;
+      const status = await this.#finalRunState();
+      return { ...loaded, seconds, status, warnings: this.#warnings };
     } finally {
       await restoreSettings(this.#qmp, settings, this.#warnings);
-    }
-  }
-
-  async #move(
-    unwrapped: Unwrapped,
-    isMapped: boolean,
-    canMap: boolean,
-  ): Promise<Omit<RestoreResult, 'status'>> {
-    if (isMapped) return canMap ? this.#loadFile(unwrapped) : this.#loadRewritten(unwrapped);
-    const { maxBandwidth = 0 } = this.#options;
-    const input = maxBandwidth > 0 ? undefined : await openPacked(unwrapped.file);
-    if (input === undefined) return this.#loadStream(unwrapped.file);
-    await unwrapped.file.close().catch(noop);
-    return this.#loadPacked(input);
-  }
-
-  /** Send a mapped-ram file to a QEMU before 9.0 as a sequential stream. */
-  async #loadRewritten(unwrapped: Unwrapped): Promise<Omit<RestoreResult, 'status'>> {
-    const { signal } = this.#options;
-    const guest = await openSavedGuest(unwrapped, { signal });
-    const stream = sequentialStream(guest, signal);
-    try {
-      return await this.#loadStream(stream);
-    } finally {
-      await stream.close().catch(noop);
-      await guest.close();
     }
   }
 
@@ -179,8 +141,10 @@ class Restore {
   /**
    * Compare the stream with QEMU before anything is touched. Differences that QEMU itself would find only after
    * it has begun to load, and could then not load another stream, fail here.
+   *
+   * @returns Why QEMU may not load the stream, by a VM description that may not be the stream's own.
    */
-  async #preflight(facts: StreamFacts): Promise<void> {
+  async #preflight(facts: StreamFacts): Promise<string[]> {
     const destination = await readDestinationFacts(this.#qmp);
     const { problems, warnings } = compareWithDestination(facts, destination);
     const isCertain = (kind: string): boolean =>
@@ -191,137 +155,7 @@ class Restore {
     }
     this.#warnings.push(...warnings);
     // A description at the end of a file that was used before may be that of another stream.
-    this.#suspicions = problems.map(({ message }) => message);
-  }
-
-  /** Send QEMU a stream, and check it meanwhile; a sound one only if QEMU does not load it. */
-  async #loadStream(stream: QemuFile): Promise<Omit<RestoreResult, 'status'>> {
-    const { check, signal } = this.#options;
-    const again = check === false ? undefined : reopenSound(stream);
-    const stopFollowing = onAbort(signal, () => {
-      again?.destroy(abortError(signal as AbortSignal, 'restoreVm'));
-    });
-    let wasSent = false;
-    try {
-      return await this.#load(async (socket, stop) => {
-        const isChecked = check !== false && again === undefined;
-        const sent = await this.#relay(stream, socket, stop, isChecked);
-        wasSent = sent.failure?.end !== 'from';
-        return sent;
-      });
-    } catch (error) {
-      if (again !== undefined && wasSent && signal?.aborted !== true) await this.#check(again);
-      throw error;
-    } finally {
-      stopFollowing();
-      await again?.close().catch(noop);
-    }
-  }
-
-  async #relay(
-    stream: QemuFile,
-    socket: Socket,
-    signal: AbortSignal,
-    isChecked: boolean,
-  ): Promise<Sent> {
-    const { maxBandwidth } = this.#options;
-    const ops = socketOps(socket);
-    // A source with a return path may end only after QEMU has loaded all.
-    const isHeld = isChecked && !stream.isWritable();
-    const to = new QemuFile(isHeld ? holdLastByte(ops, () => this.#quitQemu()) : ops, {
-      maxBandwidth,
-    });
-    const { forward, limitedSeconds, failure } = await relay(stream, to, {
-      check: isChecked ? (bytes) => this.#check(bytes) : undefined,
-      signal,
-      // QEMU may take any time to load what it has received.
-      lingerMs: MAX_TIMER_MS,
-    });
-    return { bytes: forward.bytes, limitedSeconds, failure };
-  }
-
-  /** Have the program that decompresses a file send it to QEMU, and check the file only if that fails. */
-  async #loadPacked(input: ReopenedInput): Promise<Omit<RestoreResult, 'status'>> {
-    const { check, signal } = this.#options;
-    let wasSent = false;
-    try {
-      return await this.#load(async (socket, stop) => {
-        wasSent = true;
-        const sent = await sendPacked(input, socket, stop);
-        // QEMU may have loaded wrong memory: the program compares the checksum at the end.
-        if (sent.failure?.end === 'from' && check !== false) throw sent.failure.error;
-        return sent;
-      });
-    } catch (error) {
-      if (wasSent && check !== false && signal?.aborted !== true) {
-        await checkPacked(input, (file) => this.#check(file), signal);
-      }
-      throw error;
-    } finally {
-      input.close();
-    }
-  }
-
-  /** Check the stream, because the reason of a fault is clearer than QEMU's. */
-  async #check(stream: QemuFile): Promise<void> {
-    const { faults, warnings } = await verifyStream(stream, { withoutDescription: true });
-    const [fault] = faults;
-    // QEMU may be able to load what this package does not support.
-    if (fault !== undefined && fault.fault !== 'unsupported') throw fault;
-    this.#warnings.push(...warnings);
-  }
-
-  /** Make QEMU load what is sent to a private socket. */
-  async #load(
-    send: (socket: Socket, signal: AbortSignal) => Promise<Sent>,
-  ): Promise<Omit<RestoreResult, 'status'>> {
-    const { directory: parent, signal } = this.#options;
-    await using directory = PrivateDirectory.create(parent);
-    const path = directory.join('socket');
-    await startIncoming(this.#qmp, `unix:${path}`);
-    using watch = new MigrationWatch(this.#qmp, this.#options.onProgress);
-    const stop = new AbortController();
-    const stopFollowing = onAbort(signal, () => stop.abort(signal?.reason));
-    // A QEMU that was killed or stopped may leave its connection open and silent.
-    watch.ended.catch((error: unknown) => stop.abort(error));
-    try {
-      if (signal?.aborted) stop.abort(signal.reason);
-      const socket = await connectSocket({ path }, { signal: stop.signal });
-      const { bytes, limitedSeconds, failure } = await send(socket, stop.signal);
-      await waitUntilLoaded(watch, failure, {
-        signal,
-        suspicions: this.#suspicions,
-        isChecked: this.#options.check !== false,
-      });
-      return { bytes, seconds: this.#seconds(), limitedSeconds, warnings: this.#warnings };
-    } catch (error) {
-      await this.#quitQemu();
-      throw signal?.aborted ? abortError(signal, 'restoreVm') : error;
-    } finally {
-      stopFollowing();
-    }
-  }
-
-  /** Make QEMU read a file itself, because the offsets in it count from the start of the file. */
-  async #loadFile(unwrapped: Unwrapped): Promise<Omit<RestoreResult, 'status'>> {
-    await startIncoming(this.#qmp, await mappedFileUri(unwrapped));
-    using watch = new MigrationWatch(this.#qmp, this.#options.onProgress);
-    try {
-      await waitUntilLoaded(watch, null, {
-        signal: this.#options.signal,
-        suspicions: this.#suspicions,
-        isChecked: false,
-      });
-    } catch (error) {
-      await this.#quitQemu();
-      throw error;
-    }
-    return { bytes: null, seconds: this.#seconds(), limitedSeconds: 0, warnings: this.#warnings };
-  }
-
-  /** End a QEMU whose incoming migration failed: it has no guest, and cannot load another stream. */
-  async #quitQemu(): Promise<void> {
-    if (!this.#qmp.isClosed) await this.#qmp.execute('quit').catch(noop);
+    return problems.map(({ message }) => message);
   }
 
   async #finalRunState(): Promise<string> {
@@ -331,16 +165,12 @@ class Restore {
     return (await settledRunState(this.#qmp)).status;
   }
 
-  #seconds(): number {
-    return (performance.now() - this.#startedAt) / 1000;
-  }
-
   #checkSignal(): void {
     const { signal } = this.#options;
     if (signal?.aborted) throw abortError(signal, 'restoreVm');
   }
 }
 
-function restoreError(code: string, reason: string, cause?: Error): QemuFileError {
-  return new QemuFileError(code, reason, { operation: 'restoreVm', cause });
+function restoreError(code: string, reason: string): QemuFileError {
+  return new QemuFileError(code, reason, { operation: 'restoreVm' });
 }

@@ -95,3 +95,20 @@ export const SAVE_SETTINGS: MigrationSettings = {
     mode: 'normal',
   },
 };
+
+/** Return why options exclude each other; null if they do not. */
+export function optionProblem(options: SaveOptions): string | null {
+  const { check, manifest, index, compress, layout } = options;
+  if (layout === 'mapped-ram') {
+    if (compress !== undefined) return '`layout` mapped-ram and `compress` exclude each other';
+    if (manifest === true || index === true) {
+      return '`layout` mapped-ram excludes `manifest` and `index`, which describe the stream as it is sent';
+    }
+  }
+  if (check === false && manifest === true) return '`manifest` requires `check`';
+  if (check === false && index === true) return '`index` requires `check`';
+  if (compress !== undefined && index === true) {
+    return '`index` and `compress` exclude each other: pages of a compressed stream have no places';
+  }
+  return null;
+}

@@ -9,16 +9,17 @@ import type { RelayFailure, RelayResult } from '../../relay/relay-types.ts';
 import { noop } from '../../util/noop.ts';
 import { checkSaveable, suppressesDescription } from '../machine-checks.ts';
 import { type ChangedSettings, changeSettings } from '../migration-settings.ts';
-import { type MigrationInfo, MigrationWatch, settledRunState } from '../migration-watch.ts';
+import { type MigrationInfo, MigrationWatch } from '../migration-watch.ts';
 import { PrivateDirectory } from '../private-directory.ts';
 import { publishSteps } from '../publish.ts';
 import { checkQmp } from '../qmp/check-qmp.ts';
 import type { QmpClient } from '../qmp/qmp-client.ts';
+import { resumeAfterFailure, runStateAfterSave } from './guest-run-state.ts';
 import { mappedRamSink } from './mapped-ram-sink.ts';
 import { SaveCheck } from './save-check.ts';
 import { SaveConnection } from './save-connection.ts';
 import { migrationError, notCompletedError, unreachableError } from './save-errors.ts';
-import { SAVE_SETTINGS, type SaveOptions, type SaveResult } from './save-options.ts';
+import { optionProblem, SAVE_SETTINGS, type SaveOptions, type SaveResult } from './save-options.ts';
 import { sinkFile, type VmSink } from './sink.ts';
 
 /*
@@ -96,23 +97,6 @@ async function saveInto(qmp: QmpClient, sink: VmSink, options: SaveOptions): Pro
   }
 }
 
-/** Return why options exclude each other; null if they do not. */
-function optionProblem(options: SaveOptions): string | null {
-  const { check, manifest, index, compress, layout } = options;
-  if (layout === 'mapped-ram') {
-    if (compress !== undefined) return '`layout` mapped-ram and `compress` exclude each other';
-    if (manifest === true || index === true) {
-      return '`layout` mapped-ram excludes `manifest` and `index`, which describe the stream as it is sent';
-    }
-  }
-  if (check === false && manifest === true) return '`manifest` requires `check`';
-  if (check === false && index === true) return '`index` requires `check`';
-  if (compress !== undefined && index === true) {
-    return '`index` and `compress` exclude each other: pages of a compressed stream have no places';
-  }
-  return null;
-}
-
 class Save {
   readonly #qmp: QmpClient;
   readonly #to: QemuFile;
@@ -148,9 +132,10 @@ class Save {
       });
       if (pause === true && before.running) await qmp.execute('stop');
       const result = await this.#migrate(settings.has('return-path'));
-      return { ...result, status: await this.#finalRunState() };
+      return { ...result, status: await runStateAfterSave(qmp, this.#options, this.#warnings) };
     } catch (error) {
-      await this.#resumeGuest(before.running, toQemuFileError(error, { operation: 'saveVm' }));
+      const cause = toQemuFileError(error, { operation: 'saveVm' });
+      await resumeAfterFailure(qmp, this.#options, before.running, cause);
       throw error;
     } finally {
       stopFollowing();
@@ -269,41 +254,6 @@ class Save {
       await this.#waitForEnd(watch.ended);
     } catch {
       // The migration fails when its connection is closed.
-    }
-  }
-
-  /** After a failure, let the guest run if it ran before. */
-  async #resumeGuest(wasRunning: boolean, cause: QemuFileError): Promise<void> {
-    if (this.#qmp.isClosed) {
-      const { signal } = this.#options;
-      if (signal?.aborted !== true || cause.cause !== signal.reason) return;
-      // A Ctrl-C may have ended QEMU as well, and the caller would otherwise see only the abort.
-      const reason = `${cause.reason}; and QEMU cannot be reached any more`;
-      throw new QemuFileError(cause.code, reason, { operation: 'saveVm', cause });
-    }
-    if (!wasRunning) return;
-    try {
-      const { status } = await settledRunState(this.#qmp);
-      const wasPausedHere = status === 'paused' && this.#options.pause === true;
-      // In any other state, such as `io-error`, the guest was stopped for a reason of its own.
-      if (wasPausedHere || status === 'postmigrate') await this.#qmp.execute('cont');
-    } catch (error) {
-      const reason = `${cause.message}; and the guest does not run on: ${(error as Error).message}`;
-      throw new QemuFileError(cause.code, reason, { operation: 'saveVm', cause });
-    }
-  }
-
-  /** After a success, let the guest run if the caller asked for it, and return the run state. */
-  async #finalRunState(): Promise<string> {
-    try {
-      const { status } = await settledRunState(this.#qmp);
-      if (this.#options.resume !== true) return status;
-      await this.#qmp.execute('cont');
-      return (await settledRunState(this.#qmp)).status;
-    } catch (error) {
-      // The stream is stored, so the save does not fail any more.
-      this.#warnings.push(`the guest is saved, but ${(error as Error).message}`);
-      return 'unknown';
     }
   }
 
