@@ -1,12 +1,17 @@
 import type { PageReason } from './page-server-types.ts';
 import { type BlockPages, PAGE_STATE } from './page-states.ts';
-import { MAX_RECORD_HEADER_BYTES } from './record-channel.ts';
 
 /** Target pages of the aligned window around a requested page. */
 export const WINDOW_PAGES = 32;
 
 /** Target pages that are sent together without a request. */
 export const UNASKED_PAGES = 16;
+
+/** Bytes of the word that a record begins with. */
+export const WORD_BYTES = 8;
+
+/** Most bytes of the block's name in the first record of a batch, and its length. */
+const MAX_NAME_BYTES = 256;
 
 const { ZERO, DATA } = PAGE_STATE;
 
@@ -45,7 +50,7 @@ export class BatchPool {
     let batch = this.#free.pop();
     if (batch === undefined || batch.pages.length < room * this.#pageSize) {
       const pages = Buffer.allocUnsafeSlow(room * this.#pageSize);
-      const recordBytes = room * (8 + this.#pageSize) + MAX_RECORD_HEADER_BYTES;
+      const recordBytes = room * (WORD_BYTES + this.#pageSize) + MAX_NAME_BYTES;
       const records = Buffer.allocUnsafeSlow(recordBytes);
       batch = { block, page: from, count, reason, pages, records };
     }

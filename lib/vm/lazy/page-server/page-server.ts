@@ -4,14 +4,10 @@ import { Fifo } from '../../../util/fifo.ts';
 import { hex } from '../../../util/format.ts';
 import { noop } from '../../../util/noop.ts';
 import { FaultTimes } from './fault-times.ts';
+import { HostPageRecords } from './host-page-records.ts';
 import { InFlight } from './in-flight.ts';
 import { BatchPool, isDue, type PageBatch, type PageWindow, trimBatch } from './page-batch.ts';
-import type {
-  PageRange,
-  PageReason,
-  PageServerOptions,
-  PageServerStats,
-} from './page-server-types.ts';
+import type { PageRange, PageServerOptions, PageServerStats } from './page-server-types.ts';
 import { type BlockPages, isUnsent, PAGE_STATE, PageStates } from './page-states.ts';
 import { RecordChannel } from './record-channel.ts';
 import { backgroundOrder, hostPage, prefetchOrder, windowAround } from './send-order.ts';
@@ -35,9 +31,6 @@ const MAX_IN_FLIGHT_BYTES = 131_072;
 
 /** Default of `quietMs`. */
 const QUIET_MS = 5;
-
-/** Most ranges of a recorded working set. */
-const MAX_RECORDED_RANGES = 262_144;
 
 const { DATA } = PAGE_STATE;
 
@@ -67,18 +60,9 @@ export class PageServer {
   readonly #batches: BatchPool;
   readonly #requests: RecordChannel;
   readonly #unasked: RecordChannel;
+  readonly #records: HostPageRecords;
   readonly #times = new FaultTimes();
-  readonly #sent: Record<PageReason, number> = {
-    requested: 0,
-    around: 0,
-    prefetched: 0,
-    background: 0,
-    zero: 0,
-  };
-  readonly #recorded: PageRange[] = [];
   readonly #queue = new Fifo<Fault>();
-  readonly #zeroPage: Buffer;
-  #sentDataPages = 0;
   #requestCount = 0;
   #faultCount = 0;
   /** Requests that are being answered. */
@@ -101,10 +85,10 @@ export class PageServer {
     this.#states = new PageStates(source, hostPageSizes, received);
     this.#pace = new SendPace({ quietMs, recordMs, maxBandwidth });
     this.#batches = new BatchPool(source.pageSize);
+    this.#records = new HostPageRecords(source, this.#states, this.#pace);
     this.#unasked = new RecordChannel(sink, source);
     this.#requests =
       requestSink === undefined ? this.#unasked : new RecordChannel(requestSink, source);
-    this.#zeroPage = Buffer.alloc(source.pageSize);
     this.finished = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
@@ -173,15 +157,15 @@ export class PageServer {
       requests: this.#requestCount,
       faults: this.#faultCount,
       faultMs: this.#times.quantiles,
-      pages: { ...this.#sent },
+      pages: { ...this.#records.counts },
       dataBytes: this.#states.dataPages * pageSize,
-      sentBytes: this.#sentDataPages * pageSize,
+      sentBytes: this.#records.dataPages * pageSize,
     };
   }
 
   /** The pages sent because of requests in the first `recordMs` milliseconds, in the order in which they were sent. */
   get workingSet(): readonly PageRange[] {
-    return this.#recorded;
+    return this.#records.workingSet;
   }
 
   get #isIdle(): boolean {
@@ -209,16 +193,15 @@ export class PageServer {
     const asked = this.#batches.take(hostPage(block, pages, host));
     if (hasData && !this.#readNow(asked)) await this.#read(asked);
     if (this.#error !== null) return;
-    await this.#requests.write(
-      asked.records.subarray(0, this.#putHostPage(this.#requests, asked, 0, host, hasData)),
-    );
+    const askedLength = this.#records.put(this.#requests, asked, 0, host, hasData);
+    await this.#requests.write(asked.records.subarray(0, askedLength));
     this.#times.add(performance.now() - startMs);
     this.#batches.give(asked);
     const around = this.#batches.take(windowAround(block, pages, host));
     trimBatch(around, pages, (state) => isDue(state, 'around'));
     await this.#read(around);
     if (this.#error !== null) return;
-    const length = this.#putUnsent(this.#requests, around, 0);
+    const length = this.#records.putUnsent(this.#requests, around);
     if (length > 0) await this.#requests.write(around.records.subarray(0, length));
     this.#batches.give(around);
   }
@@ -238,7 +221,7 @@ export class PageServer {
       await inFlight.room(bytes);
       await this.#pace.wait(batch.reason, isAnswering);
       if (this.#error !== null) return;
-      const length = this.#putUnsent(this.#unasked, batch, 0);
+      const length = this.#records.putUnsent(this.#unasked, batch);
       if (length > 0) inFlight.add(this.#writeUnasked(batch, length), bytes);
       else this.#batches.give(batch);
       this.#pace.charge(length);
@@ -283,67 +266,6 @@ export class PageServer {
     const { pageSize } = this.#source;
     const target = pages.subarray(0, count * pageSize);
     return this.#source.readNow?.(block, page * pageSize, target) ?? false;
-  }
-
-  /** Put the host pages of a batch that were not sent; return the end of the records. */
-  #putUnsent(channel: RecordChannel, batch: PageBatch, at: number): number {
-    const { block, page, count, reason } = batch;
-    const pages = this.#states.blocks[block] as BlockPages;
-    const { states, hostPages } = pages;
-    const end = Math.ceil((page + count) / hostPages);
-    let length = at;
-    for (let host = page / hostPages; host < end; host++) {
-      if (!isDue(states[host], reason)) continue;
-      const hasData = this.#states.claim(pages, host) === DATA;
-      length = this.#putHostPage(channel, batch, length, host, hasData);
-    }
-    return length;
-  }
-
-  /** Put the target pages of a host page that was claimed; return the end of the records. */
-  #putHostPage(
-    channel: RecordChannel,
-    batch: PageBatch,
-    at: number,
-    host: number,
-    hasData: boolean,
-  ): number {
-    const { block, pages, records } = batch;
-    const { pageSize } = this.#source;
-    const blockPages = this.#states.blocks[block] as BlockPages;
-    const { hostPages } = blockPages;
-    const first = host * hostPages;
-    const end = Math.min(first + hostPages, blockPages.pages);
-    let length = at;
-    for (let page = first; page < end; page++) {
-      const start = (page - batch.page) * pageSize;
-      // Single pages of zeros in the data are sent as they are: to look for them would cost more than it saves.
-      const isZero = !hasData || (hostPages > 1 && this.#isZeroPage(pages, start));
-      length = channel.put(records, length, block, page * pageSize, isZero ? null : pages, start);
-    }
-    const reason = !hasData && batch.reason === 'requested' ? 'zero' : batch.reason;
-    this.#sent[reason] += end - first;
-    if (hasData) this.#sentDataPages += end - first;
-    if (reason !== 'prefetched' && reason !== 'background') {
-      this.#record(block, first, end - first);
-    }
-    return length;
-  }
-
-  #isZeroPage(pages: Buffer, start: number): boolean {
-    const { length } = this.#zeroPage;
-    return pages.compare(this.#zeroPage, 0, length, start, start + length) === 0;
-  }
-
-  #record(block: number, page: number, count: number): void {
-    if (!this.#pace.isRecording) return;
-    const recorded = this.#recorded;
-    const last = recorded.at(-1);
-    if (last !== undefined && last.block === block && last.page + last.count === page) {
-      recorded[recorded.length - 1] = { block, page: last.page, count: last.count + count };
-    } else if (recorded.length < MAX_RECORDED_RANGES) {
-      recorded.push({ block, page, count });
-    }
   }
 
   #fail(error: unknown): void {

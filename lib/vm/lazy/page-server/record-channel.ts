@@ -1,12 +1,9 @@
 import { RAM_FLAG } from '../../../migration/format/wire.ts';
 import type { PageSource } from '../../../migration/page-source/page-source.ts';
+import { type PageBatch, WORD_BYTES } from './page-batch.ts';
 import type { PageSink } from './page-server-types.ts';
 
-const WORD_BYTES = 8;
 const TWO_32 = 0x1_0000_0000;
-
-/** Bytes that one record takes at most, its page excluded. */
-export const MAX_RECORD_HEADER_BYTES: number = WORD_BYTES + 256;
 
 /** Writes RAM records to one channel. The first record of a block has the block's name, the next ones continue it. */
 export class RecordChannel {
@@ -25,24 +22,20 @@ export class RecordChannel {
   }
 
   /**
-   * Put the record of a page into a buffer. Records must be written in the order in which they are put.
+   * Put the record of a page into the batch that holds the page. Records must be written in the order in which they
+   * are put.
    *
-   * @param at - Where in `records` the record begins.
-   * @param bytes - Contents of the page, from `from` on; null for a page of zeros.
+   * @param at - Where in the records of the batch this one begins.
+   * @param page - The page's number in its block.
+   * @param isZero - Whether the page is sent as zeros.
    * @returns Where the next record begins.
    */
-  put(
-    records: Buffer,
-    at: number,
-    block: number,
-    offset: number,
-    bytes: Buffer | null,
-    from: number,
-  ): number {
+  put(batch: PageBatch, at: number, page: number, isZero: boolean): number {
+    const { block, records } = batch;
+    const pageSize = this.#pageSize;
     const isNext = block === this.#lastBlock;
-    const flags =
-      (bytes === null ? RAM_FLAG.ZERO : RAM_FLAG.PAGE) + (isNext ? RAM_FLAG.CONTINUE : 0);
-    const word = offset + flags;
+    const flags = (isZero ? RAM_FLAG.ZERO : RAM_FLAG.PAGE) + (isNext ? RAM_FLAG.CONTINUE : 0);
+    const word = page * pageSize + flags;
     const high = Math.floor(word / TWO_32);
     records.writeUInt32BE(high, at);
     records.writeUInt32BE(word - high * TWO_32, at + 4);
@@ -53,12 +46,13 @@ export class RecordChannel {
       next += name.length;
       this.#lastBlock = block;
     }
-    if (bytes === null) {
+    if (isZero) {
       records[next] = 0;
       return next + 1;
     }
-    bytes.copy(records, next, from, from + this.#pageSize);
-    return next + this.#pageSize;
+    const from = (page - batch.page) * pageSize;
+    batch.pages.copy(records, next, from, from + pageSize);
+    return next + pageSize;
   }
 
   write(records: Uint8Array): Promise<void> {
