@@ -38,6 +38,8 @@ export function outputMistake({ command, args, flags }: CommandLine): string | n
   for (const [name, text] of Object.entries(args)) {
     if (INPUT_ARGUMENTS.includes(name)) inputs.push(...namedEndpoint(text));
     if (name === 'to') outputs.push(...namedEndpoint(text));
+    // An empty path, such as that of a variable that is not set, would mean the working directory.
+    if (name === 'dir' && text === '') return '<dir> must not be empty';
   }
   for (const name of INPUT_OPTIONS) {
     const texts = flags[name];

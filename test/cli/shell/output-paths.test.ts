@@ -83,3 +83,7 @@ test('the command refuses to replace the stream that it reads', async () => {
   );
   assert.equal(fs.readFileSync(stream, 'utf8'), 'QEVM');
 });
+
+test('an empty directory name is refused', () => {
+  assert.equal(mistake('template', { from: '-', dir: '' }), '<dir> must not be empty');
+});
