@@ -13,7 +13,7 @@ import type { SnapshotReaderOptions, SnapshotStore } from '../../snapshot/store.
 import { noop } from '../../util/noop.ts';
 import { printStderr } from '../shell/stdio.ts';
 import { readWorkingSetText } from './read-working-set.ts';
-import { parseSnapshotUrl, refuseNames } from './snapshot-url.ts';
+import { checkNames, parseSnapshotUrl } from './snapshot-url.ts';
 
 /** Where a command reads from or writes to: one of QEMU's URIs, or a snapshot in a store. */
 export type Endpoint = Uri | StoreUrl;
@@ -62,7 +62,8 @@ export function refuseStoreFlags(
     if (flags.compress !== undefined) {
       return '--compress is for files: a snapshot store compresses by itself';
     }
-    return refuseNames(flags);
+    checkNames(flags);
+    return undefined;
   }
   const options = {
     '--parent': flags.parent,

@@ -20,9 +20,13 @@ describe('the name in the URL of a store', () => {
           assert.throws(() => parse(url), refused, parse.name);
         }
         const to = `${place}#new`;
-        assert.match(String(refuseStoreFlags(to, { parent: name })), /^--parent: .*: use 1 to 128/);
-        const set = refuseStoreFlags(to, { workingSet: url });
-        assert.match(String(set), /^--working-set: (store|s3):.*: use 1 to 128/);
+        for (const [flags, reason] of [
+          [{ parent: name }, /^--parent: .*: use 1 to 128/],
+          [{ workingSet: url }, /^--working-set: (store|s3):.*: use 1 to 128/],
+        ] as const) {
+          const operation = 'checkSnapshotName';
+          assert.throws(() => refuseStoreFlags(to, flags), { code: 'EINVAL', operation, reason });
+        }
       }
     });
   }
@@ -39,8 +43,10 @@ describe('the name in the URL of a store', () => {
       assert.throws(() => parse('store:/srv/vm'), { code: 'EINVAL', message: /add #NAME/ });
     }
     assert.equal(parseCopyTarget('store:/srv/vm').snapshot, undefined);
-    const set = refuseStoreFlags('store:/srv/vm#new', { workingSet: 'store:/srv/vm' });
-    assert.match(String(set), /^--working-set: store:\/srv\/vm: .*add #NAME/);
+    assert.throws(() => refuseStoreFlags('store:/srv/vm#new', { workingSet: 'store:/srv/vm' }), {
+      operation: 'parseEndpoint',
+      reason: /^--working-set: store:\/srv\/vm: .*add #NAME/,
+    });
   });
 
   test('is refused where a whole store is needed', () => {

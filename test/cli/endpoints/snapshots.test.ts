@@ -149,23 +149,27 @@ describe('a snapshot at the command line', { skip: withoutS3, concurrency: 2 }, 
     assert.match(stderr, /has no snapshot "nobody"/);
   });
 
-  test('a name that no snapshot can have is a mistake on the command line', LIMITS, async () => {
-    const bad = `store:${dir.join('unmade')}#a/b`;
-    const good = `store:${dir.join('unmade')}#good`;
-    const mistakes = [
-      ['verify', bad],
-      ['relay', file, bad],
-      ['save', '--qmp', dir.join('no-monitor'), good, '--parent', '../x'],
-      ['store', 'copy', `${stores['a directory']}#guest`, bad],
-      ['store', 'rm', bad],
-    ];
-    const ended = await Promise.all(mistakes.map((args) => run(args)));
-    for (const [at, { code, stderr }] of ended.entries()) {
-      assert.match(stderr, /"(a\/b|..\/x)" is not a name/);
-      assert.equal(code, 2, mistakes[at]?.join(' '));
-    }
-    assert.ok(!existsSync(dir.join('unmade')));
-  });
+  test(
+    'a name that no snapshot can have is an error before anything is opened',
+    LIMITS,
+    async () => {
+      const bad = `store:${dir.join('unmade')}#a/b`;
+      const good = `store:${dir.join('unmade')}#good`;
+      const refused = [
+        ['verify', bad],
+        ['relay', file, bad],
+        ['save', '--qmp', dir.join('no-monitor'), good, '--parent', '../x'],
+        ['store', 'copy', `${stores['a directory']}#guest`, bad],
+        ['store', 'rm', bad],
+      ];
+      const ended = await Promise.all(refused.map((args) => run(args)));
+      for (const [at, { code, stderr }] of ended.entries()) {
+        assert.match(stderr, /"(a\/b|..\/x)" is not a name/);
+        assert.equal(code, 4, refused[at]?.join(' '));
+      }
+      assert.ok(!existsSync(dir.join('unmade')));
+    },
+  );
 
   test('a manifest of the stream that was written fits the snapshot', LIMITS, async () => {
     const manifest = dir.join('manifest.json');

@@ -2,6 +2,7 @@ import type { StoreUrl } from '../../../../adapters/storage/store-url.ts';
 import { toQemuFileError } from '../../../contract/errors.ts';
 import { openStore } from '../../../snapshot/open-store.ts';
 import type { SnapshotStore } from '../../../snapshot/store.ts';
+import { isNameError } from '../../endpoints/snapshot-url.ts';
 import { EXIT, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';
 import { type Measure, Meter } from '../../shell/progress.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';
@@ -28,7 +29,7 @@ export interface StoreWork {
 /**
  * Open a store, work with it, print errors, and close it.
  *
- * @param parse - Parses the URL of the store; its `QemuFileError` is a mistake on the command line.
+ * @param parse - Parses the URL of the store; its errors are mistakes on the command line, except by `isNameError`.
  * @param work - Returns the exit code.
  */
 export async function withStore(
@@ -39,8 +40,9 @@ export async function withStore(
   try {
     url = parse();
   } catch (error) {
-    await printStderr(toQemuFileError(error).reason);
-    return EXIT.USAGE;
+    const failure = toQemuFileError(error);
+    await printStderr(failure.reason);
+    return isNameError(failure) ? EXIT.IO : EXIT.USAGE;
   }
   using interruption = new SignalAbort();
   const { signal } = interruption;

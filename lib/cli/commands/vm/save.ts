@@ -14,6 +14,8 @@ import {
   type StoreFlags,
 } from '../../endpoints/endpoint.ts';
 import { isStdout } from '../../endpoints/open-endpoints.ts';
+import { reportUnreadable } from '../../endpoints/tls/read-from-tls.ts';
+import { UsageError } from '../../shell/command-errors.ts';
 import { EXIT } from '../../shell/exit-codes.ts';
 import { showExactSize, showSize } from '../../shell/sizes.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';
@@ -43,10 +45,11 @@ const NOTHING_CHANGED = 'the migration was cancelled, and the guest continues as
  * @returns The exit code.
  */
 export async function runSave(toText: string, flags: SaveFlags): Promise<number> {
-  const problem = flagsProblem(toText, flags);
-  if (problem !== undefined) {
-    await printStderr(problem);
-    return EXIT.USAGE;
+  try {
+    const problem = flagsProblem(toText, flags);
+    if (problem !== undefined) throw new UsageError(problem);
+  } catch (error) {
+    return reportUnreadable(error);
   }
   return runWithVm('to', toText, flags, NOTHING_CHANGED, async (parts) => {
     const result = await save(parts, flags);
