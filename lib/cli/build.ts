@@ -14,27 +14,25 @@ import { PAGE_FILES } from './report/page-code.ts';
 
 const ROOT: string = fileURLToPath(new URL('../../', import.meta.url));
 const SOURCE = join(ROOT, 'lib/cli');
-/** A bundle beside the one of the command: commands that load what they need and nothing else, as one file. */
-interface FastBundle {
-  readonly entries: readonly string[];
-  /**
-   * Whether Node's own `Duplex` takes the place of readable-stream's: these commands use a `QemuFile` by its typed puts
-   * and gets, and to iterate over it, but not as a stream otherwise. Node has loaded its own anyway; the other takes 6 ms.
-   */
-  readonly hasNodeStreams: boolean;
-}
-const FAST_BUNDLES: readonly FastBundle[] = [
-  { entries: ['inspect.ts', 'verify.ts'].map(commandPath), hasNodeStreams: true },
-  { entries: [commandPath('vm/restore-lazily.ts')], hasNodeStreams: true },
-  { entries: [commandPath('vm/save.ts')], hasNodeStreams: false },
-];
-const FAST_COMMANDS: readonly string[] = FAST_BUNDLES.flatMap(({ entries }) => entries);
+/** Commands that are bundles of their own, so that each loads what it needs and nothing else, as one file. */
+const FAST_COMMANDS: readonly string[] = ['save.ts', 'restore-lazily.ts'].map((name) =>
+  join(SOURCE, 'commands/vm', name),
+);
 /** The core of the other commands: this command needs the modules that most of them need. */
-const CORE: readonly string[] = [commandPath('extract.ts')];
+const CORE: readonly string[] = [join(SOURCE, 'commands/inspect.ts')];
 /** A second core: the commands that control a QEMU, which need most of what the others need besides the core. */
-const VM_CORE: readonly string[] = [commandPath('vm/restore.ts')];
+const VM_CORE: readonly string[] = [join(SOURCE, 'commands/vm/restore.ts')];
 /** Commands that have little in common with those. */
-const READERS: readonly string[] = ['extract.ts', 'diff/diff.ts'].map(commandPath);
+const READERS: readonly string[] = ['inspect.ts', 'extract.ts', 'diff/diff.ts'].map((name) =>
+  join(SOURCE, 'commands', name),
+);
+/**
+ * Packages that a bundle has other modules for. A lazy restore uses a `QemuFile` by its typed puts and gets only, never as
+ * a stream: Node's own `Duplex`, which it loads for its sockets anyway, serves as well and spares the guest 6 ms.
+ */
+const ALIASES: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  [join(SOURCE, 'commands/vm/restore-lazily.ts')]: { 'readable-stream': 'node:stream' },
+};
 /** Modules that packages import but do not use here: commander's commands in other files, and a polyfill. */
 const UNUSED_MODULES = /^(?:(?:node:)?child_process|abort-controller)$/;
 
@@ -47,20 +45,19 @@ const UNUSED_MODULES = /^(?:(?:node:)?child_process|abort-controller)$/;
 export async function buildCommand(directory: string): Promise<void> {
   rmSync(directory, { recursive: true, force: true });
   const inputs = new Set<string>();
-  const bundles: readonly (FastBundle & { coresOf: (metafile: Metafile) => Cores })[] = [
-    { entries: [join(SOURCE, 'main.ts')], hasNodeStreams: false, coresOf: coresOfMain },
-    ...FAST_BUNDLES.map((bundle) => ({
-      ...bundle,
-      coresOf: (metafile: Metafile) => coresOfFast(metafile, bundle.entries),
-    })),
+  const bundles: readonly (readonly [entry: string, cores: (metafile: Metafile) => Cores])[] = [
+    [join(SOURCE, 'main.ts'), coresOfMain],
+    ...FAST_COMMANDS.map(
+      (entry) => [entry, (metafile: Metafile) => coresOf(metafile, entry)] as const,
+    ),
   ];
-  for (const { entries, hasNodeStreams, coresOf } of bundles) {
-    const options = optionsOf(directory, entries, hasNodeStreams);
-    const plugins = [prepareModules(directory, entries, new Map())];
+  for (const [entry, cores] of bundles) {
+    const options = { ...optionsOf(directory, entry), alias: ALIASES[entry] ?? {} };
+    const plugins = [prepareModules(directory, entry, new Map())];
     const { metafile: first } = await build({ ...options, plugins, write: false });
     const { metafile } = await build({
       ...options,
-      plugins: [prepareModules(directory, entries, coresOf(first))],
+      plugins: [prepareModules(directory, entry, cores(first))],
     });
     for (const path of Object.keys(metafile.inputs)) inputs.add(path);
   }
@@ -71,19 +68,9 @@ export async function buildCommand(directory: string): Promise<void> {
   writeFileSync(join(directory, 'report', PAGE_FILES.style), page.style);
 }
 
-/** Return the path of a command's module. */
-function commandPath(name: string): string {
-  return join(SOURCE, 'commands', name);
-}
-
-function optionsOf(
-  directory: string,
-  entries: readonly string[],
-  hasNodeStreams: boolean,
-): BuildOptions & { metafile: true } {
+function optionsOf(directory: string, entry: string): BuildOptions & { metafile: true } {
   return {
-    entryPoints: entries.map((path) => ({ in: path, out: basename(path, '.ts') })),
-    alias: hasNodeStreams ? { 'readable-stream': 'node:stream' } : {},
+    entryPoints: [entry],
     outdir: directory,
     bundle: true,
     splitting: true,
@@ -108,9 +95,9 @@ function optionsOf(
 /** For each module that is loaded when it is needed: those that it must import. */
 type Cores = ReadonlyMap<string, readonly string[]>;
 
-/** Let all parts of a fast bundle share its commands as one chunk. */
-function coresOfFast(metafile: Metafile, entries: readonly string[]): Cores {
-  return new Map(partsOf(metafile).map((path) => [path, entries]));
+/** Let all parts of a fast command share the command as one chunk. */
+function coresOf(metafile: Metafile, entry: string): Cores {
+  return new Map(partsOf(metafile).map((path) => [path, [entry]]));
 }
 
 /**
@@ -158,10 +145,10 @@ function importedBy({ inputs }: Metafile, modules: readonly string[]): Set<strin
  * esbuild makes a chunk for each set of parts that share modules, dozens of them, and loading a file takes Node about
  * a millisecond. Parts that import a whole core share it as one chunk.
  *
- * @param entries - The modules that the bundle begins with.
+ * @param entry - The module that the bundle begins with.
  * @param shared - What each part imports.
  */
-function prepareModules(directory: string, entries: readonly string[], shared: Cores): Plugin {
+function prepareModules(directory: string, entry: string, shared: Cores): Plugin {
   const dist = resolve(directory, '../..');
   return {
     name: 'prepare-modules',
@@ -172,8 +159,8 @@ function prepareModules(directory: string, entries: readonly string[], shared: C
       bundle.onLoad({ filter: /^/, namespace: 'unused' }, () => ({ contents: '' }));
       bundle.onResolve({ filter: /\.ts$/ }, ({ kind, path, resolveDir }) => {
         const module = resolve(resolveDir, path);
-        const isApart = FAST_COMMANDS.includes(module) && !entries.includes(module);
-        if (kind !== 'dynamic-import' || !isApart) return;
+        if (kind !== 'dynamic-import' || module === entry || !FAST_COMMANDS.includes(module))
+          return;
         return { path: `./${basename(module, '.ts')}.js`, external: true };
       });
       bundle.onLoad({ filter: /\.ts$/ }, ({ path }) => {
