@@ -51,12 +51,12 @@ const NO_LINKS: ReadonlySet<unknown> = new Set(['EPERM', 'ENOTSUP', 'EOPNOTSUPP'
  * another process replaces or removes meanwhile is read as it was; after a `put` or `remove` of this storage, the
  * object is opened anew.
  *
- * On NFS, mount with the default `sync`-on-close semantics, version 3 or later. `ifAbsent` is atomic between
- * hosts; `list` and `stat` may lag by the attribute cache (`acdirmax`, 60 s by default); and the clocks of hosts
- * and server must agree within the age that `removeLeftovers` is given, unless it is given the server's time. On a file system without hard links
- * (FAT, exFAT, some FUSE file systems), `canPutIfAbsent` becomes false with the first `put`: two calls with
- * `ifAbsent` for one key can then both succeed, so writers have to agree by other objects, as on S3 without
- * conditional PUT.
+ * On NFS, mount with the default `sync`-on-close semantics, version 3 or later. `ifAbsent` is atomic between hosts;
+ * `list` and `stat` may lag by the attribute cache (`acdirmax`, 60 s by default); and the clocks of hosts and
+ * server must agree within the age that `removeLeftovers` is given, unless it is given the server's time. On a file
+ * system without hard links (FAT, exFAT, some FUSE file systems), `canPutIfAbsent` becomes false with the first
+ * `put`: two calls with `ifAbsent` for one key can then both succeed, so writers have to agree by other objects, as
+ * on S3 without conditional PUT.
  *
  * @param path - Of the directory. If it is a symbolic link, its target is used; links below it are not followed.
  * @returns Storage whose methods reject with a `QemuFileError` that names the object's path: `ENOENT`, `EACCES`,

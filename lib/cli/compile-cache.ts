@@ -1,4 +1,4 @@
-import { lstatSync, mkdirSync, realpathSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, realpathSync } from 'node:fs';
 import * as nodeModule from 'node:module';
 import { dirname, isAbsolute, join } from 'node:path';
 
@@ -22,7 +22,10 @@ export function keepCompiledModules(): void {
   if (directory !== null) enableCompileCache(directory);
 }
 
-/** Make the folder if it is not there. Return null if there is none that only the user can write to. */
+/**
+ * Make the folder if the user has a home but no such folder. Return null if there is none that only the user can write
+ * to.
+ */
 function cacheDirectory(): string | null {
   const { XDG_CACHE_HOME = '', HOME = '' } = process.env;
   const user = process.geteuid?.();
@@ -30,7 +33,8 @@ function cacheDirectory(): string | null {
   if (user === undefined || !isAbsolute(parent)) return null;
   try {
     const wanted = join(parent, 'qemu-file/compiled');
-    mkdirSync(wanted, { recursive: true, mode: 0o700 });
+    // Not `recursive`, which would make a home for a user who has none, such as /nonexistent.
+    for (const path of [parent, dirname(wanted), wanted]) makePrivate(path);
     const directory = realpathSync(wanted);
     const { uid, mode } = lstatSync(directory);
     const isPrivate = uid === user && (mode & 0o077) === 0;
@@ -38,6 +42,10 @@ function cacheDirectory(): string | null {
   } catch {
     return null;
   }
+}
+
+function makePrivate(path: string): void {
+  if (!existsSync(path)) mkdirSync(path, { mode: 0o700 });
 }
 
 /** Return whether no other user but root can put another folder in the place of one, or of one that it is in. */

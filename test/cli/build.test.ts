@@ -1,7 +1,15 @@
 // The command as the package has it: a bundle, run where only the package's dependencies are installed.
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import * as nodeModule from 'node:module';
 import { after, before, describe, test } from 'node:test';
 import { fixturePath } from '../fixtures/recording.ts';
@@ -115,6 +123,8 @@ describe('the built command', () => {
       writeFileSync(dir.join('file'), '');
       runIn(dir.join('file'));
       runIn('', { HOME: '' });
+      runIn('', { HOME: dir.join('nonexistent') });
+      assert.ok(!existsSync(dir.join('nonexistent')));
       const parent = dir.join('disabled');
       mkdirSync(parent);
       runIn(parent, { NODE_DISABLE_COMPILE_CACHE: '1' });
