@@ -137,6 +137,7 @@ for (const { version, skip, options } of QEMUS) {
         } else await reaches('postcopy-active');
         const limit = (dataBytes(guest) * tenth) / 10 - sent;
         await until(() => bytesWritten(source) >= limit, { what: `${tenth} tenths` });
+        await stopCommand(source);
         sent += bytesWritten(source);
         await endCommand(source);
         await reaches('postcopy-paused');
@@ -185,6 +186,13 @@ function firstTenths({ pages }: SavedGuest, tenths: number): string {
     return count === 0 ? [] : [{ ...range, count }];
   });
   return encodeWorkingSet(first, pages);
+}
+
+/** Stops a command: otherwise it may send more between a look at what it has sent and its end. */
+async function stopCommand({ child }: Command): Promise<void> {
+  child.kill('SIGSTOP');
+  const isStopped = () => / T \d/.test(readFileSync(`/proc/${child.pid}/stat`, 'utf8'));
+  await until(isStopped, { what: 'the command to stop' });
 }
 
 /** Returns the bytes that a command has written to its connections and files. */
