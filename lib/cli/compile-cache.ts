@@ -8,7 +8,7 @@ const STICKY = 0o1000;
 
 /**
  * Let Node.js keep the compiled modules of the command in a folder of the user's own, where Node can do that (22.1 and
- * later): the next command starts 10 to 15 ms sooner. Node's default, a folder in /tmp, is open to other users, who
+ * later): the next command starts about 10 ms sooner. Node's default, a folder in /tmp, is open to other users, who
  * could plant code there. Nothing is reported: the command works as well without it.
  */
 export function keepCompiledModules(): void {
