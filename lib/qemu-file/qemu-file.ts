@@ -63,7 +63,8 @@ export class QemuFile extends Lifecycle implements TypedPuts, TypedGets, Positio
    *
    * @param ops - The backend. An empty table makes a file that only stages, for `putQemuFile`.
    * @param options - See `QemuFileOptions`; all have defaults.
-   * @throws TypeError if `ops` has operations, but neither `getBuffer` nor `writevBuffer`, or is not a table; RangeError for a size that is not a positive integer.
+   * @throws TypeError if `ops` has operations, but neither `getBuffer` nor `writevBuffer`, or is not a table;
+   *   RangeError for a size that is not a positive integer.
    */
   constructor(ops: QemuFileOps, options: QemuFileOptions = {}) {
     super(ops, options);

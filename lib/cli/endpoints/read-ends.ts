@@ -1,4 +1,4 @@
-import { EXIT } from '../shell/exit-codes.ts';
+import { UsageError } from '../shell/command-errors.ts';
 import { printStderr } from '../shell/stdio.ts';
 import { type Endpoint, parseEndpoint } from './endpoint.ts';
 import { reportUnusable } from './report-unusable.ts';
@@ -29,10 +29,7 @@ export async function readEnds(
     const from = parseEndpoint(fromText);
     const to = parseEndpoint(toText);
     const refusal = refuse({ from, to });
-    if (refusal !== undefined) {
-      await printStderr(refusal);
-      return EXIT.USAGE;
-    }
+    if (refusal !== undefined) throw new UsageError(refusal);
     const tls = await readTls(flags, { from, to }, (text) => void printStderr(text));
     return { from, to, tls };
   } catch (error) {

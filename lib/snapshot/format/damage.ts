@@ -14,6 +14,11 @@ export function damaged(key: string, reason: string, cause?: unknown): QemuFileE
   return damageError(`${key} is damaged: ${reason}`, cause);
 }
 
+/** Return whether an error is about a damaged or missing object of a store. */
+export function isDamageError({ code, operation }: QemuFileError): boolean {
+  return code === 'EBADMSG' && operation === READ_SNAPSHOT;
+}
+
 /**
  * Return the error for a page that cannot be read, with its place if an object is damaged.
  *
@@ -21,8 +26,7 @@ export function damaged(key: string, reason: string, cause?: unknown): QemuFileE
  * @param offset - Offset of the page in the block.
  */
 export function unreadablePage(error: unknown, block: string, offset: number): unknown {
-  const isDamage = error instanceof QemuFileError && error.code === 'EBADMSG';
-  if (!isDamage || error.operation !== READ_SNAPSHOT) return error;
+  if (!(error instanceof QemuFileError) || !isDamageError(error)) return error;
   const place = `the page at ${hex(offset)} of the RAM block ${quote(block)}`;
   return damageError(`${error.reason}; ${place} is in it`, error);
 }

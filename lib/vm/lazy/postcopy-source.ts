@@ -8,6 +8,7 @@ import { RAM_FLAG } from '../../migration/format/wire.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
 import { MigrationWriter } from '../../migration/writer/migration-writer.ts';
 import { QemuFile } from '../../qemu-file/qemu-file.ts';
+import { isDamageError } from '../../snapshot/format/damage.ts';
 import { quote } from '../../util/format.ts';
 import type { DestinationMemory, LazyBlock } from './destination-memory.ts';
 import type { LazyRestoreOptions } from './lazy-options.ts';
@@ -235,14 +236,9 @@ export function lazyError(code: string, reason: string, cause?: Error): QemuFile
   return new QemuFileError(code, reason, { operation: OPERATION, cause });
 }
 
-/** Return whether an error is about a damaged or missing object of a snapshot store. */
-export function isStoreDamage({ code, operation }: QemuFileError): boolean {
-  return code === 'EBADMSG' && operation === 'readSnapshot';
-}
-
 /** Return the error of a source that failed while the guest waits for the rest of its memory, with what to do. */
 export function waitingGuest(error: QemuFileError): QemuFileError {
-  const repair = isStoreDamage(error)
+  const repair = isDamageError(error)
     ? 'remove that object if it is there, put it back with "qemu-file store copy --replace" from another store, and '
     : '';
   const reason =

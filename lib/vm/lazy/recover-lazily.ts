@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { abortError, toQemuFileError } from '../../contract/errors.ts';
 import { checkGuest } from '../../migration/saved-guest/check-guest.ts';
 import type { SavedGuest } from '../../migration/saved-guest/saved-guest.ts';
+import { isDamageError } from '../../snapshot/format/damage.ts';
 import { noop } from '../../util/noop.ts';
 import { queryCapabilities } from '../migration-settings.ts';
 import { type DestinationFacts, readDestinationFacts } from '../preflight/destination-facts.ts';
@@ -14,13 +15,7 @@ import { DestinationMemory } from './destination-memory.ts';
 import { finishLazily } from './finish-lazily.ts';
 import { inferHostPageSize } from './infer-host-page-size.ts';
 import type { LazyRestoreOptions, LazyRestoreResult } from './lazy-options.ts';
-import {
-  checkAddress,
-  isStoreDamage,
-  lazyError,
-  PostcopySource,
-  waitingGuest,
-} from './postcopy-source.ts';
+import { checkAddress, lazyError, PostcopySource, waitingGuest } from './postcopy-source.ts';
 import { publishLazily } from './publish-lazily.ts';
 
 const OPERATION = 'recoverLazily';
@@ -100,7 +95,7 @@ async function recover(
   } catch (error) {
     source.break(error as Error);
     const failure = toQemuFileError(error, { operation: OPERATION });
-    if (isStoreDamage(failure)) throw waitingGuest(failure);
+    if (isDamageError(failure)) throw waitingGuest(failure);
     if (failure.code !== 'ETIMEDOUT' || preempt) throw failure;
     throw lazyError('ETIMEDOUT', `${failure.reason}${FORGOTTEN_PREEMPT}`, failure);
   }

@@ -3,6 +3,7 @@ import { isStoreUrl } from '../../../../adapters/storage/store-url.ts';
 import type { StreamLayout } from '../../../migration/guest-writer/guest-writer.ts';
 import type { QemuFile } from '../../../qemu-file/qemu-file.ts';
 import { type Endpoint, isSnapshot, refuseStoreFlags } from '../../endpoints/endpoint.ts';
+import { layoutMistake } from '../../endpoints/layout-mistake.ts';
 import { isStdout } from '../../endpoints/open-endpoints.ts';
 import type { OpenStream } from '../../endpoints/open-stream.ts';
 import { readEnds } from '../../endpoints/read-ends.ts';
@@ -37,7 +38,9 @@ export async function rewriteStream(
   const ends = await readEnds(
     [fromText, toText],
     flags,
-    (typed) => refuseStoreFlags(toText, flags) ?? layoutMistake(typed.to, flags),
+    () =>
+      refuseStoreFlags(toText, flags) ??
+      layoutMistake(toText, flags.layout, { '--compress': flags.compress }),
   );
   if (typeof ends === 'number') return ends;
   const { from, to, tls } = ends;
@@ -57,16 +60,6 @@ export async function rewriteStream(
     },
     { meter: { measure, total: undefined }, lookAheadSize, tls },
   );
-}
-
-/** Return why a stream of this layout cannot go there; undefined if it can. */
-function layoutMistake(to: Endpoint, { layout, compress }: RewriteFlags): string | undefined {
-  if (layout !== 'mapped-ram') return undefined;
-  if (compress !== undefined) {
-    return exclusive('--layout mapped-ram', '--compress').message;
-  }
-  if (to.scheme === 'file') return undefined;
-  return '--layout mapped-ram needs a file to write to, which can seek';
 }
 
 /** From one snapshot to another, the working set goes along. */
@@ -103,9 +96,4 @@ async function printReport(
   if (json !== true) return EXIT.DONE;
   const text = `${JSON.stringify({ from, to, bytesBefore: before, bytesAfter: after, notes })}\n`;
   return (await writeText(target, text)) ? EXIT.DONE : EXIT.IO;
-}
-
-/** Return the error of options that exclude each other. */
-export function exclusive(first: string, second: string): UsageError {
-  return new UsageError(`${first} and ${second} exclude each other: remove one of them`);
 }

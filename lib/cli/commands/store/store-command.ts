@@ -2,7 +2,7 @@ import type { StoreUrl } from '../../../../adapters/storage/store-url.ts';
 import { toQemuFileError } from '../../../contract/errors.ts';
 import { openStore } from '../../../snapshot/open-store.ts';
 import type { SnapshotStore } from '../../../snapshot/store.ts';
-import { isNameError } from '../../endpoints/snapshot-url.ts';
+import { reportUnreadable } from '../../endpoints/tls/read-from-tls.ts';
 import { EXIT, SIGNAL_EXITS, SignalAbort } from '../../shell/exit-codes.ts';
 import { type Measure, Meter } from '../../shell/progress.ts';
 import { printStderr, writeText } from '../../shell/stdio.ts';
@@ -29,7 +29,7 @@ export interface StoreWork {
 /**
  * Open a store, work with it, print errors, and close it.
  *
- * @param parse - Parses the URL of the store; its errors are mistakes on the command line, except by `isNameError`.
+ * @param parse - Parses the URL of the store; `reportUnreadable` reports its errors.
  * @param work - Returns the exit code.
  */
 export async function withStore(
@@ -40,9 +40,7 @@ export async function withStore(
   try {
     url = parse();
   } catch (error) {
-    const failure = toQemuFileError(error);
-    await printStderr(failure.reason);
-    return isNameError(failure) ? EXIT.IO : EXIT.USAGE;
+    return reportUnreadable(error);
   }
   using interruption = new SignalAbort();
   const { signal } = interruption;

@@ -13,6 +13,7 @@ import {
   refuseStoreFlags,
   type StoreFlags,
 } from '../../endpoints/endpoint.ts';
+import { layoutMistake } from '../../endpoints/layout-mistake.ts';
 import { isStdout } from '../../endpoints/open-endpoints.ts';
 import { reportUnreadable } from '../../endpoints/tls/read-from-tls.ts';
 import { UsageError } from '../../shell/command-errors.ts';
@@ -114,41 +115,19 @@ async function writeBeside(what: string, write: () => Promise<void>): Promise<bo
 
 /** Return why the options cannot be used together, or with this endpoint; undefined if they can. */
 function flagsProblem(toText: string, flags: SaveFlags): string | undefined {
-  if (flags.check === false && flags.manifest !== undefined) {
+  const { check, compress, index, layout, manifest } = flags;
+  if (check === false && manifest !== undefined) {
     return '--manifest needs the check that --no-check switches off: remove one of them';
   }
+  const others = { '--compress': compress, '--manifest': manifest, '--index': index };
   return (
     refuseStoreFlags(toText, flags) ??
-    layoutProblem(toText, flags) ??
-    (flags.index === true ? indexProblem(toText, flags) : undefined)
+    layoutMistake(toText, layout, others) ??
+    (index === true ? indexProblem(toText, flags) : undefined)
   );
 }
 
-/** Return why a stream of this layout cannot go there; undefined if it can. */
-function layoutProblem(
-  toText: string,
-  { layout, compress, manifest, index }: SaveFlags,
-): string | undefined {
-  if (layout !== 'mapped-ram') return undefined;
-  const others = { '--compress': compress, '--manifest': manifest, '--index': index };
-  const [other] = Object.entries(others).find(([, value]) => value !== undefined) ?? [];
-  if (other !== undefined) {
-    return `--layout mapped-ram and ${other} exclude each other: remove one of them`;
-  }
-  if (schemeOf(toText) === 'file') return undefined;
-  return '--layout mapped-ram needs a file to write to, which can seek';
-}
-
-/** Return the scheme of an endpoint; undefined if it is not one, which is reported elsewhere. */
-function schemeOf(text: string): string | undefined {
-  try {
-    return parseEndpoint(text).scheme;
-  } catch {
-    return 'file';
-  }
-}
-
-/** Return why no index can be made; undefined if it can, or if the endpoint is not one, which is reported elsewhere. */
+/** Return why no index can be made; undefined if it can. */
 function indexProblem(toText: string, { check, compress }: SaveFlags): string | undefined {
   if (compress !== undefined) {
     return '--index and --compress exclude each other: pages of a compressed stream have no places';
@@ -156,12 +135,7 @@ function indexProblem(toText: string, { check, compress }: SaveFlags): string | 
   if (check === false) {
     return '--index needs the check that --no-check switches off: remove one of them';
   }
-  let uri: Endpoint;
-  try {
-    uri = parseEndpoint(toText);
-  } catch {
-    return undefined;
-  }
+  const uri = parseEndpoint(toText);
   // The directory of a device is not on a disk.
   if (uri.scheme === 'file' && !isBlockDevice(uri.path)) return undefined;
   return `--index writes a file beside the stream, but ${toText} is not a file`;
