@@ -355,16 +355,22 @@ describe('a backend that does not take its bytes', () => {
 });
 
 describe('a backend that answers after the file was closed', () => {
+  /** Returns a closed file, and the backend whose read and write have not been answered. */
+  async function closedWhileBusy(): Promise<{ file: QemuFile; sink: Sink; feed: Feed }> {
+    const sink = new Sink('manual');
+    const feed = new Feed();
+    const file = new QemuFile(Object.assign(sink, { getBuffer: () => feed.getBuffer() }));
+    file.putBe32(1);
+    void file.flush();
+    file.read(0);
+    file.destroy();
+    await file.close();
+    return { file, sink, feed };
+  }
+
   test('is ignored', async () => {
     for (const late of [4, 3, -5]) {
-      const sink = new Sink('manual');
-      const feed = new Feed();
-      const file = new QemuFile(Object.assign(sink, { getBuffer: () => feed.getBuffer() }));
-      file.putBe32(1);
-      void file.flush();
-      file.read(0);
-      file.destroy();
-      await file.close();
+      const { file, sink, feed } = await closedWhileBusy();
       sink.take(late);
       feed.give(late < 0 ? late : hex('0102'));
       await turn();
@@ -375,14 +381,7 @@ describe('a backend that answers after the file was closed', () => {
   });
 
   test('is ignored if it rejects', async () => {
-    const sink = new Sink('manual');
-    const feed = new Feed();
-    const file = new QemuFile(Object.assign(sink, { getBuffer: () => feed.getBuffer() }));
-    file.putBe32(1);
-    void file.flush();
-    file.read(0);
-    file.destroy();
-    await file.close();
+    const { file, sink, feed } = await closedWhileBusy();
     sink.fail(broken('EPIPE'));
     feed.fail(broken('EPIPE'));
     await turn();

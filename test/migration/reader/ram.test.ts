@@ -206,7 +206,7 @@ describe('RAM records', () => {
       /^page of "", which the list of RAM blocks lacks$/,
     ],
     [
-      'behind the end of their block',
+      'past the end of their block',
       [zeroPage('b', 2 * PAGE)],
       /^illegal RAM offset 0x2000 in "b" of 0x2000 bytes$/,
     ],

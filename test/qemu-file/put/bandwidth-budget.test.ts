@@ -52,7 +52,7 @@ describe('a budget of several files', () => {
     const waiter = { wanted: 10, wake: () => {} };
     budget.wait(waiter);
     clock.ms += 15;
-    assert.equal(budget.allowance(1), 0, 'somebody waits already');
+    assert.equal(budget.allowance(1), 0, 'another waiter comes first');
     budget.leave(waiter);
     assert.equal(budget.allowance(1), 1);
   });
